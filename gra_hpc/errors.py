@@ -1,0 +1,56 @@
+"""Every error a user can meet. One line each: where, what was expected, and the next command to type."""
+
+from __future__ import annotations
+
+
+class GraError(Exception):
+    """A failure with a cause that the user can act on.
+
+    Args:
+        what: file, line or key, and what was found and expected, in one line.
+        then: the next command to type, or the file to read; empty if there is none.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, then: str = "") -> None:
+        super().__init__(what, then)
+        self.what = " ".join(str(what).split())
+        self.then = " ".join(str(then).split())
+
+    def __str__(self) -> str:
+        return f"{self.what} -> {self.then}" if self.then else self.what
+
+
+class ConfigError(GraError):
+    """A key, a type or a value in the configuration."""
+
+    exit_code = 2
+
+
+class SeedError(GraError):
+    """The seed dataset cannot be read at all (single bad records are rejected, not raised)."""
+
+
+class FingerprintError(GraError):
+    """The run was planned with other settings than those now asked for."""
+
+
+class EngineError(GraError):
+    """An engine that cannot start, or that keeps dying. The message ends with its log's path."""
+
+
+class StorageError(GraError):
+    """Full disk, quota, or a file system that does not keep its promises."""
+
+
+class IncompleteError(GraError):
+    """Shards are missing, so that what depends on them cannot be made."""
+
+
+class ReleaseError(GraError):
+    """A release directory, pool or shard table that is not what its manifest says."""
+
+
+class LaunchError(GraError):
+    """Slurm, or the local executor, refused or cannot be reached."""
