@@ -1,0 +1,534 @@
+"""The configuration: dataclasses with a docstring per field, checked in one place (`check`).
+
+A run is described by one `RunConfig`. `gra_hpc.presets` composes it from YAML files and `key=value` overrides.
+Fields marked `PLACE` say where and how work runs: they may change between two attempts of one shard and are not part
+of the run's fingerprint. Everything else is frozen when the run is planned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from gra_hpc.errors import ConfigError
+
+PLACE: dict[str, Any] = {"fingerprint": False}
+"""Metadata of a field that does not change what is written, only where and how it is computed."""
+
+DOMAINS = ("coding", "math", "qa", "reasoning", "role_play", "language", "creation")
+"""The seven domains of the paper, section 3."""
+
+ROLES = ("generator", "reviewer", "adjudicator")
+
+
+def place(default: Any) -> Any:
+    """A dataclass field outside the fingerprint."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=PLACE)
+    return field(default=default, metadata=PLACE)
+
+
+class Flow(Enum):
+    """Which method turns seeds into samples."""
+
+    synthesize = "synthesize"
+    refine = "refine"
+    distill = "distill"
+
+
+class Policy(Enum):
+    """How roles are given to the committee."""
+
+    random = "random"
+    fixed = "fixed"
+    single = "single"
+
+
+class Settle(Enum):
+    """Who settles a sample on which the Reviewers disagree."""
+
+    adjudicator = "adjudicator"
+    majority = "majority"
+
+
+class SystemRole(Enum):
+    """Whether a model's chat template takes a system message."""
+
+    auto = "auto"
+    yes = "yes"
+    no = "no"
+
+
+class EngineKind(Enum):
+    """What hosts the models."""
+
+    vllm = "vllm"
+    simulated = "simulated"
+
+
+class Executor(Enum):
+    """Who runs the jobs."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+class Residency(Enum):
+    """Which engines are awake at once."""
+
+    auto = "auto"
+    together = "together"
+    turns = "turns"
+
+
+@dataclass
+class SamplingConfig:
+    """Sampling of a role. A field left out (null) is taken from the next wider setting."""
+
+    temperature: float | None = None
+    """0 is greedy; the paper uses 0.2."""
+    top_p: float | None = None
+    """Nucleus sampling; the paper uses 0.9."""
+    max_tokens: int | None = None
+    """Longest answer, in tokens; the paper uses 4096."""
+    repetition_penalty: float | None = None
+    """1.0 is off. Very small models need a little (1.1) not to repeat themselves."""
+
+
+@dataclass
+class ModelConfig:
+    """One model of the pool, and how its engine is started."""
+
+    path: str = MISSING
+    """Hub id (`org/name`) or a local directory with config.json and safetensors."""
+    revision: str = ""
+    """Hub commit to use. Empty: the one in the local cache, pinned when the run is planned."""
+    licence: str = ""
+    """Licence of the weights, printed in the dataset card."""
+    dtype: str = "auto"
+    """vLLM's dtype: auto, bfloat16, float16, float32."""
+    quantization: str = ""
+    """vLLM's quantization method (awq, gptq, fp8, ...). Empty: as the model's own config says."""
+    max_model_len: int = 8192
+    """Context length in tokens, prompt and answer together."""
+    chat_template: str = ""
+    """A Jinja file to use instead of the model's own chat template (needed for base models)."""
+    system_role: SystemRole = SystemRole.auto
+    """Whether the chat template takes a system message; otherwise it is put before the first user message."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless named here, per model."""
+    tensor_parallel: int = place(0)
+    """Devices per replica. 0: placement decides."""
+    replicas: int = place(0)
+    """Engines for this model on one node. 0: placement decides."""
+    kv_cache_gb: float = place(0.0)
+    """Memory for the KV cache of one replica, in GB. 0: placement decides. On a CPU, about 0.5."""
+    load_format: str = "auto"
+    """vLLM's load_format; `dummy` gives random weights, for tests of machinery."""
+    engine_args: dict[str, Any] = place({})
+    """More arguments of vLLM's server, as `name: value`."""
+
+
+@dataclass
+class MemberConfig:
+    """One seat of the committee: a model, possibly with a persona and sampling of its own."""
+
+    model: str = MISSING
+    """Name of an entry in `models`."""
+    persona: str = ""
+    """One or two sentences put at the end of this member's instructions."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Overrides of the role's sampling for this member."""
+
+
+@dataclass
+class FixedRolesConfig:
+    """Members by role, for `method.policy=fixed` (and the one member of `single`, as generator)."""
+
+    generator: str = ""
+    """Committee member that generates. Also the one member of `policy=single`; empty: the first."""
+    reviewers: list[str] = field(default_factory=list)
+    """Committee members that review."""
+    adjudicator: str = ""
+    """Committee member that adjudicates."""
+
+
+@dataclass
+class MethodConfig:
+    """The GRA method (arXiv 2504.12322) and its ablations."""
+
+    flow: Flow = Flow.synthesize
+    """synthesize: new instructions; refine: rewrite the seeds' responses (GRA-Refine); distill: one model, no review."""
+    policy: Policy = Policy.random
+    """random: roles drawn per sample; fixed: `method.fixed`; single: one member in all roles."""
+    fixed: FixedRolesConfig = field(default_factory=FixedRolesConfig)
+    """The members by role for `policy=fixed`."""
+    reviewers: int = 3
+    """Reviewers per sample; fewer where the committee is too small."""
+    samples_per_seed: int = 1
+    """Candidates anchored on each seed, per round."""
+    rounds: int = 1
+    """Rounds; each draws examples from the seeds and all samples accepted so far. The paper runs 5."""
+    target_accepted: int = 0
+    """Rows wanted per round (the best are kept). Overrides samples_per_seed from the measured acceptance. 0: off."""
+    expected_acceptance: float = 0.3
+    """Share of candidates expected to be accepted, until a round has measured it."""
+    examples_min: int = 2
+    """Fewest examples shown to the Generator."""
+    examples_max: int = 4
+    """Most examples shown to the Generator."""
+    keywords: int = 3
+    """Keywords per record."""
+    summary_words: int = 30
+    """Longest summary, in words."""
+    review_instruction: bool = True
+    """Ask the Reviewers about the instruction first; one zero rejects the sample before its response is paid for."""
+    review_response: bool = True
+    """Ask the Reviewers about the response. Off: every parsed response is accepted (ablation)."""
+    accept_mean: float = 8.0
+    """Reject when the mean over Reviewers is below this."""
+    accept_sd: float = 1.5
+    """Above this population standard deviation over Reviewers, the sample is settled by `method.settle`."""
+    settle: Settle = Settle.adjudicator
+    """adjudicator: the paper's; majority: accepted when most Reviewers score it at least accept_mean (ablation)."""
+    adjudicate_mean: float = 8.0
+    """Keep an adjudicated sample when the mean of the Adjudicator's scores is at least this."""
+    max_tries: int = 3
+    """Times a question is asked when its answer is cut off or cannot be parsed; then the sample has failed."""
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(0.2, 0.9, 4096, 1.0))
+    """Sampling of all roles."""
+    role_sampling: dict[str, SamplingConfig] = field(default_factory=dict)
+    """Overrides by role: generator, reviewer, adjudicator."""
+    verdict_tokens: int = 512
+    """Longest review or verdict, in tokens: their JSON is short, and a bound keeps a runaway cheap."""
+    seed: int = 0
+    """Drawn roles, examples and sampling seeds derive from this."""
+
+
+@dataclass
+class SeedsConfig:
+    """The seed dataset and the rules for its records."""
+
+    path: str = MISSING
+    """File or directory (jsonl, json, csv, parquet), or a Hub dataset id; relative paths start at the working directory,
+    then at `configs/`."""
+    name: str = ""
+    """Configuration name of a Hub dataset."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    revision: str = ""
+    """Commit of a Hub dataset."""
+    licence: str = ""
+    """Licence of the seeds, printed in the dataset card."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """Field map `instruction|input|response|domain|keywords|summary|messages: source field` for other layouts."""
+    limit: int = 0
+    """Use the first N accepted records. 0: all."""
+    max_chars: int = 20000
+    """Longer instructions or responses are rejected."""
+    duplicates: str = "reject"
+    """reject: the second record with the same text is rejected; keep: it is a seed of its own (its id counts it)."""
+
+
+@dataclass
+class DecontaminationConfig:
+    """Removal of rows that overlap with benchmarks."""
+
+    sources: list[str] = field(default_factory=list)
+    """Benchmark files (jsonl, json, csv, parquet, txt) or Hub dataset ids."""
+    ngram: int = 13
+    """Rows that share a run of this many words with a benchmark are removed."""
+
+
+@dataclass
+class MergeConfig:
+    """What the merge does with the accepted samples."""
+
+    exact: bool = True
+    """Drop rows whose normalised instruction and response are the same."""
+    fuzzy: bool = True
+    """Drop near-duplicates (MinHash-LSH, verified)."""
+    fuzzy_threshold: float = 0.8
+    """Jaccard similarity of word shingles from which two rows are near-duplicates."""
+    shingle: int = 5
+    """Words per shingle."""
+    permutations: int = 128
+    """MinHash permutations."""
+    semantic: bool = True
+    """The paper's greedy rule: best score first, kept if its cosine to all kept so far stays below the threshold."""
+    semantic_threshold: float = 0.9
+    """Cosine similarity from which the worse row is dropped; the paper uses 0.9."""
+    embed_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Sentence embedding model: Hub id or local directory; empty: no semantic step."""
+    exact_search_rows: int = place(200_000)
+    """Up to this many rows the semantic step compares all pairs; above, an approximate index."""
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    """Removal of rows that overlap with benchmarks."""
+    allow_partial: bool = place(False)
+    """Make a release from the published shards even if some are missing; its card declares the coverage."""
+    memory_gb: float = place(6.0)
+    """Memory the merge may use, in GB."""
+
+
+@dataclass
+class ReleaseConfig:
+    """The release dataset."""
+
+    name: str = ""
+    """Title in the dataset card. Empty: the run's name."""
+    licence: str = "other"
+    """Licence of the released data, for the dataset card."""
+    validation: float = 0.02
+    """Share of seeds whose samples form the validation split (no seed is in both)."""
+    shard_mb: int = 256
+    """Size of one Parquet file, in MB."""
+    formats: list[str] = field(default_factory=list)
+    """Exports beside Parquet: alpaca, sharegpt, chat."""
+
+
+@dataclass
+class EngineConfig:
+    """How engines are started, watched and fed."""
+
+    kind: EngineKind = EngineKind.vllm
+    """vllm, or simulated (made-up answers: for planning and tests of scale; the card says so)."""
+    start_timeout_s: int = place(900)
+    """Longest time from an engine's start to its first answered health check."""
+    call_timeout_s: int = place(600)
+    """An engine that has calls but gives no token for this long counts as hung and is restarted."""
+    max_restarts: int = place(3)
+    """Restarts of one engine without an answered call between them; then the attempt fails with the end of its log."""
+    max_running: int = place(256)
+    """Calls in flight per replica (vLLM's max_num_seqs)."""
+    residency: Residency = place(Residency.auto)
+    """together: all engines awake; turns: they take turns on the devices; auto: placement decides."""
+    python: str = place("")
+    """Python of the engines' environment. Empty: the one that runs the shard."""
+    env: dict[str, str] = place({})
+    """Environment variables for the engines."""
+    simulated_latency_s: float = place(0.0)
+    """Simulated engine: seconds a call takes."""
+    simulated_failures: float = 0.0
+    """Simulated engine: share of answers that are cut off, to exercise retries."""
+
+
+@dataclass
+class LaunchConfig:
+    """How the run is cut into shards and jobs."""
+
+    shards: int = place(0)
+    """Shards per round; fixed once the run is planned. 0: from seeds_per_shard."""
+    seeds_per_shard: int = place(500)
+    """Seeds per shard, when shards is 0."""
+    window: int = place(256)
+    """Samples in flight per shard."""
+    parallel: int = place(0)
+    """Array tasks that run at once. 0: no limit (local executor: one)."""
+    journal_fsync_s: float = place(5.0)
+    """Journal: at most this many seconds of answers are not yet on the disk (a power loss costs them; a kill does not)."""
+    journal_fsync_calls: int = place(256)
+    """Journal: at most this many answers are not yet on the disk."""
+    heartbeat_s: float = place(10.0)
+    """Seconds between two heartbeats of a shard."""
+
+
+@dataclass
+class SiteConfig:
+    """A cluster, or this machine."""
+
+    name: str = place("local")
+    """Name shown in plans."""
+    executor: Executor = place(Executor.local)
+    """local: processes on this machine; slurm: sbatch through submitit."""
+    account: str = place("")
+    """Slurm account."""
+    partition: str = place("")
+    """Slurm partition of the shards."""
+    merge_partition: str = place("")
+    """Slurm partition of the merge; empty: as the shards."""
+    qos: str = place("")
+    """Slurm quality of service."""
+    constraint: str = place("")
+    """Slurm node features."""
+    reservation: str = place("")
+    """Slurm reservation."""
+    exclude: str = place("")
+    """Nodes to leave out."""
+    gpu_style: str = place("gpus")
+    """How GPUs are asked for: gpus (--gpus-per-node), gres (--gres=gpu:N), none."""
+    gpu_type: str = place("")
+    """GPU type as Slurm names it (a100, h100, ...)."""
+    gpus_per_node: int = place(0)
+    """GPUs of a node that a shard gets. 0: CPU."""
+    gpu_memory_gb: float = place(0.0)
+    """Memory of one GPU, in GB."""
+    cpus_per_task: int = place(0)
+    """CPUs of a shard. 0: not asked for (local: all)."""
+    memory_gb: float = place(0.0)
+    """Host memory of a shard, in GB. 0: the site's default."""
+    merge_cpus: int = place(2)
+    """CPUs of the merge."""
+    merge_memory_gb: float = place(8.0)
+    """Host memory of the merge, in GB."""
+    time_minutes: int = place(240)
+    """Time limit of a shard, in minutes."""
+    merge_time_minutes: int = place(240)
+    """Time limit of the merge, in minutes."""
+    signal_lead_s: int = place(90)
+    """Seconds before the time limit at which Slurm signals a shard to drain and requeue."""
+    max_array_size: int = place(0)
+    """Largest array. 0: ask Slurm (MaxArraySize)."""
+    wckey: bool = place(False)
+    """Emit --wckey (submitit does; some sites reject it)."""
+    modules: list[str] = place([])
+    """Environment modules to load in the job."""
+    setup: list[str] = place([])
+    """Shell lines run in the job before Python (trusted: they come from the site file)."""
+    sbatch: dict[str, Any] = place({})
+    """More sbatch options, as `name: value`."""
+    python: str = place("")
+    """Python for the jobs. Empty: the one that submits."""
+    container: str = place("")
+    """none (empty), apptainer:IMAGE, or pyxis:IMAGE."""
+    scratch: str = place("")
+    """Shared directory for runs and the model cache."""
+    local_dir: str = place("")
+    """Node-local directory for sockets, temporary files and weight copies. Empty: $TMPDIR or /tmp."""
+    proxy: str = place("")
+    """HTTP proxy for login-node downloads."""
+
+
+@dataclass
+class RunConfig:
+    """Everything about one run."""
+
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    """The seed dataset."""
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    """The pool's models, by name."""
+    committee: dict[str, MemberConfig] = field(default_factory=dict)
+    """The committee's members, by name. Empty: every model is a member under its own name."""
+    method: MethodConfig = field(default_factory=MethodConfig)
+    """The method."""
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    """The merge."""
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)
+    """The release."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """The engines."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """Shards and jobs."""
+    site: SiteConfig = field(default_factory=SiteConfig)
+    """The cluster."""
+
+
+def fingerprinted(value: Any) -> Any:
+    """The part of a config that a run freezes: plain dicts, lists and scalars without the `PLACE` fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: fingerprinted(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.metadata.get("fingerprint", True)
+        }
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(k): fingerprinted(v) for k, v in sorted(value.items())}
+    if isinstance(value, (list, tuple)):
+        return [fingerprinted(v) for v in value]
+    return value
+
+
+def check(c: RunConfig) -> None:
+    """Refuse impossible values.
+
+    Raises:
+        ConfigError: naming the key, its value and what was expected.
+    """
+
+    def need(ok: bool, key: str, value: object, expected: str) -> None:
+        if not ok:
+            raise ConfigError(f"{key}={value}: expected {expected}", "gra config show  (explains every key)")
+
+    m = c.method
+    need(bool(c.models), "models", "{}", "at least one model")
+    for name, member in c.committee.items():
+        need(member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}")
+    for name, model in c.models.items():
+        need(model.path not in ("", MISSING), f"models.{name}.path", model.path, "a Hub id or a directory")
+        need(model.max_model_len >= 256, f"models.{name}.max_model_len", model.max_model_len, "at least 256")
+        need(model.tensor_parallel >= 0, f"models.{name}.tensor_parallel", model.tensor_parallel, "0 or more")
+        need(model.replicas >= 0, f"models.{name}.replicas", model.replicas, "0 or more")
+        need(model.kv_cache_gb >= 0, f"models.{name}.kv_cache_gb", model.kv_cache_gb, "0 or more")
+    need(c.seeds.path not in ("", MISSING), "seeds.path", c.seeds.path, "a file or a Hub dataset id")
+    need(c.seeds.duplicates in ("reject", "keep"), "seeds.duplicates", c.seeds.duplicates, "reject or keep")
+    need(1 <= m.reviewers <= 16, "method.reviewers", m.reviewers, "1 to 16")
+    need(1 <= m.samples_per_seed <= 10000, "method.samples_per_seed", m.samples_per_seed, "1 to 10000")
+    need(1 <= m.rounds <= 99, "method.rounds", m.rounds, "1 to 99")
+    need(m.target_accepted >= 0, "method.target_accepted", m.target_accepted, "0 or more")
+    need(0 < m.expected_acceptance <= 1, "method.expected_acceptance", m.expected_acceptance, "above 0, at most 1")
+    need(
+        1 <= m.examples_min <= m.examples_max <= 16,
+        "method.examples_min",
+        f"{m.examples_min} (max {m.examples_max})",
+        "1 <= examples_min <= examples_max <= 16",
+    )
+    need(1 <= m.keywords <= 10, "method.keywords", m.keywords, "1 to 10")
+    need(1 <= m.max_tries <= 20, "method.max_tries", m.max_tries, "1 to 20")
+    for key in ("accept_mean", "adjudicate_mean"):
+        need(1 <= getattr(m, key) <= 10, f"method.{key}", getattr(m, key), "1 to 10 (scores are 1 to 10)")
+    need(m.accept_sd >= 0, "method.accept_sd", m.accept_sd, "0 or more")
+    members = list(c.committee) or list(c.models)
+    for role in m.role_sampling:
+        need(role in ROLES, f"method.role_sampling.{role}", role, f"one of {', '.join(ROLES)}")
+    if m.policy is Policy.fixed:
+        for key, names in (
+            ("generator", [m.fixed.generator]),
+            ("reviewers", m.fixed.reviewers),
+            ("adjudicator", [m.fixed.adjudicator]),
+        ):
+            need(bool(names) and set(names) <= set(members), f"method.fixed.{key}", names, f"of {', '.join(members)}")
+    if m.policy is Policy.single and m.fixed.generator:
+        need(m.fixed.generator in members, "method.fixed.generator", m.fixed.generator, f"of {', '.join(members)}")
+    for where, s in [("method.sampling", m.sampling)] + [
+        (f"method.role_sampling.{k}", v) for k, v in m.role_sampling.items()
+    ]:
+        need(s.temperature is None or 0 <= s.temperature <= 2, f"{where}.temperature", s.temperature, "0 to 2")
+        need(s.top_p is None or 0 < s.top_p <= 1, f"{where}.top_p", s.top_p, "above 0, at most 1")
+        need(s.max_tokens is None or s.max_tokens >= 1, f"{where}.max_tokens", s.max_tokens, "1 or more")
+    g = c.merge
+    need(0 < g.fuzzy_threshold <= 1, "merge.fuzzy_threshold", g.fuzzy_threshold, "above 0, at most 1")
+    need(0 < g.semantic_threshold <= 1.01, "merge.semantic_threshold", g.semantic_threshold, "above 0, at most 1")
+    need(g.shingle >= 1, "merge.shingle", g.shingle, "1 or more")
+    need(g.permutations in (32, 64, 128, 256), "merge.permutations", g.permutations, "32, 64, 128 or 256")
+    need(g.decontamination.ngram >= 3, "merge.decontamination.ngram", g.decontamination.ngram, "3 or more")
+    need(0 <= c.release.validation < 1, "release.validation", c.release.validation, "0 to below 1")
+    for f in c.release.formats:
+        need(f in ("alpaca", "sharegpt", "chat"), "release.formats", f, "alpaca, sharegpt or chat")
+    n = c.launch
+    need(n.shards >= 0, "launch.shards", n.shards, "0 or more")
+    need(n.seeds_per_shard >= 1, "launch.seeds_per_shard", n.seeds_per_shard, "1 or more")
+    need(n.window >= 1, "launch.window", n.window, "1 or more")
+    need(n.parallel >= 0, "launch.parallel", n.parallel, "0 or more")
+    need(c.site.gpu_style in ("gpus", "gres", "none"), "site.gpu_style", c.site.gpu_style, "gpus, gres or none")
+    need(c.site.gpus_per_node >= 0, "site.gpus_per_node", c.site.gpus_per_node, "0 or more")
+    need(c.site.time_minutes >= 1, "site.time_minutes", c.site.time_minutes, "1 or more")
+    lead = c.site.signal_lead_s
+    need(
+        0 <= lead <= 0.2 * 60 * c.site.time_minutes,
+        "site.signal_lead_s",
+        lead,
+        f"at most a fifth of the time limit ({int(12 * c.site.time_minutes)} s): beyond it submitit takes a time limit"
+        " for a preemption",
+    )
+    container = c.site.container
+    need(
+        not container or container.split(":", 1)[0] in ("apptainer", "pyxis"),
+        "site.container",
+        container,
+        "apptainer:IMAGE or pyxis:IMAGE",
+    )

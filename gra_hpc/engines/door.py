@@ -1,0 +1,67 @@
+"""The door to the engines: ask with messages and sampling, get text, finish reason and token counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gra_hpc.records import digest
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Resolved sampling of one call."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to one model."""
+
+    model: str
+    """Name of an entry in `models`."""
+    identity: str
+    """Digest of the model's files: what the answer depends on, wherever they lie."""
+    messages: tuple[dict[str, str], ...]
+    """Chat messages: role (system, user, assistant) and content."""
+    sampling: Sampling
+    schema: dict[str, Any] | None = None
+    """JSON schema the answer must follow (guided decoding), or none for free text."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything the answer depends on; independent of placement."""
+        s = self.sampling
+        sampling = [s.temperature, s.top_p, s.max_tokens, s.seed, s.repetition_penalty]
+        return digest(self.identity, self.messages, sampling, self.schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One model's answer."""
+
+    text: str
+    finish: str
+    """stop, length, or error (the engine refused the request; text holds its words)."""
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+class Engine(Protocol):
+    """Anything that answers. Implementations: `node.Node` (real engines), `simulated.SimulatedEngine`."""
+
+    async def ask(self, request: Request) -> Answer:
+        """Answer a request.
+
+        A request that the model itself cannot serve (too long, refused) is answered with finish `error`.
+
+        Raises:
+            EngineError: no engine for the model can be kept running; the attempt must end.
+        """
+        ...

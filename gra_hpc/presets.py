@@ -1,0 +1,225 @@
+"""From YAML files and `key=value` words to a checked `RunConfig`, and back to text.
+
+A preset may name others in `include:`; they are merged first, in order. A name is looked up as a path, then in
+`./configs`, then in the configs that come with the package.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gra_hpc import config as config_module
+from gra_hpc.config import RunConfig, check
+from gra_hpc.errors import ConfigError
+
+
+def config_dirs() -> list[Path]:
+    """Where presets are looked up."""
+    package = Path(__file__).resolve().parent
+    return [d for d in (Path("configs"), package.parent / "configs", package / "_configs") if d.is_dir()]
+
+
+def find(name: str) -> Path:
+    """The YAML file a preset name stands for.
+
+    Raises:
+        ConfigError: with the nearest existing names.
+    """
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
+    for directory in config_dirs():
+        candidate = directory / f"{name.removesuffix('.yaml')}.yaml"
+        if candidate.is_file():
+            return candidate
+    known = sorted({str(p.relative_to(d).with_suffix("")) for d in config_dirs() for p in d.rglob("*.yaml")})
+    raise ConfigError(f"preset {name}: no such file or preset{nearest(name, known)}", f"presets: {', '.join(known)}")
+
+
+def nearest(word: str, options: Sequence[str]) -> str:
+    """`; did you mean X?`, or nothing."""
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from None
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(e, 'problem', None) or e})") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines")
+    return data
+
+
+def _layers(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: includes itself")
+    data = _read(path)
+    includes = data.pop("include", [])
+    if not isinstance(includes, list):
+        raise ConfigError(f"{path}: include: expected a list of preset names")
+    for name in includes:
+        yield from _layers(find(str(name)), (*seen, path.resolve()))
+    yield path, data
+
+
+def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunConfig:
+    """The checked configuration of a preset with overrides.
+
+    Args:
+        preset: preset name or YAML file.
+        overrides: words `key=value`; values are YAML (`method.reviewers=2`, `seeds.path=my.jsonl`).
+        site: name or file of a site preset, merged after the preset.
+
+    Raises:
+        ConfigError: unknown key (with the nearest valid one), wrong type, impossible value.
+    """
+    cfg = OmegaConf.structured(RunConfig)
+    layers = list(_layers(find(preset)))
+    if site:
+        layers += _layers(find(site if "/" in site or site.endswith(".yaml") else f"sites/{site}"))
+    for path, data in layers:
+        cfg = _merge(cfg, data, str(path))
+    return _finish(apply(cfg, overrides))
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A saved configuration (`run.yaml`), with overrides."""
+    return _finish(apply(_merge(OmegaConf.structured(RunConfig), _read(path), str(path)), overrides))
+
+
+def apply(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Merge `key=value` words."""
+    for word in overrides:
+        key, eq, value = word.partition("=")
+        if not eq or not key:
+            raise ConfigError(f"{word}: expected key=value", "for example: gra plan runs/x --preset demo method.reviewers=2")
+        try:
+            parsed = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError:
+            parsed = value
+        nested: Any = parsed
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        cfg = _merge(cfg, nested, "command line")
+    return cfg
+
+
+def _merge(cfg: DictConfig, data: dict[str, Any], source: str) -> DictConfig:
+    _check_keys(RunConfig, data, "", source)
+    try:
+        return cast(DictConfig, OmegaConf.merge(cfg, data))
+    except OmegaConfBaseException as e:
+        key = getattr(e, "full_key", None) or "?"
+        reason = str(e).splitlines()[0]
+        raise ConfigError(f"{source}: {key}: {reason}", "gra config show  (explains every key)") from None
+
+
+def _check_keys(kind: Any, data: Any, prefix: str, source: str) -> None:
+    """Refuse keys that no dataclass has, naming the nearest."""
+    if not isinstance(data, dict):
+        return
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        for key, value in data.items():
+            if key not in hints:
+                near = nearest(str(key), list(hints)) or nearest_anywhere(str(key))
+                raise ConfigError(
+                    f"{source}: unknown key {prefix}{key}{near}",
+                    f"valid here: {', '.join(hints)}",
+                )
+            _check_keys(hints[key], value, f"{prefix}{key}.", source)
+    else:
+        args = get_args(kind)
+        if len(args) == 2 and dataclasses.is_dataclass(args[1]):
+            for name, value in data.items():
+                _check_keys(args[1], value, f"{prefix}{name}.", source)
+
+
+def nearest_anywhere(word: str) -> str:
+    """`; did you mean a.b?`, over the last words of all keys."""
+    by_leaf = {key.rsplit(".", 1)[-1]: key for key in all_keys(RunConfig)}
+    close = difflib.get_close_matches(word, list(by_leaf), n=1, cutoff=0.7)
+    return f"; did you mean {by_leaf[close[0]]}?" if close else ""
+
+
+def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a config dataclass (maps show as NAME)."""
+    hints = get_type_hints(kind)
+    for f in dataclasses.fields(kind):
+        hint = hints[f.name]
+        args = get_args(hint)
+        if dataclasses.is_dataclass(hint):
+            yield from all_keys(hint, f"{prefix}{f.name}.")
+        elif len(args) == 2 and dataclasses.is_dataclass(args[1]):
+            yield from all_keys(args[1], f"{prefix}{f.name}.NAME.")
+        else:
+            yield f"{prefix}{f.name}"
+
+
+def _finish(cfg: DictConfig) -> RunConfig:
+    try:
+        result = cast(RunConfig, OmegaConf.to_object(cfg))
+    except OmegaConfBaseException as e:
+        key = getattr(e, "full_key", None) or "?"
+        raise ConfigError(f"{key}: a value is required", f"give it as {key}=...") from None
+    if not result.committee:
+        result.committee = {name: config_module.MemberConfig(model=name) for name in result.models}
+    check(result)
+    return result
+
+
+def dump(config: RunConfig) -> str:
+    """The configuration as YAML, as saved in `run.yaml`."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def field_docs(kind: Any) -> dict[str, str]:
+    """Docstrings of a config dataclass, by field: the string literal after each one."""
+    tree = ast.parse(inspect.getsource(kind)).body[0]
+    docs: dict[str, str] = {}
+    name = ""
+    for node in cast(ast.ClassDef, tree).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name:
+            docs[name] = " ".join(str(node.value.value).split())
+            name = ""
+    return docs
+
+
+def explain(value: Any, indent: int = 0) -> Iterator[str]:
+    """The resolved configuration as commented YAML lines, each field under its meaning."""
+    pad = "  " * indent
+    docs = field_docs(type(value))
+    for f in dataclasses.fields(value):
+        item = getattr(value, f.name)
+        yield f"{pad}# {docs.get(f.name, '')}"
+        if dataclasses.is_dataclass(item):
+            yield f"{pad}{f.name}:"
+            yield from explain(item, indent + 1)
+        elif isinstance(item, dict) and item and all(dataclasses.is_dataclass(v) for v in item.values()):
+            yield f"{pad}{f.name}:"
+            for name, entry in item.items():
+                yield f"{pad}  {name}:"
+                yield from explain(entry, indent + 2)
+        else:
+            plain = item.value if isinstance(item, config_module.Enum) else item
+            text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True).strip()
+            yield f"{pad}{f.name}: {text.removesuffix('...').strip()}"

@@ -1,0 +1,280 @@
+"""The records that travel through a run, their ids and their Arrow schemas.
+
+A `Record` is a row of the pool: a seed, or an accepted sample of an earlier round. A `Sample` is one planned
+candidate with its whole history, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CRITERIA = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")
+"""What a Reviewer scores from 1 to 10 (paper, section 3.3)."""
+
+INSTRUCTION_CRITERIA = ("reasonableness", "completeness", "clarity")
+"""What a Reviewer answers with 0 or 1 about an instruction."""
+
+ACCEPTED, REJECTED, FAILED = "accepted", "rejected", "failed"
+
+
+def digest(*parts: object, size: int = 16) -> str:
+    """Hex digest of JSON-able parts: the same parts give the same id on every machine."""
+    payload = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(payload, digest_size=size).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row of the pool."""
+
+    id: str
+    """Digest of content and occurrence for a seed; the sample's id for an accepted sample."""
+    instruction: str
+    response: str
+    domain: str = ""
+    """One of `config.DOMAINS`; empty before stage 0."""
+    keywords: tuple[str, ...] = ()
+    summary: str = ""
+    score: float | None = None
+    """Mean review score, 1 to 10; none for a seed."""
+    round: int = 0
+    """0 for a seed."""
+    seed_id: str = ""
+    """The seed a sample was anchored on; a seed's own id."""
+    source: str = ""
+    """For a seed: `file:line` or `dataset:row`."""
+
+    @property
+    def described(self) -> bool:
+        """Whether stage 0 has nothing left to add."""
+        return bool(self.domain and self.keywords and self.summary)
+
+
+def seed_id(instruction: str, response: str, occurrence: int) -> str:
+    """Id of a seed: its content, and how many seeds with this content came before it."""
+    return digest("seed", instruction, response, occurrence)
+
+
+def sample_id(round_: int, seed: str, index: int) -> str:
+    """Id of a candidate: independent of the seed's position, the shard and the number of shards."""
+    return digest("sample", round_, seed, index)
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Who does what for one sample: names of committee members."""
+
+    generator: str
+    reviewers: tuple[str, ...]
+    adjudicator: str
+    """Empty when no member is left: then drawn after the reviews (see `committee.late_adjudicator`)."""
+    summarizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionReview:
+    """One Reviewer's judgement of an instruction; scores are 0 or 1."""
+
+    member: str
+    scores: dict[str, int]
+    comment: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return all(self.scores[c] == 1 for c in INSTRUCTION_CRITERIA)
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One member's scores of a response (a Reviewer's review, or the Adjudicator's verdict); scores are 1 to 10."""
+
+    member: str
+    scores: dict[str, int]
+    comment: str = ""
+
+    @property
+    def mean(self) -> float:
+        return sum(self.scores[c] for c in CRITERIA) / len(CRITERIA)
+
+
+@dataclass(slots=True)
+class Sample:
+    """One candidate and its whole history. Filled in by a flow; `status` is set exactly once, at the end."""
+
+    id: str
+    round: int
+    seed_id: str
+    index: int
+    domain: str
+    roles: Roles
+    examples: tuple[str, ...] = ()
+    """Ids of the pool records shown to the Generator."""
+    keywords: tuple[str, ...] = ()
+    instruction: str = ""
+    response: str = ""
+    summary: str = ""
+    instruction_reviews: list[InstructionReview] = field(default_factory=list)
+    reviews: list[Review] = field(default_factory=list)
+    verdict: Review | None = None
+    mean: float | None = None
+    """Mean over Reviewers (mu)."""
+    sd: float | None = None
+    """Population standard deviation over Reviewers."""
+    score: float | None = None
+    """What the merge ranks by: the Adjudicator's mean if there was a verdict, else mu."""
+    status: str = ""
+    """accepted, rejected or failed."""
+    stage: str = ""
+    """Where a rejected or failed sample ended."""
+    reason: str = ""
+    raw: str = ""
+    """The answer that could not be used, as the model gave it."""
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """As a row of `sample_schema`."""
+        return {
+            "id": self.id,
+            "round": self.round,
+            "seed_id": self.seed_id,
+            "index": self.index,
+            "domain": self.domain,
+            "generator": self.roles.generator,
+            "reviewers": list(self.roles.reviewers),
+            "adjudicator": self.verdict.member if self.verdict else self.roles.adjudicator,
+            "summarizer": self.roles.summarizer,
+            "examples": list(self.examples),
+            "keywords": list(self.keywords),
+            "instruction": self.instruction,
+            "response": self.response,
+            "summary": self.summary,
+            "instruction_reviews": [
+                {"member": r.member, "comment": r.comment, **r.scores} for r in self.instruction_reviews
+            ],
+            "reviews": [{"member": r.member, "comment": r.comment, **r.scores} for r in self.reviews],
+            "verdict": {"member": self.verdict.member, "comment": self.verdict.comment, **self.verdict.scores}
+            if self.verdict
+            else None,
+            "mean": self.mean,
+            "sd": self.sd,
+            "score": self.score,
+            "status": self.status,
+            "stage": self.stage,
+            "reason": self.reason,
+            "raw": self.raw,
+            "calls": self.calls,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One answered model call, as the journal keeps it."""
+
+    key: str
+    """`sample id/step/seat/try`."""
+    digest: str
+    """Digest of the request: messages, sampling with its seed, schema, model."""
+    member: str
+    model: str
+    text: str
+    finish: str
+    """stop, length, or error (the engine refused the request; text holds its words)."""
+    prompt_tokens: int
+    completion_tokens: int
+    seed: int
+    at: float
+    """Unix time of the answer, in seconds."""
+    seconds: float
+
+
+def record_schema() -> pa.Schema:
+    """Arrow schema of `Record`: seeds.parquet and pool.parquet."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("instruction", pa.string()),
+            ("response", pa.string()),
+            ("domain", pa.string()),
+            ("keywords", pa.list_(pa.string())),
+            ("summary", pa.string()),
+            ("score", pa.float64()),
+            ("round", pa.int32()),
+            ("seed_id", pa.string()),
+            ("source", pa.string()),
+        ]
+    )
+
+
+def sample_schema() -> pa.Schema:
+    """Arrow schema of `Sample`: a shard's samples.parquet. `embedding` holds float16 little-endian bytes or null."""
+    import pyarrow as pa
+
+    names = [("member", pa.string()), ("comment", pa.string())]
+    instruction_review = pa.struct([*names, *((c, pa.int8()) for c in INSTRUCTION_CRITERIA)])
+    review = pa.struct([*names, *((c, pa.int8()) for c in CRITERIA)])
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("round", pa.int32()),
+            ("seed_id", pa.string()),
+            ("index", pa.int32()),
+            ("domain", pa.string()),
+            ("generator", pa.string()),
+            ("reviewers", pa.list_(pa.string())),
+            ("adjudicator", pa.string()),
+            ("summarizer", pa.string()),
+            ("examples", pa.list_(pa.string())),
+            ("keywords", pa.list_(pa.string())),
+            ("instruction", pa.string()),
+            ("response", pa.string()),
+            ("summary", pa.string()),
+            ("instruction_reviews", pa.list_(instruction_review)),
+            ("reviews", pa.list_(review)),
+            ("verdict", review),
+            ("mean", pa.float64()),
+            ("sd", pa.float64()),
+            ("score", pa.float64()),
+            ("status", pa.string()),
+            ("stage", pa.string()),
+            ("reason", pa.string()),
+            ("raw", pa.string()),
+            ("calls", pa.int32()),
+            ("prompt_tokens", pa.int64()),
+            ("completion_tokens", pa.int64()),
+            ("embedding", pa.binary()),
+        ]
+    )
+
+
+def call_schema() -> pa.Schema:
+    """Arrow schema of `Call`: a shard's calls.parquet."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("digest", pa.string()),
+            ("member", pa.string()),
+            ("model", pa.string()),
+            ("text", pa.string()),
+            ("finish", pa.string()),
+            ("prompt_tokens", pa.int32()),
+            ("completion_tokens", pa.int32()),
+            ("seed", pa.int64()),
+            ("at", pa.float64()),
+            ("seconds", pa.float64()),
+        ]
+    )

@@ -1,0 +1,157 @@
+"""The run directory: where everything of a run lies. Files are the truth; this module only names them.
+
+    RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
+        rounds/00/...                                   stage 0: the seeds described
+        rounds/01/round.json                            how many candidates each seed gets
+        rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
+        rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, manifest.json}
+        rounds/01/merged/{pool,kept,dropped}.parquet, manifest.json     the merge of the round, renamed into place
+        release/                                        the dataset
+        logs/  submissions/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gra_hpc.errors import GraError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run."""
+
+    path: Path
+
+    @classmethod
+    def existing(cls, path: Path | str) -> RunDir:
+        """A planned run.
+
+        Raises:
+            GraError: when the directory holds no plan.
+        """
+        run = cls(Path(path).absolute())
+        if not run.plan.is_file():
+            raise GraError(f"{path}: not a run (no plan.json)", f"gra plan {path} --preset demo")
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "run.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def seeds(self) -> Path:
+        return self.path / "seeds.parquet"
+
+    @property
+    def seed_rejects(self) -> Path:
+        return self.path / "seeds.rejects.jsonl"
+
+    @property
+    def release(self) -> Path:
+        return self.path / "release"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def submissions(self) -> Path:
+        return self.path / "submissions"
+
+    def round(self, number: int) -> RoundDir:
+        return RoundDir(self.path / "rounds" / f"{number:02d}", number)
+
+
+@dataclass(frozen=True)
+class RoundDir:
+    """Paths of one round; round 0 describes the seeds (stage 0)."""
+
+    path: Path
+    number: int
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "round.json"
+
+    @property
+    def merged(self) -> Path:
+        """Directory that the merge renames into place, whole."""
+        return self.path / "merged"
+
+    @property
+    def pool(self) -> Path:
+        """Seeds and all samples accepted so far (`records.record_schema`): what the next round draws examples from."""
+        return self.merged / "pool.parquet"
+
+    @property
+    def kept(self) -> Path:
+        """This round's samples that survived, best first, with their whole history (`records.sample_schema`)."""
+        return self.merged / "kept.parquet"
+
+    @property
+    def dropped(self) -> Path:
+        """This round's accepted samples that the merge dropped: id, step, winner, similarity, detail."""
+        return self.merged / "dropped.parquet"
+
+    @property
+    def manifest(self) -> Path:
+        """What was merged: counts, ledger, coverage, digests."""
+        return self.merged / "manifest.json"
+
+    @property
+    def shards(self) -> Path:
+        return self.path / "shards"
+
+    def shard(self, number: int) -> ShardDir:
+        return ShardDir(self.shards / f"{number:05d}", number)
+
+
+@dataclass(frozen=True)
+class ShardDir:
+    """Paths of one shard. Tables carry the attempt's id in their name; the manifest says which count."""
+
+    path: Path
+    number: int
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts"
+
+    def attempt(self, attempt_id: str) -> AttemptDir:
+        return AttemptDir(self.attempts / attempt_id, attempt_id)
+
+    def samples(self, attempt_id: str) -> Path:
+        return self.path / f"samples-{attempt_id}.parquet"
+
+    def calls(self, attempt_id: str) -> Path:
+        return self.path / f"calls-{attempt_id}.parquet"
+
+
+@dataclass(frozen=True)
+class AttemptDir:
+    """Paths of one attempt at a shard: one writer, ever."""
+
+    path: Path
+    id: str
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.log"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat.json"
