@@ -37,7 +37,6 @@ class Flow(Enum):
 
     synthesize = "synthesize"
     refine = "refine"
-    distill = "distill"
 
 
 class Policy(Enum):
@@ -162,7 +161,7 @@ class MethodConfig:
     """The GRA method (arXiv 2504.12322) and its ablations."""
 
     flow: Flow = Flow.synthesize
-    """synthesize: new instructions; refine: rewrite the seeds' responses (GRA-Refine); distill: one model, no review."""
+    """synthesize: new instructions; refine: rewrite the seeds' responses (GRA-Refine)."""
     policy: Policy = Policy.random
     """random: roles drawn per sample; fixed: `method.fixed`; single: one member in all roles."""
     fixed: FixedRolesConfig = field(default_factory=FixedRolesConfig)
@@ -457,7 +456,9 @@ def check(c: RunConfig) -> None:
     m = c.method
     need(bool(c.models), "models", "{}", "at least one model")
     for name, member in c.committee.items():
-        need(member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}")
+        need(
+            member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}"
+        )
     for name, model in c.models.items():
         need(model.path not in ("", MISSING), f"models.{name}.path", model.path, "a Hub id or a directory")
         need(model.max_model_len >= 256, f"models.{name}.max_model_len", model.max_model_len, "at least 256")
@@ -470,7 +471,12 @@ def check(c: RunConfig) -> None:
     need(1 <= m.samples_per_seed <= 10000, "method.samples_per_seed", m.samples_per_seed, "1 to 10000")
     need(1 <= m.rounds <= 99, "method.rounds", m.rounds, "1 to 99")
     need(m.target_accepted >= 0, "method.target_accepted", m.target_accepted, "0 or more")
-    need(0 < m.expected_acceptance <= 1, "method.expected_acceptance", m.expected_acceptance, "above 0, at most 1")
+    need(
+        0 < m.expected_acceptance <= 1,
+        "method.expected_acceptance",
+        m.expected_acceptance,
+        "above 0, at most 1",
+    )
     need(
         1 <= m.examples_min <= m.examples_max <= 16,
         "method.examples_min",
@@ -491,18 +497,35 @@ def check(c: RunConfig) -> None:
             ("reviewers", m.fixed.reviewers),
             ("adjudicator", [m.fixed.adjudicator]),
         ):
-            need(bool(names) and set(names) <= set(members), f"method.fixed.{key}", names, f"of {', '.join(members)}")
+            need(
+                bool(names) and set(names) <= set(members),
+                f"method.fixed.{key}",
+                names,
+                f"of {', '.join(members)}",
+            )
     if m.policy is Policy.single and m.fixed.generator:
-        need(m.fixed.generator in members, "method.fixed.generator", m.fixed.generator, f"of {', '.join(members)}")
+        need(
+            m.fixed.generator in members,
+            "method.fixed.generator",
+            m.fixed.generator,
+            f"of {', '.join(members)}",
+        )
     for where, s in [("method.sampling", m.sampling)] + [
         (f"method.role_sampling.{k}", v) for k, v in m.role_sampling.items()
     ]:
-        need(s.temperature is None or 0 <= s.temperature <= 2, f"{where}.temperature", s.temperature, "0 to 2")
+        need(
+            s.temperature is None or 0 <= s.temperature <= 2, f"{where}.temperature", s.temperature, "0 to 2"
+        )
         need(s.top_p is None or 0 < s.top_p <= 1, f"{where}.top_p", s.top_p, "above 0, at most 1")
         need(s.max_tokens is None or s.max_tokens >= 1, f"{where}.max_tokens", s.max_tokens, "1 or more")
     g = c.merge
     need(0 < g.fuzzy_threshold <= 1, "merge.fuzzy_threshold", g.fuzzy_threshold, "above 0, at most 1")
-    need(0 < g.semantic_threshold <= 1.01, "merge.semantic_threshold", g.semantic_threshold, "above 0, at most 1")
+    need(
+        0 < g.semantic_threshold <= 1.01,
+        "merge.semantic_threshold",
+        g.semantic_threshold,
+        "above 0, at most 1",
+    )
     need(g.shingle >= 1, "merge.shingle", g.shingle, "1 or more")
     need(g.permutations in (32, 64, 128, 256), "merge.permutations", g.permutations, "32, 64, 128 or 256")
     need(g.decontamination.ngram >= 3, "merge.decontamination.ngram", g.decontamination.ngram, "3 or more")
@@ -514,7 +537,9 @@ def check(c: RunConfig) -> None:
     need(n.seeds_per_shard >= 1, "launch.seeds_per_shard", n.seeds_per_shard, "1 or more")
     need(n.window >= 1, "launch.window", n.window, "1 or more")
     need(n.parallel >= 0, "launch.parallel", n.parallel, "0 or more")
-    need(c.site.gpu_style in ("gpus", "gres", "none"), "site.gpu_style", c.site.gpu_style, "gpus, gres or none")
+    need(
+        c.site.gpu_style in ("gpus", "gres", "none"), "site.gpu_style", c.site.gpu_style, "gpus, gres or none"
+    )
     need(c.site.gpus_per_node >= 0, "site.gpus_per_node", c.site.gpus_per_node, "0 or more")
     need(c.site.time_minutes >= 1, "site.time_minutes", c.site.time_minutes, "1 or more")
     lead = c.site.signal_lead_s

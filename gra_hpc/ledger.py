@@ -89,4 +89,6 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Ledger:
-        return cls(data["planned"], data["accepted"], dict(data["rejected"]), dict(data["failed"]), data["pending"])
+        return cls(
+            data["planned"], data["accepted"], dict(data["rejected"]), dict(data["failed"]), data["pending"]
+        )

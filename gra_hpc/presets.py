@@ -42,7 +42,9 @@ def find(name: str) -> Path:
         if candidate.is_file():
             return candidate
     known = sorted({str(p.relative_to(d).with_suffix("")) for d in config_dirs() for p in d.rglob("*.yaml")})
-    raise ConfigError(f"preset {name}: no such file or preset{nearest(name, known)}", f"presets: {', '.join(known)}")
+    raise ConfigError(
+        f"preset {name}: no such file or preset{nearest(name, known)}", f"presets: {', '.join(known)}"
+    )
 
 
 def nearest(word: str, options: Sequence[str]) -> str:
@@ -109,7 +111,9 @@ def apply(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for word in overrides:
         key, eq, value = word.partition("=")
         if not eq or not key:
-            raise ConfigError(f"{word}: expected key=value", "for example: gra plan runs/x --preset demo method.reviewers=2")
+            raise ConfigError(
+                f"{word}: expected key=value", "for example: gra plan runs/x --preset demo method.reviewers=2"
+            )
         try:
             parsed = yaml.safe_load(value) if value else ""
         except yaml.YAMLError:

@@ -1,13 +1,13 @@
 """The run directory: where everything of a run lies. Files are the truth; this module only names them.
 
-    RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
-        rounds/00/...                                   stage 0: the seeds described
-        rounds/01/round.json                            how many candidates each seed gets
-        rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
-        rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, manifest.json}
-        rounds/01/merged/{pool,kept,dropped}.parquet, manifest.json     the merge of the round, renamed into place
-        release/                                        the dataset
-        logs/  submissions/
+RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
+    rounds/00/...                                   stage 0: the seeds described
+    rounds/01/round.json                            how many candidates each seed gets
+    rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
+    rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, manifest.json}
+    rounds/01/merged/{pool,kept,dropped}.parquet, manifest.json     the merge of the round, renamed into place
+    release/                                        the dataset
+    logs/  submissions/
 """
 
 from __future__ import annotations

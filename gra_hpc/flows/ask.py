@@ -1,0 +1,153 @@
+"""`ask`: from a question to an answered, journalled call, with bounded retries. The only thing a flow awaits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from gra_hpc.config import MemberConfig, MethodConfig, SamplingConfig
+from gra_hpc.engines.door import Engine, Request, Sampling
+from gra_hpc.flows.parsing import Unparsable
+from gra_hpc.flows.prompts import render
+from gra_hpc.flows.questions import Question
+from gra_hpc.records import Call, Sample, digest
+
+T = TypeVar("T")
+
+
+class Unanswered(Exception):
+    """A question without a usable answer after all tries: the sample has failed, with stage, cause and raw text."""
+
+    def __init__(self, stage: str, reason: str, raw: str) -> None:
+        super().__init__(f"{stage}: {reason}")
+        self.stage, self.reason, self.raw = stage, reason, raw
+
+
+class Ask(Protocol):
+    """What a flow is given for one sample."""
+
+    async def __call__(self, question: Question[T], member: str, seat: str, **variables: Any) -> T:
+        """Ask a committee member; `seat` is generator, reviewer-1, ..., adjudicator, summarizer.
+
+        Raises:
+            Unanswered: no usable answer within the bound.
+        """
+        ...
+
+
+class Calls(Protocol):
+    """Where answered calls are kept (`journal.Journal`)."""
+
+    def get(self, key: str, digest: str) -> Call | None: ...
+
+    def append(self, call: Call) -> None: ...
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks the committee's members, through the engines, and remembers every answer."""
+
+    members: dict[str, MemberConfig]
+    identities: dict[str, str]
+    """Digest of each model's files, by model name."""
+    method: MethodConfig
+    engine: Engine
+    calls: Calls
+
+    def for_sample(self, sample: Sample) -> Ask:
+        """`ask` for one sample; counts its calls and tokens."""
+
+        async def ask(question: Question[T], member: str, seat: str, **variables: Any) -> T:
+            reason, raw = "", ""
+            for attempt in range(self.method.max_tries):
+                key = f"{sample.id}/{question.step}/{seat}/{attempt}"
+                call = await self._call(key, question, member, seat, variables)
+                sample.calls += 1
+                sample.prompt_tokens += call.prompt_tokens
+                sample.completion_tokens += call.completion_tokens
+                raw = call.text
+                if call.finish == "error":
+                    reason = "engine died" if "engine died" in call.text else "refused by the engine"
+                    break
+                if call.finish == "length":
+                    reason = "answer cut off at max_tokens"
+                    continue
+                try:
+                    return question.parse(call.text, variables)
+                except Unparsable as e:
+                    reason = str(e)
+            raise Unanswered(question.stage, reason, raw)
+
+        return ask
+
+    def request(
+        self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]
+    ) -> Request:
+        """The request behind a key: a pure function of configuration, prompts, sample and try."""
+        m = self.members[member]
+        return Request(
+            model=m.model,
+            identity=self.identities[m.model],
+            messages=render(question.step, variables, m.persona),
+            sampling=self.sampling(m, seat, question.schema is not None, key),
+            schema=question.schema,
+        )
+
+    def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str) -> Sampling:
+        """The member's setting, else the role's, else the method's; the seed derives from the call's key."""
+        role = seat.split("-")[0]
+        layers = [
+            member.sampling,
+            self.method.role_sampling.get(role, SamplingConfig()),
+            self.method.sampling,
+        ]
+
+        def first(name: str, default: float) -> float:
+            return next((v for s in layers if (v := getattr(s, name)) is not None), default)
+
+        longest = int(first("max_tokens", 4096))
+        return Sampling(
+            temperature=first("temperature", 0.2),
+            top_p=first("top_p", 0.9),
+            max_tokens=min(longest, self.method.verdict_tokens) if guided else longest,
+            seed=int(digest(self.method.seed, key, size=4), 16) & 0x7FFFFFFF,
+            repetition_penalty=first("repetition_penalty", 1.0),
+        )
+
+    async def _call(
+        self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]
+    ) -> Call:
+        request = self.request(key, question, member, seat, variables)
+        request_digest = request.digest
+        known = self.calls.get(key, request_digest)
+        if known is not None:
+            return known
+        answer = await self.engine.ask(request)
+        call = Call(
+            key=key,
+            digest=request_digest,
+            member=member,
+            model=request.model,
+            text=answer.text,
+            finish=answer.finish,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            seed=request.sampling.seed,
+            at=time.time(),
+            seconds=answer.seconds,
+        )
+        self.calls.append(call)
+        return call
+
+
+async def together(questions: Sequence[Awaitable[T]]) -> list[T]:
+    """All answers, in order. Where several fail, every one is still awaited, and the first in order is raised: what a
+    sample ends with does not depend on which answer came first."""
+    results = await asyncio.gather(*questions, return_exceptions=True)
+    for r in results:
+        if isinstance(r, BaseException):
+            raise r
+    return results  # type: ignore[return-value]

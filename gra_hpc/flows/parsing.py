@@ -1,0 +1,172 @@
+"""From a model's answer to a value, tolerant of what small models wrap around it; strict about what is inside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+
+_FENCE = re.compile(r"\A```[\w-]*\n(.*?)\n?```\s*\Z", re.S)
+_LABEL = re.compile(
+    r"\A\W*(?:sure[,!. ]|certainly[,!. ]|here (?:is|are)\b[^\n:]*:|here's\b[^\n:]*:|(?:new |the )?(?:task|instruction|"
+    r"keywords?|topic|summary|response|answer)\s*\W{0,2}:)\W*?(?=\S)",
+    re.I,
+)
+_BULLET = re.compile(r"\A\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
+
+
+class Unparsable(ValueError):
+    """An answer without the value asked for; the message says what is wrong with it, in a few words."""
+
+
+def text(answer: str) -> str:
+    """Free text without a wrapping fence, label or quotes.
+
+    Raises:
+        Unparsable: when nothing is left.
+    """
+    out = answer.strip()
+    if m := _FENCE.match(out):
+        out = m.group(1).strip()
+    out = _LABEL.sub("", out, count=1).strip()
+    if len(out) > 1 and out[0] + out[-1] in ('""', "“”", "''") and out[0] not in out[1:-1]:
+        out = out[1:-1].strip()
+    if not out:
+        raise Unparsable("empty answer")
+    return out
+
+
+def verbatim(answer: str) -> str:
+    """A response as it is, without outer white space.
+
+    Raises:
+        Unparsable: when nothing is left.
+    """
+    out = answer.strip()
+    if not out:
+        raise Unparsable("empty answer")
+    return out
+
+
+def keywords(answer: str, count: int, taken: Iterable[str] = ()) -> tuple[str, ...]:
+    """The first `count` different keywords, on one line or one per line, that are not taken already.
+
+    Raises:
+        Unparsable: when there are fewer.
+    """
+    body = text(answer)
+    lines = [_BULLET.sub("", line).strip() for line in body.splitlines() if line.strip()]
+    first = lines[0] if lines else ""
+    parts = re.split(r"[,;|]", first) if re.search(r"[,;|]", first) else lines
+    seen = {fold(w) for w in taken}
+    out: list[str] = []
+    for part in parts:
+        word = re.sub(r"\s+", " ", part).strip(" \t.*_`\"'“”:-#")
+        if not word or len(word) > 60 or len(word.split()) > 6 or fold(word) in seen:
+            continue
+        seen.add(fold(word))
+        out.append(word)
+    if len(out) < count:
+        raise Unparsable(f"fewer than {count} new keywords")
+    return tuple(out[:count])
+
+
+def fold(word: str) -> str:
+    """A keyword for comparison."""
+    return " ".join(word.casefold().split())
+
+
+def summary(answer: str, words: int) -> str:
+    """One line of at most so many words.
+
+    Raises:
+        Unparsable: when it is empty.
+    """
+    line = next((s.strip() for s in text(answer).splitlines() if s.strip()), "")
+    if not line:
+        raise Unparsable("empty answer")
+    parts = line.split()
+    return " ".join(parts[:words])
+
+
+def json_object(answer: str) -> dict[str, Any]:
+    """The first JSON object in an answer, also inside prose or a fence.
+
+    Raises:
+        Unparsable: when there is none.
+    """
+    try:
+        value = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        value = _first_object(answer)
+    if not isinstance(value, dict):
+        raise Unparsable("no JSON object")
+    return value
+
+
+def _first_object(answer: str) -> Any:
+    start = answer.find("{")
+    while start >= 0:
+        depth, quoted, escaped = 0, False, False
+        for end in range(start, len(answer)):
+            c = answer[end]
+            if escaped:
+                escaped = False
+            elif c == "\\":
+                escaped = quoted
+            elif c == '"':
+                quoted = not quoted
+            elif not quoted and c in "{}":
+                depth += 1 if c == "{" else -1
+                if depth == 0:
+                    try:
+                        return orjson.loads(answer[start : end + 1])
+                    except orjson.JSONDecodeError:
+                        break
+        start = answer.find("{", start + 1)
+    return None
+
+
+def scores(answer: str, criteria: Sequence[str], low: int, high: int) -> tuple[dict[str, int], str]:
+    """Scores by criterion, and the comment.
+
+    Raises:
+        Unparsable: a criterion missing, one too many, or a score that is not an integer from low to high.
+    """
+    value = json_object(answer)
+    inner = value.get("scores")
+    if isinstance(inner, list):  # the paper's own examples show lists, some of the wrong length
+        if len(inner) != len(criteria):
+            raise Unparsable(f"{len(inner)} scores where {len(criteria)} are needed")
+        inner = dict(zip(criteria, inner, strict=True))
+    given = inner if isinstance(inner, dict) else value
+    out: dict[str, int] = {}
+    for name in criteria:
+        score = given.get(name)
+        if isinstance(score, float) and score.is_integer():
+            score = int(score)
+        if isinstance(score, bool) or not isinstance(score, int) or not low <= score <= high:
+            raise Unparsable(f"no integer score from {low} to {high} for {name}")
+        out[name] = score
+    extra = [
+        k
+        for k, v in given.items()
+        if k not in criteria and isinstance(v, (int, float)) and not isinstance(v, bool)
+    ]
+    if extra:
+        raise Unparsable(f"a score too many: {extra[0][:30]}")
+    return out, str(value.get("comment", "")).strip()
+
+
+def instruction_scores(answer: str) -> tuple[dict[str, int], str]:
+    """Three scores of 0 or 1, and the comment."""
+    return scores(answer, INSTRUCTION_CRITERIA, 0, 1)
+
+
+def response_scores(answer: str) -> tuple[dict[str, int], str]:
+    """Six scores from 1 to 10, and the comment."""
+    return scores(answer, CRITERIA, 1, 10)
