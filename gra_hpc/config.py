@@ -213,8 +213,8 @@ class SeedsConfig:
     """The seed dataset and the rules for its records."""
 
     path: str = MISSING
-    """File or directory (jsonl, json, csv, parquet), or a Hub dataset id; relative paths start at the working directory,
-    then at `configs/`."""
+    """File or directory (jsonl, json, csv, parquet), or a Hub dataset id. Relative paths start at the working
+    directory, then at `configs/`."""
     name: str = ""
     """Configuration name of a Hub dataset."""
     split: str = "train"
@@ -328,7 +328,7 @@ class LaunchConfig:
     parallel: int = place(0)
     """Array tasks that run at once. 0: no limit (local executor: one)."""
     journal_fsync_s: float = place(5.0)
-    """Journal: at most this many seconds of answers are not yet on the disk (a power loss costs them; a kill does not)."""
+    """Journal: longest time an answer is not yet on the disk, in seconds (a power loss costs it; a kill does not)."""
     journal_fsync_calls: int = place(256)
     """Journal: at most this many answers are not yet on the disk."""
     heartbeat_s: float = place(10.0)
