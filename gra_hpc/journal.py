@@ -12,14 +12,14 @@ is isolated and reported, everything else is kept.
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import re
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 
 import orjson
@@ -31,6 +31,8 @@ from gra_hpc.storage import fsync_dir, room
 log = logging.getLogger(__name__)
 
 _HEAD = 8 + 1 + 32 + 1
+_BLOCK = 8 << 20
+_FIELDS = attrgetter(*(f.name for f in fields(Call)))
 _START = re.compile(rb"[0-9a-f]{8} [0-9a-f]{32} \[")
 
 
@@ -40,7 +42,7 @@ def _name(key: str, digest: str) -> bytes:
 
 def encode(call: Call) -> bytes:
     """One journal line."""
-    body = b"%s %s" % (_name(call.key, call.digest).hex().encode(), orjson.dumps(astuple(call)))
+    body = b"%s %s" % (_name(call.key, call.digest).hex().encode(), orjson.dumps(_FIELDS(call)))
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
@@ -67,30 +69,26 @@ class Scan:
 
 def scan(path: Path, found: Scan) -> Iterator[tuple[bytes, int, int]]:
     """The whole lines of a journal: name of the call, offset and length in bytes. `found` is filled on the way."""
-    size = path.stat().st_size
-    if not size:
-        return
-    with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = 0
-        while start < size:
-            end = data.find(b"\n", start)
-            if end < 0:
-                found.torn = size - start
-                return
-            line = data[start:end]
-            if _whole(line):
-                found.calls += 1
-                yield bytes.fromhex(line[9:41].decode()), start, end - start
-            else:
-                found.corrupt.append(start)
-                # where the line break itself was destroyed, the next call is still behind it
-                for m in _START.finditer(line, 1):
-                    if _whole(line[m.start() :]):
-                        found.calls += 1
-                        inner = start + m.start()
-                        yield bytes.fromhex(data[inner + 9 : inner + 41].decode()), inner, end - inner
-                        break
-            start = end + 1
+    start = 0
+    rest = b""
+    with path.open("rb", buffering=0) as f:
+        while block := f.read(_BLOCK):
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                if _whole(line):
+                    found.calls += 1
+                    yield bytes.fromhex(line[9:41].decode()), start, len(line)
+                else:
+                    found.corrupt.append(start)
+                    # where the line break itself was destroyed, the next call is still behind it
+                    for m in _START.finditer(line, 1):
+                        inner = line[m.start() :]
+                        if _whole(inner):
+                            found.calls += 1
+                            yield bytes.fromhex(inner[9:41].decode()), start + m.start(), len(inner)
+                            break
+                start += len(line) + 1
+    found.torn = len(rest)
 
 
 class Journal:
