@@ -415,13 +415,13 @@ class RunConfig:
     """The method."""
     merge: MergeConfig = field(default_factory=MergeConfig)
     """The merge."""
-    release: ReleaseConfig = field(default_factory=ReleaseConfig)
+    release: ReleaseConfig = field(default_factory=ReleaseConfig, metadata=PLACE)
     """The release."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """The engines."""
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig, metadata=PLACE)
     """Shards and jobs."""
-    site: SiteConfig = field(default_factory=SiteConfig)
+    site: SiteConfig = field(default_factory=SiteConfig, metadata=PLACE)
     """The cluster."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -56,6 +56,8 @@ class Asker:
     method: MethodConfig
     engine: Engine
     calls: Calls
+    answered: Callable[[str, Call, bool], None]
+    """Told of every call: role, call, and whether an engine was asked (or a journal)."""
 
     def for_sample(self, sample: Sample) -> Ask:
         """`ask` for one sample; counts its calls and tokens."""
@@ -122,8 +124,10 @@ class Asker:
     ) -> Call:
         request = self.request(key, question, member, seat, variables)
         request_digest = request.digest
+        role = seat.split("-")[0]
         known = self.calls.get(key, request_digest)
         if known is not None:
+            self.answered(role, known, False)
             return known
         answer = await self.engine.ask(request)
         call = Call(
@@ -140,6 +144,7 @@ class Asker:
             seconds=answer.seconds,
         )
         self.calls.append(call)
+        self.answered(role, call, True)
         return call
 
 

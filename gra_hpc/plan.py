@@ -1,0 +1,263 @@
+"""The plan: what a run will do, frozen and digested. Attempts, resumes and merges refuse another fingerprint."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gra_hpc import __version__, presets
+from gra_hpc.config import RunConfig, fingerprinted
+from gra_hpc.engines.vllm_server import identity, model_directory
+from gra_hpc.errors import FingerprintError, GraError, SeedError
+from gra_hpc.flows.prompts import prompts_digest
+from gra_hpc.records import digest
+from gra_hpc.rundir import RoundDir, RunDir
+from gra_hpc.storage import fsync_dir, read_json, room, to_json, write_atomic
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelPin:
+    """A model as it was found when the run was planned."""
+
+    directory: str
+    """Where its files were."""
+    identity: str
+    """Digest of its files, wherever they lie."""
+    revision: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`plan.json`."""
+
+    fingerprint: str
+    frozen: dict[str, Any]
+    """What the fingerprint digests: method, committee, models, merge, seeds, prompts, code version."""
+    version: str
+    created: float
+    """Unix time, in seconds."""
+    shards: int
+    seeds: int
+    seed_rejects: int
+    undescribed: int
+    """Seeds that stage 0 has to describe."""
+    models: dict[str, ModelPin]
+    embed: ModelPin | None
+    format: int = FORMAT
+
+    @classmethod
+    def load(cls, run: RunDir) -> Plan:
+        """The plan of a run.
+
+        Raises:
+            GraError: when it was made by an incompatible version.
+        """
+        data = read_json(run.plan)
+        if data.get("format") != FORMAT:
+            raise GraError(f"{run.plan}: plan format {data.get('format')}, this version reads {FORMAT}")
+        data["models"] = {k: ModelPin(**v) for k, v in data["models"].items()}
+        data["embed"] = ModelPin(**data["embed"]) if data["embed"] else None
+        return cls(**data)
+
+    def verify(self, config: RunConfig, run: RunDir) -> None:
+        """Refuse a configuration with another fingerprint.
+
+        Raises:
+            FingerprintError: with the keys that differ.
+        """
+        now = frozen(
+            config, self.frozen["seeds"], {k: v.identity for k, v in self.models.items()}, self.embed
+        )
+        if digest(now) != self.fingerprint:
+            raise FingerprintError(
+                f"{run.path}: planned with other settings: {'; '.join(differences(self.frozen, now))}",
+                f"plan a new run: gra plan {run.path}-2 ...",
+            )
+
+
+def frozen(config: RunConfig, seeds: str, models: dict[str, str], embed: ModelPin | None) -> dict[str, Any]:
+    """Everything that the samples of a run depend on, without where and how they are computed."""
+    out: dict[str, Any] = fingerprinted(config)
+    for name, model in out["models"].items():
+        del model["path"], model["revision"], model["licence"]
+        model["identity"] = models[name]
+    del out["merge"]["embed_model"]
+    out["merge"]["embed_identity"] = embed.identity if embed else ""
+    out |= {"seeds": seeds, "prompts": prompts_digest(), "version": __version__}
+    return out
+
+
+def differences(planned: Any, now: Any, prefix: str = "") -> Iterator[str]:
+    """`key: planned A, now B` for every leaf that differs."""
+    if isinstance(planned, dict) and isinstance(now, dict):
+        for key in sorted({*planned, *now}):
+            yield from differences(planned.get(key), now.get(key), f"{prefix}{key}.")
+    elif planned != now:
+        yield f"{prefix[:-1]}: planned {planned!r}, now {now!r}"
+
+
+def pin_models(config: RunConfig) -> dict[str, ModelPin]:
+    """Find every model of the pool; its identity becomes part of the fingerprint.
+
+    Raises:
+        EngineError: a model that is not there, with the command that fetches it.
+    """
+    pins = {}
+    for name, model in config.models.items():
+        directory = model_directory(model.path, model.revision)
+        pins[name] = ModelPin(str(directory), identity(directory, model), _revision(directory), model.licence)
+    return pins
+
+
+def pin_embed(config: RunConfig) -> ModelPin | None:
+    """Find the sentence embedding model, if the merge will need one."""
+    if not (config.merge.semantic and config.merge.embed_model):
+        return None
+    directory = model_directory(config.merge.embed_model, "")
+    return ModelPin(str(directory), identity(directory, None), _revision(directory), "")
+
+
+def _revision(directory: Path) -> str:
+    """The commit of a snapshot in the Hub's cache layout (`.../snapshots/COMMIT`), else nothing."""
+    return directory.name if directory.parent.name == "snapshots" else ""
+
+
+def make(path: Path, config: RunConfig) -> RunDir:
+    """Plan a run: read the seeds, pin the models, digest it all, and write the run directory whole.
+
+    Planning again with the same settings changes nothing but what is allowed to change (placement, site, ...).
+
+    Raises:
+        SeedError, EngineError, StorageError: what cannot be read or written.
+        FingerprintError: the directory holds a run with other settings.
+    """
+    from gra_hpc import seeds as seed_module
+
+    run = RunDir(path.absolute())
+    if run.path.exists() and not run.plan.exists() and any(run.path.iterdir()):
+        raise GraError(f"{path}: exists and is not a run", "choose another directory")
+    seed_set = seed_module.load(config.seeds)
+    if not seed_set.seeds:
+        raise SeedError(
+            f"{config.seeds.path}: no usable record ({len(seed_set.rejects)} rejected: "
+            f"{seed_set.rejects[0].reason if seed_set.rejects else 'the file is empty'})",
+            "check seeds.path and seeds.fields",
+        )
+    pins, embed = pin_models(config), pin_embed(config)
+    what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed)
+    undescribed = sum(not s.described for s in seed_set.seeds)
+    plan = Plan(
+        fingerprint=digest(what),
+        frozen=what,
+        version=__version__,
+        created=time.time(),
+        shards=config.launch.shards or -(-len(seed_set.seeds) // config.launch.seeds_per_shard),
+        seeds=len(seed_set.seeds),
+        seed_rejects=len(seed_set.rejects),
+        undescribed=undescribed,
+        models=pins,
+        embed=embed,
+    )
+    if run.plan.exists():
+        before = Plan.load(run)
+        before.verify(config, run)
+        if before.frozen != what:
+            raise FingerprintError(
+                f"{path}: planned with other seeds or models: {'; '.join(differences(before.frozen, what))}"
+            )
+        write_atomic(run.config, presets.dump(config).encode())
+        return run
+    if plan.shards > plan.seeds:
+        raise GraError(
+            f"launch.shards={plan.shards}: more shards than seeds ({plan.seeds})",
+            f"launch.shards={plan.seeds}",
+        )
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    with room(run.path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.path.parent))
+        try:
+            draft = RunDir(temporary)
+            for d in (draft.logs, draft.submissions, draft.round(1).path):
+                d.mkdir(parents=True)
+            draft.config.write_text(presets.dump(config))
+            seed_module.write_records(draft.seeds, seed_set.seeds)
+            seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
+            if undescribed:
+                draft.round(0).path.mkdir(parents=True)
+                RoundPlan(0, undescribed, min(plan.shards, undescribed)).save(draft.round(0))
+            first_round(config, plan).save(draft.round(1))
+            draft.plan.write_bytes(to_json(asdict(plan)))
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            if run.path.exists():
+                run.path.rmdir()
+            temporary.rename(run.path)
+            fsync_dir(run.path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return run
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """`round.json`: how many candidates a round makes. Round 0 describes the seeds that need it, one unit each."""
+
+    round: int
+    candidates: int
+    shards: int
+    target: int = 0
+    """Rows wanted after the merge; 0: all that survive."""
+    acceptance: float | None = None
+    """Share of candidates expected to survive, from which `candidates` was computed for a target."""
+
+    @classmethod
+    def load(cls, directory: RoundDir) -> RoundPlan:
+        """The plan of a round.
+
+        Raises:
+            GraError: when the round before it has not been merged yet.
+        """
+        if not directory.plan.is_file():
+            raise GraError(
+                f"round {directory.number} is not planned yet: round {directory.number - 1} has not been merged",
+                f"gra status {directory.path.parent.parent}",
+            )
+        return cls(**read_json(directory.plan))
+
+    def save(self, directory: RoundDir) -> None:
+        directory.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(directory.plan, to_json(asdict(self)))
+
+    def candidates_of(self, seed_index: int, seeds: int) -> int:
+        """Candidates anchored on one seed: spread evenly, the first seeds get one more."""
+        return self.candidates // seeds + (seed_index < self.candidates % seeds)
+
+
+def first_round(config: RunConfig, plan: Plan) -> RoundPlan:
+    """Round 1: `samples_per_seed`, or enough for the target at the stated acceptance."""
+    return size_round(1, config, plan.seeds, plan.shards, config.method.expected_acceptance)
+
+
+def size_round(number: int, config: RunConfig, seeds: int, shards: int, acceptance: float) -> RoundPlan:
+    """How many candidates a round needs.
+
+    Args:
+        acceptance: share of candidates that survive, stated or measured so far; for a target, a twentieth more
+            candidates are planned than it asks for.
+    """
+    target = config.method.target_accepted
+    if not target:
+        return RoundPlan(number, seeds * config.method.samples_per_seed, shards)
+    needed = -(-int(1.05 * target / max(acceptance, 1e-3)) // 1)
+    return RoundPlan(number, max(needed, 1), shards, target, acceptance)
