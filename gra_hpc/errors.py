@@ -54,3 +54,7 @@ class ReleaseError(GraError):
 
 class LaunchError(GraError):
     """Slurm, or the local executor, refused or cannot be reached."""
+
+
+class SlurmDownError(LaunchError):
+    """Slurm's controller does not answer. What is running goes on; files still tell what is done."""

@@ -1,0 +1,1 @@
+"""From a plan to jobs: arrays, resume, status; Slurm and the local executor."""

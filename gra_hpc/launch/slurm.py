@@ -1,0 +1,276 @@
+"""Slurm's client commands. Nothing else in the package runs them, and this module imports nothing heavy.
+
+Every command is run with a timeout (one that hangs is common when a daemon is gone), without a shell, and without
+the user's own output formats (`SQUEUE_FORMAT` and the like). Truth about a run is what lies on disk: what is asked
+here tells only what is waiting and running.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gra_hpc.errors import LaunchError, SlurmDownError
+
+TIMEOUT_S = 30.0
+"""Longest time a client command may take. With its controller gone, squeue gives up after Slurm's MessageTimeout."""
+
+_DOWN = re.compile(
+    r"Unable to contact slurm controller|Connection refused|connect failure|Connection timed out|Zero Bytes were"
+    r"|Socket timed out|standby mode|Unable to establish control|Munge encode failed|Could not establish a config",
+    re.IGNORECASE,
+)
+_WAIT = "try again later: running jobs go on, and gra status RUN reads the files alone"
+_UNKNOWN_JOB = re.compile(r"Invalid job id specified|Job/step already completing or completed", re.IGNORECASE)
+_USER_FORMATS = ("SQUEUE_", "SINFO_", "SCONTROL_", "SACCT_", "SACCTMGR_", "SLURM_TIME_FORMAT", "SCANCEL_")
+_WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+_RUNNING = frozenset(
+    {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+)
+SEPARATOR = "\x1f"  # in no name, comment or reason
+_QUEUE_FIELDS = (
+    "JobArrayID", "ArrayJobID", "ArrayTaskID", "JobID", "State", "Reason", "NodeList", "TimeLeft", "RestartCnt",
+    "UserName", "Name", "Comment",
+)  # fmt: skip
+_CHUNK = 500  # job ids per command line
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One array task, or one job that is not an array, as Slurm's queue shows it."""
+
+    id: str
+    """As Slurm's commands take it: `4242_7`, or `4242` for a job that is not an array."""
+    job: int
+    """The array's id: what sbatch printed."""
+    index: int | None
+    """Index in the array; none for a job that is not an array."""
+    raw_id: int
+    """Slurm's own id of this task (SLURM_JOB_ID inside it); while it waits, the array's."""
+    state: str
+    """In full: PENDING, RUNNING, COMPLETING, ..."""
+    reason: str
+    """Why it waits (Priority, Resources, Dependency, JobHeldUser, ...); empty when there is none."""
+    node: str
+    """Where it runs; empty while it waits."""
+    time_left_s: int | None
+    """Seconds to its time limit; none when it has no limit."""
+    restarts: int
+    """How often Slurm has requeued it."""
+    user: str
+    name: str
+    comment: str
+
+    @property
+    def waiting(self) -> bool:
+        return self.state in _WAITING
+
+    @property
+    def running(self) -> bool:
+        """On a node, or leaving it: a new attempt at its work would be a second copy."""
+        return self.state in _RUNNING
+
+    @property
+    def active(self) -> bool:
+        return self.waiting or self.running
+
+    @property
+    def hopeless(self) -> bool:
+        """Waits for what cannot happen any more."""
+        return self.waiting and self.reason in {"DependencyNeverSatisfied", "BadConstraints", "PartitionDown"}
+
+
+def run(args: Sequence[str], timeout: float = TIMEOUT_S) -> str:
+    """What a client command prints.
+
+    Raises:
+        SlurmDownError: no answer in time, or the controller cannot be reached.
+        LaunchError: the command is missing, or Slurm refused; with Slurm's own line.
+    """
+    return _run(args, timeout)
+
+
+def _run(args: Sequence[str], timeout: float, unknown_ok: bool = False) -> str:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(_USER_FORMATS)}
+    try:
+        # A session of its own: Ctrl-C in a terminal must not cut a command between asking and being told.
+        done = subprocess.run(
+            list(args),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env={**env, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise LaunchError(
+            f"{args[0]}: command not found, so this is no Slurm login node",
+            "load the site's Slurm module, or use site.executor=local",
+        ) from None
+    except OSError as e:
+        raise LaunchError(f"{args[0]}: cannot be run ({e.strerror})", "gra doctor") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmDownError(f"{args[0]}: no answer from Slurm within {timeout:g} s", _WAIT) from None
+    if done.returncode == 0 or (unknown_ok and _UNKNOWN_JOB.search(done.stderr)):
+        return done.stdout
+    said = _errors(done.stderr) or _errors(done.stdout) or f"exit code {done.returncode}"
+    if _DOWN.search(said):
+        raise SlurmDownError(f"{args[0]}: Slurm's controller does not answer: {said}", _WAIT)
+    raise LaunchError(f"{' '.join(args[:2])}: Slurm refused: {said}", "gra doctor")
+
+
+def _errors(text: str) -> str:
+    """Slurm's own lines, without its notes."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [re.sub(r"^(\w+: )?(error|fatal): ", "", line) for line in lines]
+    return "; ".join(dict.fromkeys(lines))[:500]
+
+
+def queue(
+    jobs: Iterable[int | str] = (),
+    user: str = "",
+    comment: str = "",
+    finished: bool = False,
+    timeout: float = TIMEOUT_S,
+) -> list[Task]:
+    """Array tasks and jobs in the queue, by one squeue.
+
+    Args:
+        jobs: ids (of arrays, jobs or array tasks); forgotten ones are left out. Empty: all of the user's.
+        user: whose; empty: this user's when no jobs are named, else anyone's.
+        comment: only those whose comment starts with it.
+        finished: also those that ended lately (Slurm remembers them for MinJobAge, 5 minutes on most sites).
+
+    Raises:
+        SlurmDownError: the controller does not answer.
+        LaunchError: squeue is missing, or refused.
+    """
+    ids = [str(j) for j in jobs]
+    user = user or ("" if ids else str(os.getuid()))
+    args = ["squeue", "--noheader", "--array"]
+    args.append("--Format=" + ",".join(f"{f}:{SEPARATOR}" for f in _QUEUE_FIELDS))
+    if finished:
+        args.append("--states=all")
+    if user:
+        args.append(f"--user={user}")
+    if ids:
+        args.append(f"--jobs={','.join(ids)}")
+    tasks = parse_queue(_run(args, timeout, unknown_ok=True))
+    return [t for t in tasks if t.comment.startswith(comment)]
+
+
+def parse_queue(text: str) -> list[Task]:
+    """Tasks in squeue's answer to `queue`. Lines of another shape (`CLUSTER: x`, warnings) are passed over."""
+    tasks = []
+    for line in text.split(f"{SEPARATOR}\n"):
+        fields = [value(f) for f in line.split(SEPARATOR)]
+        if len(fields) != len(_QUEUE_FIELDS):
+            continue
+        shown, job, index, raw, state, reason, node, left, restarts, owner, name, comment = fields
+        base = shown.rpartition("\n")[2].partition("_")[0]
+        if not base.isdigit():
+            continue
+        tasks.append(
+            Task(
+                id=f"{base}_{index}" if index.isdigit() else base,
+                job=int(job) if job.isdigit() else int(base),
+                index=int(index) if index.isdigit() else None,
+                raw_id=int(raw) if raw.isdigit() else int(base),
+                state=state,
+                reason="" if reason == "None" else reason,
+                node=node,
+                time_left_s=seconds(left),
+                restarts=int(restarts) if restarts.isdigit() else 0,
+                user=owner,
+                name=name,
+                comment=comment,
+            )
+        )
+    return tasks
+
+
+def value(text: str) -> str:
+    """A field as Slurm prints it, with nothing for its words for nothing."""
+    text = text.strip(" ")
+    return "" if text in {"(null)", "N/A", "n/a"} else text
+
+
+def seconds(text: str) -> int | None:
+    """Slurm's time (`MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`) in seconds; none: no bound."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if not match:
+        return None
+    days, a, b, c = (int(g) if g else 0 for g in match.groups())
+    if match[1]:
+        return ((days * 24 + a) * 60 + b) * 60 + c
+    if match[4]:
+        return (a * 60 + b) * 60 + c
+    return a * 60 + b
+
+
+def cancel(ids: Iterable[int | str], timeout: float = TIMEOUT_S) -> None:
+    """Cancel jobs, arrays or array tasks; those that have ended are passed over."""
+    for chunk in _chunks(ids):
+        _run(["scancel", *chunk], timeout, unknown_ok=True)
+
+
+def requeue(ids: Iterable[int | str], timeout: float = TIMEOUT_S) -> None:
+    """Stop tasks, without a signal, and put them back in the queue.
+
+    Raises:
+        LaunchError: Slurm refused (unknown task, or requeueing is off).
+    """
+    for chunk in _chunks(ids):
+        _run(["scontrol", "requeue", ",".join(chunk)], timeout)
+
+
+def hold(ids: Iterable[int | str], timeout: float = TIMEOUT_S) -> None:
+    """Keep waiting tasks from starting."""
+    for chunk in _chunks(ids):
+        _run(["scontrol", "hold", ",".join(chunk)], timeout)
+
+
+def release(ids: Iterable[int | str], timeout: float = TIMEOUT_S) -> None:
+    """Let held tasks start."""
+    for chunk in _chunks(ids):
+        _run(["scontrol", "release", ",".join(chunk)], timeout)
+
+
+def _chunks(ids: Iterable[int | str]) -> Iterator[list[str]]:
+    words = [str(i) for i in ids]
+    for i in range(0, len(words), _CHUNK):
+        yield words[i : i + _CHUNK]
+
+
+def index_ranges(indices: Iterable[int]) -> str:
+    """Array indices as Slurm writes them: `0-3,7,9-10`."""
+    runs: list[list[int]] = []
+    for i in sorted(set(indices)):
+        if runs and i == runs[-1][1] + 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    return ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in runs)
+
+
+def max_array_size(timeout: float = TIMEOUT_S) -> int:
+    """Largest array of the site: indices run from 0 to one less."""
+    return number(config(timeout).get("MaxArraySize", ""), 1001)
+
+
+def config(timeout: float = TIMEOUT_S) -> dict[str, str]:
+    """The controller's settings (`scontrol show config`); what is not set is empty."""
+    pairs = (line.partition("=") for line in run(["scontrol", "show", "config"], timeout).splitlines())
+    return {key.strip(): value(text) for key, eq, text in pairs if eq}
+
+
+def number(text: str, default: int = 0) -> int:
+    """The number that a value starts with (`30 sec`)."""
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else default
