@@ -36,8 +36,9 @@ from gra_hpc.slices import Pool, Unit, slice_of
 
 log = logging.getLogger(__name__)
 
-DRAIN_ON_TERM_S = 8.0
-"""After SIGTERM (cancelled, or preempted without warning) calls in flight get this long."""
+DRAIN_ON_TERM_S = 3.0
+"""After SIGTERM (cancelled, or preempted without warning) calls in flight get this long: Slurm has sent it to the
+engines too."""
 
 
 class End(Enum):
@@ -45,7 +46,8 @@ class End(Enum):
 
     published = "published"
     already = "published already, by another attempt"
-    drained = "drained before the end of its time; its answers are kept for the next attempt"
+    drained = "drained ahead of its time limit or preemption; its answers are kept for the next attempt"
+    stopped = "stopped by SIGTERM; its answers are kept for the next attempt"
 
 
 class Draining(Exception):
@@ -107,7 +109,7 @@ def run_shard(run: RunDir, round_: int, number: int) -> End:
     """Run one attempt at a shard to its end.
 
     On SIGUSR2 (time limit ahead, preemption) it admits no more calls, waits for those in flight and returns
-    `End.drained`; the caller requeues. On SIGTERM likewise, but quickly.
+    `End.drained`; the caller requeues. On SIGTERM it does the same, only faster, and returns `End.stopped`.
 
     Raises:
         GraError: what stops the shard, in one line; the journal keeps what was answered.
@@ -126,7 +128,7 @@ def run_shard(run: RunDir, round_: int, number: int) -> End:
     units = list(slice_of(config, round_plan, pool, number))
     del pool
     here = attempts.begin(shard)
-    if attempts.stuck(shard, here) and attempts.restart_count() >= 2:
+    if attempts.restart_count() >= 2 and attempts.stuck(shard, here):
         raise IncompleteError(
             f"{shard.path}: two attempts in a row ended without an answered call; not tried again",
             f"read {run.logs}, raise site.time_minutes, then gra resume {run.path}",
@@ -165,7 +167,7 @@ async def _attempt(state: Attempt, units: list[Unit]) -> End:
                 await _drive(state, units, Gate(engine, state.draining), lead)
                 stats = engine.stats()
             if len(state.samples) < len(units):
-                return End.drained
+                return _unfinished(state)
             state.beat.phase = "embedding"
             embeddings = await asyncio.to_thread(_embed, state)
             state.beat.phase = "publishing"
@@ -173,6 +175,21 @@ async def _attempt(state: Attempt, units: list[Unit]) -> End:
             return await asyncio.to_thread(_publish, state, units, embeddings, stats, began)
     finally:
         beating.cancel()
+
+
+def _unfinished(state: Attempt) -> End:
+    """Why an attempt that admits no more calls ends; an error if nothing is gained by another one."""
+    if publish.is_published(state.shard):
+        return End.already
+    if state.signal == signal.SIGTERM:
+        return End.stopped
+    last = attempts.earlier(state.shard, state.dir)[-1:]
+    if state.beat.calls == 0 and last and last[0].journal.stat().st_size == 0:
+        raise IncompleteError(
+            f"{state.shard.path}: two attempts in a row ended without an answered call; not requeued",
+            f"raise site.time_minutes or read {state.run.logs / state.dir.id}, then gra resume {state.run.path}",
+        )
+    return End.drained
 
 
 async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -> None:
@@ -287,16 +304,13 @@ def _on_signals(state: Attempt, loop: asyncio.AbstractEventLoop) -> Iterator[Non
     handled = (signal.SIGUSR2, signal.SIGTERM)
 
     def drain(signum: int) -> None:
-        log.warning("signal %s: no more calls are asked", signal.Signals(signum).name)
+        log.warning("%s: no more calls are asked", signal.Signals(signum).name)
         state.signal = state.signal or signum
         state.draining.set()
 
-    before = {s: signal.getsignal(s) for s in handled}
-    for s in handled:
-        loop.add_signal_handler(s, drain, s)
+    before = {s: signal.signal(s, lambda n, _: loop.call_soon_threadsafe(drain, n)) for s in handled}
     try:
         yield
     finally:
         for s in handled:
-            loop.remove_signal_handler(s)
             signal.signal(s, before[s])

@@ -1,0 +1,95 @@
+"""One sample with its whole history, readable: from a run's published shards, or from a release directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.errors import GraError
+from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.rundir import RunDir
+from gra_hpc.storage import read_json
+
+
+def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tuple[dict[str, Any], Path, Path]:
+    """A sample of a run by the start of its id; without one, the best of a status.
+
+    Returns:
+        Its row, and the shard's samples and calls tables.
+
+    Raises:
+        GraError: no such sample.
+    """
+    import pyarrow.parquet as pq
+
+    best: tuple[dict[str, Any], Path, Path] | None = None
+    for manifest in sorted(run.path.glob("rounds/[0-9]*/shards/*/manifest.json")):
+        m = read_json(manifest)
+        samples, calls = (manifest.parent / m[k]["file"] for k in ("samples", "calls"))
+        if not wanted and m["round"] == 0:
+            continue
+        for row in pq.read_table(samples, columns=_columns(samples)).to_pylist():
+            if wanted:
+                if row["id"].startswith(wanted):
+                    return row, samples, calls
+            elif row["status"] == status and (best is None or (row["score"] or 0) > (best[0]["score"] or 0)):
+                best = (row, samples, calls)
+    if best is None:
+        what = f"sample {wanted}" if wanted else f"{status} sample"
+        raise GraError(f"{run.path}: no published {what}", f"gra status {run.path}")
+    return best
+
+
+def _columns(path: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return [n for n in pq.read_schema(path).names if n != "embedding"]
+
+
+def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
+    """A sample as lines of text: roles, outcome, reviews, and every call it rests on."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    outcome = row["status"] + (f" at {row['stage']}" if row["stage"] else "")
+    yield f"sample {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  domain {row['domain']}"
+    yield f"outcome: {outcome}{': ' + row['reason'] if row['reason'] else ''}"
+    if row["mean"] is not None:
+        yield f"scores: mean {row['mean']:.2f}, sd {row['sd']:.2f}, ranked by {row['score']:.2f}"
+    yield (
+        f"generator {row['generator']}; reviewers {', '.join(row['reviewers'])};"
+        f" adjudicator {row['adjudicator'] or 'none needed'}"
+    )
+    yield f"keywords: {', '.join(row['keywords'])}"
+    yield from _block("instruction", row["instruction"])
+    yield from _block("response", row["response"])
+    if row["summary"]:
+        yield f"summary: {row['summary']}"
+    for r in row["instruction_reviews"]:
+        yield f"instruction review by {r['member']}: {_scores(r, INSTRUCTION_CRITERIA)}  {r['comment']}"
+    for r in row["reviews"]:
+        yield f"review by {r['member']}: {_scores(r, CRITERIA)}  {r['comment']}"
+    if row["verdict"]:
+        yield f"verdict of {row['verdict']['member']}: {_scores(row['verdict'], CRITERIA)}  {row['verdict']['comment']}"
+    if row["raw"]:
+        yield from _block("unusable answer", row["raw"])
+    table = pq.read_table(calls)
+    mine = table.filter(pc.starts_with(table["key"], row["id"])).sort_by("at").to_pylist()
+    yield f"calls ({len(mine)}):"
+    for c in mine:
+        _, step, seat, attempt = c["key"].split("/")
+        yield (
+            f"  {step:18} {seat:11} try {attempt}  {c['member']} ({c['model']})  {c['prompt_tokens']}+"
+            f"{c['completion_tokens']} tokens  {c['seconds']:.2f} s  {c['finish']}  seed {c['seed']}"
+        )
+
+
+def _scores(review: dict[str, Any], criteria: tuple[str, ...]) -> str:
+    return ", ".join(f"{c} {review[c]}" for c in criteria)
+
+
+def _block(title: str, text: str) -> Iterator[str]:
+    yield f"{title}:"
+    for line in text.splitlines() or [""]:
+        yield f"    {line}"

@@ -1,0 +1,231 @@
+"""Slurm jobs through submitit: arrays of shards, and merges that depend on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gra_hpc.config import RunConfig, SiteConfig
+from gra_hpc.errors import LaunchError
+from gra_hpc.launch import slurm
+from gra_hpc.launch.rounds import Step
+from gra_hpc.launch.submissions import Job, Submission, live
+from gra_hpc.launch.tasks import MergeTask, ShardTask
+from gra_hpc.rundir import RunDir
+
+UNLIMITED = 10**9
+"""submitit bounds requeues by time limit; ours are bounded by progress (`shard.run_shard`)."""
+
+
+def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Iterator[str]:
+    """Submit arrays for the shards that are neither published nor in the queue, and the merges behind them.
+
+    Each array depends on the merge before it; each merge on all arrays of its round (`afterany`: it decides from the
+    manifests). Merges and arrays that wait from an earlier submission are cancelled and armed anew.
+
+    Yields:
+        One line per job.
+
+    Raises:
+        LaunchError: Slurm refused a job; those before it are recorded and stay.
+    """
+    in_queue = live(run)
+    running = {
+        (job.round, job.shards[t.index or 0]) for job, t in in_queue if job.kind == "shards" and t.running
+    }
+    stale = [t.id for _, t in in_queue if t.waiting]
+    alive = {(job.round, str(t.job)) for job, t in in_queue if job.kind == "shards" and t.running}
+    busy = {job.round for job, t in in_queue if job.kind == "merge" and t.running}
+    if stale:
+        slurm.cancel(stale)
+        yield f"{len(stale)} waiting jobs of earlier submissions cancelled; they are submitted anew"
+    size = config.site.max_array_size or slurm.max_array_size()
+    jobs: list[Job] = []
+    for step in steps:
+        todo = [s for s in step.shards if (step.round, s) not in running]
+        jobs += [Job("shards", step.round, todo[i : i + size]) for i in range(0, len(todo), size)]
+        if step.round not in busy:
+            jobs.append(Job("merge", step.round))
+    if not jobs:
+        yield "everything that is left runs already"
+        return
+    submission = Submission.new(jobs)
+    submission.save(run)
+    after_merge = ""
+    for number, job in enumerate(jobs):
+        comment = submission.comment(run, number)
+        if job.kind == "shards":
+            depend = f"afterok:{after_merge}" if after_merge else ""
+            tasks = [ShardTask(str(run.path), job.round, s) for s in job.shards]
+            job.id = _submit_array(shard_executor(run, config, comment, depend), tasks)
+            yield f"round {job.round}: array {job.id} of {len(tasks)} shards ({slurm.index_ranges(job.shards)})"
+        else:
+            arrays = [j.id for j in jobs if j.kind == "shards" and j.round == job.round]
+            arrays += [i for r, i in alive if r == job.round]
+            parents = arrays or ([after_merge] if after_merge else [])
+            kind = "afterany" if arrays else "afterok"
+            depend = f"{kind}:{':'.join(dict.fromkeys(parents))}" if parents else ""
+            job.id = _submit_one(
+                merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.round)
+            )
+            after_merge = job.id
+            yield f"round {job.round}: merge {job.id}{f' after {depend}' if depend else ''}"
+        submission.save(run)
+
+
+def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "") -> Any:
+    """A submitit executor for shards."""
+    site = config.site
+    options = _common(site, comment, depend, site.partition)
+    if site.gpus_per_node and site.gpu_style != "none":
+        typed = f"{site.gpu_type}:" if site.gpu_type else ""
+        if site.gpu_style == "gres":
+            options["gres"] = f"gpu:{typed}{site.gpus_per_node}"
+        else:
+            options["gpus-per-node"] = f"{typed}{site.gpus_per_node}"
+    executor = _executor(run, site)
+    executor.update_parameters(
+        job_name=f"gra-{run.name}"[:60],
+        time=site.time_minutes,
+        signal_delay_s=site.signal_lead_s,
+        nodes=1,
+        ntasks_per_node=1,
+        stderr_to_stdout=True,
+        array_parallelism=config.launch.parallel or 100_000,
+        srun_args=_srun(site.cpus_per_task, site),
+        setup=_setup(site),
+        additional_parameters={**options, **site.sbatch},
+        **_size(site.cpus_per_task, site.memory_gb),
+    )
+    return _without_wckey(executor, site)
+
+
+def merge_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "") -> Any:
+    """A submitit executor for a merge: one CPU task."""
+    site = config.site
+    executor = _executor(run, site)
+    executor.update_parameters(
+        job_name=f"gra-{run.name}-merge"[:60],
+        time=site.merge_time_minutes,
+        signal_delay_s=min(site.signal_lead_s, 12 * site.merge_time_minutes),
+        nodes=1,
+        ntasks_per_node=1,
+        stderr_to_stdout=True,
+        srun_args=_srun(site.merge_cpus, site),
+        setup=_setup(site),
+        additional_parameters={
+            **_common(site, comment, depend, site.merge_partition or site.partition),
+            **site.sbatch,
+        },
+        **_size(site.merge_cpus, site.merge_memory_gb),
+    )
+    return _without_wckey(executor, site)
+
+
+def sbatch_text(run: RunDir, config: RunConfig, shards: int) -> str:
+    """The sbatch file that an array of shards would be submitted with."""
+    executor = shard_executor(run, config, "gra:RUN:SUBMISSION:0")
+    executor.parameters["map_count"] = min(shards, config.site.max_array_size or shards)
+    command = executor._submitit_command_str
+    return str(executor._make_submission_file_text(command, "UID"))
+
+
+def _executor(run: RunDir, site: SiteConfig) -> Any:
+    import submitit
+
+    class Executor(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:
+            """Also where sbatch is missing: texts are rendered on any machine; submitting says what is missing."""
+            return 2
+
+    python = launcher(site)
+    return Executor(folder=run.logs / "%A", max_num_timeout=UNLIMITED, python=python)
+
+
+def launcher(site: SiteConfig) -> str | None:
+    """What starts Python in the job: the site's, in its container if it has one; None: the submitter's own."""
+    import shlex
+    import sys
+
+    kind, _, image = site.container.partition(":")
+    python = site.python or sys.executable
+    if kind == "apptainer":
+        nv = "--nv " if site.gpus_per_node else ""
+        return f"apptainer exec {nv}{shlex.quote(image)} {shlex.quote(site.python or 'python3')}"
+    return shlex.quote(python) if site.python else None
+
+
+def _common(site: SiteConfig, comment: str, depend: str, partition: str) -> dict[str, Any]:
+    named = {
+        "account": site.account,
+        "partition": partition,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "reservation": site.reservation,
+        "exclude": site.exclude,
+        "dependency": depend,
+    }
+    return {
+        **{k: v for k, v in named.items() if v},
+        "comment": comment,
+        "requeue": True,
+        "kill-on-invalid-dep": "yes",
+        "open-mode": "append",
+    }
+
+
+def _size(cpus: int, memory_gb: float) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if cpus:
+        out["cpus_per_task"] = cpus
+    if memory_gb:
+        out["mem"] = f"{int(memory_gb * 1024)}M"
+    return out
+
+
+def _srun(cpus: int, site: SiteConfig) -> list[str]:
+    args = ["--kill-on-bad-exit=1"]
+    if cpus:  # since Slurm 22.05 srun does not inherit it
+        args.append(f"--cpus-per-task={cpus}")
+    kind, _, image = site.container.partition(":")
+    if kind == "pyxis":
+        args.append(f"--container-image={image}")
+    return args
+
+
+def _setup(site: SiteConfig) -> list[str]:
+    return [*(f"module load {m}" for m in site.modules), *site.setup]
+
+
+def _without_wckey(executor: Any, site: SiteConfig) -> Any:
+    if not site.wckey:
+        executor.parameters["wckey"] = None
+    return executor
+
+
+def _submit_array(executor: Any, tasks: Sequence[ShardTask]) -> str:
+    if len(tasks) == 1:  # one submission is no array: its id has no index
+        return _submit_one(executor, tasks[0])
+    return str(_guarded(lambda: executor.submit_array(tasks))[0].job_id.split("_")[0])
+
+
+def _submit_one(executor: Any, task: Any) -> str:
+    return str(_guarded(lambda: executor.submit(task)).job_id.split("_")[0])
+
+
+def _guarded(act: Any) -> Any:
+    """submitit's and sbatch's refusals as one line."""
+    import submitit
+
+    try:
+        return act()
+    except FileNotFoundError as e:
+        raise LaunchError(
+            f"{e.filename or 'sbatch'}: command not found", "site.executor=local, or load Slurm"
+        ) from None
+    except submitit.core.utils.FailedJobError as e:
+        lines = [x for x in str(e).splitlines() if "error" in x.lower()] or str(e).splitlines()[-1:]
+        raise LaunchError(
+            f"sbatch refused: {'; '.join(dict.fromkeys(x.strip() for x in lines))}", "gra doctor"
+        ) from None

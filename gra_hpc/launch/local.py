@@ -1,0 +1,130 @@
+"""The local executor: the same jobs without Slurm, a bounded number at once, watched until the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gra_hpc import presets
+from gra_hpc.errors import IncompleteError, LaunchError
+from gra_hpc.launch.rounds import Step, remaining
+from gra_hpc.launch.tasks import MergeTask, ShardTask
+from gra_hpc.publish import is_published
+from gra_hpc.rundir import RunDir
+
+POLL_S = 0.3
+_YEAR_MIN = 60 * 24 * 365
+"""submitit's local jobs end after two minutes unless told otherwise."""
+
+
+def run_all(run: RunDir, watch: Callable[[], None] = lambda: None) -> None:
+    """Run everything that is left of a run, round by round.
+
+    Args:
+        watch: called a few times a second while jobs run (the progress display).
+
+    Raises:
+        IncompleteError: shards that ended without a result; all others were still run.
+        KeyboardInterrupt: passed on after the jobs have ended.
+    """
+    parallel = presets.load(run.config).launch.parallel or 1
+    for step in remaining(run):
+        _shards(run, step, parallel, watch)
+        job = _submit(run, MergeTask(str(run.path), step.round))
+        _wait([job], watch)
+        _result(job)
+
+
+def _shards(run: RunDir, step: Step, parallel: int, watch: Callable[[], None]) -> None:
+    waiting, running, problems = list(step.shards), [], {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                shard = waiting.pop(0)
+                running.append((shard, _submit(run, ShardTask(str(run.path), step.round, shard))))
+            for shard, job in [pair for pair in running if pair[1].done()]:
+                running.remove((shard, job))
+                if not is_published(run.round(step.round).shard(shard)):
+                    problems[shard] = _error(job)
+            watch()
+            time.sleep(POLL_S)
+    except BaseException:
+        _stop([job for _, job in running])
+        raise
+    if problems:
+        shards = ", ".join(str(s) for s in problems)
+        cause, log = next(iter(problems.values()))
+        raise IncompleteError(
+            f"round {step.round}: shard {shards} not published: {cause} (log: {log})",
+            f"gra resume {run.path}",
+        )
+
+
+def _submit(run: RunDir, task: Any) -> Any:
+    import submitit
+
+    with _quiet():
+        executor = submitit.LocalExecutor(folder=run.logs / "%j")
+        executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=False)
+        return executor.submit(task)
+
+
+def _wait(jobs: list[Any], watch: Callable[[], None]) -> None:
+    try:
+        while any(not j.done() for j in jobs):
+            watch()
+            time.sleep(POLL_S)
+    except BaseException:
+        _stop(jobs)
+        raise
+
+
+def _stop(jobs: list[Any]) -> None:
+    """End jobs on Ctrl-C: SIGTERM drains them; what does not end is killed, and its engines with it."""
+    import signal
+
+    for job in jobs:
+        with contextlib.suppress(OSError):
+            job._process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while any(not j.done() for j in jobs) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    for job in jobs:
+        if not job.done():
+            job._process.kill()
+
+
+def _error(job: Any) -> tuple[str, Path]:
+    """The last line of what a job raised, and its log."""
+    log = Path(job.paths.stderr)
+    try:
+        error = job.exception()
+        text = str(error).strip() if error else ""
+    except Exception as e:
+        text = str(e)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not set(line) <= set("- ")]
+    cause = lines[-1] if lines else "the process ended without a result"
+    return cause.removeprefix("gra_hpc.errors.").split(" -> ")[0], log
+
+
+def _result(job: Any) -> Any:
+    try:
+        return job.result()
+    except Exception:
+        cause, log = _error(job)
+        if "Error: " in cause:
+            cause = cause.split("Error: ", 1)[1]
+        raise LaunchError(f"{cause} (log: {log})", "mend it, then gra resume RUN") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """submitit warns about parameters it does not know for local jobs."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,66 @@
+"""What `gra plan` prints: the ledger to come, the models and where they would run, the sbatch text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from gra_hpc import presets
+from gra_hpc.config import EngineKind, Executor
+from gra_hpc.ledger import Ledger
+from gra_hpc.plan import Plan, RoundPlan
+from gra_hpc.rundir import RunDir
+
+
+def preview(run: RunDir) -> Iterator[str]:
+    """The plan of a run, for people."""
+    import orjson
+
+    config, plan = presets.load(run.config), Plan.load(run)
+    rejects = Counter(orjson.loads(line)["reason"] for line in run.seed_rejects.read_bytes().splitlines())
+    yield f"run          {run.path}"
+    yield f"fingerprint  {plan.fingerprint}"
+    yield (
+        f"seeds        {plan.seeds} from {config.seeds.path}"
+        f" ({plan.undescribed} to describe in stage 0; {plan.seed_rejects} rejected"
+        + (
+            f": {', '.join(f'{n} {r}' for r, n in rejects.most_common())}; see {run.seed_rejects}"
+            if rejects
+            else ""
+        )
+        + ")"
+    )
+    first = RoundPlan.load(run.round(1))
+    yield (
+        f"round 1      {first.candidates} candidates in {plan.shards} shards; "
+        f"{Ledger(first.candidates, pending=first.candidates).line()}"
+    )
+    if config.method.rounds > 1:
+        later = "sized by the acceptance measured" if config.method.target_accepted else "of the same size"
+        yield f"             {config.method.rounds - 1} more rounds, {later}"
+    yield (
+        f"committee    {', '.join(f'{n} ({m.model})' for n, m in config.committee.items())};"
+        f" roles {config.method.policy.value}"
+    )
+    for name, pin in plan.models.items():
+        yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()
+    m = config.method
+    yield (
+        f"thresholds   mean >= {m.accept_mean:g}, sd <= {m.accept_sd:g}, adjudicated mean >= {m.adjudicate_mean:g}"
+        + ("" if (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8) else "  (paper: 8, 1.5, 8)")
+    )
+    if config.engine.kind is EngineKind.simulated:
+        yield "engines      simulated: the answers are made up"
+    else:
+        from gra_hpc.engines.hosting import plan_engines
+
+        yield from (f"engines      {line}" if not i else f"             {line}" for i, line in enumerate(
+            plan_engines(config, plan).render().splitlines()
+        ))  # fmt: skip
+    if config.site.executor is Executor.slurm:
+        from gra_hpc.launch.arrays import sbatch_text
+
+        yield "sbatch       the array of round 1:"
+        yield from (f"    {line}" for line in sbatch_text(run, config, plan.shards).splitlines())
+    else:
+        yield f"executor     local, {config.launch.parallel or 1} shard at a time"

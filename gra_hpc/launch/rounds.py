@@ -1,0 +1,105 @@
+"""Rounds: what is left to do of a run, and what follows when a round's shards are published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gra_hpc import presets
+from gra_hpc.errors import IncompleteError
+from gra_hpc.plan import Plan, RoundPlan, size_round
+from gra_hpc.publish import is_published
+from gra_hpc.rundir import RunDir
+from gra_hpc.storage import read_json
+
+
+@dataclass(frozen=True)
+class Step:
+    """One round that is not merged yet."""
+
+    round: int
+    shards: tuple[int, ...]
+    """Unpublished shards."""
+    total: int
+    """All shards of the round."""
+
+
+def rounds_of(plan: Plan, rounds: int) -> list[int]:
+    """The rounds of a run; 0 only if there are seeds to describe."""
+    return [*([0] if plan.undescribed else []), *range(1, rounds + 1)]
+
+
+def shards_of(plan: Plan, number: int) -> int:
+    """Shards of a round."""
+    return min(plan.shards, plan.undescribed) if number == 0 else plan.shards
+
+
+def remaining(run: RunDir) -> list[Step]:
+    """The rounds still to do, in order, with their unpublished shards. Derived from files alone."""
+    plan, config = Plan.load(run), presets.load(run.config)
+    steps = []
+    for number in rounds_of(plan, config.method.rounds):
+        directory = run.round(number)
+        total = shards_of(plan, number)
+        if directory.manifest.is_file() and not _partial(directory.manifest):
+            continue
+        missing = tuple(s for s in range(total) if not is_published(directory.shard(s)))
+        if directory.manifest.is_file() and missing and steps == [] and config.merge.allow_partial:
+            continue  # a partial merge that was asked for counts as done
+        steps.append(Step(number, missing, total))
+    return steps
+
+
+def _partial(manifest: Any) -> bool:
+    coverage = read_json(manifest)["coverage"]
+    return bool(coverage["published"] < coverage["expected"])
+
+
+def finish_round(run: RunDir, number: int) -> str:
+    """Merge a round whose shards are published; plan the next one, or make the release. Safe to repeat.
+
+    Raises:
+        IncompleteError: shards are missing and `merge.allow_partial` is off.
+    """
+    from gra_hpc.merge.job import merge_round
+
+    plan, config = Plan.load(run), presets.load(run.config)
+    plan.verify(config, run)
+    if number not in rounds_of(plan, config.method.rounds):
+        raise IncompleteError(f"round {number}: this run has rounds {rounds_of(plan, config.method.rounds)}")
+    summary = merge_round(run, number)
+    if number < config.method.rounds:
+        if number > 0:
+            _plan_next(run, plan, number)
+        return str(summary)
+    from gra_hpc.release.build import build
+
+    build(run)
+    return f"{summary}; release in {run.release}"
+
+
+def _plan_next(run: RunDir, plan: Plan, number: int) -> None:
+    """Size the next round by the acceptance measured so far: rows that survived the merge, per candidate."""
+    config = presets.load(run.config)
+    candidates = survived = 0
+    for r in range(1, number + 1):
+        merged = read_json(run.round(r).manifest)
+        candidates += merged["ledger"]["planned"] - merged["ledger"]["pending"]
+        survived += merged["survived"]
+    size_round(number + 1, config, plan.seeds, plan.shards, survived / max(1, candidates)).save(
+        run.round(number + 1)
+    )
+
+
+def current_round(run: RunDir) -> int:
+    """The first round that is not merged; the last if all are."""
+    steps = remaining(run)
+    if steps:
+        return steps[0].round
+    return presets.load(run.config).method.rounds
+
+
+def planned_round(run: RunDir, number: int) -> RoundPlan | None:
+    """The plan of a round, once the rounds before it are merged."""
+    directory = run.round(number)
+    return RoundPlan.load(directory) if directory.plan.is_file() else None

@@ -1,0 +1,95 @@
+"""What was handed to Slurm: one file per submission, written before sbatch is called and completed after it.
+
+Every job carries a comment `gra:RUN:SUBMISSION:NUMBER`, so that a job whose submitter was killed before it could note
+the job's id is still known.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.launch import slurm
+from gra_hpc.records import digest
+from gra_hpc.rundir import RunDir
+from gra_hpc.storage import read_json, to_json, write_atomic
+
+
+@dataclass
+class Job:
+    """One sbatch: an array of shards, or a merge."""
+
+    kind: str
+    """shards or merge."""
+    round: int
+    shards: list[int] = field(default_factory=list)
+    """Shard of each array index."""
+    id: str = ""
+    """Slurm's id; empty until sbatch has answered."""
+
+
+@dataclass
+class Submission:
+    """One file in RUN/submissions."""
+
+    token: str
+    created: float
+    jobs: list[Job]
+
+    @classmethod
+    def new(cls, jobs: list[Job]) -> Submission:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        return cls(f"{stamp}-{os.getpid()}-{secrets.token_hex(2)}", time.time(), jobs)
+
+    def save(self, run: RunDir) -> None:
+        """Write it whole; only the process that made it ever does."""
+        run.submissions.mkdir(exist_ok=True)
+        write_atomic(run.submissions / f"{self.token}.json", to_json(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Submission:
+        data = read_json(path)
+        return cls(data["token"], data["created"], [Job(**j) for j in data["jobs"]])
+
+    def comment(self, run: RunDir, number: int) -> str:
+        """Marks job `number` of this submission in Slurm's queue."""
+        return f"{prefix(run)}{self.token}:{number}"
+
+
+def prefix(run: RunDir) -> str:
+    """Start of the comment of all jobs of a run."""
+    return f"gra:{digest(str(run.path), size=4)}:"
+
+
+def load_all(run: RunDir) -> dict[str, Submission]:
+    """All submissions of a run, by token."""
+    found = (Submission.load(p) for p in sorted(run.submissions.glob("*.json")))
+    return {s.token: s for s in found}
+
+
+def live(run: RunDir) -> list[tuple[Job, slurm.Task]]:
+    """Tasks of a run that wait or run, with what each one is for: one query.
+
+    Raises:
+        LaunchError: Slurm cannot be asked.
+    """
+    known = load_all(run)
+    out = []
+    for task in slurm.queue(comment=prefix(run)):
+        token, _, number = task.comment.removeprefix(prefix(run)).rpartition(":")
+        if task.active and token in known and number.isdigit():
+            out.append((known[token].jobs[int(number)], task))
+    return out
+
+
+def live_tasks(run: RunDir) -> dict[tuple[int, int], Any]:
+    """Tasks that wait or run, by round and shard."""
+    return {
+        (job.round, job.shards[task.index or 0]): task
+        for job, task in live(run)
+        if job.kind == "shards" and not task.hopeless
+    }

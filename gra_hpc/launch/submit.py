@@ -1,0 +1,65 @@
+"""`gra submit` and `gra resume`: hand what is left of a run to its executor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gra_hpc import presets
+from gra_hpc.config import Executor
+from gra_hpc.errors import LaunchError
+from gra_hpc.launch import local
+from gra_hpc.launch.display import progress
+from gra_hpc.launch.rounds import remaining
+from gra_hpc.plan import Plan
+from gra_hpc.rundir import RunDir
+from gra_hpc.storage import read_json, write_atomic
+
+
+def submit(run: RunDir, again: bool) -> None:
+    """Submit a run that was not started (`again=False`), or what is left of one.
+
+    Raises:
+        LaunchError: the run was started before, and `again` is off.
+    """
+    config = presets.load(run.config)
+    Plan.load(run).verify(config, run)
+    if not again and started(run):
+        raise LaunchError(f"{run.path}: was started before", f"gra resume {run.path}")
+    steps = remaining(run)
+    if not steps and (run.release / "manifest.json").is_file():
+        print(f"nothing left to do; release in {run.release}")
+        return
+    if config.site.executor is Executor.slurm:
+        from gra_hpc.launch.arrays import submit_steps
+
+        for line in submit_steps(run, config, steps):
+            print(line)
+        print(f"next: gra status {run.path}")
+        return
+    with progress(run) as watch:
+        local.run_all(run, watch)
+    finish(run)
+
+
+def started(run: RunDir) -> bool:
+    """Whether any job of the run was submitted or has left a trace."""
+    return any(run.submissions.glob("*.json")) or any(run.path.glob("rounds/*/shards/*"))
+
+
+def reconfigure(run: RunDir, overrides: Sequence[str]) -> None:
+    """Change settings outside the fingerprint.
+
+    Raises:
+        FingerprintError: a setting that is frozen, with the keys that differ.
+    """
+    config = presets.load(run.config, overrides)
+    Plan.load(run).verify(config, run)
+    write_atomic(run.config, presets.dump(config).encode())
+
+
+def finish(run: RunDir) -> None:
+    """Say what a finished run has made."""
+    manifest = read_json(run.release / "manifest.json")
+    print(f"\nrelease: {run.release}")
+    print(f"open it: datasets.load_dataset({str(run.release)!r})")
+    print(f"ledger:  {manifest['ledger_line']}")

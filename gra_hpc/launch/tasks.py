@@ -1,0 +1,107 @@
+"""What a job runs: one shard, or one merge. Called by submitit, by `jobs/*.py`, and so by plain sbatch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from gra_hpc.attempt import job_id
+from gra_hpc.rundir import RunDir
+
+log = logging.getLogger(__name__)
+
+KILL_WAIT_S = 600.0
+"""Longest time between Slurm's SIGTERM and its SIGKILL (GraceTime, KillWait) on any site we know."""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard of one round. The shard is an argument, never the array index: arrays may be sparse or split."""
+
+    run: str
+    round: int
+    shard: int
+
+    def __call__(self) -> str:
+        """One attempt; returns one sentence. Requeues itself when it had to drain."""
+        from gra_hpc.shard import End, run_shard
+
+        start_logging()
+        end = run_shard(RunDir.existing(self.run), self.round, self.shard)
+        sentence = f"round {self.round} shard {self.shard}: {end.value}"
+        log.info("%s", sentence)
+        if end is End.drained:
+            requeue()
+        if end is End.stopped:
+            await_kill()
+        return sentence
+
+    def checkpoint(self, *_: Any, **__: Any) -> Any:
+        """For submitit: start again with the same arguments; the journal knows the rest."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class MergeTask:
+    """The merge of one round; after the last, the release."""
+
+    run: str
+    round: int
+
+    def __call__(self) -> str:
+        from gra_hpc.launch.rounds import finish_round
+
+        start_logging()
+        sentence = finish_round(RunDir.existing(self.run), self.round)
+        log.info("%s", sentence)
+        return sentence
+
+    def checkpoint(self, *_: Any, **__: Any) -> Any:
+        """For submitit: the merge starts again; it replaces nothing until it is whole."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def requeue() -> NoReturn:
+    """Put this job back in the queue and exit.
+
+    Under Slurm by scontrol, also where submitit started us: its own handler would rewrite the job's pickle, and a kill
+    in between would leave none. Its local executor starts a task again that exits with its own code.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if job_id():
+        from gra_hpc.launch import slurm
+
+        slurm.requeue([job_id()])
+    elif os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+        sys.exit(LOCAL_REQUEUE_RETURN_CODE)
+    sys.exit(0)
+
+
+def await_kill() -> NoReturn:
+    """After SIGTERM: under Slurm a preempted job that exits by itself is not requeued, so wait for SIGKILL."""
+    deadline = time.monotonic() + (KILL_WAIT_S if job_id() else 0.0)
+    while time.monotonic() < deadline:
+        time.sleep(1)
+    sys.exit(128 + signal.SIGTERM)
+
+
+def start_logging() -> None:
+    """Plain log lines on stderr, for our namespace only."""
+    logger = logging.getLogger("gra_hpc")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

