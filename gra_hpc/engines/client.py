@@ -1,0 +1,216 @@
+"""A lean client of one engine: the OpenAI-compatible HTTP protocol over a Unix socket.
+
+Only what the method needs: chat completions (not streamed), health, metrics, sleep. Everything that is not an answer is
+an exception for `node.Node`, which decides what becomes of the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from gra_hpc.engines.door import Answer, Request
+
+if TYPE_CHECKING:
+    import aiohttp
+
+
+class EngineGone(Exception):
+    """The engine closed the connection, or cannot be reached: it is dead, or dying."""
+
+
+class EngineTrouble(Exception):
+    """The engine answered with an internal error: it may be dying, or the call may be at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a server says about its load (vLLM's metric names)."""
+
+    running: int
+    """Calls being computed."""
+    waiting: int
+    """Calls in the server's own queue."""
+    kv_use: float
+    """Share of the KV cache in use, 0 to 1."""
+    tokens: int
+    """Tokens computed since the start, prompts and answers: grows while the engine lives."""
+
+
+_METRIC = re.compile(
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|gpu_cache_usage_perc"
+    rb"|prompt_tokens_total|generation_tokens_total)(?:\{[^}]*\})? ([0-9.eE+-]+)$",
+    re.MULTILINE,
+)
+
+
+def parse_metrics(text: bytes) -> Metrics:
+    """The few of vLLM's Prometheus metrics that we use; several engine cores are summed."""
+    sums: dict[bytes, float] = {}
+    for name, value in _METRIC.findall(text):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    return Metrics(
+        running=int(sums.get(b"num_requests_running", 0)),
+        waiting=int(sums.get(b"num_requests_waiting", 0)),
+        kv_use=sums.get(b"kv_cache_usage_perc", sums.get(b"gpu_cache_usage_perc", 0.0)),
+        tokens=int(sums.get(b"prompt_tokens_total", 0) + sums.get(b"generation_tokens_total", 0)),
+    )
+
+
+def body(model: str, request: Request, messages: tuple[dict[str, str], ...], max_tokens: int) -> bytes:
+    """The JSON body of a chat completion."""
+    s = request.sampling
+    fields: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "temperature": s.temperature,
+        "top_p": s.top_p,
+        "max_tokens": min(s.max_tokens, max_tokens),
+        "seed": s.seed,
+    }
+    if s.repetition_penalty != 1.0:
+        fields["repetition_penalty"] = s.repetition_penalty
+    if request.schema is not None:
+        fields["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": request.schema, "strict": True},
+        }
+    return orjson.dumps(fields)
+
+
+class Client:
+    """Connections to one engine.
+
+    Args:
+        socket: path of the engine's Unix socket.
+        model: name the engine serves the model under.
+        max_tokens: longest answer the engine accepts to be asked for (its context length).
+    """
+
+    def __init__(self, socket: str, model: str, max_tokens: int) -> None:
+        self._socket, self._model, self._max_tokens = socket, model, max_tokens
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._session is None:
+            # The server keeps idle connections for an hour (VLLM_HTTP_TIMEOUT_KEEP_ALIVE); we drop them long before,
+            # so that no call is written into a connection that is being closed.
+            connector = aiohttp.UnixConnector(path=self._socket, limit=0, keepalive_timeout=600)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Content-Type": "application/json"},
+                auto_decompress=False,
+                skip_auto_headers=("Accept-Encoding", "User-Agent"),
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Drop all connections; calls in flight end with `EngineGone`."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _fetch(
+        self, method: str, path: str, data: bytes | None = None, timeout: float = 0
+    ) -> tuple[int, bytes]:
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(timeout or None):
+                async with self._open().request(method, f"http://engine{path}", data=data) as response:
+                    return response.status, await response.read()
+        except TimeoutError:
+            raise EngineGone(f"no answer to {path} within {timeout:g} s") from None
+        except (
+            aiohttp.ClientError,
+            OSError,
+            RuntimeError,
+        ) as e:  # RuntimeError: the session was closed under us
+            raise EngineGone(f"{type(e).__name__}: {e}") from None
+
+    async def chat(self, request: Request, messages: tuple[dict[str, str], ...]) -> Answer:
+        """Answer one request.
+
+        Raises:
+            EngineGone: the connection was lost.
+            EngineTrouble: the server failed (HTTP 5xx), or broke off the answer.
+        """
+        start = time.perf_counter()
+        status, data = await self._fetch(
+            "POST", "/v1/chat/completions", body(self._model, request, messages, self._max_tokens)
+        )
+        seconds = time.perf_counter() - start
+        if status == 200:
+            try:
+                reply = orjson.loads(data)
+                choice, usage = reply["choices"][0], reply["usage"]
+                finish, text = choice["finish_reason"], choice["message"]["content"] or ""
+                tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+            except (ValueError, LookupError, TypeError) as e:
+                raise EngineTrouble(
+                    f"not a chat completion ({type(e).__name__}: {e}): {words(data)}"
+                ) from None
+            if finish in ("stop", "length"):
+                return Answer(text, finish, *tokens, seconds)
+            if finish == "repetition":  # vLLM cut a loop short: as useless as one that ran to the end
+                return Answer(text, "length", *tokens, seconds)
+            raise EngineTrouble(f"answer broken off: finish_reason={finish}")
+        if status in (503, 529):
+            raise EngineGone(f"HTTP {status}: {words(data)}")
+        if status >= 500 or status == 429:
+            raise EngineTrouble(f"HTTP {status}: {words(data)}")
+        return Answer(words(data), "error", 0, 0, seconds)
+
+    async def health(self, timeout: float = 5.0) -> int:
+        """HTTP status of the health check: 200; 503 when the engine behind the server is dead; 0 without an answer."""
+        try:
+            return (await self._fetch("GET", "/health", timeout=timeout))[0]
+        except EngineGone:
+            return 0
+
+    async def metrics(self, timeout: float = 5.0) -> Metrics:
+        """The engine's load.
+
+        Raises:
+            EngineGone: when it does not answer.
+        """
+        return parse_metrics((await self._fetch("GET", "/metrics", timeout=timeout))[1])
+
+    async def sleep(self, timeout: float = 300.0) -> None:
+        """Move the weights to host memory and drop the KV cache (vLLM's sleep mode, level 1).
+
+        Not run on a GPU by this project's tests: they check the calls against the documented endpoints.
+
+        Raises:
+            EngineGone, EngineTrouble: when the engine does not do it.
+        """
+        await self._command("/sleep?level=1", timeout)
+
+    async def wake(self, timeout: float = 300.0) -> None:
+        """Undo `sleep`. Not run on a GPU either."""
+        await self._command("/wake_up", timeout)
+
+    async def _command(self, path: str, timeout: float) -> None:
+        status, data = await self._fetch("POST", path, b"", timeout)
+        if status != 200:
+            raise EngineTrouble(f"{path}: HTTP {status}: {words(data)}")
+
+
+def words(data: bytes) -> str:
+    """The server's own words about an error, in one line of at most 500 characters."""
+    try:
+        reply = orjson.loads(data)
+        error = reply.get("error", reply)
+        text = error.get("message", error) if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        text = data.decode("utf-8", "replace")
+    return " ".join(str(text).split())[:500]

@@ -1,0 +1,164 @@
+"""Node-local directories of engines, and the sweep of those whose owner died together with its guards.
+
+A node's private directory (`BASE/gra-UID-TOKEN`, mode 0700) holds `owner.json`, one `NAME.state` per guard, the sockets
+and the temporary directories. Whoever starts engines later in the same `BASE` removes what dead owners left: processes
+by their session, shared memory by its name and inode, files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.engines import guard
+from gra_hpc.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+SOCKET_PATH_MAX = 107
+"""Longest path of a Unix socket on Linux, in bytes."""
+LONGEST_NAME = 48
+"""Bytes that engines need below the private directory: `/e00-00/tmp/` and vLLM's socket names (a UUID)."""
+
+
+def host_identity() -> list[str]:
+    """Host name, boot and pid namespace: pids are comparable only where all three are the same."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return [os.uname().nodename, boot, os.readlink("/proc/self/ns/pid")]  # noqa: PTH115
+
+
+def private_directory(base: Path) -> Path:
+    """A new directory for one owner's sockets, temporary files and guard states, readable by this user only.
+
+    `base` is used unless paths below it would be too long for a Unix socket, or it cannot hold sockets; then /tmp.
+
+    Raises:
+        EngineError: when neither can be written.
+    """
+    causes = []
+    for parent in dict.fromkeys([base.absolute(), Path("/tmp")]):
+        path = parent / f"gra-{os.getuid()}-{secrets.token_hex(4)}"
+        if len(os.fsencode(path)) + LONGEST_NAME > SOCKET_PATH_MAX:
+            causes.append(f"{parent}: too long for a Unix socket")
+            continue
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700)
+            me = os.getpid()
+            owner = {"pid": me, "start": guard.start_time(me), "host": host_identity()}
+            (path / "owner.json").write_text(json.dumps(owner))
+        except OSError as e:
+            causes.append(f"{parent}: {e.strerror}")
+            continue
+        return path
+    raise EngineError(
+        f"no node-local directory for the engines' sockets: {'; '.join(causes)}", "set site.local_dir=DIR"
+    )
+
+
+@dataclass
+class Swept:
+    """What a sweep removed."""
+
+    directories: list[Path] = field(default_factory=list)
+    processes: list[int] = field(default_factory=list)
+    shm: list[str] = field(default_factory=list)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def end_session(state: dict[str, Any], grace: float = 0.0) -> list[int]:
+    """End the processes of one guard's session, whoever of them is left, and the shared memory they held.
+
+    Args:
+        state: what the guard wrote (`Guard.save`).
+        grace: seconds that a living guard gets to do it itself.
+
+    Returns:
+        The pids that had to be killed.
+    """
+    leader, started = int(state.get("pid", 0)), int(state.get("start", 0))
+    if not leader or not started:
+        return []
+    found = guard.session_members(leader, started)
+    shm = {str(k): int(v) for k, v in state.get("shm", {}).items()} | guard.mapped_shm(found)
+    if found and not guard.end(lambda: guard.session_members(leader, started), grace):
+        log.error("engine processes %s cannot be killed", guard.session_members(leader, started))
+    guard.unlink_shm(shm)
+    return found
+
+
+def sweep(base: Path) -> Swept:
+    """Remove what dead owners left below `base` and /tmp. Living owners, other users and other hosts are left alone."""
+    swept = Swept()
+    host, uid = host_identity(), os.getuid()
+    for parent in dict.fromkeys([base.absolute(), Path("/tmp")]):
+        for path in sorted(parent.glob(f"gra-{uid}-*")):
+            try:
+                status = path.lstat()
+            except OSError:
+                continue
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
+                continue
+            owner = _json(path / "owner.json")
+            home = owner.get("host", host)
+            if not owner or (home[0] == host[0] and home[1] != host[1]):  # torn, or from before a reboot
+                if time.time() - status.st_mtime > 60:
+                    shutil.rmtree(path, ignore_errors=True)
+                    swept.directories.append(path)
+                continue
+            if home != host:  # another node's on a shared file system, or another container's
+                continue
+            if guard.start_time(int(owner["pid"])) == owner["start"]:
+                continue
+            for state in sorted(path.glob("*.state")):
+                swept.processes += end_session(_json(state), grace=12.0)
+            shutil.rmtree(path, ignore_errors=True)
+            swept.directories.append(path)
+    if swept.directories:
+        log.warning(
+            "swept %d directories and %d processes that a dead shard had left on this node",
+            len(swept.directories),
+            len(swept.processes),
+        )
+    return swept
+
+
+def claim_cache(base: Path, name: str) -> tuple[Path, int]:
+    """A compile cache of one engine's own that outlives the shard on this node.
+
+    Two engines of the same name on one node (two shards) get different directories: each is held by a file lock, which
+    the kernel drops when its owner dies.
+
+    Returns:
+        The directory, and the lock's file descriptor (close it to give the cache back).
+    """
+    for slot in range(64):
+        path = base / f"gra-cache-{os.getuid()}" / f"{name}-{slot}"
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            continue
+        return path, fd
+    raise EngineError(f"{base}: 64 caches of {name} are in use", "are engines of other shards still running?")

@@ -1,0 +1,251 @@
+"""A node's engines as one: all replicas of all models behind the door (`door.Engine`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.engines import leftovers, vllm_server
+from gra_hpc.engines.door import Answer, Request
+from gra_hpc.engines.model_files import fold_system
+from gra_hpc.engines.placement import EnginePlace, Placement
+from gra_hpc.engines.pool import Pool
+from gra_hpc.engines.process import EngineProcess
+from gra_hpc.engines.replica import Call, Replica
+from gra_hpc.engines.residency import LEAST_PATIENCE_S, Rotation
+from gra_hpc.engines.vllm_server import EngineSpec, Launch
+from gra_hpc.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+PORT_STRIDE = 32
+"""TCP ports between two engines' first ones."""
+
+
+class Node:
+    """Hosts engines by a placement and answers calls; a context manager, so that nothing is left on any way out.
+
+        async with Node(models, placement, config.engine, local_dir, log_dir) as node:
+            answer = await node.ask(request)
+
+    Args:
+        models: the pool's models by name; those without an engine in the placement cannot be asked.
+        placement: where each engine runs.
+        config: limits and timeouts.
+        local_dir: node-local directory for sockets, temporary files and compile caches.
+        log_dir: for the engines' logs, one file per start.
+        command: how to start an engine; vLLM's server unless a test hosts another one.
+        patience_s: how long a call waits at least before it forces another group's turn.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelConfig],
+        placement: Placement,
+        config: EngineConfig,
+        local_dir: Path,
+        log_dir: Path,
+        command: Callable[[EngineSpec], Launch] = vllm_server.launch,
+        patience_s: float = LEAST_PATIENCE_S,
+    ) -> None:
+        self.models, self.placement, self.config = models, placement, config
+        self._local_dir, self._log_dir, self._command = Path(local_dir), Path(log_dir), command
+        self._patience_s = patience_s
+        self._pools: dict[str, Pool] = {}
+        self._replicas: list[Replica] = []
+        self._rotation: Rotation | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._private: Path | None = None
+        self._locks: list[int] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._closed: EngineError | None = None
+
+    async def __aenter__(self) -> Node:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ---- start and end -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engines (with turns: the first group) and wait until they are ready. `ask` does it by itself.
+
+        Raises:
+            EngineError: a check failed, or an engine does not start.
+        """
+        await self._ensure_open()
+        if self._rotation is not None:
+            turn = min(self._rotation.groups)
+            wanted = self._rotation.groups[turn]
+            self._rotation.begin(turn)
+        else:
+            wanted = self._replicas
+        while not all(r.ready for r in wanted):
+            for replica in wanted:
+                if replica.failed is not None:
+                    raise replica.failed
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), 1.0)
+            self._changed.clear()
+
+    async def _ensure_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        if not self._opening.done():
+            await asyncio.shield(self._opening)
+        self._opening.result()
+
+    async def _open(self) -> None:
+        """Sweep, make the private directory, check every engine, and begin to keep them."""
+        await asyncio.to_thread(leftovers.sweep, self._local_dir)
+        self._private = leftovers.private_directory(self._local_dir)
+        self._changed = asyncio.Event()
+        starting = asyncio.Lock()
+        turns = self.placement.takes_turns
+        can_sleep = turns and self.placement.kind == "gpu"
+        base_port = 20000 + PORT_STRIDE * secrets.randbelow(360)
+        for index, place in enumerate(self.placement.engines):
+            if place.model not in self.models:
+                raise EngineError(f"placement names model {place.model}, which is not in models")
+            pool = self._pools.setdefault(place.model, Pool(place.model, self._touched))
+            spec = self._spec(index, place, base_port + PORT_STRIDE * index, can_sleep)
+            launch = await asyncio.to_thread(self._command, spec)
+            pool.fold_system = launch.fold_system
+            replica = Replica(
+                place, self.config, self._builder(index, spec), starting, self._replica_changed, can_sleep
+            )
+            pool.replicas.append(replica)
+            self._replicas.append(replica)
+        if turns:
+            self._rotation = Rotation(list(self._pools.values()), self._patience_s)
+            self._tasks.append(asyncio.create_task(self._rotation.run()))
+        else:
+            for replica in self._replicas:
+                replica.want(True)
+        self._tasks += [asyncio.create_task(r.keep(), name=f"keep-{r.place.name}") for r in self._replicas]
+
+    def _spec(self, index: int, place: EnginePlace, port: int, can_sleep: bool) -> EngineSpec:
+        assert self._private is not None
+        if self.placement.kind == "gpu":  # compiling takes minutes there: the cache outlives the shard
+            cache, fd = leftovers.claim_cache(self._local_dir, place.name)
+            self._locks.append(fd)
+        else:
+            cache = self._private / f"e{index:02d}-cache"
+        return EngineSpec(
+            place=place,
+            model=self.models[place.model],
+            engine=self.config,
+            kind=self.placement.kind,
+            socket=self._private / f"e{index:02d}.s",
+            private=self._private / f"e{index:02d}",
+            cache=cache,
+            port=port,
+            can_sleep=can_sleep,
+        )
+
+    def _builder(self, index: int, spec: EngineSpec) -> Callable[[int], EngineProcess]:
+        """Makes the process of the n-th start: fresh paths each time, so that nothing of a dead engine is met again."""
+
+        def build(n: int) -> EngineProcess:
+            assert self._private is not None
+            name = f"e{index:02d}-{n}"
+            fresh = replace(spec, socket=self._private / f"{name}.s", private=self._private / name)
+            host = os.uname().nodename.split(".")[0]
+            token = self._private.name[-8:]
+            log_path = self._log_dir / f"engine-{spec.place.name}-{host}-{token}-{n}.log"
+            return EngineProcess(fresh, self._command(fresh), self._private / f"{name}.state", log_path)
+
+        return build
+
+    async def close(self) -> None:
+        """End all engines and remove what they left; safe to call twice, finishes also when its caller is cancelled."""
+        if self._closed is None:
+            self._closed = EngineError("the node's engines are closed")
+            self._closing = asyncio.create_task(self._close())
+        while not self._closing.done():
+            try:
+                await asyncio.shield(self._closing)
+            except asyncio.CancelledError:
+                if self._closing.cancelled():
+                    raise
+                await asyncio.wait([self._closing])
+                raise
+        self._closing.result()
+
+    async def _close(self) -> None:
+        assert self._closed is not None
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        for pool in self._pools.values():
+            pool.fail(self._closed)
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                log.error("while ending engines: %r", result)
+        if self._private is not None:
+            await asyncio.to_thread(shutil.rmtree, self._private, True)
+        for fd in self._locks:
+            os.close(fd)
+        self._locks.clear()
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    async def ask(self, request: Request) -> Answer:
+        """Answer a request; engines start with the first one.
+
+        An answer with finish `error` means that this call cannot be answered: the engine refused it, or died twice over it.
+
+        Raises:
+            EngineError: no engine for the model can be kept running.
+        """
+        if self._opening is None or not self._opening.done() or self._closed is not None:
+            await self._ensure_open()
+        else:
+            self._opening.result()
+        pool = self._pools.get(request.model)
+        if pool is None:
+            raise EngineError(
+                f"model {request.model}: no engine in the placement", f"it has {', '.join(self._pools)}"
+            )
+        messages = fold_system(request.messages) if pool.fold_system else request.messages
+        return await pool.ask(Call(request, messages))
+
+    def _touched(self) -> None:
+        if self._rotation is not None:
+            self._rotation.touched()
+
+    def _replica_changed(self, replica: Replica) -> None:
+        self._changed.set()
+        self._pools[replica.place.model].changed(replica)
+        self._touched()
+
+    def stats(self) -> dict[str, Any]:
+        """What the engines did so far, JSON-able: by engine, and the rotation's lost seconds."""
+        rotation = (
+            self._rotation.report()
+            if self._rotation
+            else {"swaps": 0, "swap_seconds": 0.0, "drain_seconds": 0.0}
+        )
+        return {
+            "engines": {r.place.name: r.report() for r in self._replicas},
+            "rotation": rotation,
+            "given_up": sum(p.quarantined for p in self._pools.values()),
+        }

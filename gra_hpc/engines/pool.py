@@ -1,0 +1,219 @@
+"""One model's replicas and the calls that wait for them: who answers what, and what becomes of calls whose engine died.
+
+A call goes to the least loaded replica, or to one that has seen the beginning of its prompt where that costs nothing
+(vLLM keeps computed prefixes). Nothing polls: a waiting call is woken by the release of another, or by a replica that
+becomes ready.
+
+A call in flight when its engine dies is asked again. After its second such death it is on probation: asked again alone, on
+a replica that has been drained, so that of many calls that died together only the one at fault is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from gra_hpc.engines.door import Answer
+from gra_hpc.engines.replica import Call, Replica
+from gra_hpc.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 512
+"""Characters per step of a prompt's prefix: about vLLM's block of 128 tokens."""
+_REMEMBERED = 20_000
+"""Prefixes remembered per replica."""
+
+
+def prefixes(messages: tuple[dict[str, str], ...]) -> tuple[int, ...]:
+    """Hashes of the growing prefixes of a prompt, at most 16, for this process only."""
+    text = "\0".join(m["content"] for m in messages)
+    found, so_far = [], 0
+    for end in range(_CHUNK, min(len(text), 16 * _CHUNK) + 1, _CHUNK):
+        so_far = hash((so_far, text[end - _CHUNK : end]))
+        found.append(so_far)
+    return tuple(found)
+
+
+class Pool:
+    """All replicas of one model on a node.
+
+    Args:
+        model: its name.
+        waiting_changed: called when a call has to wait, or a replica ran empty (the rotation listens).
+    """
+
+    def __init__(self, model: str, waiting_changed: Callable[[], None]) -> None:
+        self.model = model
+        self.replicas: list[Replica] = []
+        self.fold_system = False
+        self.quarantined = 0
+        self.error: EngineError | None = None
+        self._waiting: deque[tuple[Call, asyncio.Future[Replica]]] = deque()
+        self._probation: deque[tuple[Call, asyncio.Future[Replica]]] = deque()
+        self._drained: Replica | None = None
+        """The replica on which calls on probation are asked, each alone."""
+        self._trial: Call | None = None
+        self._seen: dict[Replica, OrderedDict[int, None]] = {}
+        self._waiting_changed = waiting_changed
+        self.open = True
+        """Whether calls are admitted; a rotation closes a pool to drain it."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a replica."""
+        return len(self._waiting) + len(self._probation)
+
+    @property
+    def oldest(self) -> float | None:
+        """Loop time since which the longest-waiting call waits."""
+        heads = [queue[0][0].since for queue in (self._waiting, self._probation) if queue]
+        return min(heads, default=None)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls at the replicas."""
+        return sum(len(r.inflight) for r in self.replicas)
+
+    async def ask(self, call: Call) -> Answer:
+        """Answer a call, whatever happens to engines meanwhile.
+
+        Raises:
+            EngineError: no replica can be kept running.
+        """
+        if len(self.replicas) > 1:
+            call.prefix = prefixes(call.messages)
+        while True:
+            replica = await self._admit(call)
+            try:
+                answer = await replica.answer(call)
+            finally:
+                replica.release(call)
+                self.pump()
+            if answer is not None:
+                return answer
+            if call.deaths >= 2 and call.alone:
+                self._acquit()
+                self.quarantined += 1
+                cause = replica.stats.causes[-1] if replica.stats.causes else "see its log"
+                log.warning(
+                    "a call to %s was given up: its engine died %d times over it", self.model, call.deaths
+                )
+                return Answer(
+                    f"engine died twice while answering this call ({call.deaths} deaths in all; the last: {cause})",
+                    "error", 0, 0, 0.0,
+                )  # fmt: skip
+
+    async def _admit(self, call: Call) -> Replica:
+        """Wait for a place at a replica, and take it."""
+        if self.error is not None:
+            raise self.error
+        on_probation = call.deaths >= 2
+        if not on_probation and not self._waiting and (replica := self._pick(call)) is not None:
+            self._take(replica, call)
+            return replica
+        loop = asyncio.get_running_loop()
+        call.since = loop.time()
+        future: asyncio.Future[Replica] = loop.create_future()
+        queue = self._probation if on_probation else self._waiting
+        entry = (call, future)
+        queue.append(entry)
+        self._waiting_changed()
+        if on_probation:
+            self.pump()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release(call)
+            elif entry in queue:
+                queue.remove(entry)
+            self.pump()
+            raise
+
+    def pump(self) -> None:
+        """Give waiting calls to replicas that have room."""
+        self._pump_probation()
+        while self._waiting:
+            call, future = self._waiting[0]
+            if future.done():
+                self._waiting.popleft()
+                continue
+            replica = self._pick(call)
+            if replica is None:
+                break
+            self._waiting.popleft()
+            self._take(replica, call)
+            future.set_result(replica)
+        if not self._waiting:
+            self._waiting_changed()
+
+    def _pump_probation(self) -> None:
+        while self._probation and self._probation[0][1].done():
+            self._probation.popleft()
+        if not self._probation:
+            if self._drained is not None and self._trial not in self._drained.inflight:
+                self._drained = None
+            return
+        if self._drained is None or not self._drained.ready:
+            ready = [r for r in self.replicas if r.ready]
+            self._drained = min(ready, key=lambda r: len(r.inflight), default=None)
+        if self._drained is not None and not self._drained.inflight and self.open:
+            call, future = self._probation.popleft()
+            self._trial = call
+            self._take(self._drained, call)
+            future.set_result(self._drained)
+
+    def _acquit(self) -> None:
+        """The culprit is found: the calls that died with it go back among the others."""
+        while self._probation:
+            call, future = self._probation.popleft()
+            call.deaths = 0
+            self._waiting.appendleft((call, future))
+        self._drained = None
+        self.pump()
+
+    def _pick(self, call: Call) -> Replica | None:
+        if not self.open:
+            return None
+        free = [r for r in self.replicas if r.room > 0 and r is not self._drained]
+        if len(free) < 2:
+            return free[0] if free else None
+        least = min(len(r.inflight) for r in free)
+        near = [r for r in free if len(r.inflight) <= least + 2 + least // 8]
+        return max(near, key=lambda r: (self._known(r, call.prefix), -len(r.inflight)))
+
+    def _known(self, replica: Replica, prefix: tuple[int, ...]) -> int:
+        """Length of the prefix that the replica has seen, in steps."""
+        seen = self._seen.get(replica, {})
+        return next((n for n in range(len(prefix), 0, -1) if prefix[n - 1] in seen), 0)
+
+    def _take(self, replica: Replica, call: Call) -> None:
+        replica.take(call)
+        if call.prefix:
+            seen = self._seen.setdefault(replica, OrderedDict())
+            for key in call.prefix:
+                seen[key] = None
+                seen.move_to_end(key)
+            while len(seen) > _REMEMBERED:
+                seen.popitem(last=False)
+
+    def changed(self, replica: Replica) -> None:
+        """A replica became ready, is no longer, or has failed."""
+        if not replica.ready:
+            self._seen.pop(replica, None)
+        failed = [r for r in self.replicas if r.failed is not None]
+        if replica.failed is not None and len(failed) == len(self.replicas):
+            self.fail(replica.failed)
+        self.pump()
+
+    def fail(self, error: EngineError) -> None:
+        """All calls to this model end with an error from now on."""
+        self.error = error
+        for queue in (self._waiting, self._probation):
+            while queue:
+                _, future = queue.popleft()
+                if not future.done():
+                    future.set_exception(error)

@@ -1,0 +1,349 @@
+"""One replica: keeps its engine running while it is wanted, and counts what it does.
+
+A replica is asleep (no process, or a sleeping one), starting, ready, or failed for good. `keep` is the only place that starts
+and ends its engine; calls reach it through `pool.Pool`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gra_hpc.config import EngineConfig
+from gra_hpc.engines.client import EngineGone, EngineTrouble, Metrics
+from gra_hpc.engines.door import Answer, Request
+from gra_hpc.engines.placement import EnginePlace
+from gra_hpc.engines.process import EngineDied, EngineProcess
+from gra_hpc.errors import EngineError, GraError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One request on its way to an answer."""
+
+    request: Request
+    messages: tuple[dict[str, str], ...]
+    since: float = 0.0
+    """Loop time at which it began to wait."""
+    deaths: int = 0
+    """Deaths of an engine during which it was in flight."""
+    alone: bool = False
+    """Whether at the last of them nothing else was in flight."""
+    troubles: int = 0
+    """Internal errors that a living engine answered it with."""
+    prefix: tuple[int, ...] = ()
+    """Hashes of growing prefixes of its prompt, for routing."""
+
+
+@dataclass
+class EngineStats:
+    """What one replica did, for reports."""
+
+    model: str
+    replica: int
+    calls: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    busy_seconds: float = 0.0
+    """Time with at least one call in flight."""
+    starts: int = 0
+    start_seconds: float = 0.0
+    restarts: int = 0
+    swaps: int = 0
+    """Times it went to sleep for another's turn."""
+    causes: list[str] = field(default_factory=list)
+    """Why it died, each time."""
+
+
+class Replica:
+    """One place's engine over its restarts.
+
+    Args:
+        place: where it runs.
+        config: limits and timeouts.
+        build: makes the process of the n-th start (0, 1, ...); may raise EngineError.
+        starting: engines start one after another: those with tensor parallelism race for ports otherwise.
+        changed: called when the replica becomes ready, stops being ready, or has failed.
+        can_sleep: its engine can be put to sleep and woken (vLLM's sleep mode); otherwise it is stopped and started.
+    """
+
+    def __init__(
+        self,
+        place: EnginePlace,
+        config: EngineConfig,
+        build: Callable[[int], EngineProcess],
+        starting: asyncio.Lock,
+        changed: Callable[[Replica], None],
+        can_sleep: bool = False,
+    ) -> None:
+        self.place, self.config, self.can_sleep = place, config, can_sleep
+        self.stats = EngineStats(place.model, place.replica)
+        self.process: EngineProcess | None = None
+        self.ready = False
+        self.failed: EngineError | None = None
+        self.inflight: set[Call] = set()
+        self.limit = config.max_running
+        self.taken = 0
+        self._build, self._starting, self._changed = build, starting, changed
+        self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
+        self._unwanted.set()
+        self.down = asyncio.Event()
+        """Set while the engine holds no device: stopped or asleep."""
+        self.down.set()
+        self._fruitless = 0
+        self._last_start_cause = ""
+        self._busy_since = 0.0
+        self._progress_at = 0.0
+        self._verdict: tuple[EngineProcess | None, asyncio.Task[bool] | None] = (None, None)
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """Calls it can take now."""
+        return self.limit - len(self.inflight) if self.ready else 0
+
+    def take(self, call: Call) -> None:
+        """Put a call in flight."""
+        if not self.inflight:
+            self._busy_since = self._progress_at = time.monotonic()
+        self.inflight.add(call)
+        self.taken += 1
+
+    def release(self, call: Call) -> None:
+        """The call is no longer in flight here."""
+        if call in self.inflight:
+            self.inflight.remove(call)
+            if not self.inflight:
+                self.stats.busy_seconds += time.monotonic() - self._busy_since
+
+    async def answer(self, call: Call) -> Answer | None:
+        """Have the engine answer a call that is in flight here.
+
+        Returns:
+            The answer; none when the engine died, or broke the call off though it lives (then `call` has the counts).
+        """
+        process = self.process
+        assert process is not None
+        try:
+            answer = await process.client.chat(call.request, call.messages)
+        except (EngineGone, EngineTrouble) as e:
+            if await self._died(process):
+                return None
+            call.troubles += 1
+            if call.troubles >= 3:
+                return Answer(f"engine {self.place.name}: {e}", "error", 0, 0, 0.0)
+            await asyncio.sleep(0.1 * call.troubles)
+            return None
+        stats = self.stats
+        stats.calls += 1
+        stats.prompt_tokens += answer.prompt_tokens
+        stats.completion_tokens += answer.completion_tokens
+        stats.errors += answer.finish == "error"
+        self._fruitless = 0
+        self._progress_at = time.monotonic()
+        return answer
+
+    async def _died(self, process: EngineProcess) -> bool:
+        """Whether the engine is dead, now that a call got no answer from it. All such calls share one look."""
+        known, verdict = self._verdict
+        if known is not process or verdict is None or (verdict.done() and not verdict.result()):
+            verdict = asyncio.create_task(self._judge(process))
+            self._verdict = process, verdict
+        return await asyncio.shield(verdict)
+
+    async def _judge(self, process: EngineProcess) -> bool:
+        victims = set(self.inflight)
+        if not process.dead.is_set():
+            status = await process.client.health()
+            if status == 200:
+                return False
+            victims |= self.inflight
+        self._set_ready(False)
+        for call in victims:
+            call.deaths += 1
+            call.alone = len(victims) == 1
+        # vLLM's front end outlives its engine core: it answers 503 for a while, then leaves.
+        await process.kill("its engine core died" if not process.dead.is_set() and status == 503 else "")
+        return True
+
+    # ---- life --------------------------------------------------------------------------------------------------------
+
+    def want(self, wanted: bool) -> None:
+        """Whether the engine shall be awake."""
+        if wanted:
+            self._unwanted.clear()
+            self._wanted.set()
+        else:
+            self._wanted.clear()
+            self._unwanted.set()
+
+    def _set_ready(self, ready: bool) -> None:
+        if self.ready != ready:
+            self.ready = ready
+            self._changed(self)
+
+    async def keep(self) -> None:
+        """Start, watch, restart, put to sleep: until it has failed for good, or is cancelled (then it is ended)."""
+        try:
+            while self.failed is None:
+                await self._wanted.wait()
+                await self._life()
+        finally:
+            self._set_ready(False)
+            if self.process is not None:
+                await asyncio.shield(self.process.stop())
+
+    async def _life(self) -> None:
+        """From wanted to ready to dead or unwanted, once."""
+        if self._fruitless > 1:
+            await asyncio.sleep(min(60.0, 0.5 * 2.0 ** (self._fruitless - 2)))
+        try:
+            async with self._starting:
+                if not self._wanted.is_set():
+                    return
+                self.down.clear()
+                await self._rise()
+        except EngineDied as e:
+            same = str(e) == self._last_start_cause and self.stats.calls == 0
+            self._last_start_cause = str(e)
+            await self._bury(str(e), give_up=same)
+            return
+        except (
+            GraError
+        ) as e:  # the launch was refused, or the log cannot be written: trying again cannot help
+            self._fail(e if isinstance(e, EngineError) else EngineError(e.what, e.then))
+            return
+        process = self.process
+        assert process is not None
+        self.limit = self.config.max_running
+        self._set_ready(True)
+        watch = asyncio.create_task(self._watch(process))
+        try:
+            await _first(process.dead.wait(), self._unwanted.wait())
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+        self._set_ready(False)
+        if process.dead.is_set():
+            await process.stop()
+            await self._bury(process.why())
+        else:
+            await self._rest(process)
+
+    async def _rise(self) -> None:
+        """Start the engine, or wake it."""
+        process = self.process
+        if process is not None and not process.dead.is_set():
+            try:
+                await process.client.wake()
+            except (EngineGone, EngineTrouble) as e:
+                await process.kill(f"cannot be woken ({e})")
+            else:
+                return
+        self.process = process = self._build(self.stats.starts)
+        self.stats.starts += 1
+        begin = time.monotonic()
+        try:
+            await process.start(self.config.start_timeout_s)
+        finally:
+            self.stats.start_seconds += time.monotonic() - begin
+        log.info(
+            "engine %s ready after %.1f s (%s)", self.place.name, time.monotonic() - begin, process.log_path
+        )
+
+    async def _rest(self, process: EngineProcess) -> None:
+        """Free the devices for others: sleep where the engine can, else stop."""
+        self.stats.swaps += 1
+        if self.can_sleep:
+            try:
+                await process.client.sleep()
+            except (EngineGone, EngineTrouble) as e:
+                log.warning("engine %s cannot sleep (%s): stopping it instead", self.place.name, e)
+                await process.stop()
+        else:
+            await process.stop()
+        self.down.set()
+
+    async def _bury(self, cause: str, give_up: bool = False) -> None:
+        """Count a death; fail for good when restarts lead nowhere."""
+        process = self.process
+        self.down.set()
+        self._fruitless += 1
+        self.stats.causes.append(cause)
+        where = process.log_path if process else "?"
+        if give_up or self._fruitless > self.config.max_restarts:
+            times = "does not start" if self.stats.calls == 0 else f"died {self._fruitless} times in a row"
+            self._fail(EngineError(f"engine {self.place.name} {times}: {cause}", f"see its log: {where}"))
+            return
+        self.stats.restarts += 1
+        log.warning("engine %s died (%s); starting it again; its log: %s", self.place.name, cause, where)
+
+    def _fail(self, error: EngineError) -> None:
+        log.error("%s", error)
+        self.failed = error
+        self.ready = False
+        self._changed(self)
+
+    async def _watch(self, process: EngineProcess) -> None:
+        """Look at the engine's load and progress; end it when it hangs, or when only its front end is left."""
+        timeout = float(self.config.call_timeout_s)
+        pause = min(2.0, max(0.1, timeout / 8))
+        tokens, idle_looks = -1, 0
+        while True:
+            await asyncio.sleep(pause)
+            if not self.inflight:
+                idle_looks += 1
+                if idle_looks % 3 == 0 and await process.client.health() == 503 and not self.inflight:
+                    await process.kill("its engine core died while idle")
+                    return
+                continue
+            try:
+                metrics = await process.client.metrics(timeout=min(10.0, timeout))
+            except EngineGone:
+                metrics = None
+            now = time.monotonic()
+            if metrics is not None:
+                if metrics.tokens != tokens:
+                    tokens = metrics.tokens
+                    self._progress_at = now
+                self._admit_by(metrics)
+            if self.inflight and now - self._progress_at > timeout:
+                await process.kill(f"hung: {len(self.inflight)} calls in flight, no token for {timeout:g} s")
+                return
+
+    def _admit_by(self, metrics: Metrics) -> None:
+        """Follow the engine's own queue: calls that it cannot run because its KV cache is full are better kept here,
+        where another replica can take them, and where they force no preemption."""
+        before, running = self.limit, metrics.running
+        if metrics.kv_use > 0.9 and metrics.waiting > max(4, running // 4):
+            self.limit = max(8, min(before, running + max(4, running // 4)))
+        elif metrics.waiting == 0 and before < self.config.max_running:
+            self.limit = min(self.config.max_running, 2 * before)
+            self._changed(self)
+
+    def report(self) -> dict[str, Any]:
+        """Its statistics, JSON-able."""
+        stats = asdict(self.stats)
+        if self.inflight:
+            stats["busy_seconds"] += time.monotonic() - self._busy_since
+        return stats | {"ready": self.ready, "in_flight": len(self.inflight)}
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Return when one of several has ended; the others are cancelled."""
+    tasks = [asyncio.ensure_future(w) for w in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

