@@ -39,7 +39,7 @@ def model_directory(path: str, revision: str = "") -> Path:
         return local.absolute()
     if path.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(path) or path.count("/") != 1:
         raise EngineError(
-            f"model {path}: no such directory", "give a directory or a Hub id (org/name) as models.NAME.path"
+            f"model {path}: no such directory", "set models.NAME.path to a directory or a Hub id"
         )
     from huggingface_hub import snapshot_download
 
@@ -225,9 +225,9 @@ def fold_system(messages: tuple[dict[str, str], ...]) -> tuple[dict[str, str], .
 def identity(directory: Path, model: ModelConfig) -> str:
     """Digest of what a model's answers depend on, wherever its files lie.
 
-    Covers the content of the small files (config.json, tokenizer, chat template, code), the names and sizes of the weight
-    files with 64 KiB from the middle of each (hashing them whole would take minutes per model), and the entry's own
-    settings that change answers.
+    Covers the content of the small files (config.json, tokenizer, chat template, code), the names and sizes of the
+    weight files with 64 KiB from the middle of each (hashing them whole would take minutes per model), and the entry's
+    own settings that change answers.
 
     Raises:
         EngineError: when the directory cannot be read.

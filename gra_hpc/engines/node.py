@@ -211,7 +211,8 @@ class Node:
     async def ask(self, request: Request) -> Answer:
         """Answer a request; engines start with the first one.
 
-        An answer with finish `error` means that this call cannot be answered: the engine refused it, or died twice over it.
+        An answer with finish `error` means that this call cannot be answered: the engine refused it, or died twice
+        over it.
 
         Raises:
             EngineError: no engine for the model can be kept running.
@@ -239,13 +240,9 @@ class Node:
 
     def stats(self) -> dict[str, Any]:
         """What the engines did so far, JSON-able: by engine, and the rotation's lost seconds."""
-        rotation = (
-            self._rotation.report()
-            if self._rotation
-            else {"swaps": 0, "swap_seconds": 0.0, "drain_seconds": 0.0}
-        )
+        rotation = self._rotation or Rotation([])
         return {
             "engines": {r.place.name: r.report() for r in self._replicas},
-            "rotation": rotation,
+            "rotation": rotation.report(),
             "given_up": sum(p.quarantined for p in self._pools.values()),
         }

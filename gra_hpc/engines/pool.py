@@ -4,8 +4,8 @@ A call goes to the least loaded replica, or to one that has seen the beginning o
 (vLLM keeps computed prefixes). Nothing polls: a waiting call is woken by the release of another, or by a replica that
 becomes ready.
 
-A call in flight when its engine dies is asked again. After its second such death it is on probation: asked again alone, on
-a replica that has been drained, so that of many calls that died together only the one at fault is given up.
+A call in flight when its engine dies is asked again. After its second such death it is on probation: asked again alone,
+on a replica that has been drained, so that of many calls that died together only the one at fault is given up.
 """
 
 from __future__ import annotations

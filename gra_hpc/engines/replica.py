@@ -1,7 +1,7 @@
 """One replica: keeps its engine running while it is wanted, and counts what it does.
 
-A replica is asleep (no process, or a sleeping one), starting, ready, or failed for good. `keep` is the only place that starts
-and ends its engine; calls reach it through `pool.Pool`.
+A replica is asleep (no process, or a sleeping one), starting, ready, or failed for good. `keep` is the only place that
+starts its engine; calls reach it through `pool.Pool`.
 """
 
 from __future__ import annotations

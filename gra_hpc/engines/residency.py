@@ -2,9 +2,9 @@
 
 Engines with the same `turn` form a group; one group is awake at a time. A group works until nothing waits for it and
 nothing is in flight, then the group with the most waiting calls is woken: groups swap as rarely as possible, since a
-swap costs seconds (sleep mode on a GPU) to a minute (stop and start on a CPU). So that nobody starves, a group whose oldest
-call has waited longer than the patience is woken next, once the awake group has been given the calls that waited when it was
-woken; the awake group is then closed to new calls, drained and swapped out.
+swap costs seconds (sleep mode on a GPU) to a minute (stop and start on a CPU). So that nobody starves, a group whose
+oldest call has waited longer than the patience is woken next, once the awake group has been given the calls that waited
+when it was woken; the awake group is then closed to new calls, drained and swapped out.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def command(spec: EngineSpec, directory: Path) -> list[str]:
         "tensor-parallel-size": place.tensor_parallel,
         "load-format": model.load_format,
         "seed": 0,
-        # Sampling comes from the call alone, never from the model's generation_config.json (its end tokens still count).
+        # Sampling comes from the call alone, not from the model's generation_config.json (its end tokens still count).
         "generation-config": "vllm",
         "disable-uvicorn-access-log": True,
     }
@@ -234,13 +234,13 @@ def cpu_binding(place: EnginePlace, allowed: list[int]) -> str:
 
 
 def cuda_devices(place: EnginePlace, visible: str) -> str:
-    """CUDA_VISIBLE_DEVICES of an engine: a placement counts the job's GPUs, Slurm may have given it others (or UUIDs)."""
+    """CUDA_VISIBLE_DEVICES of an engine: a placement counts the job's GPUs; Slurm names others, or UUIDs."""
     mine = [d for d in visible.split(",") if d]
     if not mine:
         return ",".join(map(str, place.devices))
     if max(place.devices) >= len(mine):
         raise EngineError(
-            f"engine {place.name}: placement uses GPU {max(place.devices)}, this job has {len(mine)} ({_CUDA}={visible})",
+            f"engine {place.name}: placement uses GPU {max(place.devices)}, {_CUDA}={visible} has {len(mine)}",
             "plan with the site's gpus_per_node, or submit with more GPUs",
         )
     return ",".join(mine[i] for i in place.devices)
@@ -248,8 +248,8 @@ def cuda_devices(place: EnginePlace, visible: str) -> str:
 
 _CAUSE = re.compile(r"\b(ERROR|Error|Exception|CRITICAL|FATAL|Killed|error:|No space left|out of memory)\b")
 _VAGUE = re.compile(
-    r"Engine core initialization failed|Traceback|See (stack trace|root cause)|EngineDeadError|WorkerProc (initialization )?failed"
-    r"|Failed core proc|^\s*raise |^\s*File |output_handler failed|\^\^\^|stack trace \(above\)"
+    r"Engine core initialization failed|Traceback|See (stack trace|root cause)|EngineDeadError|Failed core proc"
+    r"|WorkerProc (initialization )?failed|^\s*raise |^\s*File |output_handler failed|\^\^\^|stack trace \(above\)"
 )
 _PREFIX = re.compile(
     r"^(\([^)]*pid=\d+\)\s*)?((ERROR|WARNING|INFO|CRITICAL)\s+\d\d-\d\d [\d:]+ \[[^\]]*\]\s*)?"
@@ -259,7 +259,7 @@ _PREFIX = re.compile(
 def last_error(log: Path, start: int = 0) -> str:
     """The line of an engine's log that says best why it ended, without vLLM's prefixes; empty when there is none.
 
-    The last line that looks like an error and names a cause, else the last that looks like an error, else the last line.
+    The last line that looks like an error and names a cause, else the last that looks like an error, else the last.
 
     Args:
         log: the log file.
