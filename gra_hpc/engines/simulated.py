@@ -45,7 +45,7 @@ _FRAMES = (
     ("which", "a beginner should know before"),
     ("the cost of", "in the presence of"),
 )
-_QUALITY = (10, 10, 10, 10, 10, 10, 9, 9, 9, 9, 9, 8, 8, 7, 4, 3)
+_QUALITY = (10, 10, 10, 10, 10, 10, 10, 9, 9, 9, 8, 7, 6, 6, 6, 4)
 """What an answer's scores from 1 to 10 lie around: about half of all means over three Reviewers reach 8."""
 
 
