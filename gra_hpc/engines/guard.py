@@ -184,33 +184,38 @@ class Guard:
     def __init__(self, command: list[str], state: Path, private: Path, grace: float) -> None:
         self.command, self.state, self.private, self.grace = command, state, private, grace
         self.shm: dict[str, int] = {}
-        self.saved: dict[str, int] | None = None
+        self.strays: dict[int, int] = {}
+        """Descendants that left our session, by pid, with their start times."""
+        self.saved = b""
         self.engine = 0
         self.code = 0
 
     def save(self) -> None:
         """Write who we are and what the engine maps, for the sweep that follows if all of us are killed at once."""
-        if self.shm == self.saved:
-            return
         me = os.getpid()
-        record = {"pid": me, "start": start_time(me), "engine": self.engine, "shm": self.shm}
-        temporary = self.state.with_suffix(".tmp")
-        with contextlib.suppress(OSError):  # a full disk must not end the engine
-            temporary.write_text(json.dumps(record))
-            temporary.replace(self.state)
-        self.saved = dict(self.shm)
+        record = {"pid": me, "start": start_time(me), "shm": self.shm, "strays": self.strays}
+        text = json.dumps(record).encode()
+        if text != self.saved:
+            temporary = self.state.with_suffix(".tmp")
+            with contextlib.suppress(OSError):  # a full disk must not end the engine
+                temporary.write_bytes(text)
+                temporary.replace(self.state)
+                self.saved = text
 
     def look(self) -> None:
-        """Note the shared memory that the engine's processes map."""
-        self.shm.update(mapped_shm(descendants(os.getpid())))
+        """Note the shared memory that the engine's processes map, and processes that a session does not show."""
+        me = os.getpid()
+        pids = descendants(me)
+        self.shm.update(mapped_shm(pids))
+        found = {pid: s for pid in pids if (s := stat_of(pid))}
+        self.strays = {pid: s[2] for pid, s in found.items() if s[1] != me}
         self.save()
 
     def run(self) -> int:
         parent = os.getppid()
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-        signal.signal(
-            signal.SIGUSR2, signal.SIG_IGN
-        )  # Slurm's warning is for the shard; ignored also after exec
+        # Slurm's warning is meant for the shard, and would end the engine; what is ignored stays so after exec.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         wake_r, wake_w = os.pipe()
         os.set_blocking(wake_w, False)
@@ -233,8 +238,6 @@ class Guard:
             print(f"guard: ERROR: cannot start {self.command[0]}: {e.strerror}", file=sys.stderr, flush=True)
             return self.clean(127)
         self.engine = engine.pid
-        self.saved = None
-        self.save()
 
         poll = select.poll()
         poll.register(0, select.POLLIN)
@@ -250,9 +253,7 @@ class Guard:
             ended = _reap()
             if self.engine in ended:
                 self.code = os.waitstatus_to_exitcode(ended[self.engine])
-                grace = min(
-                    grace, 2.0
-                )  # the engine's first process is gone: nothing orderly is left to wait for
+                grace = min(grace, 2.0)  # nothing orderly is left to wait for
                 break
             if 0 in events:
                 word = os.read(0, 64)

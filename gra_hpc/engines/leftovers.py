@@ -98,10 +98,16 @@ def end_session(state: dict[str, Any], grace: float = 0.0) -> list[int]:
     leader, started = int(state.get("pid", 0)), int(state.get("start", 0))
     if not leader or not started:
         return []
-    found = guard.session_members(leader, started)
+    strays = {int(pid): int(start) for pid, start in state.get("strays", {}).items()}
+
+    def living() -> list[int]:
+        mine = guard.session_members(leader, started)
+        return mine + [pid for pid, start in strays.items() if guard.start_time(pid) == start]
+
+    found = living()
     shm = {str(k): int(v) for k, v in state.get("shm", {}).items()} | guard.mapped_shm(found)
-    if found and not guard.end(lambda: guard.session_members(leader, started), grace):
-        log.error("engine processes %s cannot be killed", guard.session_members(leader, started))
+    if found and not guard.end(living, grace):
+        log.error("engine processes %s cannot be killed", living())
     guard.unlink_shm(shm)
     return found
 

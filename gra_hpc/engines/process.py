@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from gra_hpc.engines import guard, leftovers
 from gra_hpc.engines.client import Client
@@ -161,7 +162,7 @@ class EngineProcess:
     def _sweep(self) -> None:
         """What the guard does itself unless it was killed."""
         assert self._guard is not None
-        state: dict[str, object] = {}
+        state: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             state = json.loads(self.state.read_bytes())
         leftovers.end_session(

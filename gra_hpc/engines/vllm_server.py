@@ -236,7 +236,7 @@ def cpu_binding(place: EnginePlace, allowed: list[int]) -> str:
 def cuda_devices(place: EnginePlace, visible: str) -> str:
     """CUDA_VISIBLE_DEVICES of an engine: a placement counts the job's GPUs; Slurm names others, or UUIDs."""
     mine = [d for d in visible.split(",") if d]
-    if not mine:
+    if not mine or not place.devices:
         return ",".join(map(str, place.devices))
     if max(place.devices) >= len(mine):
         raise EngineError(
@@ -246,7 +246,7 @@ def cuda_devices(place: EnginePlace, visible: str) -> str:
     return ",".join(mine[i] for i in place.devices)
 
 
-_CAUSE = re.compile(r"\b(ERROR|Error|Exception|CRITICAL|FATAL|Killed|error:|No space left|out of memory)\b")
+_CAUSE = re.compile(r"ERROR|Error\b|error:|Exception\b|CRITICAL|FATAL|Killed|No space left|out of memory")
 _VAGUE = re.compile(
     r"Engine core initialization failed|Traceback|See (stack trace|root cause)|EngineDeadError|Failed core proc"
     r"|WorkerProc (initialization )?failed|^\s*raise |^\s*File |output_handler failed|\^\^\^|stack trace \(above\)"

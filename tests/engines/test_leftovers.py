@@ -1,0 +1,137 @@
+"""The sweep: what dead owners left goes, what belongs to the living, to others or to other hosts stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.engines import guard, leftovers
+from gra_hpc.errors import EngineError
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from gra_hpc.engines import leftovers
+print(leftovers.private_directory(Path(sys.argv[1])), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def owner(short_dir: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process with a private directory in which a guard's state says that a sleeping process is its engine."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(short_dir)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    yield process, Path(process.stdout.readline().strip())
+    process.kill()
+    process.wait()
+
+
+def fake_session(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """A session of two sleeping processes as a guard describes it, and a shared memory file of theirs."""
+    process = subprocess.Popen(["sh", "-c", "sleep 600 & exec sleep 600"], start_new_session=True)
+    shm = Path(f"/dev/shm/gra_test_sweep_{process.pid}")
+    shm.write_bytes(b"x")
+    state = {"pid": process.pid, "start": guard.start_time(process.pid), "shm": {str(shm): shm.stat().st_ino}}
+    (directory / "e00-0.state").write_text(json.dumps(state))
+    return process, shm
+
+
+def test_directory_is_private(short_dir: Path) -> None:
+    path = leftovers.private_directory(short_dir)
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert path.parent == short_dir
+
+
+def test_long_base_falls_back_to_tmp(tmp_path: Path) -> None:
+    path = leftovers.private_directory(tmp_path / ("x" * 80))
+    try:
+        assert path.parent == Path("/tmp")
+    finally:
+        (path / "owner.json").unlink()
+        path.rmdir()
+
+
+def test_nowhere_to_write_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setattr(leftovers, "LONGEST_NAME", 90)
+    with pytest.raises(EngineError, match=r"no node-local directory.*too long.*site\.local_dir"):
+        leftovers.private_directory(file)
+
+
+def test_living_owner_is_left_alone(owner: tuple[subprocess.Popen[str], Path]) -> None:
+    _, path = owner
+    process, shm = fake_session(path)
+    try:
+        assert path not in leftovers.sweep(path.parent).directories
+        assert path.is_dir()
+        assert process.poll() is None
+        assert shm.exists()
+    finally:
+        process.kill()
+        shm.unlink()
+
+
+def test_dead_owner_is_swept(owner: tuple[subprocess.Popen[str], Path]) -> None:
+    dead, path = owner
+    process, shm = fake_session(path)
+    try:
+        process.kill()  # the session's leader, as if the guard had been killed with its owner: its child lives
+        process.wait()
+        dead.kill()
+        dead.wait()
+        swept = leftovers.sweep(path.parent)
+        assert path in swept.directories
+        assert len(swept.processes) == 1
+        assert not path.exists()
+        assert not shm.exists()
+        deadline = time.monotonic() + 5
+        while guard.start_time(swept.processes[0]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        shm.unlink(missing_ok=True)
+
+
+def test_other_hosts_and_other_things_are_left_alone(tmp_path: Path) -> None:
+    uid = os.getuid()
+    host = leftovers.host_identity()
+    directories = {
+        "other-host": {"pid": 1, "start": 1, "host": ["elsewhere", "boot", "pid:[1]"]},
+        "container": {"pid": 1, "start": 1, "host": [host[0], host[1], "pid:[1]"]},
+        "rebooted": {"pid": 1, "start": 1, "host": [host[0], "another boot", host[2]]},
+        "torn-old": None,
+        "torn-new": None,
+    }
+    for name, record in directories.items():
+        path = tmp_path / f"gra-{uid}-{name}"
+        path.mkdir()
+        (path / "owner.json").write_text(json.dumps(record) if record else "{")
+        if name in ("rebooted", "torn-old"):
+            os.utime(path, (time.time() - 3600, time.time() - 3600))
+    (tmp_path / f"gra-{uid}-link").symlink_to(tmp_path)
+    (tmp_path / "gra-99999-x").mkdir()
+    leftovers.sweep(tmp_path)
+    left = {p.name.split("-", 2)[2] for p in tmp_path.iterdir()}
+    assert left == {"other-host", "container", "torn-new", "link", "x"}
+
+
+def test_two_engines_of_one_name_get_two_caches(tmp_path: Path) -> None:
+    first, lock = leftovers.claim_cache(tmp_path, "llama-0")
+    second, other = leftovers.claim_cache(tmp_path, "llama-0")
+    assert first != second
+    os.close(lock)
+    third, again = leftovers.claim_cache(tmp_path, "llama-0")
+    assert third == first
+    os.close(other)
+    os.close(again)
