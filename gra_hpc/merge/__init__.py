@@ -1,0 +1,1 @@
+"""The merge: published shards of a round -> the next pool (deduplicated, decontaminated, best first)."""

@@ -1,0 +1,313 @@
+"""Published shards of a round: found, verified, counted. Manifests are trusted about which table counts, not about
+what is in it: digest, rows, schema, ledger and ids of every table are checked before anything is merged."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from gra_hpc import storage
+from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
+from gra_hpc.ledger import Ledger
+from gra_hpc.merge.workers import Workers
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
+from gra_hpc.rundir import RunDir, ShardDir
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"\d{5,}")
+_IN_SHARD = re.compile(r"attempts|manifest\.json|(samples|calls)-.+\.parquet|\..+")
+FEW, FEW_BYTES = 16, 64 << 20
+"""Up to this many shards of this size are not worth a second process."""
+SHOWN = 8
+"""Bad files named in one message; the log names all."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The accepted rows of one table, or all rows of the pool: what the merge reads."""
+
+    path: str
+    groups: tuple[int, ...]
+    """Rows that count, per row group of the file."""
+    accepted_only: bool
+    """Whether the table has a `status`, of which `accepted` counts."""
+
+    @property
+    def rows(self) -> int:
+        return sum(self.groups)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One verified shard table."""
+
+    number: int
+    attempt: str
+    part: Part
+    rows: int
+    bytes: int
+    sha256: str
+    manifest_sha256: str
+    ledger: Ledger
+    seeds: int
+    """Different seeds among its rows."""
+    ids: np.ndarray
+    """Accepted rows: bytes [n], padded with NUL."""
+    scores: np.ndarray
+    """Accepted rows: float64 [n]; -inf without a score."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The shards of a round that were published."""
+
+    shards: list[Shard]
+    expected: int
+    missing: list[int]
+    foreign: list[str] = field(default_factory=list)
+    """Entries of the shards directory that belong to no shard of this run; left alone."""
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+    @property
+    def ledger(self) -> Ledger:
+        total = Ledger()
+        for shard in self.shards:
+            total += shard.ledger
+        return total
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`0-3,7,9-11`."""
+    spans: list[list[int]] = []
+    for n in sorted(numbers):
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def published(run: RunDir, round_: int, expected: int) -> tuple[list[ShardDir], list[int], list[str]]:
+    """Shards with a manifest, numbers of those without, and foreign entries of the shards directory."""
+    directory = run.round(round_).shards
+    foreign, have = [], []
+    for entry in sorted(directory.iterdir()) if directory.is_dir() else []:
+        number = int(entry.name) if _NAME.fullmatch(entry.name) else -1
+        if (
+            number < 0
+            or number >= expected
+            or not entry.is_dir()
+            or run.round(round_).shard(number).path != entry
+        ):
+            if not entry.name.startswith("."):
+                foreign.append(str(entry.relative_to(run.path)))
+            continue
+        if (entry / "manifest.json").is_file():
+            have.append(number)
+            foreign += [
+                str(f.relative_to(run.path))
+                for f in sorted(entry.iterdir())
+                if not _IN_SHARD.fullmatch(f.name)
+            ]
+    missing = sorted(set(range(expected)) - set(have))
+    return [run.round(round_).shard(n) for n in have], missing, foreign
+
+
+def collect(
+    run: RunDir, round_: int, fingerprint: str, expected: int, workers: Workers, *, allow_partial: bool
+) -> Collected:
+    """Find and verify the published shards.
+
+    Raises:
+        IncompleteError: shards are missing and `allow_partial` is not set, or none is there.
+        FingerprintError: a shard was made with other settings.
+        ReleaseError: a manifest or table that is not what it should be. All bad ones are logged, the first are named.
+    """
+    have, missing, foreign = published(run, round_, expected)
+    for entry in foreign:
+        log.warning("%s: not part of this run's round %d; left alone", entry, round_)
+    if missing and not (allow_partial and have):
+        raise IncompleteError(
+            f"round {round_}: {len(missing)} of {expected} shards are not published: {_short(ranges(missing))}",
+            f"gra resume {run.path}"
+            + (
+                f"  (or gra merge {run.path} merge.allow_partial=true, its coverage declared)" if have else ""
+            ),
+        )
+    asked = [(str(run.path), str(s.path), s.number, round_, fingerprint) for s in have]
+    shards, problems = [], []
+    few = (
+        len(have) <= FEW and sum(f.stat().st_size for s in have for f in s.path.glob("samples-*")) < FEW_BYTES
+    )
+    for result in map(verify, asked) if few else workers.map(verify, asked):
+        if isinstance(result, Shard):
+            shards.append(result)
+        else:
+            log.error("%s", result.what)
+            problems.append(result)
+    if problems:
+        named = "; ".join(p.what for p in problems[:SHOWN])
+        more = f"; and {len(problems) - SHOWN} more (see the log)" if len(problems) > SHOWN else ""
+        kind = FingerprintError if all(isinstance(p, FingerprintError) for p in problems) else ReleaseError
+        raise kind(named + more, f"move the bad shard's manifest.json away, then gra resume {run.path}")
+    return Collected(shards, expected, missing, foreign)
+
+
+def _short(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else text[:limit].rsplit(",", 1)[0] + ",..."
+
+
+def verify(asked: tuple[str, str, int, int, str]) -> Shard | GraError:
+    """Check one shard's manifest and samples table, and read what the merge ranks by.
+
+    Args:
+        asked: run directory, shard directory, shard number, round, fingerprint.
+    """
+    run, path, number, round_, fingerprint = asked
+    shard = ShardDir(Path(path), number)
+    try:
+        return _verify(shard, round_, fingerprint)
+    except GraError as e:
+        e.what = e.what.replace(f"{run}/", "")
+        return e
+
+
+def _verify(shard: ShardDir, round_: int, fingerprint: str) -> Shard:
+    import hashlib
+
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    def need(ok: bool, what: str, kind: type[GraError] = ReleaseError) -> None:
+        if not ok:
+            raise kind(what)
+
+    where = shard.manifest
+    try:
+        raw = where.read_bytes()
+        manifest: dict[str, Any] = orjson.loads(raw)
+        samples = manifest["samples"]
+        name, rows, size, sha = (
+            samples["file"],
+            int(samples["rows"]),
+            int(samples["bytes"]),
+            samples["sha256"],
+        )
+        attempt, ledger = str(manifest["attempt"]), Ledger.from_dict(manifest["ledger"])
+        stated = (manifest["round"], manifest["shard"], manifest["fingerprint"])
+    except OSError as e:
+        raise ReleaseError(f"{where}: {e.strerror}") from None
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as e:
+        raise ReleaseError(f"{where}: not a shard manifest ({type(e).__name__}: {e})") from None
+    need(
+        stated[:2] == (round_, shard.number),
+        f"{where}: says round {stated[0]} shard {stated[1]}, expected round {round_} shard {shard.number}",
+    )
+    need(
+        stated[2] == fingerprint,
+        f"{where}: made with other settings (fingerprint {str(stated[2])[:12]}, this run's is "
+        f"{fingerprint[:12]})",
+        FingerprintError,
+    )
+    need(Path(name).name == name, f"{where}: names a table outside its directory ({name})")
+    table = shard.path / name
+    try:
+        actual = table.stat().st_size
+        need(actual == size, f"{table}: {actual} bytes, its manifest says {size}")
+        digest = storage.sha256(table)
+    except OSError as e:
+        raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
+    need(digest == sha, f"{table}: SHA-256 {digest[:12]}..., its manifest says {str(sha)[:12]}...")
+    try:
+        with pq.ParquetFile(table) as file:
+            need(
+                file.metadata.num_rows == rows,
+                f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}",
+            )
+            schema = file.schema_arrow.remove_metadata()
+            if not schema.equals(sample_schema()):
+                need(False, f"{table}: {_difference(schema)}")
+            groups, ids, scores = [], [], []
+            counts = dict.fromkeys((ACCEPTED, REJECTED, FAILED), 0)
+            seeds: list[pa.Array] = []
+            for g in range(file.num_row_groups):
+                t = file.read_row_group(g, columns=["id", "status", "score", "seed_id", "round"])
+                for status in counts:
+                    counts[status] += pc.sum(pc.equal(t["status"], status)).as_py() or 0
+                seeds.append(pc.unique(t["seed_id"]))
+                need(
+                    not len(t) or pc.all(pc.equal(t["round"], round_)).as_py(),
+                    f"{table}: rows of another round",
+                )
+                t = t.filter(pc.equal(t["status"], ACCEPTED))
+                groups.append(len(t))
+                ids.append(id_bytes(t["id"]))
+                scores.append(pc.fill_null(t["score"], -np.inf).to_numpy())
+    except (pa.ArrowException, OSError) as e:
+        raise ReleaseError(f"{table}: not a readable Parquet file ({str(e).splitlines()[0]})") from None
+    need(sum(counts.values()) == rows, f"{table}: rows without a status of accepted, rejected or failed")
+    try:
+        ledger.check(str(where))
+    except GraError as e:
+        raise ReleaseError(e.what) from None
+    booked = (ledger.accepted, ledger.rejected_total, ledger.failed_total)
+    need(
+        tuple(counts.values()) == booked,
+        f"{table}: {', '.join(f'{v} {k}' for k, v in counts.items())}; the manifest's "
+        f"ledger says {ledger.line()}",
+    )
+    return Shard(
+        number=shard.number,
+        attempt=attempt,
+        part=Part(str(table), tuple(groups), accepted_only=True),
+        rows=rows,
+        bytes=size,
+        sha256=digest,
+        manifest_sha256=hashlib.sha256(raw).hexdigest(),
+        ledger=ledger,
+        seeds=len(pc.unique(pa.chunked_array(seeds, pa.string()))) if seeds else 0,
+        ids=np.concatenate(ids) if ids else np.empty(0, "S1"),
+        scores=np.nan_to_num(np.concatenate(scores), nan=-np.inf) if scores else np.empty(0),
+    )
+
+
+def _difference(schema: Any) -> str:
+    """What a table's schema has that it should not, in one line."""
+    expected = sample_schema()
+    absent = [f.name for f in expected if f.name not in schema.names]
+    extra = [n for n in schema.names if n not in expected.names]
+    wrong = [
+        f"{f.name} is {schema.field(f.name).type}, expected {f.type}"
+        for f in expected
+        if f.name in schema.names and schema.field(f.name).type != f.type
+    ]
+    parts = [f"no column {n}" for n in absent] + [f"unknown column {n}" for n in extra] + wrong
+    return "not a table of samples: " + ("; ".join(parts[:4]) or "columns in another order")
+
+
+def id_bytes(column: Any) -> np.ndarray:
+    """Ids as fixed-size bytes [n], padded with NUL."""
+    import numpy as np
+    import pyarrow as pa
+
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
+    if len(array) == 0:
+        return np.empty(0, "S1")
+    return np.array(array.cast(pa.binary()).to_pylist(), dtype="S")

@@ -1,0 +1,172 @@
+"""The rows of a merge, in two numberings.
+
+*Row* numbers follow storage: the pool's rows, then the accepted rows of each shard in shard order. *Ranks* follow
+merit: the pool's rows first (they always stay), then the best score, ties by id. Every step decides by rank alone, so
+that the result does not depend on where a row is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gra_hpc.errors import ReleaseError
+from gra_hpc.merge.collect import Part, Shard, id_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some row groups of one part: what one worker reads at a time."""
+
+    part: Part
+    groups: tuple[int, ...]
+    """Row groups to read."""
+    start: int
+    """Row number of the first row that counts."""
+    rows: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """All rows of a merge, without their texts: about 60 bytes a row."""
+
+    parts: list[Part]
+    """The pool first, then the shards."""
+    pool: int
+    """Rows of the pool."""
+    ids: np.ndarray
+    """bytes [rows], by row."""
+    rank: np.ndarray
+    """int64 [rows]: row -> rank."""
+    row: np.ndarray
+    """int64 [rows]: rank -> row."""
+
+    def __len__(self) -> int:
+        return len(self.rank)
+
+    def units(self, rows: int = 40_000) -> list[Unit]:
+        """The parts cut at row groups, about `rows` each."""
+        units, start = [], 0
+        for part in self.parts:
+            groups: list[int] = []
+            held = 0
+            for g, n in enumerate(part.groups):
+                groups.append(g)
+                held += n
+                if held >= rows:
+                    units.append(Unit(part, tuple(groups), start, held))
+                    start, groups, held = start + held, [], 0
+            if held:
+                units.append(Unit(part, tuple(groups), start, held))
+                start += held
+        return units
+
+    def names(self, ranks: np.ndarray) -> list[str]:
+        """Ids of ranks."""
+        return [b.decode() for b in self.ids[self.row[ranks]].tolist()]
+
+
+def build(pool: Part | None, pool_ids: np.ndarray, shards: Sequence[Shard]) -> Index:
+    """Rank the rows.
+
+    Raises:
+        ReleaseError: two published rows have one id.
+    """
+    import numpy as np
+
+    n_pool = len(pool_ids)
+    ids = np.concatenate([pool_ids, *(s.ids for s in shards)]) if shards else pool_ids
+    scores = np.concatenate([s.scores for s in shards]) if shards else np.empty(0)
+    words = _words(ids)
+    by_id = np.lexsort(words.T[::-1])  # ids in order, as their bytes compare
+    same = np.flatnonzero((words[by_id[1:]] == words[by_id[:-1]]).all(axis=1))
+    if len(same):
+        rows = sorted(int(r) for r in by_id[same[0] : same[0] + 2])
+        where = [_source(pool, n_pool, shards, r) for r in rows]
+        raise ReleaseError(
+            f"{where[0]} and {where[1]} both hold the sample {ids[rows[0]].decode()} ({len(same)} such ids): "
+            "each sample is published once",
+            "move the manifest.json of the shard that is wrong away, then gra merge RUN",
+        )
+    new = by_id[by_id >= n_pool]
+    new = new[np.argsort(-scores[new - n_pool], kind="stable")]
+    row = np.concatenate([np.arange(n_pool), new])
+    rank = np.empty(len(row), np.int64)
+    rank[row] = np.arange(len(row))
+    parts = ([pool] if pool else []) + [s.part for s in shards]
+    return Index(parts, n_pool, ids, rank, row)
+
+
+def _words(ids: np.ndarray) -> np.ndarray:
+    """Fixed-size bytes as big-endian integers [n, width / 8] that sort as the bytes do."""
+    import numpy as np
+
+    width = -(-max(ids.dtype.itemsize, 1) // 8) * 8
+    return ids.astype(f"S{width}").view(">u8").reshape(len(ids), -1).astype(np.uint64)
+
+
+def _source(pool: Part | None, n_pool: int, shards: Sequence[Shard], row: int) -> str:
+    if row < n_pool and pool:
+        return pool.path
+    row -= n_pool
+    for s in shards:
+        if row < s.part.rows:
+            return s.part.path
+        row -= s.part.rows
+    raise IndexError(row)
+
+
+def pool_part(path: str) -> tuple[Part, np.ndarray]:
+    """The previous pool, and its ids.
+
+    Raises:
+        ReleaseError: not a readable table of records.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from gra_hpc.records import record_schema
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.remove_metadata().equals(record_schema()):
+                raise ReleaseError(f"{path}: not a pool (columns {', '.join(file.schema_arrow.names)})")
+            groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
+            ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]
+    except (pa.ArrowException, OSError) as e:
+        raise ReleaseError(f"{path}: not a readable Parquet file ({str(e).splitlines()[0]})") from None
+    return Part(path, groups, accepted_only=False), np.concatenate(ids) if ids else np.empty(0, "S1")
+
+
+def read(unit: Unit, columns: Sequence[str], batch: int = 4096) -> Iterator[tuple[int, dict]]:
+    """Rows of a unit that count, in storage order.
+
+    Args:
+        unit: what to read.
+        columns: columns wanted.
+        batch: rows read at a time (fewer may count).
+
+    Yields:
+        Row number of the batch's first row, and the columns by name (Arrow arrays).
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from gra_hpc.records import ACCEPTED
+
+    row = unit.start
+    wanted = [*columns, "status"] if unit.part.accepted_only and "status" not in columns else list(columns)
+    with pq.ParquetFile(unit.part.path) as file:
+        for b in file.iter_batches(batch, row_groups=list(unit.groups), columns=wanted, use_threads=False):
+            if unit.part.accepted_only:
+                b = b.filter(pc.equal(b["status"], ACCEPTED))
+            if len(b):
+                yield row, {name: b[name] for name in columns}
+                row += len(b)
+    if row != unit.start + unit.rows:
+        raise ReleaseError(f"{unit.part.path}: changed while it was merged", "gra merge RUN")

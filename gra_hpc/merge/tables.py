@@ -1,0 +1,263 @@
+"""The merge's tables: kept rows sorted best first out of core, the next pool, the dropped rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gra_hpc.merge import index
+from gra_hpc.merge.index import Index
+from gra_hpc.records import record_schema, sample_schema
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+ROW_GROUP = 16_384
+"""Rows per row group: part of the tables' bytes, so never taken from the machine."""
+_BUCKET = 512 << 20
+"""Bytes of a bucket that is sorted in memory."""
+STEPS = ("contaminated", "exact", "fuzzy", "semantic", "surplus")
+Embeddings = Callable[["np.ndarray", "pa.Array"], "pa.Array"]
+"""Row numbers and their column `embedding` -> the column to write (float16 bytes, or null)."""
+
+DESCRIPTION = ("seed_id", "domain", "keywords", "summary")
+"""What stage 0 adds to a seed."""
+
+
+def as_given(rows: np.ndarray, embeddings: pa.Array) -> pa.Array:  # noqa: ARG001
+    """The embeddings that the shards stored."""
+    return embeddings
+
+
+def dropped_schema() -> pa.Schema:
+    """Arrow schema of dropped.parquet."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("step", pa.string()),
+            ("winner", pa.string()),
+            ("similarity", pa.float64()),
+            ("detail", pa.string()),
+        ]
+    )
+
+
+class Writer:
+    """A Parquet table whose bytes depend on its rows alone, not on how they came in."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        self.rows = 0
+        self._schema = schema
+        self._held: list[pa.Table] = []
+        self._count = 0
+        self._file = pq.ParquetWriter(
+            path, schema, compression="zstd", compression_level=3, use_dictionary=True, write_statistics=True
+        )
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows."""
+        self._held.append(table.select(self._schema.names).cast(self._schema))
+        self._count += len(table)
+        self._flush(ROW_GROUP)
+
+    def _flush(self, size: int) -> None:
+        import pyarrow as pa
+
+        while self._count and self._count >= size:
+            together = pa.concat_tables(self._held)
+            head, rest = together.slice(0, ROW_GROUP), together.slice(ROW_GROUP)
+            self._file.write_table(head.combine_chunks(), row_group_size=ROW_GROUP)
+            self.rows += len(head)
+            self._held, self._count = ([rest], len(rest)) if len(rest) else ([], 0)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush(1)
+        self._file.close()
+
+
+def sorted_samples(
+    ix: Index, kept: np.ndarray, embeddings: Embeddings, scratch: Path, memory: int
+) -> Iterator[pa.Table]:
+    """Kept samples, best first.
+
+    Rows are dealt into buckets of consecutive ranks on disk, and each bucket is sorted in memory.
+
+    Args:
+        ix: the rows.
+        kept: ranks, ascending.
+        embeddings: fills the column of the same name.
+        scratch: where buckets go.
+        memory: bytes a bucket may take.
+
+    Yields:
+        Tables of `sample_schema`.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    place = np.full(len(ix), -1, np.int64)
+    place[ix.row[kept]] = np.arange(len(kept))
+    size = sum(_uncompressed(Path(p.path)) for p in ix.parts if p.accepted_only)
+    buckets = max(1, min(200, -(-size * 2 // max(min(memory, _BUCKET), 1))))
+    per = max(1, -(-len(kept) // buckets))
+    sinks: dict[int, Any] = {}
+    held: dict[int, list[pa.RecordBatch]] = {}
+    schema = sample_schema().append(pa.field("place", pa.int64()))
+    columns = sample_schema().names
+    try:
+        for unit in ix.units():
+            if not unit.part.accepted_only:
+                continue
+            for row, batch in index.read(unit, columns):
+                at = place[row : row + len(batch["id"])]
+                some = np.flatnonzero(at >= 0)
+                if not len(some):
+                    continue
+                table = pa.table(batch).take(pa.array(some))
+                column = embeddings(row + some, table["embedding"])
+                table = table.set_column(columns.index("embedding"), "embedding", column)
+                table = table.append_column("place", pa.array(at[some])).cast(schema)
+                bucket = at[some] // per
+                for b in np.unique(bucket).tolist():
+                    rows = table.filter(pa.array(bucket == b)) if buckets > 1 else table
+                    if buckets == 1:
+                        held.setdefault(b, []).extend(rows.to_batches())
+                        continue
+                    if b not in sinks:
+                        options = pa.ipc.IpcWriteOptions(compression="lz4")
+                        sinks[b] = pa.ipc.new_stream(
+                            str(scratch / f"bucket-{b:03d}"), schema, options=options
+                        )
+                    sinks[b].write_table(rows)
+    finally:
+        for sink in sinks.values():
+            sink.close()
+    for b in sorted(set(sinks) | set(held)):
+        path = scratch / f"bucket-{b:03d}"
+        if b in sinks:
+            with pa.ipc.open_stream(str(path)) as stream:
+                table = stream.read_all()
+            path.unlink()
+        else:
+            table = pa.Table.from_batches(held.pop(b), schema)
+        order = np.argsort(table["place"].to_numpy())
+        table = table.drop_columns("place")
+        for s in range(0, len(order), ROW_GROUP):  # in slices: a string column holds 2 GB at most
+            yield table.take(pa.array(order[s : s + ROW_GROUP]))
+
+
+def _uncompressed(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    meta = pq.read_metadata(path)
+    return sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
+
+
+def as_records(samples: pa.Table) -> pa.Table:
+    """Accepted samples as rows of the pool."""
+    import pyarrow as pa
+
+    columns = {f.name: samples[f.name] for f in record_schema() if f.name != "source"}
+    columns["source"] = pa.repeat("", len(samples))
+    return pa.table(columns).select(record_schema().names).cast(record_schema())
+
+
+def pool_rows(ix: Index) -> Iterator[pa.Table]:
+    """The previous pool, as it is."""
+    import pyarrow as pa
+
+    for unit in ix.units():
+        if not unit.part.accepted_only:
+            for _, batch in index.read(unit, record_schema().names):
+                yield pa.table(batch)
+
+
+def described(ix: Index, descriptions: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    """The seeds, with the descriptions that stage 0 gave them; a seed it failed on stays as it is.
+
+    Args:
+        ix: the rows, the seeds as their pool.
+        descriptions: columns `DESCRIPTION` of the accepted samples.
+    """
+    import pyarrow as pa
+
+    given = {r["seed_id"]: r for t in descriptions for r in t.to_pylist()}
+    for table in pool_rows(ix):
+        rows = table.to_pylist()
+        for row in rows:
+            found = given.get(row["id"])
+            if found:
+                row |= {name: found[name] for name in DESCRIPTION[1:]}
+        yield pa.Table.from_pylist(rows, schema=record_schema())
+
+
+class Dropped:
+    """Rows that were dropped, and why; written in order of rank."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, np.ndarray, np.ndarray | None, np.ndarray | None, list[str] | None]] = []
+
+    def add(
+        self,
+        step: str,
+        ranks: np.ndarray,
+        winners: np.ndarray | None = None,
+        similarity: np.ndarray | None = None,
+        details: list[str] | None = None,
+    ) -> None:
+        """Note the rows a step dropped."""
+        self._parts.append((step, ranks, winners, similarity, details))
+
+    def counts(self) -> dict[str, int]:
+        """Rows by step."""
+        counts = dict.fromkeys(STEPS, 0)
+        for step, ranks, *_ in self._parts:
+            counts[step] += len(ranks)
+        return counts
+
+    def tables(self, ix: Index) -> Iterator[pa.Table]:
+        """Tables of `dropped_schema`."""
+        import numpy as np
+        import pyarrow as pa
+
+        if not self._parts:
+            return
+        every = np.concatenate([p[1] for p in self._parts])
+        part = np.repeat(np.arange(len(self._parts)), [len(p[1]) for p in self._parts])
+        within = np.concatenate([np.arange(len(p[1])) for p in self._parts])
+        order = np.argsort(every)
+        for s in range(0, len(order), ROW_GROUP):
+            o = order[s : s + ROW_GROUP]
+            step, winner, similarity, detail = [], np.full(len(o), -1), np.full(len(o), np.nan), [""] * len(o)
+            for k, (p, w) in enumerate(zip(part[o].tolist(), within[o].tolist(), strict=True)):
+                name, _, winners, similarities, details = self._parts[p]
+                step.append(name)
+                if winners is not None:
+                    winner[k] = winners[w]
+                if similarities is not None:
+                    similarity[k] = similarities[w]
+                if details is not None:
+                    detail[k] = details[w]
+            known = np.flatnonzero(winner >= 0)
+            names = np.full(len(o), "", dtype=object)
+            names[known] = ix.names(winner[known])
+            yield pa.table(
+                {
+                    "id": ix.names(every[o]),
+                    "step": step,
+                    "winner": pa.array([n or None for n in names], pa.string()),
+                    "similarity": pa.array(similarity, pa.float64(), from_pandas=True),
+                    "detail": detail,
+                },
+                schema=dropped_schema(),
+            )

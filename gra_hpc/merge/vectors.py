@@ -1,0 +1,219 @@
+"""Embeddings of the rows that reach the semantic step, in order of rank.
+
+A shard stores the embeddings of its accepted samples; the merge of an earlier round stored those it computed in
+`kept.parquet`; what none has (seeds, shards without an embedding model) is computed here once and kept beside the run,
+so that a second merge decides by the same numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gra_hpc import storage
+from gra_hpc.errors import ReleaseError
+from gra_hpc.merge import embed, index
+from gra_hpc.merge.collect import id_bytes
+from gra_hpc.merge.index import Index
+from gra_hpc.plan import ModelPin
+from gra_hpc.rundir import RunDir
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 50_000
+"""Texts embedded per worker process; what was done is kept after each."""
+Encode = Callable[[Sequence[str]], "np.ndarray"]
+
+
+class Store:
+    """Embeddings by id, in a small Parquet file of the run."""
+
+    def __init__(self, path: Path, model: str) -> None:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._path, self._model = path, model
+        self.ids: np.ndarray = np.empty(0, "S1")
+        self.vectors: np.ndarray = np.empty((0, 0), np.float16)
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException):
+            return
+        if (table.schema.metadata or {}).get(b"model") == model.encode():
+            self.ids = id_bytes(table["id"])
+            self.vectors = matrix(table["embedding"].combine_chunks())[1]
+
+    def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        """Keep more embeddings; the file is replaced whole."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.ids = np.concatenate([self.ids, ids])
+        self.vectors = np.concatenate([self.vectors, vectors]) if len(self.vectors) else vectors
+        schema = pa.schema([("id", pa.string()), ("embedding", pa.binary())], metadata={"model": self._model})
+        table = pa.table(
+            {"id": [i.decode() for i in self.ids.tolist()], "embedding": column(self.vectors)}, schema=schema
+        )
+        temporary = self._path.with_name(f".{self._path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+        with storage.room(self._path):
+            try:
+                pq.write_table(table, temporary, compression="zstd")
+                storage.fsync_file(temporary)
+                temporary.replace(self._path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def matrix(embeddings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the rows that have an embedding, and the embeddings, float16 [n, d].
+
+    Raises:
+        ReleaseError: embeddings of different lengths.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    array = embeddings.combine_chunks() if isinstance(embeddings, pa.ChunkedArray) else embeddings
+    there = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
+    values = array.drop_null().to_pylist()
+    if not values:
+        return there, np.empty((0, 0), np.float16)
+    width = len(values[0])
+    if width == 0 or width % 2 or any(len(v) != width for v in values):
+        raise ReleaseError(f"embeddings of different lengths ({width} bytes and others)")
+    return there, np.frombuffer(b"".join(values), "<f2").reshape(len(values), width // 2)
+
+
+def column(vectors: np.ndarray) -> pa.Array:
+    """Embeddings as a binary column."""
+    import numpy as np
+    import pyarrow as pa
+
+    data = np.ascontiguousarray(vectors, "<f2")
+    n, width = data.shape[0], data.shape[1] * 2 if data.ndim == 2 else 0
+    offsets = pa.py_buffer((np.arange(n + 1, dtype=np.int64) * width).astype(np.int32))
+    return pa.Array.from_buffers(pa.binary(), n, [None, offsets, pa.py_buffer(data)])
+
+
+def assemble(
+    run: RunDir, round_: int, ix: Index, ranks: np.ndarray, model: ModelPin, scratch: Path
+) -> tuple[np.ndarray, int]:
+    """Embeddings of rows, from wherever they are.
+
+    Args:
+        run: the run.
+        round_: the round that is merged.
+        ix: its rows.
+        ranks: rows wanted: all of the pool, and the new rows that are left, ascending.
+        model: the embedding model, asked only for what is missing.
+        scratch: directory for the matrix.
+
+    Returns:
+        float16 [ranks, d] (a file mapped into memory), and how many were computed here.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    place = np.full(len(ix), -1, np.int64)
+    place[ix.row[ranks]] = np.arange(len(ranks))
+    have = np.zeros(len(ranks), bool)
+    result: np.ndarray | None = None
+
+    def put(at: np.ndarray, vectors: np.ndarray, where: str) -> None:
+        nonlocal result
+        if not len(at):
+            return
+        if result is None:
+            with storage.room(scratch):
+                result = np.lib.format.open_memmap(
+                    scratch / "vectors.npy", "w+", np.float16, (len(ranks), vectors.shape[1])
+                )
+        if vectors.shape[1] != result.shape[1]:
+            raise ReleaseError(
+                f"{where}: embeddings of {vectors.shape[1]} numbers, others have {result.shape[1]}"
+            )
+        result[at] = vectors
+        have[at] = True
+
+    def put_by_id(ids: np.ndarray, vectors: np.ndarray, where: str) -> None:
+        at = _find(ids)
+        put(at[at >= 0], vectors[at >= 0], where)
+
+    pool_ids = ix.ids[: ix.pool]
+    by_id = np.argsort(pool_ids, kind="stable")
+    ordered = pool_ids[by_id]
+
+    def _find(ids: np.ndarray) -> np.ndarray:
+        """Places of pool rows with these ids, or -1."""
+        if not len(ordered):
+            return np.full(len(ids), -1)
+        at = np.minimum(np.searchsorted(ordered, ids), len(ordered) - 1)
+        return np.where(ordered[at] == ids, by_id[at], -1)
+
+    for unit in ix.units():
+        if unit.part.accepted_only:
+            for row, batch in index.read(unit, ["embedding"]):
+                there, vectors = matrix(batch["embedding"])
+                at = place[row + there]
+                put(at[at >= 0], vectors[at >= 0], unit.part.path)
+    for earlier in range(1, round_):
+        path = run.round(earlier).kept
+        if path.is_file():
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(16_384, columns=["id", "embedding"]):
+                    there, vectors = matrix(batch["embedding"])
+                    if len(there):
+                        put_by_id(id_bytes(batch["id"])[there], vectors, str(path))
+    computed = 0
+    if not have.all():
+        directory, name = model.directory, model.identity
+        stores = [
+            (Store(run.path / "seeds.embeddings.parquet", name), lambda r: r < ix.pool),
+            (Store(run.round(round_).path / "embeddings.parquet", name), lambda r: r >= ix.pool),
+        ]
+        for store, mine in stores:
+            if len(store.ids):
+                lacking = np.flatnonzero(~have & mine(ranks))
+                ids = ix.ids[ix.row[ranks[lacking]]]
+                order = np.argsort(store.ids, kind="stable")
+                at = np.minimum(np.searchsorted(store.ids[order], ids), len(order) - 1)
+                found = store.ids[order][at] == ids
+                put(lacking[found], store.vectors[order[at[found]]], directory)
+            lacking = np.flatnonzero(~have & mine(ranks))
+            if len(lacking):
+                log.info("embedding %d rows with %s", len(lacking), directory)
+            for s in range(0, len(lacking), _AT_ONCE):
+                some = lacking[s : s + _AT_ONCE]
+                rows = ix.row[ranks[some]]
+                vectors = embed.encode(_instructions(ix, rows), directory)
+                store.add(ix.ids[rows], vectors)
+                put(some, vectors, directory)
+                computed += len(some)
+    return result if result is not None else np.empty((0, 0), np.float16), computed
+
+
+def _instructions(ix: Index, rows: np.ndarray) -> list[str]:
+    """Instructions of some rows, in the order given."""
+    import numpy as np
+
+    order = np.argsort(rows)
+    ordered = rows[order]
+    texts = [""] * len(rows)
+    for unit in ix.units():
+        a, b = np.searchsorted(ordered, [unit.start, unit.start + unit.rows])
+        if a == b:
+            continue
+        for row, batch in index.read(unit, ["instruction"]):
+            s, e = np.searchsorted(ordered, [row, row + len(batch["instruction"])])
+            for k in range(s, e):
+                texts[order[k]] = batch["instruction"][int(ordered[k] - row)].as_py() or ""
+    return texts

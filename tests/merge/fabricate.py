@@ -1,0 +1,180 @@
+"""Runs with published shards, made up for the merge's tests (and for its benchmark, at scale)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from gra_hpc import presets, publish
+from gra_hpc.config import MemberConfig, ModelConfig, RunConfig, SeedsConfig
+from gra_hpc.ledger import Ledger
+from gra_hpc.plan import ModelPin, Plan, RoundPlan
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED, Record, Roles, Sample, digest, sample_id, seed_id
+from gra_hpc.rundir import RunDir
+from gra_hpc.seeds import write_records
+
+WORDS = [
+    f"{a}{b}{c}"
+    for a in "bdfgklmnprstvz"
+    for b in ("a", "e", "i", "o", "u", "ou")
+    for c in ("n", "r", "s", "t", "", "le")
+]
+
+
+def text(rng: random.Random, words: int = 30) -> str:
+    """Words at random."""
+    return " ".join(rng.choices(WORDS, k=words)).capitalize() + "."
+
+
+def seed(i: int, instruction: str = "", response: str = "", **more: object) -> Record:
+    """A described seed."""
+    rng = random.Random(f"seed {i}")
+    instruction, response = instruction or text(rng, 12), response or text(rng)
+    id_ = seed_id(instruction, response, 0)
+    fields = {
+        "domain": "qa",
+        "keywords": ("a", "b", "c"),
+        "summary": "A summary.",
+        "seed_id": id_,
+        "source": f"s:{i}",
+    }
+    return Record(id_, instruction, response, **(fields | more))  # type: ignore[arg-type]
+
+
+def sample(
+    i: int,
+    instruction: str = "",
+    response: str = "",
+    score: float | None = 9.0,
+    status: str = ACCEPTED,
+    round_: int = 1,
+    seed_of: str = "s",
+) -> Sample:
+    """A finished sample; the same number gives the same sample."""
+    rng = random.Random(f"sample {round_} {i}")
+    s = Sample(sample_id(round_, seed_of, i), round_, seed_of, i, "qa", Roles("a", ("b", "c", "d"), "e", "a"))
+    s.instruction, s.response = instruction or text(rng, 12), response or text(rng)
+    s.keywords, s.summary, s.score, s.mean, s.sd = ("k1", "k2", "k3"), "In short.", score, score, 0.5
+    s.status = status
+    if status != ACCEPTED:
+        s.stage, s.reason = "response_review", "mean below 8" if status == REJECTED else "unparsed"
+    return s
+
+
+def make_run(
+    path: Path,
+    seeds: Sequence[Record],
+    shards: int,
+    rounds: int = 1,
+    undescribed: int = 0,
+    embed: str = "",
+    **merge: object,
+) -> RunDir:
+    """A planned run without models: only the merge works on it.
+
+    Args:
+        embed: directory of the embedding model; empty: no semantic step.
+        merge: fields of the merge's configuration.
+    """
+    config = RunConfig(
+        seeds=SeedsConfig(path="seeds.jsonl"),
+        models={"m": ModelConfig(path="none")},
+        committee={"a": MemberConfig(model="m")},
+    )
+    config.merge.semantic, config.merge.embed_model = bool(embed), embed
+    config.method.rounds = rounds
+    run = RunDir(path)
+    run.path.mkdir(parents=True)
+    configure(run, config, **merge)
+    pin = ModelPin(embed, digest(embed), "", "") if embed else None
+    plan = Plan(digest("plan", 1), {}, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin)
+    run.plan.write_text(json.dumps(asdict(plan)))
+    write_records(run.seeds, seeds)
+    for r in range(0 if undescribed else 1, rounds + 1):
+        RoundPlan(r, 100, shards).save(run.round(r))
+    return run
+
+
+def configure(
+    run: RunDir, config: RunConfig | None = None, target_accepted: int = 0, **merge: object
+) -> None:
+    """Change the run's saved configuration."""
+    config = config or presets.load(run.config)
+    for key, value in merge.items():
+        holder = config.merge
+        *path, last = key.split("__")
+        for p in path:
+            holder = getattr(holder, p)
+        assert hasattr(holder, last), key
+        setattr(holder, last, value)
+    config.method.target_accepted = target_accepted or config.method.target_accepted
+    run.config.write_text(presets.dump(config))
+
+
+def publish_shard(
+    run: RunDir,
+    round_: int,
+    number: int,
+    samples: Sequence[Sample],
+    embeddings: Sequence[bytes | None] | None = None,
+    attempt: str = "a1",
+) -> None:
+    """Publish a shard as a real attempt does."""
+    shard = run.round(round_).shard(number)
+    here = shard.attempt(attempt)
+    here.path.mkdir(parents=True)
+    ledger = Ledger.of(len(samples), ((s.status, s.stage, s.reason) for s in samples))
+    assert publish.publish(
+        shard,
+        here,
+        fingerprint=Plan.load(run).fingerprint,
+        round_=round_,
+        ledger=ledger,
+        samples=samples,
+        embeddings=embeddings or [None] * len(samples),
+        calls=[],
+        details={},
+        attempts=[here],
+    )
+
+
+def tables(run: RunDir, round_: int = 1) -> dict[str, bytes]:
+    """The merged tables' bytes."""
+    merged = run.round(round_).merged
+    return {
+        name: (merged / name).read_bytes() for name in ("kept.parquet", "pool.parquet", "dropped.parquet")
+    }
+
+
+def rows(path: Path) -> list[dict]:
+    """A table's rows."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
+def change(words: str, places: Sequence[int], by: str = "changed") -> str:
+    """A text with some words replaced."""
+    parts = words.split()
+    for p in places:
+        parts[p] = f"{by}{p}"
+    return " ".join(parts)
+
+
+__all__ = [
+    "ACCEPTED",
+    "FAILED",
+    "REJECTED",
+    "change",
+    "configure",
+    "make_run",
+    "publish_shard",
+    "rows",
+    "sample",
+    "seed",
+    "tables",
+    "text",
+]

@@ -1,0 +1,95 @@
+"""The greedy rule against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gra_hpc.merge import clusters, semantic
+
+
+def brute_force(vectors: np.ndarray, pool: int, threshold: float) -> tuple[list[int], list[int]]:
+    """The rule as the paper states it, one row at a time, in 64-bit arithmetic."""
+    v = vectors.astype(np.float64)
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    kept, drop, winner = list(range(pool)), [], []
+    for i in range(pool, len(v)):
+        cosine = v[kept] @ v[i] if kept else np.array([-1.0])
+        if cosine.max() >= threshold:
+            drop.append(i)
+            winner.append(kept[int(cosine.argmax())])
+        else:
+            kept.append(i)
+    return drop, winner
+
+
+def corpus(n: int, d: int, near: float, seed: int = 0, spread: float = 0.35) -> np.ndarray:
+    """Unit vectors of which a share lies near another one, some in chains."""
+    rng = np.random.default_rng(seed)
+    v = rng.normal(size=(n, d))
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    for i in np.flatnonzero(rng.random(n) < near):
+        j = int(rng.integers(n))
+        noise = rng.normal(size=d)
+        v[i] = v[j] + rng.uniform(0.05, 2 * spread) * noise / np.linalg.norm(noise)
+    return (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.mark.parametrize("pool", [0, 1, 700])
+def test_identical_to_brute_force(pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semantic, "_BLOCK", 256)
+    monkeypatch.setattr(semantic, "_TILE", 300)
+    v = corpus(3000, 48, 0.5)
+    found = semantic.exact(v, pool, 0.9)
+    drop, winner = brute_force(v, pool, 0.9)
+    assert len(drop) > 300
+    assert found.drop.tolist() == drop
+    assert found.winner.tolist() == winner
+    assert found.method == "exact"
+    assert sum(found.histogram()) == 3000 - pool
+    stays = np.setdiff1d(np.arange(pool, 3000), found.drop) - pool
+    assert (found.nearest[stays] < 0.9 + 1e-6).all()
+    assert np.allclose(found.nearest[found.drop - pool], found.similarity, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 20), st.sampled_from([0.3, 0.8, 0.9, 1.0]), st.integers(0, 1000))
+def test_identical_to_brute_force_on_crowded_vectors(n: int, pool: int, threshold: float, seed: int) -> None:
+    """Few dimensions: everything is near everything, with ties."""
+    rng = np.random.default_rng(seed)
+    v = rng.integers(-2, 3, size=(n, 3)).astype(np.float16)
+    v[(v == 0).all(axis=1)] = 1
+    pool = min(pool, n)
+    found = semantic.exact(v, pool, threshold)
+    sure = brute_force(v, pool, threshold - 1e-12)[0] == brute_force(v, pool, threshold + 1e-12)[0]
+    if sure:  # a cosine that equals the threshold in theory is decided by its rounding
+        assert found.drop.tolist() == brute_force(v, pool, threshold)[0]
+
+
+def test_clusters_find_what_brute_force_finds() -> None:
+    v = corpus(20_000, 64, 0.3, seed=3)
+    exact = semantic.exact(v, 500, 0.9)
+    found = clusters.duplicates(v, 500, 0.9)
+    assert len(exact.drop) > 1000
+    assert found.recall is not None
+    assert found.recall >= 0.97
+    both = np.intersect1d(exact.drop, found.drop)
+    assert len(both) >= 0.97 * len(exact.drop)
+    assert len(both) >= 0.99 * len(found.drop)
+    again = clusters.duplicates(v, 500, 0.9)
+    assert found.drop.tolist() == again.drop.tolist()
+    assert found.winner.tolist() == again.winner.tolist()
+
+
+def test_the_size_decides_the_method() -> None:
+    v = corpus(300, 16, 0.3)
+    assert semantic.duplicates(v, 10, 0.9, exact_rows=300).method == "exact"
+    assert semantic.duplicates(v, 10, 0.9, exact_rows=299).method == "clusters"
+
+
+def test_nothing_and_one() -> None:
+    assert len(semantic.exact(np.empty((0, 4), np.float16), 0, 0.9).drop) == 0
+    assert len(semantic.exact(np.ones((1, 4), np.float16), 0, 0.9).drop) == 0
+    assert semantic.exact(np.ones((2, 4), np.float16), 0, 0.9).drop.tolist() == [1]
