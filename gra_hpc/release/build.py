@@ -1,0 +1,331 @@
+"""The release directory, built beside its place and renamed into it: data, rejects, settings, report, card, manifest.
+
+The same plan and the same merges give the same bytes, on any machine and however the shards came in.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from gra_hpc import storage
+from gra_hpc.errors import ReleaseError
+from gra_hpc.merge.staging import Staging
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
+from gra_hpc.release import manifest as manifests
+from gra_hpc.release.inputs import Inputs
+from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
+from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
+from gra_hpc.rundir import RunDir
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+ROW_GROUP = 8192
+"""Rows per row group."""
+MB = 1_000_000
+_BATCH = 4096
+_REASONS = ("step", "winner", "similarity", "detail")
+
+
+def build(run: RunDir) -> Path:
+    """Make the release of a run whose rounds are all merged; nothing to do if it is there, made from the same merges.
+
+    Killed at any moment, it leaves what was there before. Of two at once, one wins, whole.
+
+    Returns:
+        The release directory.
+
+    Raises:
+        IncompleteError: a round is not merged.
+        ReleaseError: merges and shards that do not belong together.
+        StorageError: no room.
+    """
+    while True:
+        inputs = Inputs.of_run(run)
+        if made_from(run.release) == inputs.digest or _build(inputs):
+            return run.release
+
+
+def _build(inputs: Inputs) -> bool:
+    """Build once; whether a release of these inputs is in place, and not one of merges that were redone meanwhile."""
+    run = inputs.run
+    log.info("building the release of %s", run.path)
+    with Staging(run.release) as staging:
+        Builder(inputs, staging.out, staging.scratch).build()
+        if Inputs.of_run(run).digest != inputs.digest:
+            return False
+        staging.publish(lambda: made_from(run.release) != inputs.digest)
+    return True
+
+
+def made_from(release: Path) -> str:
+    """What a release in place was made from; empty if there is none, or one with files missing or cut."""
+    try:
+        there = storage.read_json(release / manifests.NAME)
+        whole = all((release / name).stat().st_size == f["bytes"] for name, f in there["files"].items())
+    except (OSError, storage.StorageError, KeyError, TypeError):
+        return ""
+    return str(there.get("made_from", "")) if whole else ""
+
+
+class Builder:
+    """One build.
+
+    Args:
+        out: empty directory that becomes the release.
+        scratch: empty directory for temporary files.
+    """
+
+    def __init__(self, inputs: Inputs, out: Path, scratch: Path) -> None:
+        self.inputs, self.out, self.scratch = inputs, out, scratch
+        self.config = inputs.config.release
+        self.models = inputs.model_of
+        self.rows: dict[str, int] = {}
+        """Rows by Parquet file."""
+
+    def build(self) -> None:
+        """Fill `out`."""
+        from gra_hpc.release import card
+
+        with storage.room(self.out):
+            splits = self._data()
+            rejects = self._rejects()
+            self._check(splits, rejects)
+            manifests.write_run_config(self.inputs.config, self.out / "run.yaml")
+            if self.inputs.run.seed_rejects.is_file() and self.inputs.run.seed_rejects.stat().st_size:
+                shutil.copyfile(self.inputs.run.seed_rejects, self.out / "rejects" / "seeds.jsonl")
+            # As they will be read from the file: card and report see nothing else.
+            facts = orjson.loads(storage.to_json(manifests.describe(self.inputs, splits, rejects)))
+            card.write(facts, self.out)
+            facts["files"] = self._files()
+            (self.out / manifests.NAME).write_bytes(storage.to_json(facts))
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+
+    def _data(self) -> dict[str, dict[str, int]]:
+        """Write data/*.parquet. Returns rows, seeds and files by split."""
+        import numpy as np
+
+        seeds = [keys_of(t["seed_id"], "split") for t in self._kept(["seed_id"])]
+        every = np.concatenate(seeds) if seeds else np.empty(0, np.uint64)
+        unique = np.unique(every)
+        bound = int(self.config.validation * 2**64)
+        if not len(every) or int(unique[-1]) < bound:  # nothing would be left to train on
+            bound = 0
+        held_out = {"train": np.uint64(bound) <= every, "validation": every < np.uint64(bound)}
+        size = sum(_compressed(r.dir.kept, text_twice=True) for r in self.inputs.rounds)
+        shuffles, counts = {}, {}
+        for split, rows in held_out.items():
+            share = int(size * float(rows.mean())) if len(every) else 0
+            files = max(1, round(share / (self.config.shard_mb * MB)))
+            shuffles[split] = Shuffle(self.scratch / split, _kept_schema(), share, files)
+            in_split = unique >= bound if split == "train" else unique < bound
+            counts[split] = {"rows": int(rows.sum()), "seeds": int(in_split.sum()), "files": files}
+        for table in self._kept(_kept_schema().names):
+            mine = keys_of(table["seed_id"], "split") >= np.uint64(bound)
+            order = keys_of(table["id"])
+            for split, which in (("train", mine), ("validation", ~mine)):
+                shuffles[split].add(table.filter(which), order[which])
+        (self.out / "data").mkdir()
+        for split, shuffle in shuffles.items():
+            if split == "train" or shuffle.rows:
+                for number in range(shuffle.groups):
+                    name = f"data/{split}-{number:05d}-of-{shuffle.groups:05d}.parquet"
+                    tables = (data_rows(t, self.models) for t in slices(shuffle.group(number)))
+                    self._write(name, tables, data_schema())
+        return {s: c for s, c in counts.items() if s == "train" or c["rows"]}
+
+    def _kept(self, columns: list[str]) -> Iterator[pa.Table]:
+        for r in self.inputs.rounds:
+            yield from read(r.dir.kept, columns)
+
+    # ---- rejects -----------------------------------------------------------------------------------------------------
+
+    def _rejects(self) -> dict[str, int]:
+        """Write rejects/*.parquet. Returns rows by outcome."""
+        rounds = self.inputs.all_rounds
+        ledgers = sum((r.ledger for r in rounds[1:]), rounds[0].ledger)
+        dropped = {r.number: keys_of(_column(r.dir.dropped, "id")) for r in self.inputs.rounds}
+        counts = {
+            "rejected": ledgers.rejected_total,
+            "failed": ledgers.failed_total,
+            "dropped": sum(len(k) for k in dropped.values()),
+        }
+        tables = [t for r in rounds for t in r.tables()]
+        size = sum(_compressed(t.samples) for t in tables)
+        per_row = size / max(1, sum(t.manifest["samples"]["rows"] for t in tables))
+        shuffles = {}
+        for outcome in OUTCOMES:
+            share = int(per_row * counts[outcome])
+            files = max(1, round(share / (self.config.shard_mb * MB)))
+            shuffles[outcome] = Shuffle(self.scratch / outcome, _kept_schema(), share, files)
+        why = Shuffle(self.scratch / "why", _why_schema(), 0, shuffles["dropped"].buckets)
+        for r in self.inputs.rounds:
+            for table in read(r.dir.dropped, _why_schema().names):
+                why.add(table)
+        for r in rounds:
+            keys = dropped.get(r.number)
+            for shard in r.tables():
+                for table in read(shard.samples, _kept_schema().names):
+                    self._deal(table, keys, shuffles)
+        (self.out / "rejects").mkdir()
+        for outcome, shuffle in shuffles.items():
+            for number in range(shuffle.groups if shuffle.rows else 0):
+                name = f"rejects/{outcome}-{number:05d}-of-{shuffle.groups:05d}.parquet"
+                found: Iterable[pa.Table] = shuffle.group(number)
+                if outcome == "dropped":
+                    per = shuffle.buckets // shuffle.groups
+                    found = (_with_reasons(t, why.read(number * per + i)) for i, t in enumerate(found))
+                rows = (reject_rows(t, self.models, outcome) for t in slices(found))
+                self._write(name, rows, rejects_schema())
+        return {o: s.rows for o, s in shuffles.items()}
+
+    def _deal(self, table: pa.Table, dropped: np.ndarray | None, shuffles: dict[str, Shuffle]) -> None:
+        """Put rejected, failed and dropped rows where they belong."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        for status, outcome in ((REJECTED, "rejected"), (FAILED, "failed")):
+            shuffles[outcome].add(table.filter(pc.equal(table["status"], status)))
+        if dropped is not None and len(dropped):
+            accepted = table.filter(pc.equal(table["status"], ACCEPTED))
+            keys = keys_of(accepted["id"])
+            which = np.isin(keys, dropped)
+            shuffles["dropped"].add(accepted.filter(which), keys[which])
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def _write(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(self.out / name, schema, compression="zstd", compression_level=3) as writer:
+            rows = 0
+            for table in tables:
+                writer.write_table(table, row_group_size=ROW_GROUP)
+                rows += len(table)
+        self.rows[name] = rows
+
+    def _check(self, splits: dict[str, dict[str, int]], rejects: dict[str, int]) -> None:
+        """The books: every accepted sample was kept or dropped, every rejected or failed one is in rejects."""
+        released = sum(s["rows"] for s in splits.values())
+        rounds = self.inputs.rounds
+        ledger = sum((r.ledger for r in rounds[1:]), rounds[0].ledger)
+        ledger.check(str(self.inputs.run.path))
+        if released + rejects["dropped"] != ledger.accepted:
+            raise ReleaseError(
+                f"{self.inputs.run.path}: {ledger.accepted} samples accepted, but {released} kept and"
+                f" {rejects['dropped']} dropped",
+                f"gra merge {self.inputs.run.path}",
+            )
+        everything = ledger + self.inputs.prepared.ledger if self.inputs.prepared else ledger
+        for name, booked in (("rejected", everything.rejected_total), ("failed", everything.failed_total)):
+            if rejects[name] != booked:
+                raise ReleaseError(
+                    f"{self.inputs.run.path}: {booked} samples {name} in the ledger, {rejects[name]} in the tables"
+                )
+
+    def _files(self) -> dict[str, dict[str, Any]]:
+        """Every file but the manifest: digest, bytes, and rows of a table."""
+        out: dict[str, dict[str, Any]] = {}
+        for path in sorted(p for p in self.out.rglob("*") if p.is_file()):
+            name = path.relative_to(self.out).as_posix()
+            out[name] = {"sha256": storage.sha256(path), "bytes": path.stat().st_size}
+            if name in self.rows:
+                out[name]["rows"] = self.rows[name]
+        return out
+
+
+def read(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    """A Parquet table, some thousand rows at a time.
+
+    Raises:
+        ReleaseError: no such file, damaged, or another table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH, columns=columns):
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as e:
+        raise ReleaseError(f"{path}: not a readable table ({str(e).splitlines()[0]})") from None
+
+
+def slices(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, `ROW_GROUP` at a time, without their key."""
+    import pyarrow as pa
+
+    held: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        held.append(table.drop_columns(KEY))
+        count += len(table)
+        while count >= ROW_GROUP:
+            together = pa.concat_tables(held)
+            yield together.slice(0, ROW_GROUP).combine_chunks()
+            held, count = [together.slice(ROW_GROUP)], count - ROW_GROUP
+    if count:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _with_reasons(rows: pa.Table, reasons: pa.Table) -> pa.Table:
+    """Dropped samples with what the merge said of them; both sorted by key, then id.
+
+    Raises:
+        ReleaseError: a sample without a reason, or the reverse.
+    """
+    if rows["id"].to_pylist() != reasons["id"].to_pylist():
+        raise ReleaseError("the merge's dropped rows are not among its shards' accepted samples")
+    out = rows
+    for name in _REASONS:
+        out = out.append_column(name, reasons[name])
+    return out.drop_columns(KEY).append_column(KEY, rows[KEY])
+
+
+def _kept_schema() -> pa.Schema:
+    """Samples without their embeddings."""
+    schema = sample_schema()
+    return schema.remove(schema.get_field_index("embedding"))
+
+
+def _why_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = {"similarity": pa.float64()}
+    return pa.schema([(n, kinds.get(n, pa.string())) for n in ("id", *_REASONS)])
+
+
+def _column(path: Path, name: str) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=[name])[name]
+
+
+def _compressed(path: Path, text_twice: bool = False) -> int:
+    """Bytes of a table's columns but the embeddings, as they lie on the disk.
+
+    Args:
+        text_twice: count instruction and response twice, as `messages` repeats them.
+    """
+    import pyarrow.parquet as pq
+
+    meta, total = pq.read_metadata(path), 0
+    for g in range(meta.num_row_groups):
+        group = meta.row_group(g)
+        for c in range(group.num_columns):
+            column = group.column(c)
+            top = column.path_in_schema.split(".")[0]
+            if top != "embedding":
+                twice = text_twice and top in ("instruction", "response")
+                total += column.total_compressed_size * (2 if twice else 1)
+    return total

@@ -1,0 +1,228 @@
+"""The dataset card, README.md: filled in from the manifest and the first row of the data, and from nothing else."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from gra_hpc.flows.questions import DOMAIN_NAMES
+from gra_hpc.ledger import Ledger
+from gra_hpc.release.schema import OUTCOMES
+
+NAME = "README.md"
+PAPER = {"accept_mean": 8.0, "accept_sd": 1.5, "adjudicate_mean": 8.0}
+"""Thresholds of the paper, section 4."""
+SMALL = 1_000_000_000
+"""Below so many parameters a model's verdicts say little."""
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+         (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))  # fmt: skip
+SAMPLE_CHARS = 1200
+"""Longest text of the sample in the card."""
+
+
+def write(facts: dict[str, Any], release: Path) -> None:
+    """Write the card of a release whose data lie there already."""
+    (release / NAME).write_text(render(facts, first_row(release)))
+
+
+def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
+    """The card's text.
+
+    Args:
+        facts: the manifest (`manifest.describe`).
+        sample: a row of the data; none if there is no row.
+    """
+    header = yaml.safe_dump(metadata(facts), sort_keys=False, allow_unicode=True)
+    body = _template().render(
+        **facts,
+        rows=sum(s["rows"] for s in facts["splits"].values()),
+        method=facts["config"]["method"],
+        merge=facts["config"]["merge"],
+        ledger_line=Ledger.from_dict(facts["ledger"]).line(),
+        prepared_line=Ledger.from_dict(facts["prepared"]).line() if facts["prepared"] else "",
+        limits=limits(facts),
+        committee=committee(facts),
+        sampling=sampling(facts),
+        decontamination=decontamination(facts),
+        domains=DOMAIN_NAMES,
+        sample=sample,
+    )
+    return f"---\n{header}---\n\n{body.strip()}\n"
+
+
+def metadata(facts: dict[str, Any]) -> dict[str, Any]:
+    """The Hub's YAML header."""
+    rows = sum(s["rows"] for s in facts["splits"].values())
+    splits = [{"split": s, "path": f"data/{s}-*.parquet"} for s in facts["splits"]]
+    configs: list[dict[str, Any]] = [{"config_name": "default", "default": True, "data_files": splits}]
+    rejects = [{"split": o, "path": f"rejects/{o}-*.parquet"} for o in OUTCOMES if facts["rejects"][o]]
+    if rejects:
+        configs.append({"config_name": "rejects", "data_files": rejects})
+    licence = facts["config"]["release"]["licence"]
+    out: dict[str, Any] = {
+        "pretty_name": facts["name"],
+        "license": licence.lower() if licence.lower() in _HUB_LICENCES else "other",
+    }
+    if out["license"] == "other" and licence.lower() != "other":
+        out["license_name"] = licence
+    return out | {
+        "task_categories": ["text-generation"],
+        "tags": ["synthetic", "instruction-tuning", "sft", "gra", "gra-hpc"]
+        + (["simulated"] if facts["simulated"] else []),
+        "size_categories": [next((name for bound, name in SIZES if rows < bound), "100M<n<1B")],
+        "configs": configs,
+    }
+
+
+_HUB_LICENCES = {
+    *(
+        "apache-2.0",
+        "mit",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-sa-4.0",
+        "cc-by-nd-4.0",
+    ),
+    *(
+        "cc-by-3.0",
+        "odc-by",
+        "odbl",
+        "pddl",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "gpl-3.0",
+        "lgpl-3.0",
+        "agpl-3.0",
+    ),
+    *("openrail", "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "unlicense", "other"),
+}
+"""Identifiers that the Hub knows, in lower case; others go by `license_name`."""
+
+
+def limits(facts: dict[str, Any]) -> list[str]:
+    """What a reader has to know before trusting the data; each follows from the manifest."""
+    method, out = facts["config"]["method"], []
+    if facts["simulated"]:
+        out.append(
+            "**The answers are simulated.** No language model was asked: texts and scores are made up, to test the"
+            " machinery. Do not train on them."
+        )
+    if not any(s["rows"] for s in facts["splits"].values()):
+        out.append("**No row survived.** The table is empty; `load_dataset` refuses to open it.")
+    lower = [f"`{k}` {method[k]:g} (paper: {v:g})" for k, v in PAPER.items() if looser(k, method[k])]
+    if lower:
+        out.append(f"**Accepted by looser thresholds than the paper's**: {', '.join(lower)}.")
+    small = [n for n, m in facts["models"].items() if m["parameters"] and m["parameters"] < SMALL]
+    if small and not facts["simulated"]:
+        sizes = ", ".join(f"{n} ({millions(facts['models'][n]['parameters'])})" for n in small)
+        out.append(
+            f"**Models under one billion parameters: their verdicts mean little.** {sizes}. A high score from such a"
+            " model is no evidence of quality."
+        )
+    if not method["review_response"]:
+        out.append("**Responses were not reviewed**: every response that could be read was accepted.")
+    elif not method["review_instruction"]:
+        out.append("Instructions were not reviewed on their own.")
+    if method["settle"] == "majority":
+        out.append("Where the Reviewers disagreed, their majority decided; there was no Adjudicator.")
+    one = {m["model"] for m in facts["config"]["committee"].values()}
+    if len(one) == 1 and not facts["simulated"]:
+        out.append(
+            "All seats of the committee are one model: it reviews its own writing, and agreement among its seats is not"
+            " independent evidence."
+        )
+    c = facts["coverage"]
+    if c["published"] < c["expected"]:
+        out.append(f"**Partial**: made from {c['published']} of {c['expected']} planned shards.")
+    short = sum(max(0, r["target"] - r["survived"]) for r in facts["rounds"])
+    if short:
+        out.append(f"{short} rows short of the target.")
+    if not facts["config"]["merge"]["decontamination"]["sources"]:
+        out.append("Not checked for overlap with any benchmark.")
+    out.append("Scores are opinions of language models. No human has checked the rows, nor their facts.")
+    return out
+
+
+def looser(key: str, value: float) -> bool:
+    """Whether a threshold lets more through than the paper's."""
+    return value > PAPER[key] if key == "accept_sd" else value < PAPER[key]
+
+
+def committee(facts: dict[str, Any]) -> list[dict[str, str]]:
+    """The members: name, model, persona, own sampling."""
+    return [
+        {
+            "name": name,
+            "model": m["model"],
+            "persona": " ".join(m["persona"].split()),
+            "sampling": ", ".join(f"{k} {v:g}" for k, v in m["sampling"].items() if v is not None),
+        }
+        for name, m in facts["config"]["committee"].items()
+    ]
+
+
+def sampling(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Sampling by role, where it differs from that of all roles."""
+    method = facts["config"]["method"]
+    rows = [("all roles", method["sampling"]), *sorted(method["role_sampling"].items())]
+    return [(who, ", ".join(f"{k} {v:g}" for k, v in s.items() if v is not None)) for who, s in rows]
+
+
+def decontamination(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Benchmarks, and how many rows each removed over all rounds."""
+    removed: dict[str, int] = {}
+    for r in facts["rounds"]:
+        for s in (r["steps"]["decontamination"] or {}).get("sources", []):
+            removed[s["source"]] = removed.get(s["source"], 0) + s["dropped"]
+    sources = facts["config"]["merge"]["decontamination"]["sources"]
+    return [{"source": s, "removed": removed.get(s, 0)} for s in sources]
+
+
+def millions(parameters: int | None) -> str:
+    """`135M`, `7.6B`, or `unknown`."""
+    if not parameters:
+        return "unknown"
+    if parameters < SMALL:
+        return f"{parameters / 1e6:.0f}M"
+    return f"{parameters / 1e9:.1f}B"
+
+
+def clip(text: str, limit: int = SAMPLE_CHARS) -> str:
+    """A text for a block quote: cut where it is long."""
+    cut = text if len(text) <= limit else text[:limit].rstrip() + " [...]"
+    return "\n".join(f"> {line}".rstrip() for line in cut.splitlines())
+
+
+def first_row(release: Path) -> dict[str, Any] | None:
+    """The first row of the data."""
+    import pyarrow.parquet as pq
+
+    for path in sorted(release.glob("data/train-*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1):
+                return dict(batch.to_pylist()[0])
+    return None
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters |= {"millions": millions, "clip": clip, "cell": cell, "number": lambda n: f"{n:,}"}
+    return environment.get_template("card.md.j2")
+
+
+def cell(text: object) -> str:
+    """A text for a table's cell."""
+    return " ".join(str(text).replace("|", "\\|").split())

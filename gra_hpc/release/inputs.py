@@ -1,0 +1,154 @@
+"""What a release is made from: the merged rounds of a run, and the shards that each merge counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gra_hpc import __version__, presets, storage
+from gra_hpc.config import RunConfig, fingerprinted
+from gra_hpc.errors import IncompleteError, ReleaseError
+from gra_hpc.launch.rounds import rounds_of
+from gra_hpc.ledger import Ledger
+from gra_hpc.plan import Plan, RoundPlan
+from gra_hpc.records import digest
+from gra_hpc.rundir import RoundDir, RunDir, ShardDir
+
+
+@dataclass(frozen=True)
+class Table:
+    """The published tables of one shard, as the merge counted them."""
+
+    shard: ShardDir
+    attempt: str
+    manifest: dict[str, Any]
+    """The shard's."""
+
+    @property
+    def samples(self) -> Any:
+        return self.shard.samples(self.attempt)
+
+    @property
+    def calls(self) -> Any:
+        return self.shard.calls(self.attempt)
+
+
+@dataclass(frozen=True)
+class MergedRound:
+    """One merged round."""
+
+    dir: RoundDir
+    plan: RoundPlan
+    manifest: dict[str, Any]
+    """The merge's."""
+
+    @property
+    def digest(self) -> str:
+        """What was merged and what came of it, without when, where and in how many attempts."""
+        m = self.manifest
+        shards = [[s["shard"], s["rows"], s["samples_sha256"]] for s in m["shards"]]
+        files = {name: f["sha256"] for name, f in m["files"].items()}
+        parts = [m.get(k) for k in ("ledger", "coverage", "steps", "similarity")]
+        return digest(self.number, self.plan.candidates, shards, files, parts)
+
+    @property
+    def number(self) -> int:
+        return self.dir.number
+
+    @property
+    def ledger(self) -> Ledger:
+        """The round's books against its plan: candidates of shards that were not there are pending."""
+        ledger = Ledger.from_dict(self.manifest["ledger"])
+        absent = self.plan.candidates - ledger.planned
+        return ledger + Ledger(planned=absent, pending=absent)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows that the merge dropped, by step."""
+        return dict(self.manifest["counts"]["dropped"])
+
+    @property
+    def survived(self) -> int:
+        return int(self.manifest["survived"])
+
+    @property
+    def coverage(self) -> dict[str, Any]:
+        """`published` of `expected` shards, and which are `missing`."""
+        return {k: self.manifest["coverage"][k] for k in ("published", "expected", "missing")}
+
+    def tables(self) -> Iterator[Table]:
+        """The shards that the merge counted, in order.
+
+        Raises:
+            ReleaseError: a shard that is not there any more, or was published anew.
+        """
+        for entry in self.manifest["shards"]:
+            shard = self.dir.shard(entry["shard"])
+            try:
+                manifest = storage.read_json(shard.manifest)
+            except FileNotFoundError:
+                raise ReleaseError(
+                    f"{shard.manifest}: gone, though round {self.number} was merged with it"
+                ) from None
+            if manifest["attempt"] != entry["attempt"]:
+                raise ReleaseError(
+                    f"{shard.manifest}: published anew (attempt {manifest['attempt']}, merged was {entry['attempt']})",
+                    f"gra merge {self.dir.path.parent.parent}",
+                )
+            yield Table(shard, manifest["attempt"], manifest)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A run whose rounds are all merged."""
+
+    run: RunDir
+    config: RunConfig
+    plan: Plan
+    rounds: list[MergedRound]
+    """Rounds 1 to R."""
+    prepared: MergedRound | None
+    """Round 0, if seeds had to be described."""
+
+    @classmethod
+    def of_run(cls, run: RunDir) -> Inputs:
+        """Read plan, configuration and the merges' manifests.
+
+        Raises:
+            IncompleteError: a round that is not merged.
+            FingerprintError: the configuration, the prompts or the code are not those of the plan.
+        """
+        config, plan = presets.load(run.config), Plan.load(run)
+        plan.verify(config, run)
+        merged = {n: _merged(run, n, plan) for n in rounds_of(plan, config.method.rounds)}
+        prepared = merged.pop(0, None)
+        return cls(run, config, plan, list(merged.values()), prepared)
+
+    @property
+    def all_rounds(self) -> list[MergedRound]:
+        return [*([self.prepared] if self.prepared else []), *self.rounds]
+
+    @property
+    def digest(self) -> str:
+        """What the release depends on: the same digest gives the same release."""
+        merges = [[r.number, r.digest] for r in self.all_rounds]
+        return digest(self.plan.fingerprint, __version__, merges, fingerprinted(self.config.release))
+
+    @property
+    def model_of(self) -> dict[str, str]:
+        """Model of each committee member."""
+        return {name: member.model for name, member in self.config.committee.items()}
+
+
+def _merged(run: RunDir, number: int, plan: Plan) -> MergedRound:
+    directory = run.round(number)
+    try:
+        manifest = storage.read_json(directory.manifest)
+    except FileNotFoundError:
+        raise IncompleteError(f"round {number} is not merged", f"gra status {run.path}") from None
+    if manifest["fingerprint"] != plan.fingerprint:
+        raise ReleaseError(
+            f"{directory.manifest}: merged with other settings than the run's plan", f"gra merge {run.path}"
+        )
+    return MergedRound(directory, RoundPlan.load(directory), manifest)

@@ -1,0 +1,160 @@
+"""manifest.json of a release: everything that its card and report say, in figures and texts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from gra_hpc import __version__
+from gra_hpc.config import Flow, RunConfig
+from gra_hpc.errors import GraError
+from gra_hpc.flows import prompts
+from gra_hpc.ledger import Ledger
+from gra_hpc.plan import ModelPin
+from gra_hpc.release.funnel import funnel
+from gra_hpc.release.inputs import Inputs, MergedRound
+
+log = logging.getLogger(__name__)
+
+NAME = "manifest.json"
+FORMAT = 1
+PRIVATE = ("site", "engine.env", "engine.python")
+"""Keys of the configuration that say nothing of the data, and may say something of its makers."""
+
+
+def public_config(config: RunConfig) -> dict[str, Any]:
+    """The run's configuration without `PRIVATE`, as plain values."""
+    out: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    for key in PRIVATE:
+        *way, last = key.split(".")
+        inner = out
+        for part in way:
+            inner = inner[part]
+        del inner[last]
+    return dict(out)
+
+
+def write_run_config(config: RunConfig, path: Path) -> None:
+    """`run.yaml`, from which the run can be planned again."""
+    path.write_text(yaml.safe_dump(public_config(config), sort_keys=False, allow_unicode=True))
+
+
+def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[str, int]) -> dict[str, Any]:
+    """The manifest without the files' digests.
+
+    Args:
+        splits: rows, seeds and files by split.
+        rejects: rows by outcome.
+    """
+    plan, config = inputs.plan, inputs.config
+    ledger = sum((r.ledger for r in inputs.rounds), Ledger())
+    dropped: dict[str, int] = {}
+    for r in inputs.rounds:
+        for step, n in r.dropped.items():
+            dropped[step] = dropped.get(step, 0) + n
+    return {
+        "format": FORMAT,
+        "name": config.release.name or inputs.run.name,
+        "run": inputs.run.name,
+        "made_from": inputs.digest,
+        "fingerprint": plan.fingerprint,
+        "created": plan.created,
+        "version": __version__,
+        "planned_with": plan.version,
+        "config": public_config(config),
+        "prompts": {p.name: p.read_text() for p in sorted(prompts.DIRECTORY.glob("*.j2"))},
+        "models": {name: model(config.models[name].path, pin) for name, pin in sorted(plan.models.items())},
+        "embedding": model(config.merge.embed_model, plan.embed) if plan.embed else None,
+        "seeds": {
+            "path": config.seeds.path,
+            "licence": config.seeds.licence,
+            "records": plan.seeds,
+            "rejected": plan.seed_rejects,
+            "described": plan.undescribed,
+            "digest": plan.frozen["seeds"],
+        },
+        "simulated": config.engine.kind.value == "simulated",
+        "ledger": ledger.to_dict(),
+        "prepared": inputs.prepared.ledger.to_dict() if inputs.prepared else None,
+        "dropped": dropped,
+        "funnel": funnel(ledger, dropped, stages(config), steps(config)),
+        "coverage": coverage(inputs.rounds),
+        "rounds": [of_round(r) for r in inputs.rounds],
+        "splits": splits,
+        "rejects": rejects,
+    }
+
+
+def model(path: str, pin: ModelPin) -> dict[str, Any]:
+    """A model: where it comes from, exactly which one it was, under which licence, how large."""
+    return {
+        "path": path,
+        "revision": pin.revision,
+        "identity": pin.identity,
+        "licence": pin.licence,
+        "parameters": parameters(Path(pin.directory)),
+    }
+
+
+def parameters(directory: Path) -> int | None:
+    """Number of a model's weights, from its files; none if they are not here any more."""
+    from gra_hpc.engines.model_facts import read_facts
+
+    try:
+        return read_facts(directory).parameters
+    except (GraError, OSError) as e:
+        log.warning("size of %s is not known: %s", directory, e)
+        return None
+
+
+def stages(config: RunConfig) -> list[str]:
+    """Stages that a run's candidates go through."""
+    m = config.method
+    judged = ["response_review", "adjudication"] if m.review_response else []
+    if m.flow is Flow.refine:
+        return ["response", *judged]
+    first = ["instruction_review"] if m.review_instruction else []
+    return ["keywords", "instruction", *first, "response", *judged]
+
+
+def steps(config: RunConfig) -> list[str]:
+    """Steps of a run's merge."""
+    m = config.merge
+    on = {
+        "contaminated": bool(m.decontamination.sources),
+        "exact": m.exact,
+        "fuzzy": m.fuzzy,
+        "semantic": bool(m.semantic and m.embed_model),
+        "surplus": bool(config.method.target_accepted),
+    }
+    return [name for name, is_on in on.items() if is_on]
+
+
+def coverage(rounds: list[MergedRound]) -> dict[str, Any]:
+    """Shards merged and expected, over all rounds."""
+    each = [r.coverage for r in rounds]
+    return {
+        "published": sum(c["published"] for c in each),
+        "expected": sum(c["expected"] for c in each),
+        "missing": {str(r.number): c["missing"] for r, c in zip(rounds, each, strict=True) if c["missing"]},
+    }
+
+
+def of_round(r: MergedRound) -> dict[str, Any]:
+    """What the manifest says of one round."""
+    return {
+        "round": r.number,
+        "candidates": r.plan.candidates,
+        "target": r.plan.target,
+        "ledger": r.ledger.to_dict(),
+        "dropped": r.dropped,
+        "survived": r.survived,
+        "coverage": r.coverage,
+        "merge": r.digest,
+        "steps": r.manifest["steps"],
+        "similarity": r.manifest["similarity"],
+    }

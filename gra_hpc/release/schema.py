@@ -1,0 +1,237 @@
+"""The tables of a release: their fixed Arrow schemas, and how rows of samples become rows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OUTCOMES = ("rejected", "failed", "dropped")
+"""Kinds of rejects, one set of files each: by the committee, without a judgement, by the merge."""
+
+
+def _roles() -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.struct(
+        [
+            ("generator", pa.string()),
+            ("reviewers", pa.list_(pa.string())),
+            ("adjudicator", pa.string()),
+            ("summarizer", pa.string()),
+        ]
+    )
+
+
+def _review(criteria: Sequence[str]) -> pa.DataType:
+    import pyarrow as pa
+
+    names = [("member", pa.string()), ("model", pa.string()), ("comment", pa.string())]
+    return pa.struct([*names, *((c, pa.int8()) for c in criteria)])
+
+
+def _messages() -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def data_schema() -> pa.Schema:
+    """Arrow schema of data/*.parquet. `models` and `members` say who did what: the Adjudicator is null unless asked."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("round", pa.int32()),
+            ("seed_id", pa.string()),
+            ("domain", pa.string()),
+            ("keywords", pa.list_(pa.string())),
+            ("summary", pa.string()),
+            ("instruction", pa.string()),
+            ("response", pa.string()),
+            ("messages", _messages()),
+            ("score", pa.float64()),
+            ("mean", pa.float64()),
+            ("sd", pa.float64()),
+            ("instruction_reviews", pa.list_(_review(INSTRUCTION_CRITERIA))),
+            ("reviews", pa.list_(_review(CRITERIA))),
+            ("verdict", _review(CRITERIA)),
+            ("models", _roles()),
+            ("members", _roles()),
+        ]
+    )
+
+
+def rejects_schema() -> pa.Schema:
+    """Arrow schema of rejects/*.parquet.
+
+    `stage` is where the sample ended: a stage of the method, or the merge's step for a dropped one; then `winner` is
+    the row that beat it, `similarity` how near it was, `detail` what the step found. `raw` is the unusable answer of
+    a failed one.
+    """
+    import pyarrow as pa
+
+    data = data_schema()
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("round", pa.int32()),
+            ("seed_id", pa.string()),
+            ("outcome", pa.string()),
+            ("stage", pa.string()),
+            ("reason", pa.string()),
+            ("winner", pa.string()),
+            ("similarity", pa.float64()),
+            ("detail", pa.string()),
+            ("raw", pa.string()),
+            *(
+                data.field(n)
+                for n in ("domain", "keywords", "instruction", "response", "score", "mean", "sd")
+            ),
+            *(data.field(n) for n in ("instruction_reviews", "reviews", "verdict", "models", "members")),
+        ]
+    )
+
+
+def data_rows(samples: pa.Table, models: Mapping[str, str]) -> pa.Table:
+    """Samples as rows of `data_schema`.
+
+    Args:
+        samples: rows of `records.sample_schema`, a few thousand at a time.
+        models: model of each committee member.
+    """
+    return _conform({**_shared(samples, models), "messages": _chat(samples)}, data_schema())
+
+
+def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> pa.Table:
+    """Samples as rows of `rejects_schema`; for `dropped` the merge's columns are among the samples' columns."""
+    import pyarrow as pa
+
+    rows = len(samples)
+    columns = {**_shared(samples, models), "outcome": pa.repeat(pa.scalar(outcome), rows)}
+    if outcome == "dropped":
+        columns |= {n: samples[n] for n in ("winner", "similarity", "detail")}
+        steps = samples["step"].to_pylist()
+        columns |= {
+            "stage": samples["step"],
+            "reason": pa.array([REASONS.get(s, s) for s in steps], pa.string()),
+        }
+    else:
+        columns |= {n: samples[n] for n in ("stage", "reason")}
+        columns |= {
+            n: pa.nulls(rows, rejects_schema().field(n).type) for n in ("winner", "similarity", "detail")
+        }
+    return _conform(columns | {"raw": samples["raw"]}, rejects_schema())
+
+
+REASONS = {
+    "exact": "the same text as a better row",
+    "fuzzy": "near-duplicate of a better row",
+    "semantic": "means the same as a better row",
+    "contaminated": "overlaps with a benchmark",
+    "surplus": "more rows than the target; better ones were kept",
+}
+"""What a step of the merge says of a row that it dropped."""
+
+
+def _shared(samples: pa.Table, models: Mapping[str, str]) -> dict[str, pa.Array]:
+    """Columns that both tables have."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = samples.combine_chunks()
+    plain = ("id", "round", "seed_id", "domain", "keywords", "summary", "instruction", "response")
+    out = {n: _array(table[n]) for n in (*plain, "score", "mean", "sd")}
+    for name, criteria in (("instruction_reviews", INSTRUCTION_CRITERIA), ("reviews", CRITERIA)):
+        lists = _array(table[name])
+        out[name] = _relist(lists, _with_model(lists.flatten(), criteria, models))
+    verdict = _array(table["verdict"])
+    out["verdict"] = _with_model(verdict, CRITERIA, models)
+    seats = {n: _array(table[n]) for n in ("generator", "reviewers", "summarizer")}
+    seats["adjudicator"] = pc.if_else(verdict.is_valid(), _array(table["adjudicator"]), None)
+    out["members"] = _seats(seats)
+    out["models"] = _seats(
+        {
+            n: _relist(v, _model(v.flatten(), models)) if pa.types.is_list(v.type) else _model(v, models)
+            for n, v in seats.items()
+        }
+    )
+    return out
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    import pyarrow as pa
+
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _seats(columns: dict[str, pa.Array]) -> pa.Array:
+    import pyarrow as pa
+
+    names = [f.name for f in _roles()]
+    return pa.StructArray.from_arrays([columns[n] for n in names], fields=list(_roles()))
+
+
+def _model(members: pa.Array, models: Mapping[str, str]) -> pa.Array:
+    """The model behind each member; null for null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known, names = pa.array(list(models), pa.string()), pa.array(list(models.values()), pa.string())
+    return names.take(pc.index_in(members, known))
+
+
+def _with_model(reviews: pa.Array, criteria: Sequence[str], models: Mapping[str, str]) -> pa.Array:
+    """Reviews with their member's model."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = _review(criteria)
+    member = pc.struct_field(reviews, "member")
+    columns = {"member": member, "model": _model(member, models)}
+    arrays = [columns[f.name] if f.name in columns else pc.struct_field(reviews, f.name) for f in kind]
+    return pa.StructArray.from_arrays(arrays, fields=list(kind), mask=reviews.is_null())
+
+
+def _relist(lists: pa.Array, values: pa.Array) -> pa.Array:
+    """Lists of the same lengths over other values; a null list becomes an empty one."""
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(_offsets(lists), values)
+
+
+def _offsets(lists: pa.Array) -> pa.Array:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+
+def _chat(samples: pa.Table) -> pa.Array:
+    """Each sample as `[{user, instruction}, {assistant, response}]`."""
+    import numpy as np
+    import pyarrow as pa
+
+    table, rows = samples.combine_chunks(), len(samples)
+    both = pa.concat_arrays([_array(table["instruction"]), _array(table["response"])])
+    turns = np.arange(2 * rows).reshape(2, rows).T.ravel()  # 0, n, 1, n + 1, ...
+    speaker = pa.array(["user", "assistant"]).take(pa.array(np.arange(2 * rows) % 2))
+    said = pa.StructArray.from_arrays(
+        [speaker, both.take(pa.array(turns))], fields=list(_messages().value_type)
+    )
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2).astype(np.int32)), said)
+
+
+def _conform(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table({f.name: columns[f.name] for f in schema}).cast(schema)

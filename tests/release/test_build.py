@@ -1,0 +1,267 @@
+"""The release: what is in it, that it is the same each time, that it is whole or not there."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from conftest import Maker
+
+from gra_hpc.errors import IncompleteError, ReleaseError
+from gra_hpc.ledger import Ledger
+from gra_hpc.merge.job import merge_round
+from gra_hpc.release.build import build
+from gra_hpc.release.schema import data_schema, rejects_schema
+from gra_hpc.release.verify import verify
+from gra_hpc.rundir import RunDir
+from gra_hpc.storage import read_json, sha256
+
+
+def digests(release: Path) -> dict[str, str]:
+    return {p.relative_to(release).as_posix(): sha256(p) for p in sorted(release.rglob("*")) if p.is_file()}
+
+
+def table(release: Path, pattern: str) -> list[dict[str, object]]:
+    import pyarrow.parquet as pq
+
+    return [row for p in sorted(release.glob(pattern)) for row in pq.read_table(p).to_pylist()]
+
+
+def test_a_release_is_complete_and_sound(built: RunDir) -> None:
+    release = built.release
+    assert verify(release) == []
+    assert not list(built.path.glob(".release*")), "nothing is left beside it"
+    manifest = read_json(release / "manifest.json")
+    ledger = Ledger.from_dict(manifest["ledger"])
+    rows = table(release, "data/*.parquet")
+    rejects = table(release, "rejects/*.parquet")
+    assert len(rows) + len(rejects) == ledger.planned == 240
+    assert len({r["id"] for r in rows + rejects}) == 240
+    assert manifest["funnel"][0]["entered"] == 240
+    assert manifest["funnel"][-1]["passed"] == len(rows)
+
+
+def test_rows_carry_text_chat_and_history(built: RunDir) -> None:
+    for row in table(built.release, "data/*.parquet"):
+        assert row["messages"] == [
+            {"role": "user", "content": row["instruction"]},
+            {"role": "assistant", "content": row["response"]},
+        ]
+        members, models = row["members"], row["models"]
+        assert [r["member"] for r in row["reviews"]] == members["reviewers"]
+        assert [r["model"] for r in row["reviews"]] == models["reviewers"]
+        model_of = {"strict": "ant", "mild": "bee"}
+        assert models["generator"] == model_of.get(members["generator"], members["generator"])
+        assert (row["verdict"] is None) == (members["adjudicator"] is None) == (models["adjudicator"] is None)
+        if row["verdict"]:
+            assert row["verdict"]["member"] == members["adjudicator"]
+        assert len(row["instruction_reviews"]) == 3
+        assert row["summary"] and len(row["keywords"]) == 3
+
+
+def test_rejects_say_why(built: RunDir) -> None:
+    rejects = table(built.release, "rejects/*.parquet")
+    kept = {r["id"] for r in table(built.release, "data/*.parquet")}
+    by = {o: [r for r in rejects if r["outcome"] == o] for o in ("rejected", "failed", "dropped")}
+    assert all(by.values())
+    assert all(r["raw"] and r["stage"] and r["reason"] for r in by["failed"])
+    assert all(r["stage"] and r["reason"] and r["instruction"] for r in by["rejected"])
+    exact = [r for r in by["dropped"] if r["stage"] == "exact"]
+    assert exact and all(r["winner"] in kept for r in exact)
+    contaminated = [r for r in by["dropped"] if r["stage"] == "contaminated"]
+    assert contaminated and all("bench.txt" in r["detail"] for r in contaminated)
+
+
+def test_order_depends_on_ids_alone_and_no_seed_is_in_both_splits(built: RunDir) -> None:
+    import pyarrow as pa
+
+    from gra_hpc.release.shuffle import keys_of
+
+    seeds = {}
+    for split in ("train", "validation"):
+        rows = table(built.release, f"data/{split}-*.parquet")
+        keys = keys_of(pa.array([r["id"] for r in rows])).tolist()
+        assert keys == sorted(keys) and rows
+        seeds[split] = {r["seed_id"] for r in rows}
+    assert not seeds["train"] & seeds["validation"]
+
+
+def test_opens_with_datasets_pandas_polars_duckdb(built: RunDir, tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas
+    import polars
+
+    release = tmp_path / "release"
+    shutil.copytree(built.release, release)
+    manifest = read_json(release / "manifest.json")
+    train = manifest["splits"]["train"]["rows"]
+    loaded = datasets.load_dataset(str(release), cache_dir=str(tmp_path / "cache"))
+    assert {s: d.num_rows for s, d in loaded.items()} == {s: c["rows"] for s, c in manifest["splits"].items()}
+    assert loaded["train"][0]["messages"][0]["role"] == "user"
+    rejects = datasets.load_dataset(str(release), "rejects", cache_dir=str(tmp_path / "cache"))
+    assert {s: d.num_rows for s, d in rejects.items()} == manifest["rejects"]
+    files = sorted(str(p) for p in release.glob("data/train-*.parquet"))
+    assert len(pandas.concat(pandas.read_parquet(f) for f in files)) == train
+    frame = polars.read_parquet(files)
+    assert len(frame) == train and frame["models"].struct.field("generator").null_count() == 0
+    assert duckdb.sql(f"select count(*) from read_parquet({files!r})").fetchall() == [(train,)]
+
+
+def test_the_same_inputs_give_the_same_bytes(built: RunDir, tmp_path: Path) -> None:
+    before = digests(built.release)
+    copy = tmp_path / built.name
+    shutil.copytree(built.path, copy)
+    shutil.rmtree(copy / "release")
+    assert digests(build(RunDir(copy))) == before
+
+
+def test_building_again_does_nothing(built: RunDir) -> None:
+    inode = built.release.stat().st_ino
+    build(built)
+    assert built.release.stat().st_ino == inode
+
+
+def test_a_damaged_release_is_built_anew(maker: Maker) -> None:
+    run = maker.make()
+    before = digests(build(run))
+    (run.release / "data/train-00000-of-00001.parquet").unlink()
+    assert digests(build(run)) == before
+
+
+def test_rebuilt_when_the_merge_was_redone(maker: Maker) -> None:
+    config = maker.config()
+    config.merge.allow_partial = True
+    run = maker.make(config=config, skip=(1,))
+    build(run)
+    manifest = read_json(run.release / "manifest.json")
+    assert manifest["coverage"] == {"expected": 3, "published": 2, "missing": {"1": [1]}}
+    assert manifest["ledger"]["pending"] == 40 and manifest["ledger"]["planned"] == 120
+    card = (run.release / "README.md").read_text()
+    assert "made from 2 of 3 planned shards" in card and "Missing: round 1: 1." in card
+    assert verify(run.release) == []
+    maker.publish(run, 1)
+    merge_round(run, 1)
+    build(run)
+    assert read_json(run.release / "manifest.json")["ledger"]["pending"] == 0
+    assert verify(run.release) == []
+
+
+def test_files_are_cut_to_size(built: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / built.name
+    shutil.copytree(built.path, copy)
+    shutil.rmtree(copy / "release")
+    monkeypatch.setattr("gra_hpc.release.build.MB", 40)  # 256 "MB" are now 10 kB
+    monkeypatch.setattr("gra_hpc.release.shuffle.BUCKET_BYTES", 3000)
+    release = build(RunDir(copy))
+    assert verify(release) == []
+    assert len(list(release.glob("data/train-*.parquet"))) > 1
+    assert len(list(release.glob("rejects/rejected-*.parquet"))) > 1
+    for folder in ("data/train-*", "data/validation-*", "rejects/*.parquet"):
+        assert table(release, folder) == table(built.release, folder)
+
+
+def test_at_least_one_row_to_train_on(maker: Maker) -> None:
+    config = maker.config(seeds=2)
+    config.launch.shards = 1
+    config.release.validation = 0.9999
+    release = build(maker.make("few", config, acceptance=1.0))
+    assert verify(release) == []
+    splits = read_json(release / "manifest.json")["splits"]
+    assert splits["train"]["rows"] >= 1 and list(splits) == ["train"]
+
+
+def test_no_row_at_all(maker: Maker) -> None:
+    config = maker.config(seeds=2)
+    config.launch.shards = 1
+    config.method.accept_mean = 10.0
+    release = build(maker.make("none", config, acceptance=0.0))
+    assert verify(release) == []
+    assert read_json(release / "manifest.json")["splits"] == {"train": {"rows": 0, "seeds": 0, "files": 1}}
+    assert "No row survived" in (release / "README.md").read_text()
+
+
+def test_an_unmerged_round_is_named(maker: Maker) -> None:
+    run = maker.make(merge=False)
+    with pytest.raises(IncompleteError, match="round 1 is not merged"):
+        build(run)
+
+
+def test_a_shard_that_vanished_is_named(maker: Maker) -> None:
+    run = maker.make()
+    shutil.rmtree(run.round(1).shard(2).path)
+    with pytest.raises(ReleaseError, match="00002"):
+        build(run)
+    assert not run.release.exists() and not list(run.path.glob(".release*"))
+
+
+def test_two_at_once(maker: Maker) -> None:
+    run = maker.make()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            build(run)
+        except BaseException as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert errors == []
+    assert verify(run.release) == [] and not list(run.path.glob(".release*"))
+
+
+def test_killed_at_any_moment(maker: Maker) -> None:
+    run = maker.make()
+    program = (
+        "import pyarrow.parquet, numpy, yaml\nfrom pathlib import Path\n"
+        "from gra_hpc.release.build import build\nfrom gra_hpc.rundir import RunDir\n"
+        f"print('go', flush=True)\nbuild(RunDir(Path({str(run.path)!r})))"
+    )
+    for delay in (0.02, 0.15, 0.3, 0.5, 0.8):
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        assert child.stdout and child.stdout.readline() == b"go\n"
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        if run.release.exists():
+            assert verify(run.release) == []
+            shutil.rmtree(run.release)
+    build(run)
+    assert verify(run.release) == []
+    assert not list(run.path.glob(".release*")), "what dead builds left is swept"
+
+
+def test_private_settings_stay_at_home(built: RunDir) -> None:
+    for path in built.release.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"secret-account" not in content, path
+    config = orjson.loads((built.release / "manifest.json").read_bytes())["config"]
+    assert "site" not in config and "env" not in config["engine"]
+
+
+def test_run_yaml_plans_the_same_run(built: RunDir) -> None:
+    from gra_hpc import presets
+    from gra_hpc.plan import Plan
+
+    Plan.load(built).verify(presets.load(built.release / "run.yaml"), built)
+
+
+def test_schemas_are_fixed(built: RunDir) -> None:
+    import pyarrow.parquet as pq
+
+    for folder, schema in (("data", data_schema()), ("rejects", rejects_schema())):
+        for path in (built.release / folder).glob("*.parquet"):
+            assert pq.read_schema(path).equals(schema)
