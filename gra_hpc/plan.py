@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc import __version__, presets
-from gra_hpc.config import RunConfig, fingerprinted
-from gra_hpc.engines.vllm_server import identity, model_directory
+from gra_hpc.config import ModelConfig, RunConfig, fingerprinted
+from gra_hpc.engines.model_files import identity, model_directory
 from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.flows.prompts import prompts_digest
 from gra_hpc.records import digest
@@ -123,7 +123,8 @@ def pin_embed(config: RunConfig) -> ModelPin | None:
     if not (config.merge.semantic and config.merge.embed_model):
         return None
     directory = model_directory(config.merge.embed_model, "")
-    return ModelPin(str(directory), identity(directory, None), _revision(directory), "")
+    model = ModelConfig(path=str(directory))
+    return ModelPin(str(directory), identity(directory, model), _revision(directory), "")
 
 
 def _revision(directory: Path) -> str:

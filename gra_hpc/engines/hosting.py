@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from gra_hpc.config import EngineKind, RunConfig
+from gra_hpc.config import EngineKind, ModelConfig, RunConfig
 from gra_hpc.engines.door import Engine
+from gra_hpc.engines.placement import Placement
 from gra_hpc.plan import Plan
 
 
@@ -35,21 +36,43 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
 
         yield SimulatedEngine(config.engine.simulated_latency_s, config.engine.simulated_failures)
         return
-    from gra_hpc.engines.load import committee_load
-    from gra_hpc.engines.model_facts import ModelFacts
     from gra_hpc.engines.node import Node
-    from gra_hpc.engines.placement import NodeSpec, plan_placement
 
+    placement = plan_engines(config, plan)
+    local = Path(config.site.local_dir or tempfile.gettempdir())
+    async with Node(pinned_models(config, plan), placement, config.engine, local, log_dir) as node:
+        yield node
+
+
+def pinned_models(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:
+    """The models that some member of the committee uses, with the directories they were planned with."""
     used = {m.model for m in config.committee.values()}
-    models = {
+    return {
         name: replace(m, path=plan.models[name].directory)
         for name, m in config.models.items()
         if name in used
     }
-    facts = {name: ModelFacts.of_directory(Path(m.path)) for name, m in models.items()}
-    placement = plan_placement(
-        models, facts, NodeSpec.of_site(config.site), committee_load(config), config.engine.residency
+
+
+def plan_engines(config: RunConfig, plan: Plan) -> Placement:
+    """Where the engines of one shard run.
+
+    Raises:
+        EngineError: the models do not fit on the site's nodes.
+    """
+    from gra_hpc.engines.model_facts import read_facts
+    from gra_hpc.engines.placement import NodeSpec, plan_placement
+
+    models = pinned_models(config, plan)
+    facts = {name: read_facts(m.path, m.dtype) for name, m in models.items()}
+    return plan_placement(models, facts, NodeSpec.of_site(config.site), {}, config.engine.residency)
+
+
+def describe(placement: Placement) -> str:
+    """One line per engine."""
+    unit = "core" if placement.kind == "cpu" else "GPU"
+    return "\n".join(
+        f"{e.name}: {unit}s {', '.join(map(str, e.devices))}, tensor parallel {e.tensor_parallel}"
+        + (f", turn {e.turn}" if placement.takes_turns else "")
+        for e in placement.engines
     )
-    local = Path(config.site.local_dir or tempfile.gettempdir())
-    async with Node(models, placement, config.engine, local, log_dir) as node:
-        yield node

@@ -116,7 +116,8 @@ class Asker:
             top_p=first("top_p", 0.9),
             max_tokens=min(longest, self.method.verdict_tokens) if guided else longest,
             seed=int(digest(self.method.seed, key, size=4), 16) & 0x7FFFFFFF,
-            repetition_penalty=first("repetition_penalty", 1.0),
+            # JSON repeats its own punctuation, and honest scores repeat: no penalty on them
+            repetition_penalty=1.0 if guided else first("repetition_penalty", 1.0),
         )
 
     async def _call(

@@ -52,11 +52,11 @@ def preview(run: RunDir) -> Iterator[str]:
     if config.engine.kind is EngineKind.simulated:
         yield "engines      simulated: the answers are made up"
     else:
-        from gra_hpc.engines.hosting import plan_engines
+        from gra_hpc.engines.hosting import describe, plan_engines
 
-        yield from (f"engines      {line}" if not i else f"             {line}" for i, line in enumerate(
-            plan_engines(config, plan).render().splitlines()
-        ))  # fmt: skip
+        lines = describe(plan_engines(config, plan)).splitlines()
+        for i, line in enumerate(lines):
+            yield f"{'' if i else 'engines':12} {line}"
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import sbatch_text
 

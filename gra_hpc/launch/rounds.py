@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from gra_hpc import presets
 from gra_hpc.errors import IncompleteError
@@ -50,9 +50,8 @@ def remaining(run: RunDir) -> list[Step]:
     return steps
 
 
-def _partial(manifest: Any) -> bool:
-    coverage = read_json(manifest)["coverage"]
-    return bool(coverage["published"] < coverage["expected"])
+def _partial(manifest: Path) -> bool:
+    return not read_json(manifest)["coverage"]["complete"]
 
 
 def finish_round(run: RunDir, number: int) -> str:
@@ -61,16 +60,18 @@ def finish_round(run: RunDir, number: int) -> str:
     Raises:
         IncompleteError: shards are missing and `merge.allow_partial` is off.
     """
+    from gra_hpc.merge.describe import merge_described
     from gra_hpc.merge.job import merge_round
 
     plan, config = Plan.load(run), presets.load(run.config)
     plan.verify(config, run)
     if number not in rounds_of(plan, config.method.rounds):
         raise IncompleteError(f"round {number}: this run has rounds {rounds_of(plan, config.method.rounds)}")
-    summary = merge_round(run, number)
+    if number == 0:
+        return merge_described(run)
+    summary = merge_round(run, number, config)
     if number < config.method.rounds:
-        if number > 0:
-            _plan_next(run, plan, number)
+        _plan_next(run, plan, number)
         return str(summary)
     from gra_hpc.release.build import build
 
@@ -85,7 +86,7 @@ def _plan_next(run: RunDir, plan: Plan, number: int) -> None:
     for r in range(1, number + 1):
         merged = read_json(run.round(r).manifest)
         candidates += merged["ledger"]["planned"] - merged["ledger"]["pending"]
-        survived += merged["survived"]
+        survived += merged["counts"]["kept"]
     size_round(number + 1, config, plan.seeds, plan.shards, survived / max(1, candidates)).save(
         run.round(number + 1)
     )

@@ -1,7 +1,8 @@
-"""The prompt templates beside this file: one per question, with a `system` and a `user` block."""
+"""The prompt templates beside this file: one per question. `{{ turn("user") }}` begins a chat message."""
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,40 @@ import jinja2
 from gra_hpc.records import digest
 
 DIRECTORY = Path(__file__).parent
+_MARK = "\x1e"  # ASCII record separator: taken out of every variable, so that no text can begin a message
+_TURN = re.compile(f"{_MARK}(system|user|assistant){_MARK}")
+
+
+def _clean(value: Any) -> Any:
+    return value.replace(_MARK, " ") if isinstance(value, str) else value
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(DIRECTORY),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=False,
         autoescape=False,
+        finalize=_clean,
     )
+    environment.globals["turn"] = _turn
+    return environment
+
+
+class _Mark:
+    """Begins a chat message."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+
+    def __str__(self) -> str:
+        return f"{_MARK}{self.role}{_MARK}"
+
+
+def _turn(role: str) -> _Mark:
+    return _Mark(role)
 
 
 def render(name: str, variables: dict[str, Any], persona: str = "") -> tuple[dict[str, str], ...]:
@@ -35,12 +58,12 @@ def render(name: str, variables: dict[str, Any], persona: str = "") -> tuple[dic
         variables: what the template needs; a missing one is an error.
         persona: the member's own sentences, put at the end.
     """
-    template = _environment().get_template(f"{name}.j2")
-    context = template.new_context(variables)
-    system, user = ("".join(template.blocks[b](context)).strip() for b in ("system", "user"))
+    text = _environment().get_template(f"{name}.j2").render(variables)
+    _, *parts = _TURN.split(text)
+    messages = [{"role": r, "content": c.strip()} for r, c in zip(parts[::2], parts[1::2], strict=True)]
     if persona:
-        user = f"{user}\n\n{persona.strip()}"
-    return ({"role": "system", "content": system}, {"role": "user", "content": user})
+        messages[-1]["content"] += f"\n\n{persona.strip()}"
+    return tuple(messages)
 
 
 def prompts_digest() -> str:
