@@ -129,6 +129,8 @@ def command(spec: EngineSpec, directory: Path) -> list[str]:
         # Sampling comes from the call alone, not from the model's generation_config.json (its end tokens still count).
         "generation-config": "vllm",
         "disable-uvicorn-access-log": True,
+        # Small models fill JSON with blanks until max_tokens where the grammar lets them.
+        "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if model.quantization:
         options["quantization"] = model.quantization
@@ -272,11 +274,8 @@ def last_error(log: Path, start: int = 0) -> str:
             lines = f.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    lines = [
-        text
-        for line in lines
-        if (text := _PREFIX.sub("", line).strip()) and not text.startswith("guard: removed")
-    ]
+    lines = [text for line in lines if (text := _PREFIX.sub("", line).strip())]
+    lines = [line for line in lines if not line.startswith(("guard: removed", "$ "))]
     errors = [line for line in lines if _CAUSE.search(line)]
     clear = [line for line in errors if not _VAGUE.search(line)]
     for found in (clear, errors, lines):
