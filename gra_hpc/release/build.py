@@ -18,6 +18,7 @@ from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.staging import Staging
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
 from gra_hpc.release import manifest as manifests
+from gra_hpc.release.export import export_splits
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
@@ -105,6 +106,8 @@ class Builder:
                 shutil.copyfile(self.inputs.run.seed_rejects, self.out / "rejects" / "seeds.jsonl")
             # As they will be read from the file: card and report see nothing else.
             facts = orjson.loads(storage.to_json(manifests.describe(self.inputs, splits, rejects)))
+            for form in self.config.formats:
+                export_splits(self.out, facts["name"], list(splits), form, self.out / "exports")
             card.write(facts, self.out)
             facts["files"] = self._files()
             (self.out / manifests.NAME).write_bytes(storage.to_json(facts))

@@ -47,7 +47,7 @@ class MergedRound:
     def digest(self) -> str:
         """What was merged and what came of it, without when, where and in how many attempts."""
         m = self.manifest
-        shards = [[s["shard"], s["rows"], s["samples_sha256"]] for s in m["shards"]]
+        shards = [[s["shard"], s.get("samples_sha256")] for s in m["shards"]]
         files = {name: f["sha256"] for name, f in m["files"].items()}
         parts = [m.get(k) for k in ("ledger", "coverage", "steps", "similarity")]
         return digest(self.number, self.plan.candidates, shards, files, parts)

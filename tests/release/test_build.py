@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from conftest import Maker
+from made_up_runs import Maker
 
 from gra_hpc.errors import IncompleteError, ReleaseError
 from gra_hpc.ledger import Ledger
@@ -265,3 +265,15 @@ def test_schemas_are_fixed(built: RunDir) -> None:
     for folder, schema in (("data", data_schema()), ("rejects", rejects_schema())):
         for path in (built.release / folder).glob("*.parquet"):
             assert pq.read_schema(path).equals(schema)
+
+
+def test_described_seeds_are_accounted_for(maker: Maker) -> None:
+    run = maker.make(config=maker.config(undescribed=12))
+    release = build(run)
+    assert verify(release) == []
+    manifest = read_json(release / "manifest.json")
+    stage0 = Ledger.from_dict(manifest["prepared"])
+    failed = [r for r in table(release, "rejects/failed*.parquet") if r["round"] == 0]
+    assert stage0.planned == 12 and len(failed) == stage0.failed_total > 0
+    assert {r["raw"] for r in failed} == {"well"}
+    assert stage0.line() in (release / "README.md").read_text()

@@ -1,0 +1,137 @@
+"""The release in the forms that trainers read: Alpaca JSON, ShareGPT JSON, chat JSON lines.
+
+LLaMA-Factory opens the directory (`dataset_dir: DIR`) by the `dataset_info.json` beside the files; TRL's SFTTrainer
+reads the chat form with `load_dataset("json", data_files=...)`, or the release itself, whose column is `messages` too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gra_hpc import storage
+from gra_hpc.errors import ReleaseError
+from gra_hpc.presets import nearest
+from gra_hpc.release.manifest import NAME
+
+SUFFIX = {"alpaca": ".json", "sharegpt": ".json", "chat": ".jsonl"}
+"""The forms, and the kind of file each is."""
+INFO = "dataset_info.json"
+
+_LLAMA_FACTORY: dict[str, dict[str, Any]] = {
+    "alpaca": {"columns": {"prompt": "instruction", "query": "input", "response": "output"}},
+    "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
+    "chat": {
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    },
+}
+
+
+def export(release: Path, form: str, target: Path) -> list[Path]:
+    """Write one file per split, and `dataset_info.json` for all forms that lie in `target`.
+
+    Args:
+        release: a release directory.
+        form: alpaca, sharegpt or chat.
+        target: directory for the files; made when needed.
+
+    Returns:
+        The files with rows, one per split.
+
+    Raises:
+        ReleaseError: no release there, or an unknown form.
+        StorageError: no room.
+    """
+    if form not in SUFFIX:
+        raise ReleaseError(
+            f"format {form}: not known{nearest(form, list(SUFFIX))}", f"--format {' | '.join(SUFFIX)}"
+        )
+    try:
+        manifest = storage.read_json(release / NAME)
+        name, splits = manifest["name"], list(manifest["splits"])
+    except (OSError, KeyError, TypeError):
+        raise ReleaseError(f"{release}: not a release (no {NAME})", f"gra release verify {release}") from None
+    return export_splits(release, name, splits, form, target)
+
+
+def export_splits(release: Path, name: str, splits: list[str], form: str, target: Path) -> list[Path]:
+    """The same for a release that has no manifest yet."""
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split in splits:
+        path = target / f"{form}-{split}{SUFFIX[form]}"
+        _write(path, (convert(row, form) for row in rows(release, split)), lines=SUFFIX[form] == ".jsonl")
+        written.append(path)
+    storage.write_atomic(target / INFO, storage.to_json(dataset_info(name, target)))
+    return written
+
+
+def rows(release: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Instruction and response of every row of a split, in its order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in sorted(release.glob(f"data/{split}-*.parquet")):
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(4096, columns=["instruction", "response"]):
+                    yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as e:
+            raise ReleaseError(
+                f"{path}: not a readable table ({str(e).splitlines()[0]})", f"gra release verify {release}"
+            ) from None
+
+
+def convert(row: dict[str, Any], form: str) -> dict[str, Any]:
+    """One row in one form."""
+    instruction, response = row["instruction"], row["response"]
+    if form == "alpaca":
+        return {"instruction": instruction, "input": "", "output": response}
+    if form == "sharegpt":
+        turns = (("human", instruction), ("gpt", response))
+        return {"conversations": [{"from": who, "value": text} for who, text in turns]}
+    turns = (("user", instruction), ("assistant", response))
+    return {"messages": [{"role": who, "content": text} for who, text in turns]}
+
+
+def dataset_info(name: str, directory: Path) -> dict[str, Any]:
+    """LLaMA-Factory's description of the exported files in a directory."""
+    stem = re.sub(r"\W+", "_", name).strip("_") or "gra"
+    out = {}
+    for form, suffix in SUFFIX.items():
+        for path in sorted(directory.glob(f"{form}-*{suffix}")):
+            split = path.stem.removeprefix(f"{form}-")
+            key = f"{stem}_{form}" if split == "train" else f"{stem}_{form}_{split}"
+            out[key] = {"file_name": path.name, **_LLAMA_FACTORY[form]}
+    return out
+
+
+def _write(path: Path, items: Iterator[dict[str, Any]], lines: bool) -> None:
+    """JSON lines, or a JSON array with one item a line; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage.room(path):
+        try:
+            with temporary.open("wb") as f:
+                for i, item in enumerate(items):
+                    f.write(b"" if lines else b",\n" if i else b"[\n")
+                    f.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE if lines else 0))
+                if not lines:
+                    f.write(b"\n]\n" if f.tell() else b"[]\n")
+                f.flush()
+                os.fsync(f.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
