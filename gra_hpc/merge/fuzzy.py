@@ -29,6 +29,8 @@ ALL_PAIRS = 64
 """Buckets up to this size are compared completely; in larger ones each row meets the best-ranked and its neighbours."""
 LEADERS = 16
 """Best-ranked rows, and next neighbours in rank, that each row of a larger bucket is compared with."""
+_LEAST_PAIRS = 1_000_000
+"""Candidate pairs that are held whatever the memory."""
 _CHUNK = 8_000_000
 """Shingles verified at a time."""
 
@@ -69,7 +71,7 @@ def duplicates(
     assert what.banding
     counts = np.fromfile(what.counts, np.uint32)
     usable = alive & (counts[ix.row] > 0) if len(ix) else alive
-    limit = max(1_000_000, memory // 64)
+    limit = max(_LEAST_PAIRS, memory // 64)
     pending: list[np.ndarray] = []
     edges: list[np.ndarray] = []
     weights: list[np.ndarray] = []

@@ -133,10 +133,12 @@ def assemble(
         if not len(at):
             return
         if result is None:
-            with storage.room(scratch):
-                result = np.lib.format.open_memmap(
-                    scratch / "vectors.npy", "w+", np.float16, (len(ranks), vectors.shape[1])
-                )
+            path = scratch / "vectors.npy"
+            result = np.lib.format.open_memmap(path, "w+", np.float16, (len(ranks), vectors.shape[1]))
+            with path.open(
+                "r+b"
+            ) as f:  # a full disk is an error here, and a crash when a mapped page is written
+                os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
         if vectors.shape[1] != result.shape[1]:
             raise ReleaseError(
                 f"{where}: embeddings of {vectors.shape[1]} numbers, others have {result.shape[1]}"

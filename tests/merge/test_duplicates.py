@@ -1,0 +1,157 @@
+"""Exact and near duplicates against brute force over Python sets."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fabricate import change, make_run, publish_shard, rows, sample, seed, text
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gra_hpc.merge import fuzzy, signing
+from gra_hpc.merge.job import merge_round
+from gra_hpc.merge.words import Hashes, normalise, windows, word_hashes
+
+
+def shingle_set(instruction: str, response: str, size: int = 5) -> set[tuple[bytes, ...]]:
+    words = normalise(f"{instruction} {response}".encode()).split()
+    return {tuple(words[i : i + size]) for i in range(max(1, len(words) - size + 1))} if words else set()
+
+
+def survivors(samples: list, seeds: list, threshold: float) -> tuple[set[str], dict[str, str]]:
+    """Who stays, and who beat whom: exact twins first, then connected components of near pairs."""
+    ranked = [*seeds, *sorted(samples, key=lambda s: (-s.score, s.id))]
+    protected = {s.id for s in seeds}
+    seen: dict[bytes, str] = {}
+    beaten: dict[str, str] = {}
+    for s in ranked:
+        key = b"\0".join(b"".join(normalise(t.encode()).split()) for t in (s.instruction, s.response))
+        if key in seen and s.id not in protected:
+            beaten[s.id] = seen[key]
+        seen.setdefault(key, s.id)
+    left = [s for s in ranked if s.id not in beaten]
+    sets = [shingle_set(s.instruction, s.response) for s in left]
+    parent = list(range(len(left)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for i, j in combinations(range(len(left)), 2):
+        a, b = sets[i], sets[j]
+        new = left[j].id not in protected
+        if new and a and b and len(a & b) / len(a | b) >= threshold:
+            i, j = sorted((find(i), find(j)))
+            parent[j] = i
+    for i, s in enumerate(left):
+        if find(i) != i and s.id not in protected:
+            beaten[s.id] = left[find(i)].id
+    return {s.id for s in ranked} - set(beaten), beaten
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(0, 4))
+def test_the_same_as_brute_force(number: int, count: int, edits: int) -> None:
+    """Random families of edited texts, as a whole merge."""
+    rng = random.Random(number)
+    bases = [(text(rng, 6), text(rng, rng.choice([2, 10, 60]))) for _ in range(max(1, count // 4))]
+    seeds = [seed(i, *rng.choice(bases)) for i in range(rng.randrange(3))] if number % 2 else [seed(0)]
+    samples = []
+    for i in range(count):
+        instruction, response = rng.choice(bases)
+        places = [rng.randrange(len(response.split())) for _ in range(rng.randrange(edits + 1))]
+        response = change(response, places, by=f"x{rng.randrange(3)}")
+        samples.append(sample(i, instruction, response, score=rng.choice([8.0, 9.0, 10.0])))
+    with tempfile.TemporaryDirectory() as directory:
+        run = make_run(Path(directory) / "run", seeds, shards=2)
+        publish_shard(run, 1, 0, samples[::2])
+        publish_shard(run, 1, 1, samples[1::2])
+        merge_round(run, 1)
+        kept = {r["id"] for r in rows(run.round(1).kept)}
+        dropped = {r["id"]: r["winner"] for r in rows(run.round(1).dropped)}
+    stays, beaten = survivors(samples, seeds, 0.8)
+    assert kept == stays - {s.id for s in seeds}
+    assert dropped == beaten
+
+
+def test_large_buckets_are_covered(tmp_path: Path) -> None:
+    """A family larger than a bucket that is compared completely."""
+    rng = random.Random(1)
+    base = text(rng, 150)
+    samples = [
+        sample(i, "The same question", change(base, [rng.randrange(150)], by=f"y{i}")) for i in range(300)
+    ]
+    run = make_run(tmp_path / "run", [seed(0)], shards=1)
+    publish_shard(run, 1, 0, [*samples, sample(1000)])
+    assert merge_round(run, 1).kept == 2
+
+
+def test_pairs_in_instalments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family whose pairs do not fit in the memory given."""
+    rng = random.Random(1)
+    base = text(rng, 150)
+    samples = [
+        sample(i, "The same question", change(base, [rng.randrange(150)], by=f"y{i}")) for i in range(60)
+    ]
+    run = make_run(tmp_path / "run", [seed(0)], shards=1)
+    publish_shard(run, 1, 0, samples)
+    real = fuzzy.duplicates
+    monkeypatch.setattr(fuzzy, "_LEAST_PAIRS", 100)
+    monkeypatch.setattr(fuzzy, "duplicates", lambda *a: real(*a[:5], memory=1))
+    assert merge_round(run, 1).kept == 1
+
+
+def test_rows_without_words_are_no_near_duplicates(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [seed(0)], shards=1, exact=False)
+    publish_shard(
+        run, 1, 0, [sample(0, "!!!", "..."), sample(1, "???", "--"), sample(2, "a", "b"), sample(3, "c", "d")]
+    )
+    assert merge_round(run, 1).kept == 4
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("permutations", [32, 64, 128, 256])
+def test_banding_finds_pairs_at_the_threshold(threshold: float, permutations: int) -> None:
+    b = signing.banding(threshold, permutations)
+    assert b.bands * b.rows <= permutations
+    assert b.found(threshold) >= 0.99
+    assert permutations < 128 or b.found(threshold / 3) < 0.5
+
+
+def test_minhash_estimates_jaccard() -> None:
+    """Agreement of signatures is an unbiased estimate of the similarity, with the variance that theory gives."""
+    rng = np.random.default_rng(0)
+    n, banding = 400, signing.Banding(32, 4)
+    for shared in (50, 120, 180):
+        values, offsets = [], [0]
+        for _ in range(n):
+            common = rng.integers(0, 1 << 64, shared, dtype=np.uint64)
+            for _ in range(2):
+                own = rng.integers(0, 1 << 64, 200 - shared, dtype=np.uint64)
+                values.append(np.concatenate([common, own]))
+                offsets.append(offsets[-1] + 200)
+        s = signing.minhash(Hashes(np.concatenate(values), np.array(offsets)), banding)
+        estimate = (s[:, 0::2] == s[:, 1::2]).mean(axis=0)
+        true = shared / (400 - shared)
+        assert abs(estimate.mean() - true) < 4 * np.sqrt(true * (1 - true) / 128 / n)
+        assert 0.8 < estimate.std() / np.sqrt(true * (1 - true) / 128) < 1.2
+
+
+def test_minhash_of_real_windows_estimates_jaccard() -> None:
+    rng = random.Random(5)
+    rows_ = []
+    for _ in range(300):
+        t = text(rng, 150)
+        rows_ += [t, change(t, [20, 60, 100])]
+    shingles = windows(word_hashes([normalise(t.encode()) for t in rows_]), 5, short=True)
+    s = signing.minhash(shingles, signing.Banding(32, 4))
+    a, b = shingle_set("", rows_[0]), shingle_set("", rows_[1])
+    true = len(a & b) / len(a | b)
+    estimate = (s[:, 0::2] == s[:, 1::2]).mean()
+    assert abs(estimate - true) < 0.01
