@@ -11,10 +11,13 @@ import orjson
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
 
 _FENCE = re.compile(r"\A```[\w-]*\n(.*?)\n?```\s*\Z", re.S)
-_LABEL = re.compile(
-    r"\A\W*(?:sure[,!. ]|certainly[,!. ]|here (?:is|are)\b[^\n:]*:|here's\b[^\n:]*:|(?:new |the )?(?:task|instruction|"
-    r"keywords?|topic|summary|response|answer)\s*\W{0,2}:)\W*?(?=\S)",
-    re.I,
+_WRAPPING = (
+    re.compile(r"\A(?:sure|certainly|of course)\b[!,.]?\s+", re.I),
+    re.compile(r"\Ahere(?:'s| is| are)\b[^\n:]*:\s*", re.I),
+    re.compile(
+        r"\A[*_#\s]*(?:(?:new|the)\s+)?(?:task|instruction|keywords?|topic|summary|response|answer)\s*[*_]*\s*:[*_]*\s*",
+        re.I,
+    ),
 )
 _BULLET = re.compile(r"\A\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
 
@@ -32,7 +35,8 @@ def text(answer: str) -> str:
     out = answer.strip()
     if m := _FENCE.match(out):
         out = m.group(1).strip()
-    out = _LABEL.sub("", out, count=1).strip()
+    for wrapping in _WRAPPING:
+        out = wrapping.sub("", out, count=1).strip()
     if len(out) > 1 and out[0] + out[-1] in ('""', "“”", "''") and out[0] not in out[1:-1]:
         out = out[1:-1].strip()
     if not out:

@@ -67,7 +67,7 @@ def _submit(run: RunDir, task: Any) -> Any:
     import submitit
 
     with _quiet():
-        executor = submitit.LocalExecutor(folder=run.logs / "%j")
+        executor = submitit.LocalExecutor(folder=run.logs / "local")
         executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=False)
         return executor.submit(task)
 

@@ -10,6 +10,7 @@ from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
 from gra_hpc.launch.display import progress
 from gra_hpc.launch.rounds import remaining
+from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json, write_atomic
@@ -62,4 +63,6 @@ def finish(run: RunDir) -> None:
     manifest = read_json(run.release / "manifest.json")
     print(f"\nrelease: {run.release}")
     print(f"open it: datasets.load_dataset({str(run.release)!r})")
-    print(f"ledger:  {manifest['ledger_line']}")
+    print(f"ledger:  {Ledger.from_dict(manifest['ledger']).line()}")
+    rows = sum(split["rows"] for split in manifest["splits"].values())
+    print(f"rows:    {rows} after deduplication")
