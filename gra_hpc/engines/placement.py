@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import floor
 from typing import TYPE_CHECKING
 
-from gra_hpc.config import ModelConfig, Residency, SiteConfig
-from gra_hpc.errors import EngineError
+from gra_hpc.config import Executor, ModelConfig, Residency, SiteConfig
+from gra_hpc.errors import ConfigError
 
 if TYPE_CHECKING:
     from gra_hpc.engines.load import ModelLoad
     from gra_hpc.engines.model_facts import ModelFacts
+    from gra_hpc.engines.performance import Constants, Need
+    from gra_hpc.engines.turns import NodeModel, Rota
 
 GB = 10**9
 
@@ -71,26 +74,20 @@ class NodeSpec:
 
     @classmethod
     def of_site(cls, site: SiteConfig) -> NodeSpec:
-        """The node a site's shards get; what the site does not say is taken from this machine (cores only)."""
+        """The node a site's shards get. Where it does not say: this machine's cores, and for local runs its memory."""
         cores = site.cpus_per_task or len(os.sched_getaffinity(0))
         gpus = site.gpus_per_node
+        memory = site.memory_gb
+        if not memory and site.executor is Executor.local:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
         return cls(
             kind="gpu" if gpus else "cpu",
             devices=gpus,
             memory_gb=site.gpu_memory_gb if gpus else 0.0,
             cores=cores,
-            host_memory_gb=site.memory_gb,
+            host_memory_gb=memory,
             device_type=site.gpu_type if gpus else "cpu",
         )
-
-
-CPU_KV_GB = 0.5
-"""KV cache of an engine on a CPU node, when not pinned."""
-DEVICE_SHARE = 0.92
-"""Part of a GPU's memory that engines may take."""
-ENGINE_GB = 2.0
-"""Memory of an engine on a device beside weights and KV cache: CUDA context, activations, graphs."""
-MIN_KV_GB = 1.0
 
 
 def plan_placement(
@@ -99,131 +96,142 @@ def plan_placement(
     node: NodeSpec,
     load: Mapping[str, ModelLoad],
     residency: Residency = Residency.auto,
+    *,
+    constants: Constants | None = None,
+    time_limit_s: float = 1.8,
 ) -> Placement:
-    """Where every model of the pool runs on the node.
+    """Where every model of the pool runs on the node: the placement with the highest committee throughput.
+
+    Args:
+        models: the pool, embedding models too; pinned tensor_parallel, replicas and kv_cache_gb are honoured.
+        facts: by model (`model_facts.read_facts`).
+        node: what a shard's node offers.
+        load: work per sample by model (`load.method_load`). A model that is missing has a usual member's load; one that
+            is there without calls gets no engine.
+        residency: together, turns (one model awake at a time), or auto (the faster; turns where nothing else fits).
+        constants: the performance model's; from the node's device if not given.
+        time_limit_s: CPU seconds for the search; then the best placement so far.
 
     Raises:
+        ConfigError: a pin that cannot be met (tensor parallelism that heads do not allow, more devices than there are).
         EngineError: the models do not fit; says how many GB are missing, and for which model.
     """
-    names = sorted(models, key=lambda n: -facts[n].weight_bytes)
-    return (
-        _on_cpu(models, names, node, residency)
-        if node.kind == "cpu"
-        else _on_gpus(models, facts, node, names, residency)
-    )
+    return solve(
+        models, facts, node, load, residency, constants=constants, time_limit_s=time_limit_s
+    ).placement
 
 
-def _on_cpu(
-    models: Mapping[str, ModelConfig], names: list[str], node: NodeSpec, residency: Residency
-) -> Placement:
-    turns = residency is Residency.turns
-    engines: list[EnginePlace] = []
-    groups = [[n] for n in names] if turns else [names]
-    for turn, group in enumerate(groups):
-        seats = [(n, r) for n in group for r in range(max(1, models[n].replicas))]
-        sizes = [max(1, models[n].tensor_parallel) for n, _ in seats]
-        free = node.cores - sum(sizes)
-        order = [i for i, (n, _) in enumerate(seats) if models[n].tensor_parallel <= 1]
-        for k in range(max(0, free) if order else 0):
-            sizes[order[k % len(order)]] += 1
-        core = 0
-        for (name, replica), size in zip(seats, sizes, strict=True):
-            devices = tuple((core + i) % node.cores for i in range(size))
-            core += size
-            engines.append(
-                EnginePlace(
-                    name,
-                    replica,
-                    devices,
-                    tensor_parallel=max(1, models[name].tensor_parallel),
-                    kv_cache_bytes=int((models[name].kv_cache_gb or CPU_KV_GB) * GB),
-                    turn=turn,
-                )
-            )
-    return Placement(tuple(engines), "cpu")
+@dataclass(frozen=True)
+class Solution:
+    """A placement and why it was chosen (`placement_report.py` prints it)."""
+
+    placement: Placement
+    rota: Rota
+    """The engines by turn, with memory, rates and times."""
+    model: NodeModel
+    """What laid them out; lays out alternatives."""
+    node: NodeSpec
+    seconds: float
+    """CPU time of the search."""
 
 
-def _on_gpus(
+def solve(
     models: Mapping[str, ModelConfig],
     facts: Mapping[str, ModelFacts],
     node: NodeSpec,
-    names: list[str],
-    residency: Residency,
-) -> Placement:
-    room = node.memory_gb * DEVICE_SHARE
-    groups: list[dict[str, list[tuple[int, ...]]]] = []
-    free_by_group: list[list[float]] = []
-    for name in names:
-        m, f = models[name], facts[name]
-        kv = m.kv_cache_gb or MIN_KV_GB
-        sizes = (
-            [m.tensor_parallel]
-            if m.tensor_parallel
-            else [t for t in range(1, node.devices + 1) if f.can_split(t)]
-        )
-        need = {t: (f.weight_bytes / GB + kv) / t + ENGINE_GB for t in sizes}
-        fits = [t for t in sizes if need[t] <= room and t <= node.devices]
-        if not fits:
-            least = min(need.values())
-            raise EngineError(
-                f"models.{name}: needs {least:.1f} GB on each of {min(need, key=lambda t: need[t])} devices, a device has"
-                f" {room:.1f} GB to give: {least - room:.1f} GB missing",
-                "larger GPUs, more of them, or a quantized model",
+    load: Mapping[str, ModelLoad],
+    residency: Residency = Residency.auto,
+    *,
+    constants: Constants | None = None,
+    time_limit_s: float = 1.8,
+) -> Solution:
+    """As `plan_placement`, with what is needed to explain it."""
+    from gra_hpc.engines.deadline import Deadline
+    from gra_hpc.engines.performance import constants_for
+    from gra_hpc.engines.shortage import check_pins, explain_shortage
+    from gra_hpc.engines.turns import NodeModel
+
+    constants = constants or constants_for(node.device_type, node.memory_gb, node.kind)
+    needs = _needs(models, facts, load)
+    deadline = Deadline(time_limit_s)
+    cpu = node.kind == "cpu"
+    model = NodeModel(
+        needs=needs,
+        devices=node.cores if cpu else node.devices,
+        memory=node.host_memory_gb * GB if cpu else node.memory_gb * GB * constants.device_share,
+        constants=constants,
+        cpu=cpu,
+        host_memory=0.0 if cpu else node.host_memory_gb * GB,
+        deadline=deadline,
+    )
+    check_pins(model)
+    rota = model.best(residency)
+    if rota is None:
+        raise explain_shortage(model, residency)
+    return Solution(_placement(rota, node, constants), rota, model, node, deadline.spent)
+
+
+def _needs(
+    models: Mapping[str, ModelConfig], facts: Mapping[str, ModelFacts], load: Mapping[str, ModelLoad]
+) -> tuple[Need, ...]:
+    """The models that want an engine, largest first."""
+    from gra_hpc.engines.load import usual_load
+    from gra_hpc.engines.performance import Need
+
+    needs = []
+    for name, m in models.items():
+        if name not in facts:
+            raise ConfigError(
+                f"models.{name}: its size is not known", "give a model directory with config.json"
             )
-        tp, replicas = fits[0], max(1, m.replicas)
+        f = facts[name]
+        work = load.get(name) or usual_load(f.embedder)
+        if name in load and not load[name].calls:
+            continue
+        needs.append(
+            Need(
+                name=name,
+                facts=f,
+                load=work,
+                max_model_len=m.max_model_len,
+                tensor_parallel=m.tensor_parallel,
+                replicas=m.replicas,
+                kv_bytes=int(m.kv_cache_gb * GB),
+            )
+        )
+    if not needs:
+        raise ConfigError("placement: no model has any work", "gra config show  (committee, method.policy)")
+    return tuple(sorted(needs, key=lambda n: -n.facts.weight_bytes))
 
-        def put(
-            free: list[float], tp: int = tp, size: float = need[tp], count: int = replicas
-        ) -> list[tuple[int, ...]]:
-            found: list[tuple[int, ...]] = []
-            for _ in range(count):
-                blocks = [tuple(range(k, k + tp)) for k in range(0, node.devices - tp + 1, tp)]
-                blocks = [b for b in blocks if b not in found and min(free[d] for d in b) >= size]
-                if not blocks:
-                    return []
-                best = max(blocks, key=lambda b: min(free[d] for d in b))
-                found.append(best)
-                for d in best:
-                    free[d] -= size
-            return found
 
-        for group, free in zip(groups, free_by_group, strict=True):
-            trial = list(free)
-            blocks = put(trial) if residency is not Residency.turns else []
-            if blocks:
-                group[name], free[:] = blocks, trial
-                break
-        else:
-            if groups and residency is Residency.together:
-                raise EngineError(
-                    f"models.{name}: does not fit beside the others: {need[tp] * replicas - sum(free_by_group[0]):.1f} GB"
-                    " missing",
-                    "engine.residency=turns",
+def _placement(rota: Rota, node: NodeSpec, constants: Constants) -> Placement:
+    """The engines as processes to start."""
+    places: list[EnginePlace] = []
+    counts: dict[str, int] = {}
+    for number, turn in enumerate(rota.turns):
+        for e in turn.engines:
+            name = e.need.name
+            replica = counts.get(name, 0)
+            counts[name] = replica + 1
+            if node.kind == "cpu":
+                kv, fraction = int(e.kv_bytes), 0.9
+            else:
+                shared = any(o is not e and set(o.devices) & set(e.devices) for o in turn.engines)
+                size = e.need.fixed_bytes(e.tensor_parallel, constants) + e.kv_bytes
+                alone = not shared and not e.need.kv_bytes and e.need.generates
+                fraction = floor(1000 * size / (node.memory_gb * GB)) / 1000
+                # An engine alone on its devices takes what its fraction leaves; neighbours are given their bytes, since
+                # vLLM measures free memory while others load.
+                kv = 0 if alone else int(e.kv_bytes)
+            places.append(
+                EnginePlace(
+                    model=name,
+                    replica=replica,
+                    devices=e.devices,
+                    tensor_parallel=e.tensor_parallel,
+                    memory_fraction=fraction,
+                    kv_cache_bytes=kv,
+                    turn=number,
                 )
-            trial = [room] * node.devices
-            blocks = put(trial)
-            if not blocks:
-                raise EngineError(f"models.{name}.replicas={replicas}: only {node.devices} devices")
-            groups.append({name: blocks})
-            free_by_group.append(trial)
-    engines: list[EnginePlace] = []
-    for turn, (group, free) in enumerate(zip(groups, free_by_group, strict=True)):
-        on = [sum(d in b for blocks in group.values() for b in blocks) for d in range(node.devices)]
-        for name, blocks in group.items():
-            for replica, block in enumerate(blocks):
-                kv = models[name].kv_cache_gb or MIN_KV_GB
-                size = (facts[name].weight_bytes / GB + kv) / len(block) + ENGINE_GB
-                if not models[name].kv_cache_gb:
-                    size += min(free[d] / on[d] for d in block)
-                engines.append(
-                    EnginePlace(
-                        name,
-                        replica,
-                        block,
-                        tensor_parallel=len(block),
-                        memory_fraction=round(size / node.memory_gb - 0.0005, 3),
-                        kv_cache_bytes=int(models[name].kv_cache_gb / len(block) * GB),
-                        turn=turn,
-                    )
-                )
-    return Placement(tuple(engines), "gpu")
+            )
+    return Placement(tuple(places), node.kind)

@@ -1,0 +1,161 @@
+"""What is missing when models do not fit a node, in GB and by model; and pins that no node could meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gra_hpc.config import Residency
+from gra_hpc.engines.cores import host_bytes
+from gra_hpc.engines.patterns import splits
+from gra_hpc.engines.performance import GB, Need
+from gra_hpc.engines.turns import NodeModel
+from gra_hpc.errors import ConfigError, EngineError, GraError
+
+SMALLER = (
+    "a quantized model, a smaller max_model_len, or larger nodes (site.gpus_per_node, site.gpu_memory_gb)"
+)
+
+
+def check_pins(model: NodeModel) -> None:
+    """Refuse pins that cannot be met whatever the memory.
+
+    Raises:
+        ConfigError: naming the key, its value, and the values that are possible.
+        EngineError: a pinned KV cache in which no call of the longest length fits.
+    """
+    kind = "cores" if model.cpu else "GPUs"
+    if model.devices < 1:
+        raise ConfigError(
+            f"site: a node with {model.devices} {kind}", "set site.gpus_per_node or site.cpus_per_task"
+        )
+    for n in model.needs:
+        t, f = n.tensor_parallel, n.facts
+        key = f"models.{n.name}.tensor_parallel={t}"
+        if t > model.devices:
+            raise ConfigError(
+                f"{key}: the node has {model.devices} {kind}",
+                f"at most {model.devices}, or 0 (placement decides)",
+            )
+        if t and not f.can_split(t):
+            fits = [str(k) for k in range(1, model.devices + 1) if f.can_split(k)]
+            raise ConfigError(
+                f"{key}: {f.heads} heads, {f.kv_heads} KV heads and a feed-forward width of {f.intermediate} cannot be"
+                f" divided so",
+                f"one of {', '.join(fits)}, or 0 (placement decides)",
+            )
+        room = model.devices // max(1, t)
+        if n.replicas > room and not model.cpu:
+            raise ConfigError(
+                f"models.{n.name}.replicas={n.replicas}: {model.devices} GPUs hold {room} replicas of tensor parallel"
+                f" size {max(1, t)}",
+                f"at most {room}, or 0 (placement decides)",
+            )
+        if n.kv_bytes and n.generates:
+            least = min(n.max_model_len, f.max_length) * f.kv_bytes_per_device(max(1, t)) * max(1, t)
+            if n.kv_bytes < least:
+                raise EngineError(
+                    f"models.{n.name}.kv_cache_gb={n.kv_bytes / GB:g}: one call of"
+                    f" max_model_len={n.max_model_len} tokens needs {least / GB:.2f} GB:"
+                    f" {(least - n.kv_bytes) / GB:.2f} GB missing",
+                    "raise kv_cache_gb, or lower max_model_len",
+                )
+
+
+def explain_shortage(model: NodeModel, residency: Residency) -> GraError:
+    """Why there is no placement."""
+    if model.cpu:
+        return _on_cpu(model, residency)
+    for n in model.needs:
+        missing = missing_alone(model, n)
+        if missing > 0:
+            t = max(splits(n, model.devices), default=0)
+            if not t:
+                return ConfigError(
+                    f"models.{n.name}: no tensor parallel size fits its {n.facts.heads} heads and {model.devices} GPUs"
+                )
+            where = f"split over {t}" if t > 1 else "on one GPU"
+            each = (n.fixed_bytes(t, model.constants) + n.kv_least(t)) / GB
+            return EngineError(
+                f"models.{n.name}: {missing:.1f} GB missing on each GPU: {where} it needs {each:.1f} GB (weights"
+                f" {n.facts.weight_bytes / GB / t:.1f}, KV cache of one call {n.kv_least(t) / GB:.1f}, engine"
+                f" {model.constants.engine_gb:.1f}), a GPU gives {model.memory / GB:.1f} GB",
+                SMALLER,
+            )
+    if residency is Residency.together or len(model.needs) < 2:
+        name, missing = missing_together(model, model.needs)
+        return EngineError(
+            f"models.{name}: does not fit beside the others: {missing:.1f} GB missing on the node"
+            f" ({model.devices} x {model.memory / GB:.1f} GB)",
+            "engine.residency=auto  (models take turns), or " + SMALLER,
+        )
+    weights = sum(n.facts.weight_bytes for n in model.needs) / GB
+    host = model.host_memory / GB
+    if model.host_memory and weights > host:
+        return EngineError(
+            f"models.{model.needs[0].name}: taking turns needs host memory for sleeping weights: {weights:.1f} GB,"
+            f" site.memory_gb={host:.1f}: {weights - host:.1f} GB missing",
+            "raise site.memory_gb",
+        )
+    worst = max(model.needs, key=lambda n: least_size(model, n))
+    kept = (len(model.needs) - 1) * model.constants.sleep_gb
+    return EngineError(
+        f"models.{worst.name}: does not fit while {len(model.needs) - 1} other models sleep:"
+        f" {max(0.1, missing_alone(model, worst, kept)):.1f} GB missing on each GPU (sleepers keep {kept:.1f} GB)",
+        SMALLER,
+    )
+
+
+def _on_cpu(model: NodeModel, residency: Residency) -> GraError:
+    memory = model.memory / GB
+    if residency is Residency.together:
+        need = host_bytes(model.needs, model.constants) / GB
+        name = model.needs[0].name
+        then = "engine.residency=turns, or raise site.memory_gb"
+        return EngineError(
+            f"models.{name} and {len(model.needs) - 1} more: awake together they need {need:.1f} GB of host memory,"
+            f" site.memory_gb={memory:.1f}: {need - memory:.1f} GB missing",
+            then,
+        )
+    worst = max(model.needs, key=lambda n: host_bytes([n], model.constants))
+    need = host_bytes([worst], model.constants) / GB
+    return EngineError(
+        f"models.{worst.name}: needs {need:.1f} GB of host memory, site.memory_gb={memory:.1f}:"
+        f" {need - memory:.1f} GB missing",
+        "raise site.memory_gb, or lower kv_cache_gb and max_model_len",
+    )
+
+
+def least_size(model: NodeModel, need: Need) -> float:
+    """Bytes of the node that one engine of a model takes at least."""
+    return min(
+        (t * (need.fixed_bytes(t, model.constants) + need.kv_least(t)) for t in splits(need, model.devices)),
+        default=float("inf"),
+    )
+
+
+def missing_alone(model: NodeModel, need: Need, kept_gb: float = 0.0) -> float:
+    """GB missing on each device for a model by itself, split as far as possible; 0 if it fits."""
+    each = [need.fixed_bytes(t, model.constants) + need.kv_least(t) for t in splits(need, model.devices)]
+    if not each:
+        return float("inf")
+    return max(0.0, (min(each) - model.memory) / GB + kept_gb)
+
+
+def missing_together(model: NodeModel, needs: Sequence[Need]) -> tuple[str, float]:
+    """The model that finds no room, large ones first, and the GB missing on the node."""
+    total = sum(least_size(model, n) for n in needs) - model.devices * model.memory
+    free = [model.memory] * model.devices
+    for n in needs:
+        spots = [
+            (min(free[s : s + t]) - n.fixed_bytes(t, model.constants) - n.kv_least(t), t, s)
+            for t in splits(n, model.devices)
+            for s in range(0, model.devices - t + 1, t)
+        ]
+        fitting = [spot for spot in spots if spot[0] >= 0]
+        if not fitting:
+            left, t, _ = max(spots, key=lambda spot: spot[0] * spot[1])
+            return n.name, max(total, -left * t) / GB
+        _, t, s = max(fitting, key=lambda spot: (-spot[1], spot[0]))
+        for d in range(s, s + t):
+            free[d] -= n.fixed_bytes(t, model.constants) + n.kv_least(t)
+    return needs[-1].name, max(total, 0.0) / GB

@@ -1,0 +1,258 @@
+"""Whether models take turns, and which ones together.
+
+A turn's models are awake on the whole node, the others sleep (or are stopped, on a CPU). A sample needs every turn
+`passes` times, since each of its stages waits for the models it asks; a cycle of all turns works on one window of
+samples. With x_g the rate of turn g while it is awake and s the seconds a cycle spends on swapping:
+
+    samples per second = 1 / (sum_g 1 / x_g + passes * s / window)
+
+Turns do not otherwise depend on each other, so that each set of models is laid out once, and the partitions of the pool
+are compared exactly (up to `MOST_MODELS` models; of larger pools, balanced partitions).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from gra_hpc.config import Residency
+from gra_hpc.engines.cores import Seat, host_bytes, seat
+from gra_hpc.engines.deadline import Deadline
+from gra_hpc.engines.hosts import Host
+from gra_hpc.engines.layouts import Layout, best_layout
+from gra_hpc.engines.patterns import Space, splits
+from gra_hpc.engines.performance import GB, Constants, Need, rate_curve
+
+MOST_MODELS = 7
+"""Up to this many models all partitions into turns are compared (877 for seven)."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Models that are awake together."""
+
+    engines: tuple[Host, ...] | tuple[Seat, ...]
+    samples_per_s: float
+    """While awake."""
+    swap_s: float = 0.0
+    """Seconds a cycle spends on waking it and putting it to sleep."""
+    bound: float = 0.0
+    proven: bool = True
+
+
+@dataclass(frozen=True)
+class Rota:
+    """All turns of a node; one turn if everybody is awake."""
+
+    turns: tuple[Turn, ...]
+    samples_per_s: float
+    bound: float
+    """Upper bound for layouts with these turns."""
+    proven: bool
+    constants: Constants = field(repr=False)
+
+    @property
+    def swap_share(self) -> float:
+        """Part of the time that is spent on swapping."""
+        if len(self.turns) < 2:
+            return 0.0
+        return self.samples_per_s * _swap_per_sample(self.turns, self.constants)
+
+    def window_for(self, share: float) -> int:
+        """Samples in flight with which swapping takes no more than this part of the time."""
+        swaps = self.constants.passes * sum(t.swap_s for t in self.turns)
+        work = sum(1 / t.samples_per_s for t in self.turns)
+        return int(swaps * (1 - share) / (share * work)) + 1
+
+
+@dataclass
+class NodeModel:
+    """Lays out sets of models on one node, each set once.
+
+    Args:
+        needs: all models of the pool.
+        devices: GPUs, or cores.
+        memory: bytes of a GPU that engines may take; host memory that they may take on a CPU (0: not checked).
+        constants: the performance model's.
+        cpu: whether this is a CPU node.
+        host_memory: on a GPU node, host memory for sleeping weights in bytes (0: not checked).
+        deadline: after it, no new set is laid out if there is a plan already.
+    """
+
+    needs: Sequence[Need]
+    devices: int
+    memory: float
+    constants: Constants
+    cpu: bool
+    host_memory: float
+    deadline: Deadline
+    _known: dict[tuple[object, ...], Layout | None] = field(default_factory=dict)
+
+    def together(self) -> Rota | None:
+        """Everybody awake."""
+        return self.rota([self.needs])
+
+    def rota(self, groups: Sequence[Sequence[Need]]) -> Rota | None:
+        """These turns; none if one of them does not fit."""
+        turns = []
+        for group in groups:
+            turn = self.turn(group, alone=len(groups) == 1)
+            if turn is None or turn.samples_per_s <= 0:
+                return None
+            turns.append(turn)
+        return combine(turns, self.constants)
+
+    def turn(self, group: Sequence[Need], alone: bool) -> Turn | None:
+        """One turn: its models have the node for themselves, but for what the sleeping ones keep."""
+        return self._on_cores(group, alone) if self.cpu else self._on_devices(group, alone)
+
+    def _on_cores(self, group: Sequence[Need], alone: bool) -> Turn | None:
+        if self.memory and host_bytes(group, self.constants) > self.memory:
+            return None
+        rate, seats = seat(group, self.devices, self.constants)
+        return Turn(seats, rate, 0.0 if alone else self.constants.start_s, rate)
+
+    def _on_devices(self, group: Sequence[Need], alone: bool) -> Turn | None:
+        others = [n for n in self.needs if n not in group]
+        memory = self.memory - len(others) * self.constants.sleep_gb * GB
+        host = float("inf")
+        if self.host_memory and not alone:
+            weights = sum(n.facts.weight_bytes for n in self.needs)
+            host = self.host_memory * sum(n.facts.weight_bytes for n in group) / weights
+        # Models alike in everything but their names have the same layouts.
+        key = (alone, len(others), *sorted(likeness(n, self.constants) for n in group))
+        if key not in self._known:
+            space = Space(tuple(group), self.devices, memory, self.constants, host)
+            self._known[key] = best_layout(space, self.deadline)
+        layout = self._known[key]
+        if layout is None:
+            return None
+        hosts = _renamed(layout.hosts, group, self.constants)
+        swap = 0.0
+        if not alone:
+            moved = [
+                sum(h.need.facts.weight_bytes / h.tensor_parallel for h in hosts if d in h.devices)
+                for d in range(self.devices)
+            ]
+            swap = 2 * max(moved) / (self.constants.device.host_gbs * GB) + self.constants.swap_s
+        return Turn(hosts, layout.samples_per_s, swap, layout.bound, layout.proven)
+
+    def best(self, residency: Residency) -> Rota | None:
+        """The best rota that the residency allows; none if there is none."""
+        if residency is Residency.together or len(self.needs) < 2:
+            return self.together()
+        if residency is Residency.turns:
+            return self.one_by_one()
+        awake = self.together()
+        if awake and self.cpu:  # a swap restarts engines there: only where memory leaves no choice
+            return awake
+        least = awake.samples_per_s * (1 + self.constants.turn_gain) if awake else 0.0
+        best = awake
+        for groups in self.partitions():
+            if best and self.deadline.passed:
+                break
+            if self.reachable(groups) <= least:
+                continue
+            rota = self.rota(groups)
+            if rota and rota.samples_per_s > least:
+                best, least = rota, rota.samples_per_s
+        return best
+
+    def one_by_one(self) -> Rota | None:
+        """One generating model awake at a time; embedding models beside the first if they fit, else by themselves."""
+        big = [n for n in self.needs if n.generates]
+        light = [n for n in self.needs if not n.generates]
+        if big and light:
+            rota = self.rota([[big[0], *light], *([n] for n in big[1:])])
+            if rota:
+                return rota
+        return self.rota([[n] for n in self.needs])
+
+    def reachable(self, groups: Sequence[Sequence[Need]]) -> float:
+        """Upper bound of a rota's rate: the ideal work, and swaps at their least."""
+        if self.cpu:
+            swaps = len(groups) * self.constants.start_s
+            work = 0.0
+        else:
+            moved = 2 * sum(n.facts.weight_bytes for n in self.needs) / self.devices
+            swaps = moved / (self.constants.device.host_gbs * GB) + len(groups) * self.constants.swap_s
+            work = self.ideal_work
+        return 1 / max(1e-12, work + self.constants.passes * swaps / self.constants.window)
+
+    @functools.cached_property
+    def ideal_work(self) -> float:
+        """Seconds per sample if every model in turn used all devices, at its best size with full batches."""
+        work = 0.0
+        for n in self.needs:
+            curves = {t: rate_curve(n, t, self.constants) for t in splits(n, self.devices) or [1]}
+            best = max(c.samples_per_s(n.kv_full(t, self.constants)) / t for t, c in curves.items())
+            work += 1 / (best * self.devices)
+        return work
+
+    def partitions(self) -> list[list[list[Need]]]:
+        """Partitions of the models into two turns and more: few turns first, balanced weights first."""
+        weight = {n.name: n.facts.weight_bytes * max(1, n.replicas) for n in self.needs}
+
+        def order(groups: list[list[Need]]) -> tuple[int, float]:
+            return len(groups), max(sum(weight[n.name] for n in g) for g in groups)
+
+        by_size = sorted(self.needs, key=lambda n: -weight[n.name])
+        if len(self.needs) <= MOST_MODELS:
+            all_groups = [g for g in _partitions(list(by_size)) if len(g) > 1]
+            seen: set[object] = set()
+            out = []
+            for groups in sorted(all_groups, key=order):
+                key = tuple(sorted(tuple(sorted(likeness(n, self.constants) for n in g)) for g in groups))
+                if key not in seen:
+                    seen.add(key)
+                    out.append(groups)
+            return out
+        out = []
+        for count in range(2, len(by_size) + 1):
+            groups = [[] for _ in range(count)]
+            for n in by_size:
+                min(groups, key=lambda g: sum(weight[m.name] for m in g)).append(n)
+            out.append(groups)
+        return out
+
+
+def combine(turns: Sequence[Turn], constants: Constants) -> Rota:
+    """The rate of turns that follow each other."""
+    swaps = _swap_per_sample(turns, constants) if len(turns) > 1 else 0.0
+    rate = 1 / (sum(1 / t.samples_per_s for t in turns) + swaps)
+    bound = 1 / (sum(1 / max(t.bound, t.samples_per_s) for t in turns) + swaps)
+    return Rota(tuple(turns), rate, bound, all(t.proven for t in turns), constants)
+
+
+def _swap_per_sample(turns: Sequence[Turn], constants: Constants) -> float:
+    return constants.passes * sum(t.swap_s for t in turns) / constants.window
+
+
+def _partitions(items: list[Need]) -> Iterator[list[list[Need]]]:
+    """All set partitions."""
+    if not items:
+        yield []
+        return
+    first, rest = items[0], items[1:]
+    for groups in _partitions(rest):
+        for k in range(len(groups)):
+            yield [*groups[:k], [first, *groups[k]], *groups[k + 1 :]]
+        yield [[first], *groups]
+
+
+def _renamed(hosts: Sequence[Host], group: Sequence[Need], constants: Constants) -> tuple[Host, ...]:
+    """A layout of like models, with the names of this group."""
+    names: dict[str, Need] = {}
+    left = list(group)
+    for h in hosts:
+        if h.need.name not in names:
+            match = next(n for n in left if likeness(n, constants) == likeness(h.need, constants))
+            left.remove(match)
+            names[h.need.name] = match
+    return tuple(replace(h, need=names[h.need.name]) for h in hosts)
+
+
+def likeness(need: Need, constants: Constants) -> str:
+    """All of a need but its name: like models can change places in a layout."""
+    return repr((replace(need, name=""), constants.speed.get(need.name, 1.0)))
