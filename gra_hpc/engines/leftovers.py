@@ -135,8 +135,10 @@ def sweep(base: Path) -> Swept:
                 continue
             if guard.start_time(int(owner["pid"])) == owner["start"]:
                 continue
-            for state in sorted(path.glob("*.state")):
-                swept.processes += end_session(_json(state), grace=12.0)
+            for file in sorted(path.glob("*.state")):
+                state = _json(file)
+                guarded = guard.start_time(int(state.get("pid", 0)))  # then it is at it already
+                swept.processes += end_session(state, grace=12.0 if guarded else 0.0)
             shutil.rmtree(path, ignore_errors=True)
             swept.directories.append(path)
     if swept.directories:

@@ -5,7 +5,8 @@ A call goes to the least loaded replica, or to one that has seen the beginning o
 becomes ready.
 
 A call in flight when its engine dies is asked again. After its second such death it is on probation: asked again alone,
-on a replica that has been drained, so that of many calls that died together only the one at fault is given up.
+on a replica that has been drained. It is given up at the second death that found nothing else in flight: so of many
+calls that died together only the one at fault is lost, and none to engines that died of something else.
 """
 
 from __future__ import annotations
@@ -94,17 +95,14 @@ class Pool:
                 self.pump()
             if answer is not None:
                 return answer
-            if call.deaths >= 2 and call.alone:
+            if call.alone >= 2:
                 self._acquit()
                 self.quarantined += 1
-                cause = replica.stats.causes[-1] if replica.stats.causes else "see its log"
-                log.warning(
-                    "a call to %s was given up: its engine died %d times over it", self.model, call.deaths
-                )
+                log.warning("a call to %s was given up: its engine died %d times", self.model, call.deaths)
+                said = f"{call.deaths} deaths in all; the last: {call.cause}"
                 return Answer(
-                    f"engine died twice while answering this call ({call.deaths} deaths in all; the last: {cause})",
-                    "error", 0, 0, 0.0,
-                )  # fmt: skip
+                    f"engine died twice while answering this call alone ({said})", "error", 0, 0, 0.0
+                )
 
     async def _admit(self, call: Call) -> Replica:
         """Wait for a place at a replica, and take it."""
@@ -164,13 +162,14 @@ class Pool:
             call, future = self._probation.popleft()
             self._trial = call
             self._take(self._drained, call)
+            self._drained.on_trial = True
             future.set_result(self._drained)
 
     def _acquit(self) -> None:
         """The culprit is found: the calls that died with it go back among the others."""
         while self._probation:
             call, future = self._probation.popleft()
-            call.deaths = 0
+            call.deaths = call.alone = 0
             self._waiting.appendleft((call, future))
         self._drained = None
         self.pump()
@@ -192,6 +191,7 @@ class Pool:
 
     def _take(self, replica: Replica, call: Call) -> None:
         replica.take(call)
+        replica.on_trial = False
         if call.prefix:
             seen = self._seen.setdefault(replica, OrderedDict())
             for key in call.prefix:

@@ -137,8 +137,13 @@ class EngineProcess:
                 self._guard.stdin.write(word)
                 self._guard.stdin.flush()
 
-    async def stop(self, grace: float = TERM_GRACE_S) -> None:
-        """End the engine and everything it started; returns when nothing of it is left on the node."""
+    async def stop(self, grace: float | None = None) -> None:
+        """End the engine and everything it started; returns when nothing of it is left on the node.
+
+        Args:
+            grace: seconds it gets to leave by itself, `TERM_GRACE_S` or less; below that it is killed at once.
+        """
+        grace = TERM_GRACE_S if grace is None else grace
         if self._guard is None:
             await self.client.close()
             return

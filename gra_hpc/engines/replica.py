@@ -34,8 +34,10 @@ class Call:
     """Loop time at which it began to wait."""
     deaths: int = 0
     """Deaths of an engine during which it was in flight."""
-    alone: bool = False
-    """Whether at the last of them nothing else was in flight."""
+    alone: int = 0
+    """How many of them found nothing else in flight."""
+    cause: str = ""
+    """Why the engine died the last time."""
     troubles: int = 0
     """Internal errors that a living engine answered it with."""
     prefix: tuple[int, ...] = ()
@@ -92,6 +94,8 @@ class Replica:
         self.inflight: set[Call] = set()
         self.limit = config.max_running
         self.taken = 0
+        self.on_trial = False
+        """It was given a call that is suspected of ending engines: its death then says less about the engine."""
         self._build, self._starting, self._changed = build, starting, changed
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
         self._unwanted.set()
@@ -168,11 +172,12 @@ class Replica:
                 return False
             victims |= self.inflight
         self._set_ready(False)
-        for call in victims:
-            call.deaths += 1
-            call.alone = len(victims) == 1
         # vLLM's front end outlives its engine core: it answers 503 for a while, then leaves.
         await process.kill("its engine core died" if not process.dead.is_set() and status == 503 else "")
+        for call in victims:
+            call.deaths += 1
+            call.alone += len(victims) == 1
+            call.cause = process.why()
         return True
 
     # ---- life --------------------------------------------------------------------------------------------------------
@@ -197,6 +202,10 @@ class Replica:
             while self.failed is None:
                 await self._wanted.wait()
                 await self._life()
+        except GraError as e:  # the launch was refused, or its log has no room: trying again cannot help
+            self._fail(e if isinstance(e, EngineError) else EngineError(e.what, e.then))
+        except OSError as e:
+            self._fail(EngineError(f"engine {self.place.name}: {e.filename}: {e.strerror}"))
         finally:
             self._set_ready(False)
             if self.process is not None:
@@ -216,11 +225,6 @@ class Replica:
             same = str(e) == self._last_start_cause and self.stats.calls == 0
             self._last_start_cause = str(e)
             await self._bury(str(e), give_up=same)
-            return
-        except (
-            GraError
-        ) as e:  # the launch was refused, or the log cannot be written: trying again cannot help
-            self._fail(e if isinstance(e, EngineError) else EngineError(e.what, e.then))
             return
         process = self.process
         assert process is not None
@@ -250,6 +254,8 @@ class Replica:
                 await process.kill(f"cannot be woken ({e})")
             else:
                 return
+        if process is not None:
+            await process.stop()
         self.process = process = self._build(self.stats.starts)
         self.stats.starts += 1
         begin = time.monotonic()
@@ -281,7 +287,8 @@ class Replica:
         self._fruitless += 1
         self.stats.causes.append(cause)
         where = process.log_path if process else "?"
-        if give_up or self._fruitless > self.config.max_restarts:
+        patience = self.config.max_restarts * (2 if self.on_trial else 1) + self.on_trial
+        if give_up or self._fruitless > patience:
             times = "does not start" if self.stats.calls == 0 else f"died {self._fruitless} times in a row"
             self._fail(EngineError(f"engine {self.place.name} {times}: {cause}", f"see its log: {where}"))
             return

@@ -39,6 +39,10 @@ def owner(short_dir: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
 def fake_session(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
     """A session of two sleeping processes as a guard describes it, and a shared memory file of theirs."""
     process = subprocess.Popen(["sh", "-c", "sleep 600 & exec sleep 600"], start_new_session=True)
+    deadline = time.monotonic() + 10
+    while len(guard.session_members(process.pid, guard.start_time(process.pid))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     shm = Path(f"/dev/shm/gra_test_sweep_{process.pid}")
     shm.write_bytes(b"x")
     state = {"pid": process.pid, "start": guard.start_time(process.pid), "shm": {str(shm): shm.stat().st_ino}}

@@ -1,0 +1,555 @@
+"""The node over simulated servers: real processes, sockets and signals; deaths, hangs, poison, limits, sweeping."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.engines import guard, process
+from gra_hpc.engines.door import Answer, Request, Sampling
+from gra_hpc.engines.node import Node
+from gra_hpc.engines.placement import EnginePlace, Placement
+from gra_hpc.engines.simulated import SimulatedEngine
+from gra_hpc.engines.simulated_server import Faults, launcher
+from gra_hpc.errors import EngineError
+
+
+def request(text: str = "hello", model: str = "m", seed: int = 0) -> Request:
+    return Request(model, "identity", ({"role": "user", "content": text},), Sampling(0.2, 0.9, 64, seed))
+
+
+def places(*models: str, replicas: int = 1) -> Placement:
+    return Placement(tuple(EnginePlace(m, r, ()) for m in models for r in range(replicas)), "cpu")
+
+
+class Host:
+    """Makes nodes of simulated servers below one short directory, and says what is left of them."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.logs = base, base / "logs"
+
+    def node(
+        self,
+        faults: Faults = Faults(),
+        *,
+        placement: Placement | None = None,
+        by_model: dict[str, Faults] | None = None,
+        **config: Any,
+    ) -> Node:
+        placement = placement or places("m")
+        models = {e.model: ModelConfig(path=e.model, max_model_len=512) for e in placement.engines}
+        settings = EngineConfig(start_timeout_s=60, **config)
+        return Node(models, placement, settings, self.base, self.logs, launcher(faults, by_model))
+
+    def log(self) -> str:
+        return "".join(p.read_text() for p in sorted(self.logs.glob("*.log")))
+
+    def processes(self) -> list[int]:
+        """Processes that work below our directory: guards, engines, whatever they started."""
+        found = []
+        for pid in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(self.base).encode() in words and guard.start_time(pid) and pid != os.getpid():
+                found.append(pid)
+        return found
+
+    def assert_clean(self) -> None:
+        assert self.processes() == []
+        assert [p.name for p in self.base.iterdir() if p.name.startswith("gra-")] == []
+
+
+@pytest.fixture
+def host(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr(process, "TERM_GRACE_S", 1.0)
+    return Host(short_dir)
+
+
+def run(work: Coroutine[Any, Any, Any], seconds: float = 60.0) -> Any:
+    async def bounded() -> Any:
+        async with asyncio.timeout(seconds):
+            return await work
+
+    return asyncio.run(bounded())
+
+
+def engine_pid(node: Node, index: int = 0) -> int:
+    """Pid of the server process of an engine."""
+    process = node._replicas[index].process
+    assert process is not None
+    return next(p for p in guard.descendants(process.pid) if guard.stat_of(p)[0] == process.pid)  # type: ignore[index]
+
+
+def test_answers_as_the_engine_in_process_does(host: Host) -> None:
+    async def work() -> None:
+        schema = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 10}}}
+        requests = [request(f"question {i}", seed=i) for i in range(20)]
+        requests.append(Request("m", "", requests[0].messages, requests[0].sampling, schema))
+        async with host.node() as node:
+            answers = await asyncio.gather(*(node.ask(r) for r in requests))
+            stats = node.stats()
+        expected = await asyncio.gather(*(SimulatedEngine().ask(r) for r in requests))
+        assert [(a.text, a.finish, a.prompt_tokens, a.completion_tokens) for a in answers] == [
+            (a.text, a.finish, a.prompt_tokens, a.completion_tokens) for a in expected
+        ]
+        assert all(a.seconds > 0 for a in answers)
+        mine = stats["engines"]["m-0"]
+        assert (mine["calls"], mine["starts"], mine["restarts"], mine["errors"]) == (21, 1, 0, 0)
+        assert mine["completion_tokens"] == sum(a.completion_tokens for a in answers)
+        assert mine["start_seconds"] > 0
+        assert mine["busy_seconds"] > 0
+        json.dumps(stats)
+
+    run(work())
+    host.assert_clean()
+
+
+def test_nothing_starts_before_it_is_asked(host: Host) -> None:
+    async def work() -> None:
+        async with host.node() as node:
+            await asyncio.sleep(0.2)
+            assert host.processes() == []
+            assert node.stats()["engines"] == {}
+
+    run(work())
+    assert not host.logs.exists()
+
+
+def test_unknown_model_is_named(host: Host) -> None:
+    async def work() -> None:
+        async with host.node() as node:
+            with pytest.raises(EngineError, match=r"model other: no engine in the placement -> it has m"):
+                await node.ask(request(model="other"))
+
+    run(work())
+
+
+def test_private_directory_and_socket_are_ours_alone(host: Host) -> None:
+    async def work() -> None:
+        async with host.node() as node:
+            await node.start()
+            (private,) = (p for p in host.base.iterdir() if p.name.startswith("gra-"))
+            assert private.stat().st_mode & 0o777 == 0o700
+            assert [p.is_socket() for p in private.glob("*.s")] == [True]
+
+    run(work())
+    host.assert_clean()
+
+
+@pytest.mark.parametrize("victim", ["engine", "guard"])
+def test_killed_engine_is_restarted_and_the_calls_are_answered(host: Host, victim: str) -> None:
+    async def work() -> None:
+        async with host.node(Faults(latency_s=1.0)) as node:
+            await node.start()
+            asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(8)]
+            await asyncio.sleep(0.3)
+            assert node._replicas[0].process is not None
+            pid = engine_pid(node) if victim == "engine" else node._replicas[0].process.pid
+            begin = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            while node._replicas[0].stats.restarts == 0:
+                await asyncio.sleep(0.01)
+            assert time.monotonic() - begin < 5.0  # noticed and cleaned up: 0.1 s on a quiet machine
+            answers = await asyncio.gather(*asked)
+            assert {a.finish for a in answers} == {"stop"}
+            mine = node.stats()["engines"]["m-0"]
+            assert (mine["calls"], mine["starts"], mine["restarts"]) == (8, 2, 1)
+
+    run(work())
+    host.assert_clean()
+
+
+def test_engine_that_dies_after_every_few_calls_still_answers_all(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(die_after=10), max_running=4) as node:
+            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(35)))
+            assert {a.finish for a in answers} == {"stop"}
+            assert node.stats()["engines"]["m-0"]["restarts"] >= 3
+            assert node.stats()["given_up"] == 0
+
+    run(work())
+
+
+def test_poisonous_call_is_given_up_and_only_it(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(die_on="poison", latency_s=0.05)) as node:
+            texts = [f"q{i}" for i in range(30)]
+            texts[7] = "a poison call"
+            answers: list[Answer] = await asyncio.gather(*(node.ask(request(t)) for t in texts))
+            bad = [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"]
+            assert bad == ["a poison call"]
+            assert answers[7].text.startswith(
+                "engine died twice while answering this call alone (4 deaths in all"
+            )
+            assert "killed by signal 9" in answers[7].text
+            assert node.stats()["given_up"] == 1
+            assert (await node.ask(request("after"))).finish == "stop"
+
+    run(work())
+    host.assert_clean()
+
+
+def test_several_poisonous_calls_on_two_replicas(host: Host) -> None:
+    async def work() -> None:
+        faults = Faults(die_on="poison", latency_s=0.05)
+        async with host.node(faults, placement=places("m", replicas=2), max_restarts=6) as node:
+            texts = [f"poison {i}" if i in (3, 11) else f"q{i}" for i in range(24)]
+            answers = await asyncio.gather(*(node.ask(request(t)) for t in texts))
+            assert [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"] == [
+                "poison 3",
+                "poison 11",
+            ]
+
+    run(work())
+
+
+def test_lone_poisonous_call_is_given_up_after_two_deaths(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(die_on="poison")) as node:
+            assert (await node.ask(request("poison"))).finish == "error"
+            assert (await node.ask(request("harmless"))).finish == "stop"
+            assert node.stats()["engines"]["m-0"]["causes"] == ["killed by signal 9"] * 2
+
+    run(work())
+
+
+@pytest.mark.parametrize("fault", [{"hang_after": 3}, {"hang_on": "q5"}])
+def test_hung_engine_counts_as_dead(host: Host, fault: dict[str, Any], short_dir: Path) -> None:
+    async def work() -> None:
+        faults = Faults(once=str(short_dir / "once"), **fault)
+        async with host.node(faults, call_timeout_s=1) as node:
+            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(8)))
+            assert {a.finish for a in answers} == {"stop"}
+            (cause,) = node.stats()["engines"]["m-0"]["causes"]
+            assert "calls in flight, no token for 1 s" in cause
+
+    run(work())
+    host.assert_clean()
+
+
+def test_stopped_engine_counts_as_hung(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(call_timeout_s=1) as node:
+            await node.start()
+            os.kill(engine_pid(node), signal.SIGSTOP)
+            assert (await node.ask(request())).finish == "stop"
+            assert node.stats()["engines"]["m-0"]["restarts"] == 1
+
+    run(work())
+    host.assert_clean()
+
+
+def test_slow_calls_of_a_working_engine_are_no_hang(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(latency_s=0.4, slots=1), call_timeout_s=1) as node:
+            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(6)))
+            assert {a.finish for a in answers} == {"stop"}
+            assert node.stats()["engines"]["m-0"]["restarts"] == 0
+
+    run(work())
+
+
+def test_front_end_without_engine_core_is_dead(host: Host, short_dir: Path) -> None:
+    async def work() -> None:
+        faults = Faults(core_dies_on="now", once=str(short_dir / "once"))
+        async with host.node(faults) as node:
+            assert (await node.ask(request("now"))).finish == "stop"
+            (cause,) = node.stats()["engines"]["m-0"]["causes"]
+            assert cause.startswith("its engine core died")
+
+    run(work())
+
+
+def test_engine_that_does_not_start_is_one_clear_line(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(refuse="cannot find the weights")) as node:
+            waiting = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(3)]
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            assert len(set(map(str, results))) == 1
+            with pytest.raises(
+                EngineError,
+                match=r"engine m-0 does not start: exit code 1; last in its log: ERROR: cannot find the weights"
+                r" -> see its log: .*/logs/engine-m-0-.*\.log",
+            ) as e:
+                await node.ask(request())
+            assert Path(str(e.value).split("log: ")[-1]).read_text().startswith("$ ")
+
+    run(work())
+    host.assert_clean()
+
+
+def test_engine_that_keeps_dying_fails_the_node(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(die_on="q"), max_restarts=2) as node:
+            assert (await node.ask(request("first"))).finish == "stop"
+            asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(5)]
+            await asyncio.wait(asked, return_when=asyncio.ALL_COMPLETED)
+            errors = {str(t.exception()) for t in asked}
+            assert len(errors) == 1
+            assert "engine m-0 died 6 times in a row: killed by signal 9 -> see its log" in errors.pop()
+
+    run(work())
+    host.assert_clean()
+
+
+def test_start_takes_too_long(host: Host) -> None:
+    async def work() -> None:
+        node = host.node(Faults(start_s=30))
+        node.config.start_timeout_s = 1
+        async with node:
+            with pytest.raises(
+                EngineError, match=r"not healthy 1 s after its start \(engine\.start_timeout_s\)"
+            ):
+                await node.start()
+
+    run(work())
+    host.assert_clean()
+
+
+def test_other_models_go_on_when_one_has_failed(host: Host) -> None:
+    async def work() -> None:
+        by_model = {"bad": Faults(refuse="no"), "good": Faults()}
+        async with host.node(placement=places("bad", "good"), by_model=by_model) as node:
+            with pytest.raises(EngineError):
+                await node.ask(request(model="bad"))
+            assert (await node.ask(request(model="good"))).finish == "stop"
+
+    run(work())
+
+
+def test_engines_start_one_after_another(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(start_s=0.3), placement=places("a", "b", "c")) as node:
+            most = 0
+
+            async def watch() -> None:
+                nonlocal most
+                while True:
+                    up = [r for r in node._replicas if r.process and r.process.pid and not r.ready]
+                    most = max(most, len(up))
+                    await asyncio.sleep(0.01)
+
+            watching = asyncio.create_task(watch())
+            await node.start()
+            watching.cancel()
+            assert most == 1
+
+    run(work())
+
+
+def test_calls_in_flight_are_bounded_and_spread(host: Host) -> None:
+    async def work() -> None:
+        faults = Faults(latency_s=0.05)
+        async with host.node(faults, placement=places("m", replicas=2), max_running=3) as node:
+            await node.start()
+            most: list[int] = [0, 0]
+
+            async def watch() -> None:
+                while True:
+                    for i, r in enumerate(node._replicas):
+                        most[i] = max(most[i], len(r.inflight))
+                    await asyncio.sleep(0.005)
+
+            watching = asyncio.create_task(watch())
+            await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(40)))
+            watching.cancel()
+            assert most == [3, 3]
+            calls = [e["calls"] for e in node.stats()["engines"].values()]
+            assert sum(calls) == 40
+            assert min(calls) >= 15
+
+    run(work())
+
+
+def test_equal_beginnings_go_to_the_same_replica(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(placement=places("m", replicas=2)) as node:
+            await node.start()
+            for sample in range(6):
+                shared = f"sample {sample} " * 200
+                for seat in range(3):
+                    await node.ask(request(f"{shared} seat {seat}"))
+                if sample == 0:
+                    first = [len(node._pools["m"]._seen[r]) for r in node._pools["m"]._seen]
+                    assert len(first) == 1  # all three went to one
+
+    run(work())
+
+
+def test_cancelled_calls_give_their_place_back(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(latency_s=0.2), max_running=1) as node:
+            await node.start()
+            tasks = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(10)]
+            await asyncio.sleep(0.1)
+            for task in tasks[::2]:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [isinstance(r, Answer) for r in results] == [False, True] * 5
+            assert node._pools["m"].in_flight == node._pools["m"].waiting == 0
+
+    run(work())
+
+
+def test_close_ends_waiting_calls_and_is_final(host: Host) -> None:
+    async def work() -> None:
+        node = host.node(Faults(latency_s=30), max_running=1)
+        async with node:
+            await node.start()
+            tasks = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(3)]
+            await asyncio.sleep(0.1)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(r, EngineError) for r in results), results
+        with pytest.raises(EngineError, match="closed"):
+            await node.ask(request())
+        await node.close()
+
+    run(work())
+    host.assert_clean()
+
+
+def test_exception_and_cancellation_leave_nothing(host: Host) -> None:
+    async def failing() -> None:
+        async with host.node() as node:
+            await node.start()
+            raise ValueError("the flow's own")
+
+    async def cancelled(when: float) -> None:
+        async def inner() -> None:
+            async with host.node(Faults(start_s=0.3, litter=True)) as node:
+                await node.start()
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(inner())
+        await asyncio.sleep(when)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        deadline = time.monotonic() + 20
+        while host.processes():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+    with pytest.raises(ValueError, match="own"):
+        run(failing())
+    host.assert_clean()
+    for when in (0.02, 0.3, 2.5):
+        run(cancelled(when))
+
+
+def test_litter_of_an_engine_is_removed(host: Host) -> None:
+    async def work() -> list[int]:
+        async with host.node(Faults(litter=True)) as node:
+            await node.start()
+            while "littered" not in host.log():
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.5)
+            return [int(line.split()[1]) for line in host.log().splitlines() if line.startswith("littered")]
+
+    (stray,) = run(work())
+    assert not guard.start_time(stray)
+    assert not Path(f"/dev/shm/gra_simulated_{stray}").exists()
+    host.assert_clean()
+
+
+SHARD = """
+import asyncio, sys
+from pathlib import Path
+from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.engines import process
+from gra_hpc.engines.node import Node
+from gra_hpc.engines.placement import EnginePlace, Placement
+from gra_hpc.engines.simulated_server import Faults, launcher
+
+process.TERM_GRACE_S = 1.0
+
+async def main(base):
+    models = {m: ModelConfig(path=m) for m in "ab"}
+    placement = Placement((EnginePlace("a", 0, ()), EnginePlace("b", 0, ())), "cpu")
+    async with Node(models, placement, EngineConfig(), base, base / "logs", launcher(Faults(litter=True))) as node:
+        await node.start()
+        print("ready", *(r.process.pid for r in node._replicas), flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("with_guards", [False, True])
+def test_kill_of_the_shard_leaves_nothing(host: Host, with_guards: bool) -> None:
+    """With its guards alive they clean up; killed together with them, the next node on this machine does."""
+    shard = subprocess.Popen([sys.executable, "-c", SHARD, str(host.base)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert shard.stdout is not None
+        guards = list(map(int, shard.stdout.readline().split()[1:]))
+        assert len(guards) == 2
+        while host.log().count("littered") < 2:
+            time.sleep(0.02)
+        time.sleep(1.5)  # the guards have looked
+        strays = [int(line.split()[1]) for line in host.log().splitlines() if line.startswith("littered")]
+        if with_guards:
+            for pid in guards:
+                os.kill(pid, signal.SIGSTOP)
+        shard.kill()
+        shard.wait()
+        if with_guards:
+            for pid in guards:
+                os.kill(pid, signal.SIGKILL)
+
+            async def next_one() -> None:
+                async with host.node() as node:
+                    await node.start()
+
+            run(next_one())
+        deadline = time.monotonic() + 20
+        while host.processes() or any(map(guard.start_time, strays)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert not [s for s in strays if Path(f"/dev/shm/gra_simulated_{s}").exists()]
+    finally:
+        shard.kill()
+
+
+def test_full_log_directory_is_one_clear_line(host: Host) -> None:
+    host.logs.write_text("a file where a directory should be")
+
+    async def work() -> None:
+        async with host.node() as node:
+            with pytest.raises(EngineError, match="logs: File exists"):
+                await node.ask(request())
+
+    run(work())
+
+
+def test_checks_come_before_any_start(host: Host) -> None:
+    def refuse(spec: Any) -> Any:
+        if spec.place.model == "b":
+            raise EngineError("model b: no such directory")
+        return launcher()(spec)
+
+    async def work() -> None:
+        node = host.node(placement=places("a", "b"))
+        node._command = refuse
+        async with node:
+            for _ in range(2):
+                with pytest.raises(EngineError, match="model b: no such directory"):
+                    await node.ask(request(model="a"))
+            assert host.processes() == []
+
+    run(work())
+    host.assert_clean()
