@@ -21,6 +21,8 @@ from gra_hpc.rundir import RoundDir, RunDir
 from gra_hpc.storage import fsync_dir, read_json, room, to_json, write_atomic
 
 FORMAT = 1
+SEEDS_PER_SHARD_0 = 2000
+"""Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
             seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
             if undescribed:
                 draft.round(0).path.mkdir(parents=True)
-                RoundPlan(0, undescribed, min(plan.shards, undescribed)).save(draft.round(0))
+                RoundPlan(0, undescribed, min(plan.shards, -(-undescribed // SEEDS_PER_SHARD_0))).save(draft.round(0))
             first_round(config, plan).save(draft.round(1))
             draft.plan.write_bytes(to_json(asdict(plan)))
             mask = os.umask(0)

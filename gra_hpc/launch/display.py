@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.launch.status import RoundStatus, RunStatus, collect
 from gra_hpc.rundir import RunDir
 
@@ -49,13 +50,60 @@ def _every(seconds: float, act: Callable[[], None]) -> Callable[[], None]:
 
 
 def tokens_per_second(status: RoundStatus) -> dict[str, float]:
-    """Answer tokens per second by role, over the shards that have run: the sum of their own rates."""
+    """Answer tokens per second by role: now, of the shards that run; else over the time the round took."""
+    running = [s for s in status.shards if s.state == "running" and s.at > s.started]
     rates: dict[str, float] = {}
-    for s in status.shards:
-        if s.at > s.started:
+    if running:
+        for s in running:
             for role, (_, completion) in s.tokens.items():
                 rates[role] = rates.get(role, 0.0) + completion / (s.at - s.started)
+        return rates
+    ran = [s for s in status.shards if s.at > s.started > 0]
+    took = max((s.at for s in ran), default=0.0) - min((s.started for s in ran), default=0.0)
+    for s in ran:
+        for role, (_, completion) in s.tokens.items():
+            rates[role] = rates.get(role, 0.0) + completion / took
     return rates
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def failure_lines(status: RunStatus) -> Iterator[str]:
+    """What went wrong, by cause, with the log to read."""
+    for r in status.rounds:
+        for f in r.failures:
+            who = "merge" if f.what == "merge" else f"shards {index_ranges(f.shards)}"
+            if len(f.shards) == 1:
+                who = f"shard {f.shards[0]}"
+            if len(who) > 60:
+                who = f"{len(f.shards)} shards, {f.shards[0]} and others"
+            verb = "failed" if f.what == "merge" else f.what
+            yield f"round {r.round}, {who} {verb}: {f.cause}" + (f" (log: {f.log})" if f.log else "")
+
+
+def next_command(status: RunStatus) -> str:
+    """What to type now; empty when there is nothing but waiting."""
+    states = {s.state for r in status.rounds for s in r.shards}
+    if status.release:
+        return f"gra inspect {status.run}"
+    if states & {"running", "queued"}:
+        return ""
+    if any(r.failures for r in status.rounds):
+        return f"gra logs {status.run}  then, when it is mended: gra resume {status.run}"
+    if states <= {"waiting"}:
+        return f"gra submit {status.run}"
+    return f"gra resume {status.run}"
 
 
 def one_line(status: RunStatus) -> str:
@@ -66,6 +114,8 @@ def one_line(status: RunStatus) -> str:
     states = ", ".join(f"{n} {state}" for state, n in sorted(r.states.items()))
     running = [s for s in r.shards if s.state == "running"]
     phase = f"; {running[0].phase}: {running[0].calls} calls" if running else ""
+    if r.eta_s is not None and r.ledger.pending:
+        phase += f"; about {duration(r.eta_s)} left"
     name = "stage 0 (describing seeds)" if r.round == 0 else f"round {r.round}"
     return f"{name}: shards {states}; {r.ledger.line()}{phase}"
 
@@ -87,6 +137,7 @@ def table(status: RunStatus) -> Any:
         "pending",
         "acceptance",
         "tokens/s",
+        "left",
         "merged",
     ):
         rounds.add_column(column, justify="right")
@@ -99,7 +150,8 @@ def table(status: RunStatus) -> Any:
             str(other), str(ledger.planned), str(ledger.accepted), str(ledger.rejected_total),
             str(ledger.failed_total), str(ledger.pending),
             f"{ledger.accepted / judged:.0%}" if judged else "-",
-            f"{sum(tokens_per_second(r).values()):,.0f}", "yes" if r.merged else "no",
+            f"{sum(tokens_per_second(r).values()):,.0f}", "-" if r.eta_s is None else duration(r.eta_s),
+            "yes" if r.merged else "no",
         )  # fmt: skip
     shards = Table(expand=False)
     for column in (
@@ -125,12 +177,18 @@ def table(status: RunStatus) -> Any:
                     str(s.replayed), str(s.attempts), s.host, s.message[:80],
                 )  # fmt: skip
     parts: list[Any] = [rounds]
+    rates = tokens_per_second(status.rounds[-1]) if status.rounds else {}
+    if rates:
+        parts.append(Text("tokens/s: " + ", ".join(f"{role} {n:,.0f}" for role, n in sorted(rates.items()))))
     if rows:
         parts.append(shards)
+    parts += [Text(line, style="red") for line in failure_lines(status)]
     if status.slurm:
         parts.append(Text(f"Slurm could not be asked ({status.slurm}): from files alone"))
     if status.release:
         parts.append(Text(f"release: {status.release}"))
+    if then := next_command(status):
+        parts.append(Text(f"next: {then}"))
     return Group(*parts)
 
 

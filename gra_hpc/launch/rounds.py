@@ -29,9 +29,9 @@ def rounds_of(plan: Plan, rounds: int) -> list[int]:
     return [*([0] if plan.undescribed else []), *range(1, rounds + 1)]
 
 
-def shards_of(plan: Plan, number: int) -> int:
+def shards_of(run: RunDir, plan: Plan, number: int) -> int:
     """Shards of a round."""
-    return min(plan.shards, plan.undescribed) if number == 0 else plan.shards
+    return RoundPlan.load(run.round(0)).shards if number == 0 else plan.shards
 
 
 def remaining(run: RunDir) -> list[Step]:
@@ -40,7 +40,7 @@ def remaining(run: RunDir) -> list[Step]:
     steps = []
     for number in rounds_of(plan, config.method.rounds):
         directory = run.round(number)
-        total = shards_of(plan, number)
+        total = shards_of(run, plan, number)
         if directory.manifest.is_file() and not _partial(directory.manifest):
             continue
         missing = tuple(s for s in range(total) if not is_published(directory.shard(s)))

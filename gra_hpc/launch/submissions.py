@@ -71,15 +71,18 @@ def load_all(run: RunDir) -> dict[str, Submission]:
     return {s.token: s for s in found}
 
 
-def live(run: RunDir) -> list[tuple[Job, slurm.Task]]:
+def live(run: RunDir, timeout: float = slurm.TIMEOUT_S) -> list[tuple[Job, slurm.Task]]:
     """Tasks of a run that wait or run, with what each one is for: one query.
+
+    Args:
+        timeout: longest wait for squeue, in seconds.
 
     Raises:
         LaunchError: Slurm cannot be asked.
     """
     known = load_all(run)
     out = []
-    for task in slurm.queue(comment=prefix(run)):
+    for task in slurm.queue(comment=prefix(run), timeout=timeout):
         token, _, number = task.comment.removeprefix(prefix(run)).rpartition(":")
         if task.active and token in known and number.isdigit():
             out.append((known[token].jobs[int(number)], task))
