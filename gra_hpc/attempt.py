@@ -11,7 +11,7 @@ from typing import Any
 
 from gra_hpc.errors import StorageError
 from gra_hpc.rundir import AttemptDir, ShardDir
-from gra_hpc.storage import read_json, room, to_json
+from gra_hpc.storage import fsync_dir, read_json, room, to_json
 
 
 def job_id() -> str:
@@ -34,6 +34,12 @@ def begin(shard: ShardDir) -> AttemptDir:
     attempt = shard.attempt(f"{stamp}-{where}-{secrets.token_hex(2)}")
     with room(shard.path):
         attempt.path.mkdir(parents=True)
+        for directory in (
+            shard.attempts,
+            shard.path,
+            shard.path.parent,
+        ):  # a synced journal in an unsynced directory
+            fsync_dir(directory)  # would not outlive a power loss
     return attempt
 
 

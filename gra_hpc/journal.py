@@ -55,6 +55,12 @@ def _whole(line: bytes | memoryview) -> bool:
     return len(line) > _HEAD and bytes(line[:9]) == b"%08x " % zlib.crc32(line[9:])
 
 
+def _sample(line: bytes) -> bytes:
+    """The sample's id in a whole line: its key begins with it."""
+    start = _HEAD + 2
+    return line[start : line.find(b"/", start)]
+
+
 @dataclass
 class Scan:
     """What reading one journal file found."""
@@ -67,8 +73,9 @@ class Scan:
     """Bytes of an unfinished last line, cut off."""
 
 
-def scan(path: Path, found: Scan) -> Iterator[tuple[bytes, int, int]]:
-    """The whole lines of a journal: name of the call, offset and length in bytes. `found` is filled on the way."""
+def scan(path: Path, found: Scan) -> Iterator[tuple[bytes, int, int, bytes]]:
+    """The whole lines of a journal: name of the call, offset and length in bytes, id of its sample. `found` is filled
+    on the way."""
     start = 0
     rest = b""
     with path.open("rb", buffering=0) as f:
@@ -77,7 +84,7 @@ def scan(path: Path, found: Scan) -> Iterator[tuple[bytes, int, int]]:
             for line in lines:
                 if _whole(line):
                     found.calls += 1
-                    yield bytes.fromhex(line[9:41].decode()), start, len(line)
+                    yield bytes.fromhex(line[9:41].decode()), start, len(line), _sample(line)
                 else:
                     found.corrupt.append(start)
                     # where the line break itself was destroyed, the next call is still behind it
@@ -85,7 +92,8 @@ def scan(path: Path, found: Scan) -> Iterator[tuple[bytes, int, int]]:
                         inner = line[m.start() :]
                         if _whole(inner):
                             found.calls += 1
-                            yield bytes.fromhex(inner[9:41].decode()), start + m.start(), len(inner)
+                            name = bytes.fromhex(inner[9:41].decode())
+                            yield name, start + m.start(), len(inner), _sample(inner)
                             break
                 start += len(line) + 1
     found.torn = len(rest)
@@ -112,8 +120,10 @@ class Journal:
         # name -> file number, offset, length, packed into one integer: 1M calls take about 200 MB
         self._index: dict[bytes, int] = {}
         self._used: dict[bytes, None] = {}
+        self._touched: dict[bytes, None] = {}
         self._size = 0
         self._failed: StorageError | OSError | None = None
+        self._told = False
         self._fsync_s, self._fsync_calls = fsync_s, fsync_calls
         self._waiting = 0
         self._wake = threading.Event()
@@ -132,9 +142,13 @@ class Journal:
         found = Scan(path)
         number = len(self._files)
         self._files.append(os.open(path, os.O_RDONLY))
-        for name, offset, length in scan(path, found):
+        for name, offset, length, sample in scan(path, found):
             self._index.setdefault(name, number << 64 | offset << 24 | length)
+            self._touched.pop(sample, None)
+            self._touched[sample] = None
         self.scans.append(found)
+        if not found.calls:  # attempts that came to nothing may be many; open files may not
+            os.close(self._files.pop())
         for offset in found.corrupt:
             log.warning("%s: byte %d: corrupt line skipped; its call will be asked again", path, offset)
         if found.torn:
@@ -142,6 +156,10 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def touched(self) -> list[str]:
+        """Samples that earlier attempts have asked about, the latest first: there the work was cut off."""
+        return [sample.decode() for sample in reversed(self._touched)]
 
     def get(self, key: str, digest: str) -> Call | None:
         """The answer to a question, if it was asked before with the same request."""
@@ -169,6 +187,7 @@ class Journal:
             StorageError: disk full or quota exceeded, now or in an fsync since the last call.
         """
         if self._failed is not None:
+            self._told = True
             raise self._failed
         line = encode(call)
         if len(line) > 0xFFFFFF:
@@ -179,7 +198,7 @@ class Journal:
                 while written < len(line):
                     written += os.write(self._fd, line[written:])
         except (StorageError, OSError) as e:
-            self._failed = e  # the file may end in a torn line: nothing may follow it
+            self._failed, self._told = e, True  # the file may end in a torn line: nothing may follow it
             raise
         name = _name(call.key, call.digest)
         self._index.setdefault(name, (len(self._files) - 1) << 64 | self._size << 24 | len(line) - 1)
@@ -199,31 +218,47 @@ class Journal:
                 yield call
 
     def flush(self) -> None:
-        """Make everything appended so far durable."""
+        """Make everything appended so far durable.
+
+        Raises:
+            StorageError, OSError: the disk did not take it, now or before: the kernel reports a failed write once,
+                and a second fsync would succeed without it.
+        """
+        if self._failed is None:
+            self._sync()
+        if self._failed is not None:
+            self._told = True
+            raise self._failed
+
+    def _sync(self) -> None:
         self._waiting = 0
-        with room(self.path):
-            os.fsync(self._fd)
+        try:
+            with room(self.path):
+                os.fsync(self._fd)
+        except (StorageError, OSError) as e:
+            self._failed = e
 
     def _sync_forever(self) -> None:
         while not self._closing:
             self._wake.wait(self._fsync_s)
             self._wake.clear()
-            if self._waiting and not self._closing:
-                try:
-                    self.flush()
-                except (StorageError, OSError) as e:
-                    self._failed = e
-                    return
+            if self._waiting and not self._closing and self._failed is None:
+                self._sync()
 
     def close(self) -> None:
-        """Flush and close; further calls are an error."""
+        """Flush and close; further calls are an error.
+
+        Raises:
+            StorageError, OSError: the disk did not take everything, and no call has said so yet.
+        """
         if self._closing:
             return
         self._closing = True
         self._wake.set()
         self._thread.join()
         try:
-            self.flush()
+            if not self._told:
+                self.flush()
         finally:
             for fd in self._files:
                 os.close(fd)

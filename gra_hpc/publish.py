@@ -87,7 +87,8 @@ def table_entry(file: Path) -> dict[str, Any]:
 
 
 def sweep(shard: ShardDir) -> None:
-    """Remove what a published shard no longer needs: journals (now in its calls table) and losers' tables.
+    """Remove what a published shard no longer needs: journals (now in its calls table), tables and temporary files of
+    attempts that lost or were killed.
 
     An attempt that still runs in another job notices that its directory has gone, or that the manifest is there.
     """
@@ -95,9 +96,10 @@ def sweep(shard: ShardDir) -> None:
         return
     manifest = read_json(shard.manifest)
     keep = {manifest["samples"]["file"], manifest["calls"]["file"]}
-    for file in shard.path.glob("*.parquet"):
-        if file.name not in keep:
-            file.unlink(missing_ok=True)
+    for pattern in ("*.parquet", ".*.tmp"):
+        for file in shard.path.glob(pattern):
+            if file.name not in keep:
+                file.unlink(missing_ok=True)
     shutil.rmtree(shard.attempts, ignore_errors=True)
 
 
@@ -105,7 +107,8 @@ def _history(attempt: AttemptDir) -> dict[str, Any]:
     beat = Heartbeat.read(attempt)
     if beat is None:
         return {"attempt": attempt.id}
-    keys = ("attempt", "job", "restart", "host", "started", "at", "phase", "message", "calls", "replayed")
+    keys = ("attempt", "job", "restart", "host", "started", "at", "phase", "message", "calls", "replayed",
+            "slowest_call_s")  # fmt: skip
     return {k: getattr(beat, k) for k in keys}
 
 

@@ -1,6 +1,8 @@
 """One shard: its slice of the seeds through the whole method on one node, and its result published once, whole.
 
 A shard may be killed at any moment and run again: calls that a journal of an earlier attempt holds return at once.
+Samples that were cut off and samples not begun come first, so that the engines have work at once; those that seem to be
+finished are replayed beside them.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from gra_hpc.attempt import Heartbeat
 from gra_hpc.config import Flow, RunConfig
 from gra_hpc.engines.door import Answer, Engine, Request
 from gra_hpc.engines.hosting import open_engine
-from gra_hpc.errors import GraError, IncompleteError
+from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.prepare import prepare
 from gra_hpc.flows.refine import refine
@@ -33,6 +36,7 @@ from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.records import ACCEPTED, Call, Sample
 from gra_hpc.rundir import AttemptDir, RunDir, ShardDir
 from gra_hpc.slices import Pool, Unit, slice_of
+from gra_hpc.storage import read_json
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,31 @@ class Draining(Exception):
     """A call that is not asked any more, because the attempt is about to end."""
 
 
+class Signals:
+    """SIGUSR2 and SIGTERM, noted from an attempt's first moment on: a large journal takes a while to read."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        """The signal that came first; 0: none yet."""
+        self.wake: Callable[[], object] = lambda: None
+        """Called when one comes."""
+
+    def _note(self, number: int, _: object) -> None:
+        self.first = self.first or number
+        self.wake()
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[Signals]:
+        """Handle them here; the handlers that were there (submitit's) come back afterwards."""
+        handled = (signal.SIGUSR2, signal.SIGTERM)
+        before = {s: signal.signal(s, self._note) for s in handled}
+        try:
+            yield self
+        finally:
+            for s in handled:
+                signal.signal(s, before[s])
+
+
 @dataclass
 class Attempt:
     """The state of one attempt at one shard."""
@@ -66,11 +95,11 @@ class Attempt:
     dir: AttemptDir
     journal: Journal
     beat: Heartbeat
+    signals: Signals
     samples: list[Sample] = field(default_factory=list)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     tokens: dict[str, list[int]] = field(default_factory=dict)
     """By `role model`: calls, prompt tokens, completion tokens, of all calls the samples rest on."""
-    signal: int = 0
 
     def answered(self, role: str, call: Call, fresh: bool) -> None:
         """Count a call."""
@@ -114,6 +143,11 @@ def run_shard(run: RunDir, round_: int, number: int) -> End:
     Raises:
         GraError: what stops the shard, in one line; the journal keeps what was answered.
     """
+    with Signals().caught() as signals:
+        return _run_shard(run, round_, number, signals)
+
+
+def _run_shard(run: RunDir, round_: int, number: int, signals: Signals) -> End:
     config = presets.load(run.config)
     plan = Plan.load(run)
     plan.verify(config, run)
@@ -133,24 +167,29 @@ def run_shard(run: RunDir, round_: int, number: int) -> End:
             f"{shard.path}: two attempts in a row ended without an answered call; not tried again",
             f"read {run.logs}, raise site.time_minutes, then gra resume {run.path}",
         )
-    journal = Journal(
-        [a.journal for a in attempts.earlier(shard, here)],
-        here.journal,
-        config.launch.journal_fsync_s,
-        config.launch.journal_fsync_calls,
-    )
     beat = Heartbeat(here.id, number, round_, planned=len(units))
-    state = Attempt(run, config, plan, round_plan, shard, here, journal, beat)
     try:
         beat.write(here)
-        end = asyncio.run(_attempt(state, units))
+        journal = Journal(
+            [a.journal for a in attempts.earlier(shard, here)],
+            here.journal,
+            config.launch.journal_fsync_s,
+            config.launch.journal_fsync_calls,
+        )
+        with contextlib.closing(journal):
+            state = Attempt(run, config, plan, round_plan, shard, here, journal, beat, signals)
+            end = asyncio.run(_attempt(state, units))
         beat.phase, beat.message = end.name, end.value
         return end
     except BaseException as e:
+        if isinstance(e, Exception) and publish.is_published(shard):
+            # whoever published has removed the journals, and any tables that this attempt was writing
+            log.info("round %d shard %d is published; this attempt ended with: %s", round_, number, e)
+            mine = read_json(shard.manifest)["attempt"] == here.id
+            return End.published if mine else End.already
         beat.phase, beat.message = "failed", str(e) or type(e).__name__
         raise
     finally:
-        journal.close()
         beat.write(here)
 
 
@@ -158,22 +197,26 @@ async def _attempt(state: Attempt, units: list[Unit]) -> End:
     began = time.time()
     loop = asyncio.get_running_loop()
     lead = max(5.0, state.config.site.signal_lead_s - 20.0)
+    state.signals.wake = lambda: loop.call_soon_threadsafe(state.draining.set)
+    if state.signals.first:
+        state.draining.set()
     beating = loop.create_task(_beat(state))
     stats: dict[str, Any] = {}
     try:
-        with _on_signals(state, loop):
-            async with open_engine(state.config, state.plan, state.run.logs / state.dir.id) as engine:
-                state.beat.phase = "running"
-                await _drive(state, units, Gate(engine, state.draining), lead)
-                stats = engine.stats()
-            if len(state.samples) < len(units):
-                return _unfinished(state)
-            state.beat.phase = "embedding"
-            embeddings = await asyncio.to_thread(_embed, state)
-            state.beat.phase = "publishing"
-            state.journal.flush()
-            return await asyncio.to_thread(_publish, state, units, embeddings, stats, began)
+        async with open_engine(state.config, state.plan, state.run.logs / state.dir.id) as engine:
+            state.beat.phase = "running"
+            await _drive(state, units, Gate(engine, state.draining), lead)
+            stats = engine.stats()
+        if len(state.samples) < len(units):
+            return _unfinished(state)
+        state.beat.phase = "embedding"
+        embeddings = await asyncio.to_thread(_embed, state)
+        state.beat.phase = "publishing"
+        state.beat.write(state.dir)
+        state.journal.flush()
+        return await asyncio.to_thread(_publish, state, units, embeddings, stats, began)
     finally:
+        state.signals.wake = lambda: None
         beating.cancel()
 
 
@@ -181,7 +224,7 @@ def _unfinished(state: Attempt) -> End:
     """Why an attempt that admits no more calls ends; an error if nothing is gained by another one."""
     if publish.is_published(state.shard):
         return End.already
-    if state.signal == signal.SIGTERM:
+    if state.signals.first == signal.SIGTERM:
         return End.stopped
     last = attempts.earlier(state.shard, state.dir)[-1:]
     if state.beat.calls == 0 and last and last[0].journal.stat().st_size == 0:
@@ -202,9 +245,11 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
         state.journal,
         state.answered,
     )
-    waiting = iter(units)
+    window = min(state.config.launch.window, len(units))
+    first, known = _in_order(units, state.journal.touched(), window)
+    first_units, known_units = iter(first), iter(known)
 
-    async def worker() -> None:
+    async def worker(waiting: Iterator[Unit]) -> None:
         for unit in waiting:
             if state.draining.is_set():
                 return
@@ -212,28 +257,59 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
                 state.finished(await _make(state.config, unit, asker))
             except Draining:
                 return
+            await asyncio.sleep(0)  # a replayed sample waits for nothing: let others have their turn
 
-    workers = [asyncio.create_task(worker()) for _ in range(min(state.config.launch.window, len(units)))]
+    workers = [asyncio.create_task(worker(chain(first_units, known_units))) for _ in range(window)]
+    workers.append(asyncio.create_task(worker(known_units)))
     drain = asyncio.create_task(state.draining.wait())
     try:
         pending: set[asyncio.Task[Any]] = {*workers}
         while pending:
             done, rest = await asyncio.wait({*pending, drain}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {drain}:
-                task.result()  # an engine that cannot be kept running ends the attempt
+            _look(done - {drain}, state.draining.is_set())
             pending = rest - {drain}
             if drain in done and pending:
-                state.beat.phase = "draining"
-                grace = DRAIN_ON_TERM_S if state.signal == signal.SIGTERM else lead
+                grace = _grace(state, lead)
                 log.info("draining: %d samples in flight, %.0f s for their calls", len(pending), grace)
+                state.beat.phase = "draining"
                 done, _ = await asyncio.wait(pending, timeout=grace)
-                for task in done:
-                    task.result()
+                _look(done, True)
                 return
     finally:
         for task in (*workers, drain):
             task.cancel()
         await asyncio.gather(*workers, drain, return_exceptions=True)
+
+
+def _in_order(units: list[Unit], touched: Sequence[str], window: int) -> tuple[list[Unit], list[Unit]]:
+    """What to do first: the samples that earlier attempts touched last, then those not begun; and what is left to
+    replay beside them."""
+    if not touched:
+        return units, []
+    rank = {sample: i for i, sample in enumerate(touched)}
+    known = sorted((u for u in units if u.sample.id in rank), key=lambda u: rank[u.sample.id])
+    fresh = [u for u in units if u.sample.id not in rank]
+    return known[: 2 * window] + fresh, known[2 * window :]
+
+
+def _look(done: set[asyncio.Task[None]], draining: bool) -> None:
+    """Raise what ended a worker: an engine that cannot be kept running ends the attempt. While draining it ends
+    anyway, and Slurm may have signalled the engines too."""
+    for task in done:
+        try:
+            task.result()
+        except EngineError as e:
+            if not draining:
+                raise
+            log.info("while draining: %s", e)
+
+
+def _grace(state: Attempt, lead: float) -> float:
+    """Seconds that calls in flight get, once no more are asked."""
+    if state.signals.first:
+        log.warning("%s: no more calls are asked", signal.Signals(state.signals.first).name)
+        return DRAIN_ON_TERM_S if state.signals.first == signal.SIGTERM else lead
+    return 0.0  # another attempt has published: nothing of this one is needed
 
 
 async def _make(config: RunConfig, unit: Unit, asker: Asker) -> Sample:
@@ -283,6 +359,15 @@ def _publish(
             "host": state.beat.host,
             "engines": stats,
             "corrupt_journal_lines": sum(len(s.corrupt) for s in state.journal.scans),
+            "journals": [
+                {
+                    "attempt": s.path.parent.name,
+                    "calls": s.calls,
+                    "corrupt_at": s.corrupt,
+                    "torn_bytes": s.torn,
+                }
+                for s in state.journal.scans
+            ],
         },
         attempts=[*attempts.earlier(state.shard, state.dir), state.dir],
     )
@@ -292,25 +377,8 @@ def _publish(
 async def _beat(state: Attempt) -> None:
     while True:
         state.beat.write(state.dir)
-        if publish.is_published(state.shard) and state.beat.phase == "running":
-            log.info("another attempt has published this shard")
-            state.draining.set()
+        with contextlib.suppress(OSError):  # a file system that hesitates is asked again
+            if publish.is_published(state.shard) and state.beat.phase == "running":
+                log.info("another attempt has published this shard")
+                state.draining.set()
         await asyncio.sleep(state.config.launch.heartbeat_s)
-
-
-@contextlib.contextmanager
-def _on_signals(state: Attempt, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Drain on SIGUSR2 and SIGTERM; the handlers that were there (submitit's) come back afterwards."""
-    handled = (signal.SIGUSR2, signal.SIGTERM)
-
-    def drain(signum: int) -> None:
-        log.warning("%s: no more calls are asked", signal.Signals(signum).name)
-        state.signal = state.signal or signum
-        state.draining.set()
-
-    before = {s: signal.signal(s, lambda n, _: loop.call_soon_threadsafe(drain, n)) for s in handled}
-    try:
-        yield
-    finally:
-        for s in handled:
-            signal.signal(s, before[s])

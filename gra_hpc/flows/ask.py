@@ -151,9 +151,13 @@ class Asker:
 
 async def together(questions: Sequence[Awaitable[T]]) -> list[T]:
     """All answers, in order. Where several fail, every one is still awaited, and the first in order is raised: what a
-    sample ends with does not depend on which answer came first."""
+    sample ends with does not depend on which answer came first. An interruption goes before an answer that cannot be
+    used: the sample is not at its end, and the next attempt goes on with it."""
     results = await asyncio.gather(*questions, return_exceptions=True)
-    for r in results:
-        if isinstance(r, BaseException):
-            raise r
+    errors = [r for r in results if isinstance(r, BaseException)]
+    for e in errors:
+        if not isinstance(e, Unanswered):
+            raise e
+    if errors:
+        raise errors[0]
     return results  # type: ignore[return-value]

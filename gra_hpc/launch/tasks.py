@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 KILL_WAIT_S = 600.0
 """Longest time between Slurm's SIGTERM and its SIGKILL (GraceTime, KillWait) on any site we know."""
+CONTROLLER_WAIT_S = 600.0
+"""How long a drained job asks for its requeue while Slurm's controller is down: as long, no time limit is enforced."""
+RETRY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -74,22 +77,38 @@ def requeue() -> NoReturn:
     """Put this job back in the queue and exit.
 
     Under Slurm by scontrol, also where submitit started us: its own handler would rewrite the job's pickle, and a kill
-    in between would leave none. Its local executor starts a task again that exits with its own code.
+    in between would leave none. Its local executor starts a task again that exits with its own code. By hand there is
+    no queue: the exit code is that of a temporary failure (75).
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if job_id():
-        from gra_hpc.launch import slurm
-
-        slurm.requeue([job_id()])
-    elif os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        _requeue_by_slurm()
+        sys.exit(0)
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
         sys.exit(LOCAL_REQUEUE_RETURN_CODE)
-    sys.exit(0)
+    sys.exit(os.EX_TEMPFAIL)
+
+
+def _requeue_by_slurm() -> None:
+    from gra_hpc.errors import SlurmDownError
+    from gra_hpc.launch import slurm
+
+    deadline = time.monotonic() + CONTROLLER_WAIT_S
+    while True:
+        try:
+            return slurm.requeue([job_id()])
+        except SlurmDownError as e:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("not requeued yet: %s", e.what)
+        time.sleep(RETRY_S)
 
 
 def await_kill() -> NoReturn:
     """After SIGTERM: under Slurm a preempted job that exits by itself is not requeued, so wait for SIGKILL."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     deadline = time.monotonic() + (KILL_WAIT_S if job_id() else 0.0)
     while time.monotonic() < deadline:
         time.sleep(1)
