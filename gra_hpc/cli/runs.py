@@ -1,0 +1,134 @@
+"""The commands of a run: plan, submit, status, logs, resume, cancel, merge, inspect, clean."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gra_hpc.cli.application import Json, Overrides, Preset, Round, Run, Site, app, existing
+
+
+@app.command()
+def plan(run: Run, overrides: Overrides = None, preset: Preset = "demo", site: Site = "") -> None:
+    """Plan a run: read the seeds, pin the models, freeze it all. Submits nothing."""
+    from gra_hpc import plan as planning
+    from gra_hpc import presets
+    from gra_hpc.launch.preview import preview
+
+    made = planning.make(run, presets.compose(preset, overrides or [], site))
+    for line in preview(made):
+        print(line)
+    print(f"\nnext: gra submit {run}")
+
+
+@app.command()
+def submit(run: Run) -> None:
+    """Hand a planned run to Slurm, or run it here (site.executor=local)."""
+    from gra_hpc.launch.submit import submit as do_submit
+
+    do_submit(existing(run), again=False)
+
+
+@app.command()
+def status(
+    run: Run,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Until the run is done.")] = False,
+) -> None:
+    """Show every round, the shards that run or failed, and why: one look at the files, one at Slurm's queue."""
+    from gra_hpc.launch.status import collect
+
+    made = existing(run)
+    if json:
+        from gra_hpc.storage import to_json
+
+        print(to_json(collect(made).to_dict()).decode(), end="")
+        return
+    from gra_hpc.launch.display import show
+
+    show(made, watch)
+
+
+@app.command()
+def logs(
+    run: Run,
+    shard: Annotated[
+        int | None, typer.Argument(metavar="[SHARD]", help="Shard; left out: what failed last.")
+    ] = None,
+    round_: Round = None,
+    merge: Annotated[bool, typer.Option("--merge", help="The log of the round's merge.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines of each log.")] = 20,
+    paths: Annotated[bool, typer.Option("--paths", help="Only the logs' paths.")] = False,
+) -> None:
+    """Show the end of a shard's logs: its job's, and its engines'."""
+    from gra_hpc.launch.logs import show
+
+    for line in show(existing(run), shard, round_, merge, 0 if paths else lines):
+        print(line)
+
+
+@app.command()
+def resume(run: Run, overrides: Overrides = None) -> None:
+    """Submit what is neither published nor running. Placement and site settings may change."""
+    from gra_hpc.launch.submit import reconfigure
+    from gra_hpc.launch.submit import submit as do_submit
+
+    made = existing(run)
+    if overrides:
+        reconfigure(made, overrides)
+    do_submit(made, again=True)
+
+
+@app.command()
+def cancel(
+    run: Run,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only what has not started yet.")] = False,
+) -> None:
+    """Cancel this run's jobs, and no others. What was answered is kept."""
+    from gra_hpc.launch.cancel import cancel as do_cancel
+
+    for line in do_cancel(existing(run), waiting):
+        print(line)
+
+
+@app.command()
+def merge(run: Run, round_: Round = None, overrides: Overrides = None) -> None:
+    """Merge the published shards of a round here and now; after the last round, build the release."""
+    from gra_hpc.launch.rounds import current_round, finish_round
+    from gra_hpc.launch.submit import reconfigure
+
+    made = existing(run)
+    if overrides:
+        reconfigure(made, overrides)
+    print(finish_round(made, current_round(made) if round_ is None else round_))
+
+
+@app.command()
+def inspect(
+    run: Run,
+    sample: Annotated[
+        str, typer.Argument(help="Start of a sample's id; the best accepted one if left out.")
+    ] = "",
+    status: Annotated[
+        str, typer.Option("--status", help="Without an id: accepted, rejected or failed.")
+    ] = "accepted",
+) -> None:
+    """Show one sample with its whole history."""
+    from gra_hpc.inspection import find_sample, history
+
+    row, _, calls = find_sample(existing(run), sample, status)
+    for line in history(row, calls):
+        print(line)
+
+
+@app.command()
+def clean(
+    run: Run,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without, they are only listed.")] = False,
+) -> None:
+    """Remove what a run no longer needs: submission files, and the logs of what is published."""
+    from gra_hpc.launch.clean import clean as do_clean
+
+    for line in do_clean(existing(run), yes):
+        print(line)

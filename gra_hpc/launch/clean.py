@@ -1,0 +1,118 @@
+"""`gra clean`: what a run no longer needs. Submission files, and the logs of what is published; never data."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gra_hpc import presets
+from gra_hpc.launch.cancel import tasks_of
+from gra_hpc.launch.logs import Finder
+from gra_hpc.launch.rounds import rounds_of, shards_of
+from gra_hpc.plan import Plan
+from gra_hpc.publish import is_published
+from gra_hpc.rundir import RunDir
+from gra_hpc.storage import read_json
+
+PICKLES = "*.pkl"
+SCRIPTS = "*.sh"
+LOCAL_S = 600.0
+"""A local job has read its pickle long before this age, in seconds; nobody can be asked whether it still runs."""
+
+
+@dataclass
+class Kind:
+    """Files of one kind."""
+
+    name: str
+    files: list[Path]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(f.stat().st_size for f in self.files if f.is_file())
+
+
+def clean(run: RunDir, yes: bool) -> Iterator[str]:
+    """List, or remove, what is no longer needed.
+
+    Raises:
+        LaunchError: jobs may be in the queue, and Slurm cannot be asked: their files are needed if they are requeued.
+    """
+    kinds = [k for k in found(run) if k.files]
+    if not kinds:
+        yield "nothing to remove"
+        return
+    for kind in kinds:
+        yield f"{'removing' if yes else 'would remove'} {len(kind.files)} {kind.name}, {kind.size / 1e6:.1f} MB"
+        if yes:
+            for file in kind.files:
+                file.unlink(missing_ok=True)
+    if yes:
+        _remove_empty(run.logs)
+        yield "done; samples, manifests, journals and the logs of unpublished shards are untouched"
+    else:
+        yield f"next: gra clean {run.path} --yes"
+
+
+def found(run: RunDir) -> list[Kind]:
+    """Removable files. Those of jobs in Slurm's queue are left out: a requeued task starts from its pickle."""
+    submitted = any(run.submissions.glob("*.json"))
+    live = {str(t.job) for t in tasks_of(run)} if submitted else set()
+    directories = [d for d in _subdirectories(run.logs) if d.name not in live]
+    jobs = [d for d in directories if d.name.isdigit() or d.name == "local"]
+    pickles = [f for d in jobs for f in sorted(d.glob(PICKLES)) if d.name != "local" or _age(f) > LOCAL_S]
+    scripts = [f for d in jobs for f in sorted(d.glob(SCRIPTS))]
+    if not live:
+        scripts += sorted(run.logs.glob(f".submission_file_{SCRIPTS}"))
+    return [
+        Kind("submitit pickles", pickles),
+        Kind("submission scripts", scripts),
+        Kind("logs of published shards and finished merges", list(_logs_of_published(run, live))),
+    ]
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _subdirectories(path: Path) -> list[Path]:
+    return sorted(d for d in path.iterdir() if d.is_dir()) if path.is_dir() else []
+
+
+def _logs_of_published(run: RunDir, live: set[str]) -> Iterator[Path]:
+    """Job logs and engine logs of every attempt at a published shard, and of merges that are there."""
+    plan, config, finder = Plan.load(run), presets.load(run.config), Finder(run)
+    for number in rounds_of(plan, config.method.rounds):
+        directory = run.round(number)
+        for s in range(shards_of(run, plan, number)):
+            shard = directory.shard(s)
+            if not is_published(shard):
+                continue
+            newest = finder.shard(number, shard).job
+            names = set()
+            for attempt in read_json(shard.manifest)["attempts"]:
+                yield from sorted((run.logs / attempt["attempt"]).glob("*"))
+                names.add(attempt.get("job") or _local_job(attempt["attempt"]))
+            files = {*newest, *(f for name in sorted(names) for f in finder.files(name))}
+            yield from sorted(f for f in files if f.parent.name not in live)
+        if directory.manifest.is_file():
+            yield from (f for f in finder.merge(number).job if f.parent.name not in live)
+
+
+def _local_job(attempt: str) -> str:
+    """`local-PID` of an attempt's id (`STAMP-local-PID-XXXX`)."""
+    parts = attempt.split("-")
+    return f"local-{parts[2]}" if len(parts) > 2 and parts[1] == "local" else ""
+
+
+def _remove_empty(logs: Path) -> None:
+    for directory in _subdirectories(logs):
+        if not any(directory.iterdir()):
+            shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,177 @@
+"""Operating a run on a real cluster: status and its causes, logs, cancel, clean, the controller gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def gra(*args: object, code: int = 0, timeout: float = 120) -> str:
+    """Run `gra`; stdout and stderr together."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gra_hpc.cli", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == code, text
+    return text
+
+
+def planned(path: Path, model: Path, *overrides: str) -> Path:
+    """A planned run with the simulated engine, two shards, no stage 0, jobs that start at once."""
+    seeds = path.with_name(f"{path.name}-seeds.jsonl")
+    rows = [
+        {
+            "instruction": f"Name {n} towns on a river.",
+            "response": f"{n} towns.",
+            "domain": "qa",
+            "keywords": ["towns", "rivers"],
+            "summary": "Towns on a river.",
+        }
+        for n in range(2, 10)
+    ]
+    seeds.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    preset = path.with_name(f"{path.name}.yaml")
+    preset.write_text(
+        f"seeds: {{path: {seeds}}}\n"
+        f"models: {{tiny: {{path: {model}, load_format: dummy}}}}\n"
+        "committee: {a: {model: tiny}, b: {model: tiny}, c: {model: tiny}}\n"
+        "merge: {semantic: false}\n"
+        "engine: {kind: simulated}\n"
+        "launch: {shards: 2, heartbeat_s: 0.5}\n"
+        "site: {name: mini, executor: slurm, partition: low, time_minutes: 30}\n"
+    )
+    gra("plan", path, "--preset", preset, *overrides)
+    return path
+
+
+def status(run: Path) -> dict[str, Any]:
+    return json.loads(gra("status", run, "--json"))
+
+
+def test_from_submit_to_clean(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
+    run = planned(tmp_path / "run", tiny_llama)
+    said = gra("submit", run)
+    assert "round 1: array" in said
+    slurm_env.wait_until(lambda: (run / "release" / "manifest.json").exists(), 120)
+    seen = gra("status", run)
+    assert "release:" in seen and "failed:" not in seen
+    shown = gra("logs", run, 1)
+    assert "round 1 shard 1: published" in shown
+    assert "rows" in gra("logs", run, "--merge") or "kept" in gra("logs", run, "--merge")
+    # in the queue for some seconds more
+    slurm_env.wait_until(lambda: not slurm_env.run("squeue", "-h"), 60)
+    files = sum(1 for _ in (run / "logs").rglob("*.pkl"))
+    assert files >= 3
+    listed = gra("clean", run)
+    assert "would remove" in listed and "--yes" in listed
+    assert sum(1 for _ in (run / "logs").rglob("*.pkl")) == files, "a dry run removes nothing"
+    gra("clean", run, "--yes")
+    assert not list((run / "logs").rglob("*"))
+    assert "nothing to remove" in gra("clean", run)
+    assert gra("status", run)
+    assert "no log" in gra("logs", run, 0, code=1)
+
+
+def test_failures_are_grouped_by_cause_with_their_log(
+    slurm_env: Any, tmp_path: Path, tiny_llama: Path
+) -> None:
+    """The jobs die before our code runs: a Python that the compute node does not have."""
+    run = planned(tmp_path / "run", tiny_llama, "site.python=/nowhere/python3")
+    gra("submit", run)
+    slurm_env.wait_until(lambda: not slurm_env.run("squeue", "-h"), 120)
+    now = status(run)["rounds"][0]
+    assert now["states"] == {"failed": 2}
+    (failure,) = now["failures"]
+    assert failure["shards"] == [0, 1]
+    assert "/nowhere/python3" in failure["cause"] and "No such file" in failure["cause"]
+    assert Path(failure["log"]).is_file()
+    seen = gra("status", run).replace("\n", "")
+    assert "shards 0-1 failed" in seen and "gra logs" in seen
+    assert "/nowhere/python3" in gra("logs", run)
+    # mended, it goes on
+    gra("resume", run, f"site.python={sys.executable}")
+    slurm_env.wait_until(lambda: (run / "release" / "manifest.json").exists(), 120)
+    assert not any(r["failures"] for r in status(run)["rounds"])
+
+
+def test_cancel_only_this_run(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
+    slow = "engine.simulated_latency_s=30"
+    run, other = planned(tmp_path / "run", tiny_llama, slow), planned(tmp_path / "other", tiny_llama, slow)
+    gra("submit", run)
+    gra("submit", other)
+    stranger = slurm_env.sbatch("--wrap", "sleep 300")
+
+    def running(path: Path) -> bool:
+        return status(path)["rounds"][0]["states"].get("running", 0) == 2
+
+    slurm_env.wait_until(lambda: running(run) and running(other), 120)
+    assert "waiting" in gra("cancel", run, "--waiting")  # its merge
+    assert running(run)
+    said = gra("cancel", run)
+    assert "cancelled 2 tasks: 2 running" in said and "gra resume" in said
+    slurm_env.wait_until(lambda: set(status(run)["rounds"][0]["states"]) == {"stopped"}, 90)
+    assert running(other)
+    assert set(slurm_env.states(stranger).values()) == {"RUNNING"}
+    assert "nothing of this run" in gra("cancel", run)
+    (failure,) = status(run)["rounds"][0]["failures"]
+    assert failure["cause"] and failure["shards"] == [0, 1]
+    gra("resume", run, "engine.simulated_latency_s=0")
+    slurm_env.wait_until(lambda: (run / "release" / "manifest.json").exists(), 120)
+
+
+def test_status_and_errors_without_a_controller(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
+    run = planned(tmp_path / "run", tiny_llama, "engine.simulated_latency_s=30")
+    gra("submit", run)
+    slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
+    slurm_env.kill_ctld()
+    try:
+        began = time.monotonic()
+        now = status(run)
+        assert time.monotonic() - began < 20
+        assert now["slurm"]
+        assert now["rounds"][0]["states"] == {"running": 2}, "heartbeats alone tell that they live"
+        assert "from files alone" in gra("status", run)
+        assert "gra status" in gra("cancel", run, code=1)
+        assert "gra logs" not in gra("clean", run, code=1)
+        assert (run / "logs").rglob("*_submitted.pkl")
+    finally:
+        slurm_env.start_ctld()
+
+
+def test_ctrl_c_while_watching_leaves_the_jobs_alone(
+    slurm_env: Any, tmp_path: Path, tiny_llama: Path
+) -> None:
+    run = planned(tmp_path / "run", tiny_llama, "engine.simulated_latency_s=30")
+    gra("submit", run)
+    slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "gra_hpc.cli", "status", str(run), "--watch"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    time.sleep(3)
+    os.killpg(watch.pid, signal.SIGINT)
+    said = watch.communicate(timeout=60)[0]
+    assert watch.returncode == 130
+    assert "Traceback" not in said
+    time.sleep(2)
+    assert status(run)["rounds"][0]["states"] == {"running": 2}
