@@ -19,7 +19,7 @@ from gra_hpc.merge.staging import Staging
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
 from gra_hpc.release import manifest as manifests
 from gra_hpc.release.export import export_splits
-from gra_hpc.release.inputs import Inputs
+from gra_hpc.release.inputs import Inputs, read
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
 from gra_hpc.rundir import RunDir
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 ROW_GROUP = 8192
 """Rows per row group."""
 MB = 1_000_000
-_BATCH = 4096
 _REASONS = ("step", "winner", "similarity", "detail")
 
 
@@ -95,7 +94,7 @@ class Builder:
 
     def build(self) -> None:
         """Fill `out`."""
-        from gra_hpc.release import card
+        from gra_hpc.release import card, report
 
         with storage.room(self.out):
             splits = self._data()
@@ -108,6 +107,7 @@ class Builder:
             facts = orjson.loads(storage.to_json(manifests.describe(self.inputs, splits, rejects)))
             for form in self.config.formats:
                 export_splits(self.out, facts["name"], list(splits), form, self.out / "exports")
+            report.write(self.inputs, facts, self.out)
             card.write(facts, self.out)
             facts["files"] = self._files()
             (self.out / manifests.NAME).write_bytes(storage.to_json(facts))
@@ -245,23 +245,6 @@ class Builder:
             if name in self.rows:
                 out[name]["rows"] = self.rows[name]
         return out
-
-
-def read(path: Path, columns: list[str]) -> Iterator[pa.Table]:
-    """A Parquet table, some thousand rows at a time.
-
-    Raises:
-        ReleaseError: no such file, damaged, or another table.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH, columns=columns):
-                yield pa.Table.from_batches([batch])
-    except (pa.ArrowException, OSError) as e:
-        raise ReleaseError(f"{path}: not a readable table ({str(e).splitlines()[0]})") from None
 
 
 def slices(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gra_hpc import __version__, presets, storage
 from gra_hpc.config import RunConfig, fingerprinted
@@ -14,6 +15,9 @@ from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.records import digest
 from gra_hpc.rundir import RoundDir, RunDir, ShardDir
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,11 @@ class Table:
     """The shard's."""
 
     @property
-    def samples(self) -> Any:
+    def samples(self) -> Path:
         return self.shard.samples(self.attempt)
 
     @property
-    def calls(self) -> Any:
+    def calls(self) -> Path:
         return self.shard.calls(self.attempt)
 
 
@@ -152,3 +156,20 @@ def _merged(run: RunDir, number: int, plan: Plan) -> MergedRound:
             f"{directory.manifest}: merged with other settings than the run's plan", f"gra merge {run.path}"
         )
     return MergedRound(directory, RoundPlan.load(directory), manifest)
+
+
+def read(path: Path, columns: list[str], rows: int = 4096) -> Iterator[pa.Table]:
+    """A Parquet table, so many rows at a time.
+
+    Raises:
+        ReleaseError: no such file, damaged, or another table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(rows, columns=columns):
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as e:
+        raise ReleaseError(f"{path}: not a readable table ({str(e).splitlines()[0]})") from None

@@ -19,7 +19,7 @@ from gra_hpc.release.shuffle import keys_of
 if TYPE_CHECKING:
     import numpy as np
 
-REQUIRED = (card.NAME, "run.yaml")
+REQUIRED = (card.NAME, "run.yaml", "report.html")
 _TABLE = re.compile(r"(data|rejects)/([a-z]+)-(\d{5})-of-(\d{5})\.parquet")
 _IGNORED = (".git", ".gitattributes", ".cache")
 """What a download from the Hub or a clone adds."""

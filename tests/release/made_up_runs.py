@@ -171,7 +171,13 @@ class Maker:
                     "tokens": tokens(calls),
                     "timings": {"started": 1_700_000_000.0 + 100 * n, "ended": 1_700_000_360.0 + 100 * n},
                     "host": f"node{n}",
-                    "engines": {},
+                    "engines": {
+                        "engines": {
+                            f"{m}-0": {"model": m, "replica": 0, "busy_seconds": 300.0 + n, "restarts": n % 2}
+                            for m in config.models
+                        },
+                        "given_up": 0,
+                    },
                 },
                 attempts=[here],
             )

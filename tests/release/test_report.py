@@ -1,0 +1,192 @@
+"""The report: figures that agree with the tables, and a page that works in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_runs import Maker
+
+from gra_hpc.ledger import Ledger
+from gra_hpc.records import CRITERIA
+from gra_hpc.release import charts
+from gra_hpc.release.build import build
+from gra_hpc.release.inputs import Inputs
+from gra_hpc.release.measures import SPANS, choose, distributions, time_line, work
+from gra_hpc.release.verify import verify
+from gra_hpc.rundir import RunDir
+from gra_hpc.storage import read_json
+
+CHROMIUM = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), "")
+
+
+@pytest.fixture(scope="module")
+def inputs(built: RunDir) -> Inputs:
+    return Inputs.of_run(built)
+
+
+@pytest.fixture(scope="module")
+def rows(inputs: Inputs) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    return [row for r in inputs.rounds for t in r.tables() for row in pq.read_table(t.samples).to_pylist()]
+
+
+def mean(review: dict[str, Any]) -> float:
+    return sum(review[c] for c in CRITERIA) / 6
+
+
+def test_distributions_count_what_is_there(inputs: Inputs, rows: list[dict[str, Any]]) -> None:
+    d = distributions(inputs, [t for r in inputs.rounds for t in r.tables()])
+    assert d.samples == len(rows)
+    for domain, counts in d.domains.items():
+        found = Counter(r["status"] for r in rows if r["domain"] == domain)
+        assert counts == {s: found[s] for s in ("accepted", "rejected", "failed")}
+    for name, m in d.members.items():
+        mine = [r for r in rows if r["generator"] == name]
+        assert (m.generated, m.accepted) == (len(mine), sum(r["status"] == "accepted" for r in mine))
+        assert sum(m.received) == sum(r["mean"] is not None for r in mine)
+        given = [(v, r) for r in rows for v in r["reviews"] if v["member"] == name]
+        assert m.reviews == len(given)
+        assert m.criteria == [sum(v[c] for v, _ in given) for c in CRITERIA]
+        assert m.given == [sum(round(mean(v) * 2) == half for v, _ in given) for half in range(21)]
+        decided = [
+            (mean(v) >= 8 - 1e-9, r["status"] == "accepted") for v, r in given if r["status"] != "failed"
+        ]
+        assert m.judged == len(decided)
+        assert m.too_strict == sum(final and not own for own, final in decided)
+        assert m.too_lenient == sum(own and not final for own, final in decided)
+        verdicts = [r["verdict"] for r in rows if r["verdict"] and r["verdict"]["member"] == name]
+        assert sum(m.adjudicated) == len(verdicts)
+        looked = [v for r in rows for v in r["instruction_reviews"] if v["member"] == name]
+        assert m.looked_at == len(looked)
+        assert m.passed == sum(v["reasonableness"] * v["completeness"] * v["clarity"] for v in looked)
+    assert sum(d.sd) == sum(r["sd"] is not None for r in rows)
+    assert sum(d.lengths["response", "accepted"]) == sum(r["status"] == "accepted" for r in rows)
+    assert d.mean_agreement.units == sum(len(r["reviews"]) > 1 for r in rows)
+    alpha = d.mean_agreement.alpha("interval")
+    assert alpha is not None and 0.2 < alpha < 0.95, "made-up Reviewers lean apart, but see the same sample"
+
+
+def test_work_adds_up(inputs: Inputs) -> None:
+    tables = [t for r in inputs.rounds for t in r.tables()]
+    w = work(tables, tables)
+    total = sum(t.manifest["calls"]["rows"] for t in tables)
+    assert sum(calls for calls, _, _ in w.tokens.values()) == total
+    busy = sum(e["busy_seconds"] for t in tables for e in t.manifest["engines"]["engines"].values())
+    assert sum(w.hours.values()) == pytest.approx(busy / 3600)
+    assert (w.shards, w.attempts, w.restarts, w.hosts) == (6, 6, 6, 3)
+    line = time_line(tables)
+    assert len(line.tokens) == SPANS and sum(line.calls) == total
+    assert sum(line.tokens) == sum(c for _, _, c in w.tokens.values())
+
+
+def test_a_part_of_the_shards_is_drawn_by_their_place(inputs: Inputs) -> None:
+    tables = [t for r in inputs.rounds for t in r.tables()]
+    chosen = choose(tables, 80)
+    assert [t.shard.path for t in chosen] == [t.shard.path for t in choose(tables[::-1], 80)]
+    assert 80 <= sum(t.manifest["samples"]["rows"] for t in chosen) < 160
+
+
+def test_the_page_tells_the_manifest_and_loads_nothing(built: RunDir) -> None:
+    page = (built.release / "report.html").read_text()
+    manifest = read_json(built.release / "manifest.json")
+    assert Ledger.from_dict(manifest["ledger"]).line() in page
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
+    assert "url(" not in page and "@import" not in page
+    assert page.count("<svg") == page.count("</svg>") > 15
+    for outcome, rows in (("accepted", manifest["splits"]["train"]["rows"]), *manifest["rejects"].items()):
+        shown = page.count(f'class="sample is-{outcome}"')
+        assert shown == min(20, rows)
+    assert "<tag>" not in page and "&lt;tag&gt;" in page, "texts of models are text"
+
+
+def test_a_report_of_nothing(maker: Maker) -> None:
+    config = maker.config(seeds=2, simulated=True)
+    config.launch.shards = 1
+    config.method.samples_per_seed = 1
+    config.method.accept_mean = 10.0
+    release = build(maker.make("none", config, acceptance=0.0))
+    assert verify(release) == []
+    page = (release / "report.html").read_text()
+    assert "The answers are simulated" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (950, "950"),
+        (9999, "9,999"),
+        (12345, "12.3k"),
+        (4_560_000, "4.56M"),
+        (2.256, "2.26"),
+        (1e9, "1G"),
+    ],
+)
+def test_figures_for_people(value: float, text: str) -> None:
+    assert charts.number(value) == text
+
+
+@pytest.mark.parametrize(("top", "ticks"), [(0, [0, 1]), (7, [0, 2, 4, 6, 8]), (100, [0, 25, 50, 75, 100])])
+def test_round_ticks(top: float, ticks: list[float]) -> None:
+    assert charts.nice(top) == ticks
+
+
+SEARCH = """
+<script>
+addEventListener("load", () => {
+  const q = document.getElementById("q"), every = s => [...document.querySelectorAll(s)];
+  const box = e => e.getBoundingClientRect();
+  const seen = () => every("details.sample").filter(d => !d.hidden).length;
+  const type = text => { q.value = text; q.dispatchEvent(new Event("input")); return seen(); };
+  const press = o => { document.querySelector(`.tools button[data-o="${o}"]`).click(); return seen(); };
+  const wide = every("svg, table, pre").filter(e => box(e).right > innerWidth + 1).length;
+  const small = every("main > svg, .pair svg").filter(e => box(e).width < 200).length;
+  const result = {
+    all: seen(), upper: type("ONLY-THIS"), both: type("winner only-this"), none: type("xyzzy"), cleared: type(""),
+    failed: press("failed"), again: press(""), wide, small, height: document.body.scrollHeight,
+  };
+  document.title = "RESULT" + JSON.stringify(result) + "END";
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_works_in_a_browser(built: RunDir, tmp_path: Path, width: int) -> None:
+    page = (built.release / "report.html").read_text()
+    changed = page.replace("</body>", f"{SEARCH}</body>").replace(
+        "<h4>Instruction</h4>", "<h4>Instruction</h4><span>winner only-this</span>", 1
+    )
+    (tmp_path / "page.html").write_text(changed)
+    out = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--disable-dev-shm-usage", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width},900", f"--screenshot={tmp_path / 'page.png'}", "--dump-dom",
+            f"file://{tmp_path / 'page.html'}",
+        ],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    match = re.search(r"RESULT(\{.*?\})END", out.stdout)
+    assert match, out.stderr[-2000:]
+    result = json.loads(match[1].replace("&quot;", '"'))
+    console = [line for line in out.stderr.splitlines() if "CONSOLE" in line]
+    assert console == [], "no script error, nothing blocked"
+    manifest = read_json(built.release / "manifest.json")
+    everything = 20 + sum(min(20, n) for n in manifest["rejects"].values())
+    assert result["all"] == result["cleared"] == result["again"] == everything
+    assert result["failed"] == min(20, manifest["rejects"]["failed"])
+    assert (result["upper"], result["both"], result["none"]) == (1, 1, 0)
+    assert result["height"] > 3000 and result["small"] == 0
+    if width == 1280:
+        assert result["wide"] == 0, "nothing sticks out on a laptop"
