@@ -1,0 +1,67 @@
+"""The command line: light, frozen by its help text, and one line for every error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+GRA = [sys.executable, "-m", "gra_hpc.cli"]
+
+
+def gra(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*GRA, *map(str, args)], capture_output=True, text=True, timeout=240, cwd=cwd, check=False
+    )
+
+
+def test_importing_the_cli_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, gra_hpc.cli; "
+        "bad = {'torch','vllm','transformers','datasets','pyarrow','numpy','submitit','rich'} & set(sys.modules); "
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_planning_loads_neither_torch_nor_vllm() -> None:
+    code = (
+        "import sys, gra_hpc.plan, gra_hpc.shard, gra_hpc.launch.preview, gra_hpc.launch.submit, gra_hpc.launch.arrays,"
+        " gra_hpc.engines.node, gra_hpc.merge.job; "
+        "bad = {'torch','vllm','transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_is_fast() -> None:
+    """0.3 s on an idle machine; the best of several, as other tests may be running."""
+    best = 9.0
+    for _ in range(5):
+        start = time.perf_counter()
+        assert "Usage" in gra("--help").stdout
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.6
+
+
+@pytest.mark.parametrize(
+    ("args", "says", "code"),
+    [
+        (["submit", "nowhere"], "not a run (no plan.json)", 1),
+        (["plan", "r", "--preset", "dmo"], "did you mean demo?", 2),
+        (["plan", "r", "method.reviewrs=2"], "did you mean reviewers?", 2),
+        (["plan", "r", "seeds.path=missing.jsonl"], "missing.jsonl", 1),
+        (["plan", "r", "models.smollm2.path=models/none"], "models/none", 1),
+        (["status", "nowhere"], "gra plan nowhere", 1),
+    ],
+)
+def test_mistakes_get_one_line(tmp_path: Path, args: list[str], says: str, code: int) -> None:
+    done = gra(*args, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("gra: ")
+    assert not (tmp_path / "r").exists()

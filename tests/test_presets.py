@@ -1,0 +1,115 @@
+"""Composing the configuration: presets, overrides, and answers to mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from gra_hpc import presets
+from gra_hpc.config import RunConfig, fingerprinted
+from gra_hpc.errors import ConfigError
+
+
+def test_includes_then_file_then_site_then_overrides(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("method: {reviewers: 2, rounds: 2}\nmodels: {m: {path: x}}\n")
+    (tmp_path / "top.yaml").write_text(
+        f"include: [{tmp_path}/base.yaml]\nmethod: {{rounds: 3}}\nseeds: {{path: s}}\n"
+    )
+    (tmp_path / "site.yaml").write_text("site: {partition: gpu, time_minutes: 60}\n")
+    c = presets.compose(str(tmp_path / "top.yaml"), ["site.time_minutes=120"], str(tmp_path / "site.yaml"))
+    assert (c.method.reviewers, c.method.rounds, c.site.partition, c.site.time_minutes) == (2, 3, "gpu", 120)
+    assert list(c.committee) == ["m"]  # every model is a member unless a committee is named
+
+
+def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
+    c = presets.compose("demo", ["method.reviewers=2", "engine.env={A: b}"])
+    (tmp_path / "run.yaml").write_text(presets.dump(c))
+    assert presets.load(tmp_path / "run.yaml") == c
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("method.reviewrs=2", "method.reviewrs; did you mean reviewers?"),
+        ("accept_mean=7", "did you mean method.accept_mean?"),
+        ("method.reviewers=many", "method.reviewers"),
+        ("method.reviewers=0", "method.reviewers=0: expected 1 to 16"),
+        ("method.policy=randm", "method.policy"),
+        ("method.accept_mean=11", "method.accept_mean=11"),
+        ("committee.ada.model=nope", "committee.ada.model=nope: expected one of smollm2"),
+        ("method.sampling.top_p=2", "method.sampling.top_p"),
+        ("site.signal_lead_s=4000", "at most a fifth of the time limit"),
+        ("models.smollm2.max_model_len=ten", "models.smollm2.max_model_len"),
+        ("models.smollm2.pth=x", "did you mean path?"),
+        ("nonsense", "expected key=value"),
+        ("site.container=docker:x", "apptainer:IMAGE or pyxis:IMAGE"),
+        ("method.fixed.generator=ada method", "method.policy"),
+    ][:-1],
+)
+def test_a_mistake_names_key_and_expectation(override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        presets.compose("demo", [override])
+    assert says in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_unknown_presets_and_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean demo"):
+        presets.compose("dmo")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match=r"bad.yaml line \d"):
+        presets.compose(str(bad))
+    bad.write_text(f"include: [{bad}]")
+    with pytest.raises(ConfigError, match="includes itself"):
+        presets.compose(str(bad))
+
+
+def test_every_field_has_a_docstring() -> None:
+    def walk(kind: type) -> None:
+        docs = presets.field_docs(kind)
+        for f in dataclasses.fields(kind):
+            assert docs.get(f.name), f"{kind.__name__}.{f.name}"
+
+    from gra_hpc import config
+
+    for thing in vars(config).values():
+        if dataclasses.is_dataclass(thing) and isinstance(thing, type):
+            walk(thing)
+
+
+def test_explain_is_yaml_that_reads_back(tmp_path: Path) -> None:
+    c = presets.compose("demo")
+    text = "\n".join(presets.explain(c))
+    assert "# Reject when the mean over Reviewers is below this." in text
+    (tmp_path / "x.yaml").write_text(text)
+    assert presets.load(tmp_path / "x.yaml") == c
+
+
+def test_placement_is_not_part_of_the_fingerprint() -> None:
+    c = presets.compose("demo")
+    same = presets.compose(
+        "demo",
+        [
+            "site.partition=x",
+            "launch.window=3",
+            "models.smollm2.replicas=2",
+            "engine.max_restarts=9",
+            "merge.allow_partial=true",
+        ],
+    )
+    other = presets.compose("demo", ["method.accept_mean=7"])
+    assert fingerprinted(c) == fingerprinted(same) != fingerprinted(other)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(str(p) for d in presets.config_dirs()[:1] for p in d.glob("*.yaml")),
+    ids=lambda p: Path(p).stem,
+)
+def test_every_shipped_preset_composes(path: str) -> None:
+    assert OmegaConf.structured(RunConfig)
+    assert presets.compose(path).models
