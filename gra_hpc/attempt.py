@@ -15,8 +15,13 @@ from gra_hpc.storage import fsync_dir, read_json, room, to_json
 
 
 def job_id() -> str:
-    """Slurm's id of this job, `ARRAY_TASK` for array tasks; empty outside Slurm."""
+    """Slurm's id of this job, `ARRAY_TASK` for array tasks; empty outside Slurm.
+
+    The local executor inside somebody's interactive allocation is outside: that job is not ours to requeue.
+    """
     env = os.environ
+    if env.get("SUBMITIT_EXECUTOR") == "local":
+        return ""
     if "SLURM_ARRAY_JOB_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env.get('SLURM_ARRAY_TASK_ID', '0')}"
     return env.get("SLURM_JOB_ID", "")

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import psutil
 
 from gra_hpc import presets
 from gra_hpc.errors import IncompleteError, LaunchError
@@ -20,6 +26,38 @@ _YEAR_MIN = 60 * 24 * 365
 """submitit's local jobs end after two minutes unless told otherwise."""
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A local job that ends when its submitter is gone, also after kill -9: nothing may go on unseen."""
+
+    task: Any
+    submitter: int
+    """Process id."""
+    started: float
+    """Its start, Unix time in seconds: process ids are used again."""
+
+    @classmethod
+    def by_me(cls, task: Any) -> Watched:
+        me = psutil.Process()
+        return cls(task, me.pid, me.create_time())
+
+    def __call__(self) -> Any:
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self.task()
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                if psutil.Process(self.submitter).create_time() != self.started:
+                    break
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        os.kill(os.getpid(), signal.SIGKILL)  # its engines' guards notice
+
+
 def run_all(run: RunDir, watch: Callable[[], None] = lambda: None) -> None:
     """Run everything that is left of a run, round by round.
 
@@ -31,11 +69,19 @@ def run_all(run: RunDir, watch: Callable[[], None] = lambda: None) -> None:
         KeyboardInterrupt: passed on after the jobs have ended.
     """
     parallel = presets.load(run.config).launch.parallel or 1
-    for step in remaining(run):
-        _shards(run, step, parallel, watch)
-        job = _submit(run, MergeTask(str(run.path), step.round))
-        _wait([job], watch)
-        _result(job)
+    before = signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        for step in remaining(run):
+            _shards(run, step, parallel, watch)
+            job = _submit(run, MergeTask(str(run.path), step.round))
+            _wait([job], watch)
+            _result(job)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _shards(run: RunDir, step: Step, parallel: int, watch: Callable[[], None]) -> None:
@@ -69,7 +115,7 @@ def _submit(run: RunDir, task: Any) -> Any:
     with _quiet():
         executor = submitit.LocalExecutor(folder=run.logs / "local")
         executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=False)
-        return executor.submit(task)
+        return executor.submit(Watched.by_me(task))
 
 
 def _wait(jobs: list[Any], watch: Callable[[], None]) -> None:
@@ -84,8 +130,6 @@ def _wait(jobs: list[Any], watch: Callable[[], None]) -> None:
 
 def _stop(jobs: list[Any]) -> None:
     """End jobs on Ctrl-C: SIGTERM drains them; what does not end is killed, and its engines with it."""
-    import signal
-
     for job in jobs:
         with contextlib.suppress(OSError):
             job._process.send_signal(signal.SIGTERM)
