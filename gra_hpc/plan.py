@@ -196,7 +196,9 @@ def make(path: Path, config: RunConfig) -> RunDir:
             seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
             if undescribed:
                 draft.round(0).path.mkdir(parents=True)
-                RoundPlan(0, undescribed, min(plan.shards, -(-undescribed // SEEDS_PER_SHARD_0))).save(draft.round(0))
+                RoundPlan(0, undescribed, min(plan.shards, -(-undescribed // SEEDS_PER_SHARD_0))).save(
+                    draft.round(0)
+                )
             first_round(config, plan).save(draft.round(1))
             draft.plan.write_bytes(to_json(asdict(plan)))
             mask = os.umask(0)

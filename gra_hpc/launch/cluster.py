@@ -76,6 +76,8 @@ class ClusterInfo:
     """Whether the site tracks wckeys."""
     accounting: bool
     """Whether sacct has anything to tell."""
+    per_node_gpus: bool
+    """Whether --gpus-per-node is understood (select/cons_tres); otherwise --gres."""
     partitions: tuple[Partition, ...]
     accounts: tuple[str, ...]
     """Accounts of this user; empty when Slurm does not say."""
@@ -104,6 +106,7 @@ def cluster_info(timeout: float = TIMEOUT_S) -> ClusterInfo:
         kill_wait_s=number(config.get("KillWait", ""), 30),
         wckeys=config.get("TrackWCKey", "No").lower() == "yes",
         accounting=accounting,
+        per_node_gpus=config.get("SelectType", "").endswith("cons_tres"),
         partitions=parse_partitions(
             run(["scontrol", "show", "partition", "--oneliner"], timeout),
             run(

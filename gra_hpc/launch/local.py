@@ -85,7 +85,9 @@ def _interrupted(*_: object) -> NoReturn:
 
 
 def _shards(run: RunDir, step: Step, parallel: int, watch: Callable[[], None]) -> None:
-    waiting, running, problems = list(step.shards), [], {}
+    waiting = list(step.shards)
+    running: list[tuple[int, Any]] = []
+    problems: dict[int, tuple[str, Path]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < parallel:

@@ -38,7 +38,9 @@ _EXCEPTION = re.compile(
 )
 _OURS = re.compile(r"^gra_hpc\.errors\.\w+: ")
 _REFUSED = (
-    re.compile(r"No such file or directory|command not found|Permission denied|Unable to locate a modulefile"),
+    re.compile(
+        r"No such file or directory|command not found|Permission denied|Unable to locate a modulefile"
+    ),
     re.compile(r"slurmstepd: error: |srun: error: "),
 )
 

@@ -37,14 +37,14 @@ def shards_of(run: RunDir, plan: Plan, number: int) -> int:
 def remaining(run: RunDir) -> list[Step]:
     """The rounds still to do, in order, with their unpublished shards. Derived from files alone."""
     plan, config = Plan.load(run), presets.load(run.config)
-    steps = []
+    steps: list[Step] = []
     for number in rounds_of(plan, config.method.rounds):
         directory = run.round(number)
         total = shards_of(run, plan, number)
         if directory.manifest.is_file() and not _partial(directory.manifest):
             continue
         missing = tuple(s for s in range(total) if not is_published(directory.shard(s)))
-        if directory.manifest.is_file() and missing and steps == [] and config.merge.allow_partial:
+        if directory.manifest.is_file() and missing and not steps and config.merge.allow_partial:
             continue  # a partial merge that was asked for counts as done
         steps.append(Step(number, missing, total))
     return steps

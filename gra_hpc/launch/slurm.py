@@ -20,9 +20,10 @@ TIMEOUT_S = 30.0
 
 _DOWN = re.compile(
     r"Unable to contact slurm controller|Connection refused|connect failure|Connection timed out|Zero Bytes were"
-    r"|Socket timed out|standby mode|Unable to establish control|Munge encode failed|Could not establish a config",
+    r"|Socket timed out|standby mode|Unable to establish control|Munge encode failed",
     re.IGNORECASE,
 )
+_ABSENT = re.compile(r"Could not establish a config|Unable to process configuration file", re.IGNORECASE)
 _WAIT = "try again later: running jobs go on, and gra status RUN reads the files alone"
 _UNKNOWN_JOB = re.compile(r"Invalid job id specified|Job/step already completing or completed", re.IGNORECASE)
 _USER_FORMATS = ("SQUEUE_", "SINFO_", "SCONTROL_", "SACCT_", "SACCTMGR_", "SLURM_TIME_FORMAT", "SCANCEL_")
@@ -120,6 +121,11 @@ def _run(args: Sequence[str], timeout: float, unknown_ok: bool = False) -> str:
     if done.returncode == 0 or (unknown_ok and _UNKNOWN_JOB.search(done.stderr)):
         return done.stdout
     said = _errors(done.stderr) or _errors(done.stdout) or f"exit code {done.returncode}"
+    if _ABSENT.search(said):
+        raise LaunchError(
+            f"{args[0]}: Slurm is installed here but not configured: no slurm.conf, and no server that gives one",
+            "log in to a login node of the cluster, or use site.executor=local",
+        )
     if _DOWN.search(said):
         raise SlurmDownError(f"{args[0]}: Slurm's controller does not answer: {said}", _WAIT)
     raise LaunchError(f"{' '.join(args[:2])}: Slurm refused: {said}", "gra doctor")
