@@ -84,6 +84,14 @@ class Residency(Enum):
     turns = "turns"
 
 
+class OwnNetwork(Enum):
+    """Whether engines get a network namespace of their own."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 @dataclass
 class SamplingConfig:
     """Sampling of a role. A field left out (null) is taken from the next wider setting."""
@@ -309,6 +317,9 @@ class EngineConfig:
     """Python of the engines' environment. Empty: the one that runs the shard."""
     env: dict[str, str] = place({})
     """Environment variables for the engines."""
+    own_network: OwnNetwork = place(OwnNetwork.auto)
+    """Give each engine a network namespace of its own, so that nobody else on the node reaches its internal TCP ports:
+    where the kernel allows it. auto: on CPU nodes (not tried on GPUs)."""
     simulated_latency_s: float = place(0.0)
     """Simulated engine: seconds a call takes."""
     simulated_failures: float = 0.0

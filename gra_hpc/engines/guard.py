@@ -29,6 +29,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a guard that somebody else told to end (Slurm, when it ends a job step)."""
 SHM = "/dev/shm/"
 STOP, KILL = b"s", b"k"
 """What the shard may write to the guard's standard input: end the engine orderly, or at once."""
@@ -38,6 +42,45 @@ def prctl(option: int, value: int) -> None:
     """Linux prctl(2); a refusal is ignored (the other nets still hold)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def own_network() -> bool:
+    """Move this process into a network namespace with nothing but a loopback device.
+
+    The parts of an engine talk over TCP ports on the loopback device, which every user of a node can reach. Here only
+    they can. Unix sockets with a path still lead in and out.
+
+    Returns:
+        Whether it is done; False when the kernel does not allow it. Half done is possible: try in a fork first.
+    """
+    import fcntl
+    import socket
+    import struct
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid, gid = os.getuid(), os.getgid()
+    try:
+        if (
+            libc.unshare(CLONE_NEWNET) != 0
+        ):  # only root may; others need a user namespace, with themselves in it
+            if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+                return False
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def can_have_own_network() -> bool:
+    """Whether `own_network` works here, tried in a fork."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if own_network() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def stat_of(pid: int) -> tuple[int, int, int, str] | None:
@@ -181,8 +224,11 @@ def _reap() -> dict[int, int]:
 class Guard:
     """One engine's guard; `run()` is its whole life."""
 
-    def __init__(self, command: list[str], state: Path, private: Path, grace: float) -> None:
+    def __init__(
+        self, command: list[str], state: Path, private: Path, grace: float, isolate: bool = False
+    ) -> None:
         self.command, self.state, self.private, self.grace = command, state, private, grace
+        self.isolate = isolate and can_have_own_network()
         self.shm: dict[str, int] = {}
         self.strays: dict[int, int] = {}
         """Descendants that left our session, by pid, with their start times."""
@@ -227,7 +273,11 @@ class Guard:
 
         def child() -> None:  # runs in the engine's process, before exec
             os.setpgid(0, 0)
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if self.isolate:
+                own_network()
+            prctl(
+                PR_SET_PDEATHSIG, signal.SIGKILL
+            )  # after it: the kernel clears this when credentials change
             if os.getppid() != me:
                 os._exit(70)
 
@@ -267,6 +317,8 @@ class Guard:
                 look_at = time.monotonic() + pause
         self.look()
         end(lambda: descendants(me), grace, _reap)
+        if stops:
+            self.code = TERMINATED
         return self.clean(self.code if self.code >= 0 else 128 - self.code)
 
     def clean(self, code: int) -> int:
@@ -291,10 +343,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--state", type=Path, required=True, help="file that says who runs here")
     parser.add_argument("--private", type=Path, required=True, help="directory to remove at the end")
     parser.add_argument("--grace", type=float, default=10.0, help="seconds between SIGTERM and SIGKILL")
+    parser.add_argument(
+        "--own-network", action="store_true", help="no network but a loopback, where possible"
+    )
     args = parser.parse_args(head)
     if not command:
         parser.error("expected -- COMMAND")
-    return Guard(command, args.state, args.private, args.grace).run()
+    return Guard(command, args.state, args.private, args.grace, args.own_network).run()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -67,7 +68,8 @@ class EngineProcess:
             output = self.log_path.open("ab", buffering=0)
         argv = [
             sys.executable, "-I", "-S", guard.__file__, "--state", str(self.state), "--private", str(spec.private),
-            "--grace", str(TERM_GRACE_S), "--", *self.launch.argv,
+            "--grace", str(TERM_GRACE_S), *(["--own-network"] if self.launch.own_network else []), "--",
+            *self.launch.argv,
         ]  # fmt: skip
         with output:
             output.write(f"$ {shlex.join(self.launch.argv)}\n".encode())
@@ -120,13 +122,22 @@ class EngineProcess:
             raise
         return time.monotonic() - begin
 
+    @property
+    def terminated(self) -> bool:
+        """Whether somebody else ended it with SIGTERM: Slurm sends it to all processes of a job that it ends."""
+        return self.exit_code == guard.TERMINATED and not self.cause
+
     def why(self) -> str:
         """Why the engine ended, in one line: our own reason, or its log's last error."""
         said = last_error(self.log_path)
         if self.cause:
             return f"{self.cause}; last in its log: {said}" if said else self.cause
         code = self.exit_code
+        if self.terminated:
+            return "ended by SIGTERM from outside (a job that is being ended?)"
         how = f"killed by signal {code - 128}" if code and code > 128 else f"exit code {code}"
+        if code == 128 + signal.SIGKILL:
+            how += " (out of memory?)"
         if code is not None and code < 0:
             how = f"guard killed by signal {-code}"
         return f"{how}; last in its log: {said}" if said else how

@@ -23,6 +23,10 @@ from gra_hpc.errors import EngineError, GraError
 
 log = logging.getLogger(__name__)
 
+TERMINATED_PAUSE_S = 40.0
+"""Wait before the restart of an engine that got SIGTERM from outside: longer than Slurm's KillWait, so that no engine
+is started in a job that is being ended (and killed half started)."""
+
 
 @dataclass(eq=False, slots=True)
 class Call:
@@ -213,7 +217,9 @@ class Replica:
 
     async def _life(self) -> None:
         """From wanted to ready to dead or unwanted, once."""
-        if self._fruitless > 1:
+        if self.process is not None and self.process.terminated:
+            await asyncio.sleep(TERMINATED_PAUSE_S)
+        elif self._fruitless > 1:
             await asyncio.sleep(min(60.0, 0.5 * 2.0 ** (self._fruitless - 2)))
         try:
             async with self._starting:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.config import EngineConfig, ModelConfig, OwnNetwork
 from gra_hpc.engines import model_files
 from gra_hpc.engines.leftovers import SOCKET_PATH_MAX
 from gra_hpc.engines.placement import EnginePlace
@@ -63,6 +63,8 @@ class Launch:
     env: dict[str, str]
     fold_system: bool = False
     """System messages must be put before the first user message."""
+    own_network: bool = False
+    """The engine gets a network namespace of its own, where the kernel allows it."""
 
 
 def launch(spec: EngineSpec) -> Launch:
@@ -77,6 +79,8 @@ def launch(spec: EngineSpec) -> Launch:
         argv=command(spec, directory),
         env=environment(spec, os.environ),
         fold_system=not model_files.takes_system_role(directory, spec.model),
+        own_network=spec.engine.own_network is OwnNetwork.always
+        or (spec.engine.own_network is OwnNetwork.auto and spec.kind == "cpu"),
     )
 
 
@@ -192,6 +196,7 @@ def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOOPBACK_IP": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
         "VLLM_PORT": str(spec.port),
         "VLLM_RPC_BASE_PATH": temporary,
         "TMPDIR": temporary,

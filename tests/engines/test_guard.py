@@ -63,6 +63,7 @@ class Scene:
         (self.private / "file").write_text("x")
         self.script = tmp / "litter.py"
         self.script.write_text(LITTER)
+        self.options: tuple[str, ...] = ()
         self.pids: dict[str, int] = {}
         self.shm: list[Path] = []
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -70,7 +71,7 @@ class Scene:
     def command(self, *words: str) -> list[str]:
         engine = list(words) or [sys.executable, str(self.script), "engine"]
         options = ["--state", str(self.state), "--private", str(self.private), "--grace", "0.5"]
-        return [sys.executable, "-I", "-S", guard.__file__, *options, "--", *engine]
+        return [sys.executable, "-I", "-S", guard.__file__, *options, *self.options, "--", *engine]
 
     def start(self, *words: str, via: str = "") -> subprocess.Popen[bytes]:
         command = self.command(*words)
@@ -146,6 +147,29 @@ def test_engine_ignores_usr2_and_is_no_leader_of_the_guards_group(scene: Scene) 
     assert group != process.pid
 
 
+def test_own_network_has_a_loopback_and_nothing_else(scene: Scene) -> None:
+    code = (
+        "import os, socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname());"
+        "print(os.readlink('/proc/self/ns/net'), *(n for _, n in socket.if_nameindex()))"
+    )
+    scene.options = ("--own-network",)
+    assert scene.start(sys.executable, "-c", code).wait(10) == 0
+    namespace, *devices = scene.log.read_text().split()
+    if guard.can_have_own_network():
+        assert namespace != os.readlink("/proc/self/ns/net")  # noqa: PTH115
+        assert "lo" in devices
+        assert not {"eth0", "ens5"} & set(devices)
+    else:
+        assert namespace == os.readlink("/proc/self/ns/net")  # noqa: PTH115
+
+
+def test_without_permission_the_engine_keeps_the_network(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "own_network", lambda: False)
+    assert guard.Guard(["true"], scene.state, scene.private, 1.0, isolate=True).isolate is False
+
+
 @pytest.mark.parametrize("how", ["close the pipe", "stop", "kill", "SIGTERM", "engine dies"])
 def test_ends_everything(scene: Scene, how: str) -> None:
     process = scene.start()
@@ -165,7 +189,7 @@ def test_ends_everything(scene: Scene, how: str) -> None:
     assert time.monotonic() - begin < 5
     assert scene.clean()
     assert not scene.private.exists()
-    assert code == (137 if how == "engine dies" else 0)
+    assert code == {"engine dies": 137, "SIGTERM": guard.TERMINATED}.get(how, 0)
 
 
 def test_kill_of_the_shard_leaves_nothing(scene: Scene) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gra_hpc.config import EngineConfig, ModelConfig
-from gra_hpc.engines import guard, process
+from gra_hpc.engines import guard, process, replica
 from gra_hpc.engines.door import Answer, Request, Sampling
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import EnginePlace, Placement
@@ -221,7 +221,7 @@ def test_lone_poisonous_call_is_given_up_after_two_deaths(host: Host) -> None:
         async with host.node(Faults(die_on="poison")) as node:
             assert (await node.ask(request("poison"))).finish == "error"
             assert (await node.ask(request("harmless"))).finish == "stop"
-            assert node.stats()["engines"]["m-0"]["causes"] == ["killed by signal 9"] * 2
+            assert node.stats()["engines"]["m-0"]["causes"] == ["killed by signal 9 (out of memory?)"] * 2
 
     run(work())
 
@@ -299,7 +299,10 @@ def test_engine_that_keeps_dying_fails_the_node(host: Host) -> None:
             await asyncio.wait(asked, return_when=asyncio.ALL_COMPLETED)
             errors = {str(t.exception()) for t in asked}
             assert len(errors) == 1
-            assert "engine m-0 died 6 times in a row: killed by signal 9 -> see its log" in errors.pop()
+            assert (
+                "engine m-0 died 6 times in a row: killed by signal 9 (out of memory?) -> see its log"
+                in errors.pop()
+            )
 
     run(work())
     host.assert_clean()
@@ -523,6 +526,29 @@ def test_kill_of_the_shard_leaves_nothing(host: Host, with_guards: bool) -> None
         assert not [s for s in strays if Path(f"/dev/shm/gra_simulated_{s}").exists()]
     finally:
         shard.kill()
+
+
+def test_sigterm_from_outside_is_no_reason_to_start_at_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm sends SIGTERM to all processes of a job that it ends: engines started then would be killed half started."""
+    monkeypatch.setattr(replica, "TERMINATED_PAUSE_S", 1.0)
+
+    async def work() -> None:
+        async with host.node() as node:
+            await node.start()
+            (engine,) = node._replicas
+            assert engine.process is not None
+            begin = time.monotonic()
+            os.kill(engine.process.pid, signal.SIGTERM)
+            os.kill(engine_pid(node), signal.SIGTERM)
+            while not engine.stats.causes:
+                await asyncio.sleep(0.01)
+            assert "SIGTERM from outside" in engine.stats.causes[0]
+            assert (await node.ask(request())).finish == "stop"
+            assert time.monotonic() - begin > 1.0
+
+    run(work())
 
 
 def test_full_log_directory_is_one_clear_line(host: Host) -> None:

@@ -1,0 +1,213 @@
+"""Real vLLM engines on the CPU: several at once, tensor parallelism, deaths, templates, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.engines import guard
+from gra_hpc.engines.door import Request, Sampling
+from gra_hpc.engines.node import Node
+from gra_hpc.engines.placement import EnginePlace, Placement
+from gra_hpc.errors import EngineError
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+REFUSES_SYSTEM = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+VERDICT = {
+    "type": "object",
+    "properties": {
+        "comment": {"type": "string", "maxLength": 40},
+        "clarity": {"type": "integer", "enum": list(range(1, 11))},
+    },
+    "required": ["comment", "clarity"],
+    "additionalProperties": False,
+}
+
+
+def tiny(path: Path, **more: object) -> ModelConfig:
+    """Random weights: real machinery, meaningless text."""
+    return ModelConfig(str(path), max_model_len=1024, load_format="dummy", kv_cache_gb=0.1, **more)  # type: ignore[arg-type]
+
+
+def request(model: str, text: str, tokens: int = 16, system: str = "", schema: object = None) -> Request:
+    messages = ({"role": "system", "content": system},) if system else ()
+    sampling = Sampling(0.0, 1.0, tokens, 1)
+    return Request(model, "", (*messages, {"role": "user", "content": text}), sampling, schema)  # type: ignore[arg-type]
+
+
+def cores() -> tuple[int, ...]:
+    return tuple(range(min(2, len(os.sched_getaffinity(0)))))
+
+
+def descendants_named(root: int, name: str) -> list[int]:
+    """Descendants whose command line (vLLM sets it) contains a name."""
+    found = []
+    for pid in guard.descendants(root):
+        try:
+            if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def shm() -> set[str]:
+    return {
+        p.name for p in Path("/dev/shm").iterdir() if p.name.startswith(("psm_", "sem.", "vllm", "torch_"))
+    }
+
+
+def test_two_engines_at_once_one_tensor_parallel_and_a_killed_core(tiny_llama: Path, short_dir: Path) -> None:
+    """TP=2 beside TP=1 with a template that refuses system messages; kill -9 of an EngineCore during calls."""
+    template = short_dir / "refuses.jinja"
+    template.write_text(REFUSES_SYSTEM)
+    models = {"wide": tiny(tiny_llama), "narrow": tiny(tiny_llama, chat_template=str(template))}
+    placement = Placement(
+        (EnginePlace("wide", 0, cores(), len(cores())), EnginePlace("narrow", 0, cores()[:1])), "cpu"
+    )
+
+    async def work() -> None:
+        async with Node(models, placement, EngineConfig(), short_dir, short_dir / "logs") as node:
+            first = await asyncio.gather(
+                node.ask(request("wide", "Say hello.")),
+                node.ask(request("narrow", "Say hello.", system="Be brief.")),
+            )
+            assert [(a.finish, a.completion_tokens) for a in first] == [("length", 16)] * 2
+            wide, narrow = node._replicas
+            assert wide.process is not None
+            assert narrow.process is not None
+            assert len(descendants_named(wide.process.pid, "VLLM::Worker")) == len(cores())
+            over_long = await node.ask(request("narrow", "word " * 2000))
+            assert over_long.finish == "error"
+            assert "maximum context length is 1024" in over_long.text
+            clamped = await node.ask(request("narrow", "Say hello.", tokens=4096))
+            assert clamped.finish == "length"
+            assert clamped.prompt_tokens + clamped.completion_tokens == 1024
+
+            asked = [
+                asyncio.create_task(node.ask(request("narrow", f"Count to {i}.", 600))) for i in range(4)
+            ]
+            await asyncio.sleep(0.5)
+            (core,) = descendants_named(narrow.process.pid, "VLLM::EngineCore")
+            begin = time.monotonic()
+            os.kill(core, signal.SIGKILL)
+            while not narrow.stats.causes:
+                await asyncio.sleep(0.02)
+            assert time.monotonic() - begin < 10  # 0.6 s on a quiet machine
+            answers = await asyncio.gather(*asked)
+            assert [(a.finish, a.completion_tokens) for a in answers] == [("length", 600)] * 4
+            stats = node.stats()["engines"]
+            assert (stats["narrow-0"]["restarts"], stats["wide-0"]["restarts"]) == (1, 0)
+            assert stats["narrow-0"]["calls"] == 7
+
+    before = shm()
+    asyncio.run(work())
+    assert shm() - before == set()
+    assert [p.name for p in short_dir.iterdir() if p.name.startswith("gra-")] == []
+
+
+SHARD = """
+import asyncio, json, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).parent))
+from test_vllm_engines import VERDICT, cores, request
+from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.engines.node import Node
+from gra_hpc.engines.placement import EnginePlace, Placement
+
+async def main(model, base):
+    models = {"smol": ModelConfig(model, max_model_len=1024, dtype="bfloat16", kv_cache_gb=0.25)}
+    placement = Placement((EnginePlace("smol", 0, cores()),), "cpu")
+    async with Node(models, placement, EngineConfig(), base, base / "logs") as node:
+        chat = await node.ask(request("smol", "What is the capital of France?", 32, system="Answer in one sentence."))
+        verdict = await node.ask(request("smol", "Judge this text: The sky is blue.", 200, schema=VERDICT))
+        pid = node._replicas[0].process.pid
+        print(json.dumps([chat.text, chat.finish, verdict.text, verdict.finish, pid]), flush=True)
+        await asyncio.gather(*(node.ask(request("smol", f"Write a long story {i}.", 900)) for i in range(4)))
+
+asyncio.run(main(sys.argv[2], Path(sys.argv[3])))
+"""
+
+
+def test_chat_verdict_and_kill_of_the_whole_shard(smollm2: Path, short_dir: Path) -> None:
+    """SmolLM2 in a shard of its own; kill -9 of the shard in the middle of its calls leaves nothing."""
+    before = shm()
+    command = [sys.executable, "-c", SHARD, __file__, str(smollm2), str(short_dir)]
+    shard = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert shard.stdout is not None
+        line = shard.stdout.readline()
+        assert line, "the shard ended early"
+        chat, finish, verdict, ended, guard_pid = json.loads(line)
+        assert finish in ("stop", "length")
+        assert "Paris" in chat
+        assert ended == "stop"
+        assert json.loads(verdict)["clarity"] in range(1, 11)
+        time.sleep(1.0)
+        processes = [guard_pid, *guard.descendants(guard_pid)]
+        assert len(processes) >= 4  # guard, server, core, worker
+        assert shm() - before
+    finally:
+        shard.kill()
+        shard.wait()
+    deadline = time.monotonic() + 30
+    while any(map(guard.start_time, processes)) or shm() - before:
+        assert time.monotonic() < deadline, (processes, shm() - before)
+        time.sleep(0.1)
+
+
+def test_vllm_that_cannot_start_says_why(tiny_llama: Path, short_dir: Path) -> None:
+    models = {"m": tiny(tiny_llama, engine_args={"kv_cache_memory_bytes": 1000})}
+    placement = Placement((EnginePlace("m", 0, cores()[:1]),), "cpu")
+
+    async def work() -> None:
+        async with Node(
+            models, placement, EngineConfig(max_restarts=0), short_dir, short_dir / "logs"
+        ) as node:
+            with pytest.raises(
+                EngineError, match=r"engine m-0 does not start: exit code 1.*log: .*\.log"
+            ) as e:
+                await node.ask(request("m", "hello"))
+            assert "KV cache" in str(e.value), str(e.value)
+
+    before = shm()
+    asyncio.run(work())
+    assert shm() - before == set()
+
+
+@pytest.mark.slow
+def test_rotation_of_three_models_gives_the_same_answers(tiny_llama: Path, short_dir: Path) -> None:
+    """Three models in the memory of one, by stop and start: float32, so that batching does not change texts."""
+    names = ("a", "b", "c")
+    models = {n: tiny(tiny_llama, dtype="float32", engine_args={"seed": i}) for i, n in enumerate(names)}
+
+    async def chain(node: Node, sample: int) -> list[str]:
+        texts = [f"sample {sample}"]
+        for name in ("a", "a", "b", "c", "a"):
+            texts.append((await node.ask(request(name, texts[-1]))).text)
+        return texts
+
+    async def work(turns: tuple[int, int, int]) -> list[list[str]]:
+        engines = tuple(EnginePlace(n, 0, cores(), turn=t) for n, t in zip(names, turns, strict=True))
+        async with Node(
+            models, Placement(engines, "cpu"), EngineConfig(), short_dir, short_dir / "logs"
+        ) as node:
+            found = list(await asyncio.gather(*(chain(node, i) for i in range(8))))
+            assert (node.stats()["rotation"]["swaps"] > 0) is (len(set(turns)) > 1)
+            return found
+
+    assert asyncio.run(work((0, 1, 2))) == asyncio.run(work((0, 0, 0)))
