@@ -1,36 +1,34 @@
-"""The best layout of models that are awake together on a GPU node, by mixed-integer programming.
+"""The best layout of models that are awake together on a GPU node.
 
-A layout is how many blocks there are of each pattern (`patterns.py`), and the time each pattern gives to its models.
-Maximised is the rate of the slowest model:
+Three searches, each with the best layout so far as the one to beat:
 
-    max X   over integers n_p >= 0 and times s_pm >= 0
-    sum_m s_pm <= usable_p n_p                    for every pattern p (for each of its devices, where they differ)
-    sum_p rate_pm s_pm >= X                       for every model m
-    sum_(p of width w) n_p <= N_w                 for a division of the node into N_w blocks of width w
-
-The program is solved for every division of the node (ten, for eight GPUs), most promising bound first. The bound is the
-program's linear relaxation, by its dual: with any weights mu_m >= 0 of sum 1, no block of width w is worth more than
-z_w = max_(p, m) usable_p mu_m rate_pm, and X <= sum_w N_w z_w. It keeps the search fast and cuts off nothing better:
-divisions whose bound is below the best layout so far are skipped, and so is a pattern whose worth falls short of z_w by
-more than the distance between the two.
+- a climb from simple layouts (`neighbours.py`);
+- the mixed-integer program over blocks that are filled evenly (`blocks.py`), for every division of the node into blocks
+  (ten, for eight GPUs), best bound first, until no bound is better than the best layout: that is the proof;
+- where the result falls short of the ideal, the same over nested blocks; these may be too many for a proof in the time.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from gra_hpc.engines.blocks import TOLERANCE, Division, divisions, solve_blocks
 from gra_hpc.engines.deadline import Deadline
-from gra_hpc.engines.hosts import Host, place, share_time
-from gra_hpc.engines.patterns import Pattern, Space, patterns, splits, undominated
-from gra_hpc.engines.performance import GB, Need
+from gra_hpc.engines.hosts import Engines, Host, Space, explained
+from gra_hpc.engines.neighbours import Value, improve, starts, value
+from gra_hpc.engines.patterns import Filter, Pattern, even, nested, undominated
+from gra_hpc.engines.performance import Need
 
-TOLERANCE = 1e-3
-"""A layout within this share of the bound counts as optimal."""
 POURS = 40
 """Orders of models and blocks that are tried for a layout to start from, per division of the node."""
+MOST_PATTERNS = 3000
+"""Patterns of one width and kind that are looked at; beyond it the search is called incomplete."""
+CLIMB = 0.15
+"""Part of the time limit for each climb."""
+NEAR = 0.97
+"""Layouts this near to the ideal are not searched further for."""
 FIRST_PATTERNS = 40
 """Patterns in the first, quick program of a division."""
 
@@ -42,21 +40,11 @@ class Layout:
     hosts: tuple[Host, ...]
     samples_per_s: float
     bound: float
-    """No layout of patterns does more than this many samples a second."""
+    """No layout of even blocks does more than this many samples a second."""
+    ideal: float
+    """No layout at all does more: every model at its best on all devices in turn, nothing lost."""
     proven: bool = True
-    """Whether all patterns were searched, and the layout is the best of them within the tolerance."""
-
-
-@dataclass(frozen=True)
-class Division:
-    """A way to cut the node into blocks, and what is known of it before the program is solved."""
-
-    blocks: dict[int, int]
-    """Number of blocks by width."""
-    columns: list[Pattern]
-    bound: float
-    slack: list[float]
-    """By pattern: how much of the bound is lost by using it once."""
+    """Whether all even blocks were searched, and no layout of them is better (within the tolerance)."""
 
 
 def best_layout(space: Space, deadline: Deadline) -> Layout | None:
@@ -73,53 +61,116 @@ def _with_light(space: Space, light: list[Need], deadline: Deadline) -> Layout |
     """Embedding models need little of everything: the others are laid out first, with room left on every device."""
     room = sum(n.fixed_bytes(1, space.constants) for n in light)
     rest = tuple(n for n in space.needs if n not in light)
-    inner = _search(replace(space, needs=rest, memory=space.memory - room), deadline)
+    inner = _search(
+        Space(rest, space.devices, space.memory - room, space.constants, space.host_bytes), deadline
+    )
     if inner is None:
         return None
     engines = [(h.need, h.tensor_parallel, h.first) for h in inner.hosts]
     for need in light:
-        at_hand = replace(space, needs=(*{e[0].name: e[0] for e in engines}.values(), need))
-        rates = [_rate(at_hand, [*engines, (need, 1, d)]) for d in range(space.devices)]
+        at_hand = Space(
+            (*rest, *light[: light.index(need) + 1]), space.devices, space.memory, space.constants
+        )
+        rates = [value(at_hand, [*engines, (need, 1, d)])[0] for d in range(space.devices)]
         engines.append((need, 1, max(range(space.devices), key=lambda d: (round(rates[d], 9), d))))
-    rate, hosts = _shared(space, engines)
-    return Layout(hosts, rate, inner.bound, inner.proven)
+    rate, hosts = value(space, engines)
+    return Layout(explained(space, hosts), rate, max(rate, inner.bound), inner.ideal, inner.proven)
 
 
 def _search(space: Space, deadline: Deadline) -> Layout | None:
-    widths = sorted({t for need in space.needs for t in splits(need, space.devices)})
-    columns: list[Pattern] = []
-    complete = True
-    for width in widths:
-        own, whole = patterns(space, width)
-        complete &= whole
-        if width == space.devices:  # one block is the whole node: its rate is known, only the best one counts
-            even = [p for p in own if p.even and _pins_met(space, [p])]
-            own = [p for p in own if not p.even] + sorted(even, key=_lone_rate)[-1:]
-        columns += own
-    columns = undominated(columns)
-    divisions = _divisions(space, columns, widths)
-    candidates = _wrapped(space, divisions)
-    rate = max((r for r, _ in candidates), default=0.0)
-    bound = rate
-    for division in divisions:
-        if division.bound <= rate * (1 + TOLERANCE):
-            break
-        if candidates and deadline.passed:
-            bound = max(bound, division.bound)
-            break
-        chosen, found, proven = _solve(space, division, rate, deadline)
-        if chosen:
-            candidates.append((found, chosen))
-            rate = max(rate, found)
-        bound = max(bound, proven)
-    if not candidates:
+    """Climb; then the best layout of even blocks; then, if that falls short of the ideal, of nested ones too."""
+    best = _climb(space, starts(space), deadline)
+    search = Search(space, deadline)
+    regular = search.run(Filter(space, best[0]), nesting=False, floor=best[0])
+    best = max(best, _climb(space, map(_engines, search.chosen()), deadline), key=lambda v: v[0])
+    ideal = Filter(space, 0.0).ideal
+    if best[0] and best[0] < NEAR * ideal and not deadline.passed:
+        search.run(Filter(space, best[0]), nesting=True, floor=best[0])
+        best = max(best, _climb(space, map(_engines, search.chosen()), deadline), key=lambda v: v[0])
+    if not best[1]:
         return None
-    # Engines are dropped from the best few: a layout that leaves blocks uneven may do more than any even one.
-    best, hosts = 0.0, tuple[Host, ...]()
-    for _, chosen in sorted(candidates, key=lambda c: -c[0])[:3]:
-        best, hosts = max((best, hosts), _without_surplus(space, _engines(chosen)), key=lambda r: r[0])
-    bound = max(bound, rate)
-    return Layout(hosts, best, max(bound, best), complete and max(best, rate) >= bound * (1 - 2 * TOLERANCE))
+    bound = max(regular.bound, best[0])
+    return Layout(explained(space, best[1]), best[0], bound, max(ideal, best[0]), regular.proven)
+
+
+def _climb(space: Space, layouts: Iterable[Engines], deadline: Deadline) -> Value:
+    """The best of what can be climbed to from some layouts."""
+    budget = Deadline(CLIMB * deadline.seconds)
+    return max(
+        (improve(space, engines, budget) for engines in layouts), key=lambda v: v[0], default=(0.0, ())
+    )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a search has shown."""
+
+    bound: float
+    """No layout of the patterns does more, or than the floor of the search."""
+    proven: bool
+    """Whether the best layout found reaches the bound."""
+
+
+class Search:
+    """Solves the program for the divisions of a node, and keeps the layouts that were better than those before."""
+
+    def __init__(self, space: Space, deadline: Deadline) -> None:
+        self.space, self.deadline = space, deadline
+        self.found: list[tuple[float, list[Pattern]]] = []
+
+    def chosen(self) -> list[list[Pattern]]:
+        """The best layouts found."""
+        return [blocks for _, blocks in sorted(self.found, key=lambda c: -c[0])[:2]]
+
+    def run(self, keep: Filter, nesting: bool, floor: float) -> Proof:
+        """Search layouts that do more than the floor."""
+        columns, complete = self._columns(keep, nesting)
+        cuts = divisions(self.space, columns)
+        if not nesting:
+            self.found += _wrapped(self.space, cuts)
+        rate = max([floor, *(r for r, _ in self.found)])
+        bound = rate
+        for division in cuts:
+            if division.bound <= rate * (1 + TOLERANCE):
+                break
+            if rate and self.deadline.passed:
+                bound = max(bound, division.bound)
+                break
+            chosen, better, proven = _solve(self.space, division, rate, self.deadline)
+            if chosen:
+                self.found.append((better, chosen))
+                rate = max(rate, better)
+            bound = max(bound, proven)
+        bound = min(bound, keep.ideal)
+        return Proof(bound, complete and rate >= bound * (1 - 2 * TOLERANCE))
+
+    def _columns(self, keep: Filter, nesting: bool) -> tuple[list[Pattern], bool]:
+        """Patterns of all widths that a better layout may use, and whether these are all."""
+        space = self.space
+        columns: list[Pattern] = []
+        complete = True
+        for width in sorted({t for n in space.needs for t in space.splits(n)}):
+            own, whole = self._some(even(space, width, keep))
+            complete &= whole
+            if (
+                width == space.devices
+            ):  # one block is the whole node: the rate of an even one is known, the best counts
+                known = [p for p in own if p.even and _pins_met(space, [p])]
+                own = [p for p in own if not p.even] + sorted(known, key=Pattern.lone_rate)[-1:]
+            columns += own
+            if nesting:
+                own, whole = self._some(nested(space, width, keep))
+                columns, complete = columns + own, complete and whole
+        return undominated(columns), complete
+
+    def _some(self, patterns: Iterator[Pattern]) -> tuple[list[Pattern], bool]:
+        """Patterns, small ones first, up to a number and while there is time."""
+        own: list[Pattern] = []
+        for pattern in patterns:
+            own.append(pattern)
+            if len(own) >= MOST_PATTERNS or (len(own) % 100 == 0 and self.deadline.passed):
+                return own, False
+        return own, True
 
 
 def _engines(chosen: Sequence[Pattern]) -> list[tuple[Need, int, int]]:
@@ -138,80 +189,7 @@ def _pins_met(space: Space, chosen: Sequence[Pattern]) -> bool:
     )
 
 
-def _lone_rate(pattern: Pattern) -> float:
-    """Rate of the slowest model if there were only this block."""
-    return pattern.usable[0] / sum(1 / r for r in pattern.rates.values())
-
-
-def _packings(devices: int, widths: Sequence[int]) -> Iterator[dict[int, int]]:
-    """Numbers of blocks by width (widest first), such that no further block fits."""
-    if not widths:
-        yield {}
-        return
-    for k in range(devices // widths[0], -1, -1):
-        for rest in _packings(devices - k * widths[0], widths[1:]):
-            if devices - k * widths[0] - sum(w * c for w, c in rest.items()) < widths[-1]:
-                yield {widths[0]: k, **rest}
-
-
-def _divisions(space: Space, columns: list[Pattern], widths: list[int]) -> list[Division]:
-    """Divisions of the node whose blocks can hold all models, best bound first."""
-    import numpy as np
-
-    names = [n.name for n in space.needs]
-    # What a block of each pattern is worth for each model at most; devices of an uneven one may all be used.
-    worth = np.array(
-        [[(p.usable[0] if p.even else 1.0) * p.rates.get(n, 0.0) for n in names] for p in columns]
-    )
-    width = np.array([p.width for p in columns])
-    even = np.array([p.even for p in columns])
-    found = []
-    for packing in _packings(space.devices, [w for w in reversed(widths) if (width == w).any()]):
-        blocks = {w: k for w, k in packing.items() if k}
-        use = np.flatnonzero(np.isin(width, list(blocks)))
-        if len(use) and (worth[use] > 0).any(axis=0).all():
-            bound, slack = _bound(blocks, worth[use], width[use], even[use])
-            found.append(Division(blocks, [columns[i] for i in use], bound, slack))
-    return sorted(found, key=lambda d: -d.bound)
-
-
-def _bound(blocks: dict[int, int], worth: Any, width: Any, even: Any) -> tuple[float, list[float]]:
-    """The dual of a division's linear relaxation: min sum N_w z_w over weights mu of sum 1 (see the module's text).
-
-    Args:
-        blocks: number of blocks by width.
-        worth: samples a second of each model in each pattern; patterns x models.
-        width: of each pattern.
-        even: of each pattern.
-
-    Returns:
-        The bound in samples a second, and each pattern's distance to the best price of its width.
-    """
-    import numpy as np
-    from scipy.optimize import linprog
-
-    models, widths = worth.shape[1], list(blocks)
-    scale = worth.max()
-    rows = []
-    for k, w in enumerate(widths):
-        price = np.zeros(len(widths))
-        price[k] = -1.0
-        best = np.diag(worth[even & (width == w)].max(axis=0, initial=0.0) / scale)
-        rows.append(np.hstack([best, np.tile(price, (models, 1))]))
-        uneven = worth[~even & (width == w)] / scale
-        rows.append(np.hstack([uneven, np.tile(price, (len(uneven), 1))]))
-    matrix = np.vstack(rows)
-    cost = np.array([0.0] * models + [float(blocks[w]) for w in widths])
-    total = np.array([[1.0] * models + [0.0] * len(widths)])
-    result = linprog(cost, A_ub=matrix, b_ub=np.zeros(len(matrix)), A_eq=total, b_eq=[1.0], method="highs")
-    valued = worth * result.x[:models]
-    price_of = dict(zip(widths, result.x[models:] * scale, strict=True))
-    prices = np.array([price_of[w] for w in width])
-    slack = np.maximum(0.0, prices - np.where(even, valued.max(axis=1), valued.sum(axis=1)))
-    return float(result.fun * scale), slack.tolist()
-
-
-def _wrapped(space: Space, divisions: list[Division]) -> list[tuple[float, list[Pattern]]]:
+def _wrapped(space: Space, cuts: list[Division]) -> list[tuple[float, list[Pattern]]]:
     """Good layouts to start from, one per division: models in a row are poured into the blocks, one after another.
 
     McNaughton's wrap-around rule, at the highest rate at which the last model still fits, for several orders.
@@ -221,11 +199,11 @@ def _wrapped(space: Space, divisions: list[Division]) -> list[tuple[float, list[
     names = [n.name for n in space.needs]
     rng = random.Random(0)
     found: list[tuple[float, list[Pattern]]] = []
-    for division in divisions:
+    for division in cuts:
         by_set: dict[tuple[int, frozenset[str]], Pattern] = {}
         for p in division.columns:
             key = (p.width, frozenset(p.rates))
-            if key not in by_set or _lone_rate(p) > _lone_rate(by_set[key]):
+            if p.even and (key not in by_set or p.lone_rate() > by_set[key].lone_rate()):
                 by_set[key] = p
         widths = [w for w, k in sorted(division.blocks.items()) for _ in range(k)]
         best: list[Pattern] = []
@@ -294,98 +272,15 @@ def _solve(
     if (
         len(order) > FIRST_PATTERNS
     ):  # the most promising patterns first: a better layout closes most of the others
-        chosen, found, _ = _program(space, division, order[:FIRST_PATTERNS], rate, deadline.wall_left(0.3))
+        chosen, found, _ = solve_blocks(
+            space, division, order[:FIRST_PATTERNS], rate, deadline.wall_left(0.3)
+        )
         if chosen:
             best, rate = chosen, found
         order = still_open(rate)
     if not order or deadline.passed:
         return best, rate, division.bound if order else rate
-    chosen, found, proven = _program(space, division, order, rate, deadline.wall_left())
+    chosen, found, proven = solve_blocks(space, division, order, rate, deadline.wall_left())
     if chosen and found >= rate:
         best, rate = chosen, found
     return best, rate, min(division.bound, max(rate, proven))
-
-
-def _program(
-    space: Space, division: Division, use: list[int], floor: float, seconds: float
-) -> tuple[list[Pattern], float, float]:
-    """Solve the program with the patterns in `use`: patterns (none: nothing above the floor), rate, proven bound."""
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
-
-    columns = [division.columns[i] for i in use]
-    scale = division.bound
-    slots = [(i, s) for i, p in enumerate(columns) for s in p.slots]
-    n, total = len(columns), len(columns) + len(slots) + 1
-    rows: list[tuple[list[int], list[float], float, float]] = []
-    for width, count in division.blocks.items():
-        own = [i for i, p in enumerate(columns) if p.width == width]
-        rows.append((own, [1.0] * len(own), -np.inf, float(count)))
-    for need in space.needs:
-        own = [k for k, (_, s) in enumerate(slots) if s.need.name == need.name]
-        values = [min(slots[k][1].samples_per_s * len(slots[k][1].offsets) / scale, 1e4) for k in own]
-        rows.append(([*(n + k for k in own), total - 1], [*values, -1.0], 0.0, np.inf))
-        if need.replicas:
-            counts = [float(p.counts.get(need.name, 0)) for p in columns]
-            rows.append((list(range(n)), counts, float(need.replicas), float(need.replicas)))
-        else:  # every model has an engine, also one with hardly any work
-            own = [i for i, p in enumerate(columns) if need.name in p.rates]
-            rows.append((own, [1.0] * len(own), 1.0, np.inf))
-    if space.host_bytes < float("inf"):
-        rows.append((list(range(n)), [p.weight_bytes / GB for p in columns], -np.inf, space.host_bytes / GB))
-    for i, p in enumerate(columns):
-        mine = [k for k, (j, _) in enumerate(slots) if j == i]
-        for d in range(1 if p.even else p.width):
-            on = [k for k in mine if p.even or d in slots[k][1].devices]
-            if on:
-                rows.append(([i, *(n + k for k in on)], [-p.usable[d], *(1.0 for _ in on)], -np.inf, 0.0))
-    starts = np.cumsum([0] + [len(r[0]) for r in rows])
-    entries = (np.concatenate([r[1] for r in rows]), np.concatenate([r[0] for r in rows]), starts)
-    matrix = csr_array(entries, shape=(len(rows), total))
-    cost, low, high = np.zeros(total), np.zeros(total), np.full(total, np.inf)
-    cost[-1] = -1.0
-    low[-1] = floor / scale * (1 + TOLERANCE / 10)
-    high[:n] = [division.blocks[p.width] for p in columns]
-    result = milp(
-        cost,
-        constraints=LinearConstraint(matrix, [r[2] for r in rows], [r[3] for r in rows]),
-        integrality=np.r_[np.ones(n), np.zeros(total - n)],
-        bounds=Bounds(low, high),
-        options={"time_limit": seconds, "mip_rel_gap": TOLERANCE},
-    )
-    if result.status == 2:  # infeasible: nothing above the floor
-        return [], 0.0, floor
-    dual = result.mip_dual_bound
-    proven = division.bound if dual is None or not np.isfinite(dual) else float(-dual) * scale
-    if result.x is None:
-        return [], 0.0, proven
-    chosen = [p for p, v in zip(columns, result.x[:n], strict=True) for _ in range(round(v))]
-    return chosen, float(result.x[-1]) * scale, proven
-
-
-def _shared(space: Space, engines: Sequence[tuple[Need, int, int]]) -> tuple[float, tuple[Host, ...]]:
-    """Rate of the slowest model, and the engines with memory and time; 0 and none if they do not fit."""
-    return share_time(space, place(space, engines))
-
-
-def _rate(space: Space, engines: Sequence[tuple[Need, int, int]]) -> float:
-    return _shared(space, engines)[0]
-
-
-def _without_surplus(
-    space: Space, engines: Sequence[tuple[Need, int, int]]
-) -> tuple[float, tuple[Host, ...]]:
-    """Drop engines that bring less than their start costs; with their memory and time the others may even do more."""
-    rate, hosts = _shared(space, engines)
-    while True:
-        counts: dict[str, int] = {}
-        for h in hosts:
-            counts[h.need.name] = counts.get(h.need.name, 0) + 1
-        spare = [h for h in hosts if counts[h.need.name] > 1 and not h.need.replicas]
-        trials = []
-        for h in sorted(spare, key=lambda h: h.time * h.tensor_parallel)[:6]:
-            trials.append(_shared(space, [(o.need, o.tensor_parallel, o.first) for o in hosts if o is not h]))
-        if not trials or max(t[0] for t in trials) < rate * (1 - space.constants.engine_cost):
-            return rate, hosts
-        rate, hosts = max(trials, key=lambda t: t[0])

@@ -1,25 +1,21 @@
-"""What a block of GPUs can hold: every sensible sharing of 1, 2, 4, ... devices between models, with its rates.
+"""What a block of 1, 2, 4, ... GPUs can hold, with the rates of its engines.
 
-A *pattern* gives each model nothing, or replicas of one tensor parallel size that cover the block evenly (fewer only
-where the user pinned fewer). Devices are alike, so that a node's layout is how many blocks of each pattern it has
-(`layouts.py` chooses).
+Devices are alike, so that a node's layout is how many blocks of each pattern it has (`blocks.py` chooses). Patterns are
 
-Memory: what weights leave free on a device is divided between its engines: first the least each one starts with, the
-rest by how much KV cache would fill its batch. So rates belong to patterns.
+- even: each model has nothing, or replicas of one tensor parallel size that cover the block (fewer if pinned so);
+- nested: engines as wide as the block, and narrower ones of different models beside each other on top of them.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gra_hpc.engines.performance import Constants, Need, RateCurve, rate_curve
-
-MAX_PATTERNS = 3000
-"""Patterns of one width that are looked at, small ones first; beyond it the search is called incomplete."""
+from gra_hpc.engines.hosts import Engines, Fit, Space, divide_kv
+from gra_hpc.engines.performance import Need
 
 
 @dataclass(frozen=True)
@@ -30,12 +26,10 @@ class Slot:
     tensor_parallel: int
     offsets: tuple[int, ...]
     """First device of each engine, within the block."""
-    kv_bytes: float
-    """KV cache per device."""
     samples_per_s: float
     """Of one engine, with its devices for itself."""
 
-    @property
+    @functools.cached_property
     def devices(self) -> frozenset[int]:
         return frozenset(d for o in self.offsets for d in range(o, o + self.tensor_parallel))
 
@@ -46,9 +40,8 @@ class Pattern:
 
     width: int
     slots: tuple[Slot, ...]
-    """By model."""
     even: bool
-    """Whether every device of the block holds the same."""
+    """Whether every device of the block holds the same; then a slot is all engines of a model."""
     usable: tuple[float, ...]
     """Part of each device's time that is not lost to sharing."""
 
@@ -72,158 +65,139 @@ class Pattern:
     def weight_bytes(self) -> int:
         return sum(s.need.facts.weight_bytes * len(s.offsets) for s in self.slots)
 
-
-@dataclass(frozen=True)
-class Space:
-    """Where layouts are searched: the models, the devices, and what of their memory engines may take."""
-
-    needs: tuple[Need, ...]
-    devices: int
-    memory: float
-    """Bytes of a device that engines may take."""
-    constants: Constants
-    host_bytes: float = float("inf")
-    """Host memory for weights that sleep."""
+    def lone_rate(self) -> float:
+        """Rate of the slowest model if there were only this block, which must be even."""
+        return self.usable[0] / sum(1 / r for r in self.rates.values())
 
 
-@dataclass(frozen=True)
-class _Option:
-    """A model in a block: its tensor parallel size, and what that costs on a device."""
+class Filter:
+    """Keeps patterns that some layout better than a known one may use.
 
-    need: Need
-    tensor_parallel: int
-    count: int
-    size: float
-    """Bytes per device with the least KV cache."""
-    least: float
-    more: float
-    """Bytes per device of KV cache that it would like beyond the least; 0 if pinned or none."""
-    curve: RateCurve
-
-
-def splits(need: Need, devices: int) -> list[int]:
-    """Tensor parallel sizes a model may have on a node: powers of two and divisors that its heads allow; or the pin."""
-    sizes = [t for t in range(1, devices + 1) if (t & (t - 1)) == 0 or devices % t == 0]
-    if need.tensor_parallel:
-        sizes = [need.tensor_parallel] if need.tensor_parallel <= devices else []
-    return [t for t in sizes if need.facts.can_split(t)]
-
-
-def usable_time(needs_by_device: Sequence[int], constants: Constants) -> tuple[float, ...]:
-    """Part of each device's time left, given how many generating engines it has."""
-    return tuple(max(0.1, 1 - constants.sharing_loss * max(0, c - 1)) for c in needs_by_device)
-
-
-def divide_kv(
-    devices: int, engines: Sequence[tuple[Need, int, int]], memory: float, constants: Constants
-) -> list[float] | None:
-    """KV cache bytes per device of each engine `(need, tensor parallel, first device)`; none if they do not fit."""
-    left = [memory] * devices
-    wanted = [0.0] * devices
-    options = [_option(need, t, 1, constants) for need, t, _ in engines]
-    for option, (_, t, first) in zip(options, engines, strict=True):
-        for d in range(first, first + t):
-            left[d] -= option.size
-            wanted[d] += option.more
-    if min(left) < 0:
-        return None
-    return [
-        o.least + (min(left[d] * o.more / wanted[d] for d in range(first, first + t)) if o.more else 0.0)
-        for o, (_, t, first) in zip(options, engines, strict=True)
-    ]
-
-
-def _option(need: Need, t: int, count: int, constants: Constants) -> _Option:
-    least = need.kv_least(t)
-    pinned = bool(need.kv_bytes) or not need.generates
-    more = 0.0 if pinned else need.kv_full(t, constants) - least + 1.0
-    return _Option(
-        need, t, count, need.fixed_bytes(t, constants) + least, least, more, rate_curve(need, t, constants)
-    )
-
-
-def patterns(space: Space, width: int) -> tuple[list[Pattern], bool]:
-    """Patterns of a width that cannot be cut into narrower blocks, and whether the search was complete.
-
-    A block as wide as the node leaves no room for others, so that only patterns with every model count.
+    With prices mu of the models' samples that add up to 1, a device is worth at most `max mu_m rate_m`, and a layout at
+    most the sum over its devices. The prices are those of the ideal: every model at its best on all devices in turn.
     """
-    options: list[list[_Option]] = []
-    for need in space.needs:
-        own = [
-            _option(need, t, min(width // t, need.replicas or width), space.constants)
-            for t in splits(need, space.devices)
-            if width % t == 0
-        ]
-        options.append(own)
-    found: list[Pattern] = []
-    for choice in _choices(options, space, width):
-        pattern = _pattern(space, choice, width)
-        if pattern:
-            found.append(pattern)
-        if len(found) >= MAX_PATTERNS:
-            return found, False
-    return found, True
+
+    def __init__(self, space: Space, floor: float) -> None:
+        best = {
+            n.name: max((space.fit(n, t).best for t in space.splits(n)), default=0.0) for n in space.needs
+        }
+        total = sum(1 / b for b in best.values() if b)
+        self.space = space
+        self.device = 1 / total if total else 0.0
+        """Samples a second that one device is worth at most."""
+        self.ideal = space.devices * self.device
+        """No layout does more."""
+        self.allowance = self.ideal - floor
+        self.price = {name: 1 / b / total for name, b in best.items() if b}
+
+    def worth(self, fit: Fit) -> float:
+        """What a device with this model is worth at most."""
+        return self.price.get(fit.need.name, 0.0) * fit.best
+
+    def least_loss(self, models: int) -> float:
+        """What a device with so many models falls short of the ideal at least."""
+        light = sum(not n.generates for n in self.space.needs)
+        return self.device * (1 - self.space.usable(models - light))
+
+    def loss(self, fits: list[Fit]) -> float:
+        """What a device falls short of the ideal when it holds these engines."""
+        usable = self.space.usable(sum(f.need.generates for f in fits))
+        return self.device - usable * max((self.worth(f) for f in fits), default=0.0)
 
 
-def _choices(options: list[list[_Option]], space: Space, width: int) -> Iterator[tuple[_Option, ...]]:
-    """Sets of models, small ones first, whose total memory fits, with one engine at least as wide as the block."""
+def even(space: Space, width: int, keep: Filter) -> Iterator[Pattern]:
+    """Models that cover the block; small sets first. A block as wide as the node must hold them all."""
+    options = [[space.fit(n, t) for t in space.splits(n) if width % t == 0] for n in space.needs]
+    counts = {n.name: n.replicas or width for n in space.needs}
     smallest = [
-        min((o.size * o.tensor_parallel * o.count for o in own), default=float("inf")) for own in options
+        min(
+            (f.size * f.tensor_parallel * min(width // f.tensor_parallel, counts[f.need.name]) for f in own),
+            default=float("inf"),
+        )
+        for own in options
     ]
-    total = space.memory * width
     sizes = [len(options)] if width == space.devices else range(1, len(options) + 1)
     for size in sizes:
+        if keep.least_loss(size) * width > keep.allowance:
+            return
         for members in itertools.combinations(range(len(options)), size):
-            if sum(smallest[i] for i in members) > total:
+            if sum(smallest[i] for i in members) > space.memory * width:
                 continue
-            for choice in itertools.product(*(options[i] for i in members)):
-                if max(o.tensor_parallel for o in choice) == width and (
-                    sum(o.size * o.tensor_parallel * o.count for o in choice) <= total
-                ):
-                    yield choice
+            for fits in itertools.product(*(options[i] for i in members)):
+                if max(f.tensor_parallel for f in fits) != width:
+                    continue
+                if keep.loss(list(fits)) * width > keep.allowance:
+                    continue
+                covers = all(width // f.tensor_parallel <= counts[f.need.name] for f in fits)
+                pattern = _covering(space, fits, width) if covers else _pinned(space, fits, width)
+                if pattern:
+                    yield pattern
 
 
-def _pattern(space: Space, choice: tuple[_Option, ...], width: int) -> Pattern | None:
-    constants = space.constants
-    if all(o.tensor_parallel * o.count == width for o in choice):
-        left = space.memory - sum(o.size for o in choice)
-        if left < 0:
-            return None
-        wanted = sum(o.more for o in choice)
-        slots = []
-        for o in choice:
-            t, kv = o.tensor_parallel, o.least + (left * o.more / wanted if o.more else 0.0)
-            slots.append(Slot(o.need, t, tuple(range(0, width, t)), kv, o.curve.samples_per_s(kv)))
-        usable = usable_time([sum(o.need.generates for o in choice)] * width, constants)
-        return Pattern(width, tuple(slots), True, usable)
-    return _uneven(space, choice, width)
+def _covering(space: Space, fits: tuple[Fit, ...], width: int) -> Pattern | None:
+    left = space.memory - sum(f.size for f in fits)
+    if left < 0:
+        return None
+    wanted = sum(f.more for f in fits)
+    slots = []
+    for f in fits:
+        kv = f.least + (left * f.more / wanted if f.more else 0.0)
+        offsets = tuple(range(0, width, f.tensor_parallel))
+        slots.append(Slot(f.need, f.tensor_parallel, offsets, f.curve.samples_per_s(kv)))
+    usable = space.usable(sum(f.need.generates for f in fits))
+    return Pattern(width, tuple(slots), True, (usable,) * width)
 
 
-def _uneven(space: Space, choice: tuple[_Option, ...], width: int) -> Pattern | None:
+def _pinned(space: Space, fits: tuple[Fit, ...], width: int) -> Pattern | None:
     """Pinned replicas do not cover the block: each goes to the emptiest devices, large engines first."""
     used = [0.0] * width
     engines: list[tuple[Need, int, int]] = []
-    for o in sorted(choice, key=lambda o: (-o.tensor_parallel * o.count, -o.size)):
-        t = o.tensor_parallel
-        starts = sorted(range(0, width, t), key=lambda s: (max(used[s : s + t]), s))
-        for s in sorted(starts[: o.count]):
-            engines.append((o.need, t, s))
+    for f in sorted(fits, key=lambda f: (-f.tensor_parallel, -f.size)):
+        t = f.tensor_parallel
+        spots = sorted((max(used[s : s + t]), s) for s in range(0, width, t))
+        for _, s in spots[: f.need.replicas or len(spots)]:
+            engines.append((f.need, t, s))
             for d in range(s, s + t):
-                used[d] += o.size
-    kv = divide_kv(width, engines, space.memory, space.constants)
+                used[d] += f.size
+    return _uneven(space, engines, width)
+
+
+def nested(space: Space, width: int, keep: Filter) -> Iterator[Pattern]:
+    """Some models as wide as the block, and on each of its parts one more model or none."""
+    wide = [n for n in space.needs if n.generates and width in space.splits(n)] if width > 1 else []
+    for size in range(1, len(wide) + 1):
+        for roots in itertools.combinations(wide, size):
+            base = [space.fit(n, width) for n in roots]
+            left = space.memory - sum(f.size for f in base)
+            if left < 0 or keep.least_loss(size) * width > keep.allowance:
+                continue
+            rest = [n for n in space.needs if n.generates and n not in roots]
+            for t in sorted({t for n in rest for t in space.splits(n) if t < width and width % t == 0}):
+                parts = [space.fit(n, t) for n in rest if t in space.splits(n)]
+                parts = [f for f in parts if f.size <= left]
+                lost = [t * keep.loss([*base, f]) for f in parts] + [t * keep.loss(base)]
+                for leaves in itertools.combinations_with_replacement(range(len(parts) + 1), width // t):
+                    if leaves[0] == leaves[-1] or sum(lost[i] for i in leaves) > keep.allowance:
+                        continue  # the same everywhere is even
+                    engines = [(n, width, 0) for n in roots]
+                    engines += [(parts[i].need, t, k * t) for k, i in enumerate(leaves) if i < len(parts)]
+                    pattern = _uneven(space, engines, width)
+                    if pattern and all(
+                        not n.replicas or pattern.counts.get(n.name, 0) <= n.replicas for n in space.needs
+                    ):
+                        yield pattern
+
+
+def _uneven(space: Space, engines: Engines, width: int) -> Pattern | None:
+    kv = divide_kv(space, width, engines)
     if kv is None:
         return None
     slots = [
-        Slot(need, t, (s,), k, rate_curve(need, t, space.constants).samples_per_s(k))
+        Slot(need, t, (s,), space.fit(need, t).curve.samples_per_s(k))
         for (need, t, s), k in zip(engines, kv, strict=True)
     ]
     on = [sum(s.need.generates and d in s.devices for s in slots) for d in range(width)]
-    return Pattern(
-        width,
-        tuple(sorted(slots, key=lambda s: (s.need.name, s.offsets))),
-        False,
-        usable_time(on, space.constants),
-    )
+    return Pattern(width, tuple(slots), False, tuple(space.usable(n) for n in on))
 
 
 def undominated(found: list[Pattern]) -> list[Pattern]:

@@ -98,7 +98,7 @@ def plan_placement(
     residency: Residency = Residency.auto,
     *,
     constants: Constants | None = None,
-    time_limit_s: float = 1.8,
+    time_limit_s: float = 1.5,
 ) -> Placement:
     """Where every model of the pool runs on the node: the placement with the highest committee throughput.
 
@@ -143,7 +143,7 @@ def solve(
     residency: Residency = Residency.auto,
     *,
     constants: Constants | None = None,
-    time_limit_s: float = 1.8,
+    time_limit_s: float = 1.5,
 ) -> Solution:
     """As `plan_placement`, with what is needed to explain it."""
     from gra_hpc.engines.deadline import Deadline

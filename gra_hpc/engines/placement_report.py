@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gra_hpc.engines.deadline import Deadline
-from gra_hpc.engines.hosts import Host, place, share_time
-from gra_hpc.engines.patterns import Space, splits, usable_time
-from gra_hpc.engines.performance import GB, Need, rate_curve
+from gra_hpc.engines.hosts import Host, Space, place, share_time
+from gra_hpc.engines.performance import GB, Need
 from gra_hpc.engines.placement import Solution
 from gra_hpc.engines.shortage import missing_together
 from gra_hpc.engines.turns import Rota
@@ -55,12 +54,12 @@ class PlacementReport:
             if s.model.cpu
             else f"{node.devices} x {node.memory_gb:g} GB {s.model.constants.device.name}"
         )
-        if rota.proven:
-            proof = "best layout, proven" if not s.model.cpu else "best division of the cores"
-        else:
+        lines = [f"{where}: {rota.samples_per_s:.3g} samples/s (modelled)"]
+        if not s.model.cpu:
             more = rota.bound / rota.samples_per_s - 1
-            proof = f"best found in {s.seconds:.1f} s; none is more than {more:.1%} better"
-        lines = [f"{where}: {rota.samples_per_s:.3g} samples/s (modelled; {proof})"]
+            proof = "is better" if rota.proven or more < 0.0005 else f"is more than {more:.1%} better"
+            share = rota.samples_per_s / rota.ideal
+            lines[0] += f", {share:.0%} of a node without any loss; no layout of even blocks {proof}"
         if len(rota.turns) > 1:
             lines.append(
                 f"{len(rota.turns)} turns; {rota.swap_share:.0%} of the time goes on swapping;"
@@ -248,11 +247,7 @@ def _naive(space: Space) -> Iterable[tuple[str, list[tuple[Need, int, int]]]]:
     light = [(n, 1, space.devices - 1) for n in space.needs if not n.generates]
     smallest = {}
     for n in big:
-        fits = [
-            t
-            for t in splits(n, space.devices)
-            if n.fixed_bytes(t, space.constants) + n.kv_least(t) <= space.memory
-        ]
+        fits = [t for t in space.splits(n) if space.fit(n, t).size <= space.memory]
         if not fits:
             return
         smallest[n.name] = fits[0]
@@ -264,7 +259,7 @@ def _naive(space: Space) -> Iterable[tuple[str, list[tuple[Need, int, int]]]]:
     title = "one model per GPU" if set(smallest.values()) == {1} else "each model on GPUs of its own"
     if len(big) == 1:
         n = big[0]
-        for t in splits(n, space.devices):
+        for t in space.splits(n):
             blocks = range(0, space.devices - t + 1, t)
             yield (
                 f"TP={t}, {len(blocks)} replica{'s' if len(blocks) > 1 else ''}",
@@ -283,8 +278,8 @@ def _naive(space: Space) -> Iterable[tuple[str, list[tuple[Need, int, int]]]]:
             yield f"{title}, replicas on the others", [*more, *light]
     else:
         yield title, []
-    for t in sorted({t for n in big for t in splits(n, space.devices)}):
-        sizes = {n.name: max((s for s in splits(n, space.devices) if s <= t), default=0) for n in big}
+    for t in sorted({t for n in big for t in space.splits(n)}):
+        sizes = {n.name: max((s for s in space.splits(n) if s <= t), default=0) for n in big}
         if all(sizes.values()) and space.devices > 1 and max(sizes.values()) == t:
             name = "every model on every GPU" + (f", TP={t}" if t > 1 else "")
             yield (
@@ -305,7 +300,7 @@ def _shortage(space: Space, engines: Sequence[tuple[Need, int, int]]) -> str:
     used = [0.0] * space.devices
     for n, t, first in engines:
         for d in range(first, first + t):
-            used[d] += n.fixed_bytes(t, space.constants) + n.kv_least(t)
+            used[d] += space.fit(n, t).size
     return f"{(max(used) - space.memory) / GB:.1f} GB missing per GPU"
 
 
@@ -313,7 +308,7 @@ def _waste(space: Space, hosts: Sequence[Host]) -> str:
     """What a layout loses, largest part first."""
     constants = space.constants
     on = [[h for h in hosts if d in h.devices] for d in range(space.devices)]
-    usable = usable_time([sum(h.need.generates for h in here) for here in on], constants)
+    usable = [space.usable(sum(h.need.generates for h in here)) for here in on]
     busy = [sum(h.time for h in here) for here in on]
     work = sum(h.time * h.tensor_parallel for h in hosts)
     parts: list[tuple[float, str]] = []
@@ -324,12 +319,12 @@ def _waste(space: Space, hosts: Sequence[Host]) -> str:
     )
     lost = 1 - sum(usable) / space.devices
     parts.append((lost, f"sharing GPUs costs {lost:.0%} of the time"))
-    curves = [rate_curve(h.need, h.tensor_parallel, constants) for h in hosts]
+    curves = [space.fit(h.need, h.tensor_parallel).curve for h in hosts]
     link = sum(
         c.link_share(h.kv_bytes) * h.time * h.tensor_parallel for c, h in zip(curves, hosts, strict=True)
     ) / max(work, 1e-9)
     parts.append((link, f"all-reduces take {link:.0%} of a step"))
-    batch = min(h.rate.batch for h in hosts if h.need.generates)
+    batch = min(c.batch(h.kv_bytes) for c, h in zip(curves, hosts, strict=True) if h.need.generates)
     parts.append(
         (
             0.3 * (1 - batch / constants.max_running),

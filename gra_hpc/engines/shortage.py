@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gra_hpc.config import Residency
 from gra_hpc.engines.cores import host_bytes
-from gra_hpc.engines.patterns import splits
+from gra_hpc.engines.hosts import Space
 from gra_hpc.engines.performance import GB, Need
 from gra_hpc.engines.turns import NodeModel
 from gra_hpc.errors import ConfigError, EngineError, GraError
@@ -68,7 +68,7 @@ def explain_shortage(model: NodeModel, residency: Residency) -> GraError:
     for n in model.needs:
         missing = missing_alone(model, n)
         if missing > 0:
-            t = max(splits(n, model.devices), default=0)
+            t = max(_splits(model, n), default=0)
             if not t:
                 return ConfigError(
                     f"models.{n.name}: no tensor parallel size fits its {n.facts.heads} heads and {model.devices} GPUs"
@@ -128,14 +128,14 @@ def _on_cpu(model: NodeModel, residency: Residency) -> GraError:
 def least_size(model: NodeModel, need: Need) -> float:
     """Bytes of the node that one engine of a model takes at least."""
     return min(
-        (t * (need.fixed_bytes(t, model.constants) + need.kv_least(t)) for t in splits(need, model.devices)),
+        (t * (need.fixed_bytes(t, model.constants) + need.kv_least(t)) for t in _splits(model, need)),
         default=float("inf"),
     )
 
 
 def missing_alone(model: NodeModel, need: Need, kept_gb: float = 0.0) -> float:
     """GB missing on each device for a model by itself, split as far as possible; 0 if it fits."""
-    each = [need.fixed_bytes(t, model.constants) + need.kv_least(t) for t in splits(need, model.devices)]
+    each = [need.fixed_bytes(t, model.constants) + need.kv_least(t) for t in _splits(model, need)]
     if not each:
         return float("inf")
     return max(0.0, (min(each) - model.memory) / GB + kept_gb)
@@ -148,7 +148,7 @@ def missing_together(model: NodeModel, needs: Sequence[Need]) -> tuple[str, floa
     for n in needs:
         spots = [
             (min(free[s : s + t]) - n.fixed_bytes(t, model.constants) - n.kv_least(t), t, s)
-            for t in splits(n, model.devices)
+            for t in _splits(model, n)
             for s in range(0, model.devices - t + 1, t)
         ]
         fitting = [spot for spot in spots if spot[0] >= 0]
@@ -159,3 +159,7 @@ def missing_together(model: NodeModel, needs: Sequence[Need]) -> tuple[str, floa
         for d in range(s, s + t):
             free[d] -= n.fixed_bytes(t, model.constants) + n.kv_least(t)
     return needs[-1].name, max(total, 0.0) / GB
+
+
+def _splits(model: NodeModel, need: Need) -> list[int]:
+    return Space((need,), model.devices, model.memory, model.constants).splits(need)

@@ -19,10 +19,9 @@ from dataclasses import dataclass, field, replace
 from gra_hpc.config import Residency
 from gra_hpc.engines.cores import Seat, host_bytes, seat
 from gra_hpc.engines.deadline import Deadline
-from gra_hpc.engines.hosts import Host
+from gra_hpc.engines.hosts import Host, Space
 from gra_hpc.engines.layouts import Layout, best_layout
-from gra_hpc.engines.patterns import Space, splits
-from gra_hpc.engines.performance import GB, Constants, Need, rate_curve
+from gra_hpc.engines.performance import GB, Constants, Need
 
 MOST_MODELS = 7
 """Up to this many models all partitions into turns are compared (877 for seven)."""
@@ -38,6 +37,8 @@ class Turn:
     swap_s: float = 0.0
     """Seconds a cycle spends on waking it and putting it to sleep."""
     bound: float = 0.0
+    ideal: float = 0.0
+    """No layout at all does more."""
     proven: bool = True
 
 
@@ -48,7 +49,9 @@ class Rota:
     turns: tuple[Turn, ...]
     samples_per_s: float
     bound: float
-    """Upper bound for layouts with these turns."""
+    """No layouts of even blocks with these turns do more."""
+    ideal: float
+    """No layouts at all with these turns do more."""
     proven: bool
     constants: Constants = field(repr=False)
 
@@ -97,31 +100,37 @@ class NodeModel:
         """These turns; none if one of them does not fit."""
         turns = []
         for group in groups:
-            turn = self.turn(group, alone=len(groups) == 1)
+            turn = self.turn(group, groups)
             if turn is None or turn.samples_per_s <= 0:
                 return None
             turns.append(turn)
         return combine(turns, self.constants)
 
-    def turn(self, group: Sequence[Need], alone: bool) -> Turn | None:
+    def turn(self, group: Sequence[Need], groups: Sequence[Sequence[Need]]) -> Turn | None:
         """One turn: its models have the node for themselves, but for what the sleeping ones keep."""
-        return self._on_cores(group, alone) if self.cpu else self._on_devices(group, alone)
+        if self.cpu:
+            return self._on_cores(group, alone=len(groups) == 1)
+        return self._on_devices(group, alone=len(groups) == 1, host=self._host_share(group, groups))
+
+    def _host_share(self, group: Sequence[Need], groups: Sequence[Sequence[Need]]) -> float:
+        """Host memory for a turn's weights when it sleeps: with these shares, all turns but one always fit."""
+        if not self.host_memory or len(groups) == 1:
+            return float("inf")
+        weights = [sum(n.facts.weight_bytes for n in g) for g in groups]
+        mine = sum(n.facts.weight_bytes for n in group)
+        return self.host_memory * (1.0 if len(groups) == 2 else mine / (sum(weights) - min(weights)))
 
     def _on_cores(self, group: Sequence[Need], alone: bool) -> Turn | None:
         if self.memory and host_bytes(group, self.constants) > self.memory:
             return None
         rate, seats = seat(group, self.devices, self.constants)
-        return Turn(seats, rate, 0.0 if alone else self.constants.start_s, rate)
+        return Turn(seats, rate, 0.0 if alone else self.constants.start_s, rate, rate)
 
-    def _on_devices(self, group: Sequence[Need], alone: bool) -> Turn | None:
+    def _on_devices(self, group: Sequence[Need], alone: bool, host: float) -> Turn | None:
         others = [n for n in self.needs if n not in group]
         memory = self.memory - len(others) * self.constants.sleep_gb * GB
-        host = float("inf")
-        if self.host_memory and not alone:
-            weights = sum(n.facts.weight_bytes for n in self.needs)
-            host = self.host_memory * sum(n.facts.weight_bytes for n in group) / weights
         # Models alike in everything but their names have the same layouts.
-        key = (alone, len(others), *sorted(likeness(n, self.constants) for n in group))
+        key = (host, len(others), *sorted(likeness(n, self.constants) for n in group))
         if key not in self._known:
             space = Space(tuple(group), self.devices, memory, self.constants, host)
             self._known[key] = best_layout(space, self.deadline)
@@ -136,7 +145,7 @@ class NodeModel:
                 for d in range(self.devices)
             ]
             swap = 2 * max(moved) / (self.constants.device.host_gbs * GB) + self.constants.swap_s
-        return Turn(hosts, layout.samples_per_s, swap, layout.bound, layout.proven)
+        return Turn(hosts, layout.samples_per_s, swap, layout.bound, layout.ideal, layout.proven)
 
     def best(self, residency: Residency) -> Rota | None:
         """The best rota that the residency allows; none if there is none."""
@@ -183,12 +192,11 @@ class NodeModel:
     @functools.cached_property
     def ideal_work(self) -> float:
         """Seconds per sample if every model in turn used all devices, at its best size with full batches."""
-        work = 0.0
-        for n in self.needs:
-            curves = {t: rate_curve(n, t, self.constants) for t in splits(n, self.devices) or [1]}
-            best = max(c.samples_per_s(n.kv_full(t, self.constants)) / t for t, c in curves.items())
-            work += 1 / (best * self.devices)
-        return work
+        space = Space(tuple(self.needs), self.devices, self.memory, self.constants)
+        best = [
+            max((space.fit(n, t).best for t in space.splits(n)), default=float("inf")) for n in self.needs
+        ]
+        return sum(1 / (b * self.devices) for b in best)
 
     def partitions(self) -> list[list[list[Need]]]:
         """Partitions of the models into two turns and more: few turns first, balanced weights first."""
@@ -222,7 +230,8 @@ def combine(turns: Sequence[Turn], constants: Constants) -> Rota:
     swaps = _swap_per_sample(turns, constants) if len(turns) > 1 else 0.0
     rate = 1 / (sum(1 / t.samples_per_s for t in turns) + swaps)
     bound = 1 / (sum(1 / max(t.bound, t.samples_per_s) for t in turns) + swaps)
-    return Rota(tuple(turns), rate, bound, all(t.proven for t in turns), constants)
+    ideal = 1 / (sum(1 / max(t.ideal, t.samples_per_s) for t in turns) + swaps)
+    return Rota(tuple(turns), rate, bound, ideal, all(t.proven for t in turns), constants)
 
 
 def _swap_per_sample(turns: Sequence[Turn], constants: Constants) -> float:
