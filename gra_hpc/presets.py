@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
@@ -95,10 +96,43 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
     cfg = OmegaConf.structured(RunConfig)
     layers = list(_layers(find(preset)))
     if site:
-        layers += _layers(find(site if "/" in site or site.endswith(".yaml") else f"sites/{site}"))
+        layers += _layers(find_site(site))
     for path, data in layers:
         cfg = _merge(cfg, data, str(path))
     return _finish(apply(cfg, overrides))
+
+
+def site(name: str) -> config_module.SiteConfig:
+    """The site settings of a site preset alone.
+
+    Raises:
+        ConfigError: no such preset, or a key or value in it.
+    """
+    cfg = OmegaConf.structured(RunConfig)
+    for path, data in _layers(find_site(name)):
+        cfg = _merge(cfg, data, str(path))
+    return cast(config_module.SiteConfig, OmegaConf.to_object(cfg.site))
+
+
+def find_site(name: str) -> Path:
+    """The YAML file of a site.
+
+    Raises:
+        ConfigError: with the nearest existing names.
+    """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return find(name)
+    if name not in site_names():
+        known = ", ".join(site_names())
+        raise ConfigError(
+            f"site {name}: no such site{nearest(name, site_names())} (there are {known})", "gra site detect"
+        )
+    return find(f"sites/{name}")
+
+
+def site_names() -> list[str]:
+    """Names of all sites."""
+    return sorted({p.stem for d in config_dirs() for p in (d / "sites").glob("*.yaml")})
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -183,10 +217,27 @@ def _finish(cfg: DictConfig) -> RunConfig:
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or "?"
         raise ConfigError(f"{key}: a value is required", f"give it as {key}=...") from None
+    _expand(result.site)
     if not result.committee:
         result.committee = {name: config_module.MemberConfig(model=name) for name in result.models}
     check(result)
     return result
+
+
+def _expand(site: config_module.SiteConfig) -> None:
+    """Environment variables in a site's paths, of the login node; those in `local_dir` are the compute node's.
+
+    Raises:
+        ConfigError: a variable that is not set.
+    """
+    for key in ("scratch", "container", "python"):
+        value = getattr(site, key)
+        expanded = os.path.expandvars(value)
+        if "$" in expanded:
+            raise ConfigError(
+                f"site.{key}={value}: this environment variable is not set here", f"site.{key}=/the/path"
+            )
+        setattr(site, key, expanded)
 
 
 def dump(config: RunConfig) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from gra_hpc.config import EngineKind, ModelConfig, RunConfig
+from gra_hpc.config import EngineKind, ModelConfig, RunConfig, SiteConfig
 from gra_hpc.engines.door import Engine
 from gra_hpc.engines.placement import Placement
 from gra_hpc.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 class Hosted(Engine, Protocol):
@@ -39,9 +43,20 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
     from gra_hpc.engines.node import Node
 
     placement = plan_engines(config, plan)
-    local = Path(config.site.local_dir or tempfile.gettempdir())
+    local = local_directory(config.site)
     async with Node(pinned_models(config, plan), placement, config.engine, local, log_dir) as node:
         yield node
+
+
+def local_directory(site: SiteConfig) -> Path:
+    """The node-local directory, for sockets, temporary files and copies of weights; variables are this node's."""
+    wanted = os.path.expandvars(site.local_dir)
+    if "$" in wanted:
+        log.warning(
+            "site.local_dir=%s is not set on this node; using %s", site.local_dir, tempfile.gettempdir()
+        )
+        wanted = ""
+    return Path(wanted or tempfile.gettempdir())
 
 
 def pinned_models(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:

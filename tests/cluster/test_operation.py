@@ -18,14 +18,14 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def gra(*args: object, code: int = 0, timeout: float = 120) -> str:
+def gra(*args: object, code: int = 0, timeout: float = 120, cwd: Path = ROOT) -> str:
     """Run `gra`; stdout and stderr together."""
     done = subprocess.run(
         [sys.executable, "-m", "gra_hpc.cli", *map(str, args)],
         capture_output=True,
         text=True,
         timeout=timeout,
-        cwd=ROOT,
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
     )
     text = done.stdout + done.stderr
@@ -134,6 +134,26 @@ def test_cancel_only_this_run(slurm_env: Any, tmp_path: Path, tiny_llama: Path) 
     assert failure["cause"] and failure["shards"] == [0, 1]
     gra("resume", run, "engine.simulated_latency_s=0")
     slurm_env.wait_until(lambda: (run / "release" / "manifest.json").exists(), 120)
+
+
+def test_site_detect_asks_nothing_it_can_find_out(
+    slurm_env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = gra("site", "detect", cwd=tmp_path)
+    assert "next: read it, then gra doctor mini" in said
+    text = (tmp_path / "configs" / "sites" / "mini.yaml").read_text()
+    for line in (
+        "executor: slurm",
+        "partition: low",
+        "gpus_per_node: 8",
+        "cpus_per_task: 32",
+        "max_array_size: 10001",
+    ):
+        assert line in text
+    assert "also sent on preemption (REQUEUE, 10 s of grace)" in text
+    assert "is there already" in gra("site", "detect", cwd=tmp_path, code=2)
+    assert "--gpus-per-node=8" in gra("site", "show", "mini", cwd=tmp_path)
 
 
 def test_status_and_errors_without_a_controller(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
