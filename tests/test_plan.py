@@ -1,0 +1,119 @@
+"""Planning: frozen, repeatable, refused when anything that matters changes; slices that lose nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gra_hpc import plan as planning
+from gra_hpc import presets
+from gra_hpc.errors import FingerprintError, GraError, SeedError
+from gra_hpc.plan import Plan, RoundPlan, size_round
+from gra_hpc.rundir import RunDir
+from gra_hpc.slices import Pool, planned, slice_of
+
+DOMAINS = ["math", "coding", "qa"]
+
+
+def seeds_file(path: Path, n: int = 12, described: bool = True) -> Path:
+    rows = [
+        {"instruction": f"Do task {i}.", "response": f"Done {i}."}
+        | (
+            {"domain": DOMAINS[i % 3], "keywords": [f"a{i}", f"b{i}", f"c{i}"], "summary": f"Task {i}."}
+            if described
+            else {}
+        )
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def make(
+    tmp_path: Path, *overrides: str, name: str = "run", seeds: int = 12, described: bool = True
+) -> RunDir:
+    file = seeds_file(tmp_path / "seeds.jsonl", seeds, described)
+    config = presets.compose(
+        "demo", [f"seeds.path={file}", "engine.kind=simulated", "merge.semantic=false", *overrides]
+    )
+    return planning.make(tmp_path / name, config)
+
+
+def test_planning_twice_is_the_same_plan(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    before = run.plan.read_bytes()
+    again = make(tmp_path, "site.partition=gpu", "launch.window=7")
+    assert again.plan.read_bytes() == before
+    assert presets.load(run.config).site.partition == "gpu"  # placement may change
+
+
+def test_another_method_is_refused_with_the_keys(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(FingerprintError, match=r"method.accept_mean: planned 6.0, now 7.5"):
+        make(tmp_path, "method.accept_mean=7.5")
+
+
+def test_other_seeds_are_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(FingerprintError, match="seeds"):
+        make(tmp_path, seeds=11)
+
+
+def test_no_usable_seed_and_foreign_directory(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"instruction": ""}\n')
+    with pytest.raises(SeedError):
+        planning.make(tmp_path / "r", presets.compose("demo", [f"seeds.path={empty}"]))
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(GraError, match="is not a run"):
+        make(tmp_path, name="full")
+
+
+@pytest.mark.parametrize(("shards", "per_seed"), [(1, 1), (5, 2), (12, 3)])
+def test_slices_cover_every_candidate_once_whatever_the_sharding(
+    tmp_path: Path, shards: int, per_seed: int
+) -> None:
+    run = make(tmp_path, f"launch.shards={shards}", f"method.samples_per_seed={per_seed}")
+    config, plan, round_plan = presets.load(run.config), Plan.load(run), RoundPlan.load(run.round(1))
+    pool = Pool.of_round(run, plan, 1)
+    units = [list(slice_of(config, round_plan, pool, s)) for s in range(shards)]
+    assert [len(u) for u in units] == [planned(round_plan, plan.seeds, s) for s in range(shards)]
+    ids = [u.sample.id for shard in units for u in shard]
+    assert len(ids) == len(set(ids)) == 12 * per_seed
+    one = make(tmp_path, "launch.shards=1", f"method.samples_per_seed={per_seed}", name="one")
+    whole = {u.sample.id: u for u in slice_of(config, RoundPlan.load(one.round(1)), pool, 0)}
+    for shard in units:
+        for u in shard:  # resharding changes neither ids nor roles nor examples
+            assert whole[u.sample.id].sample.roles == u.sample.roles
+            assert whole[u.sample.id].examples == u.examples
+
+
+def test_examples_are_of_the_seeds_domain_and_the_anchor_comes_first(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    config, plan = presets.load(run.config), Plan.load(run)
+    pool = Pool.of_round(run, plan, 1)
+    for unit in slice_of(config, RoundPlan.load(run.round(1)), pool, 0):
+        assert unit.examples[0] == unit.anchor
+        assert 2 <= len(unit.examples) <= 4
+        assert len({e.id for e in unit.examples}) == len(unit.examples)
+        assert {e.domain for e in unit.examples} == {unit.anchor.domain}
+
+
+def test_rounds_are_sized_by_the_acceptance(tmp_path: Path) -> None:
+    config = presets.compose("demo", ["method.target_accepted=100"])
+    round_plan = size_round(2, config, seeds=42, shards=2, acceptance=0.25)
+    assert round_plan.target == 100 and 400 <= round_plan.candidates <= 440
+    assert sum(round_plan.candidates_of(i, 42) for i in range(42)) == round_plan.candidates
+    counts = {round_plan.candidates_of(i, 42) for i in range(42)}
+    assert max(counts) - min(counts) <= 1
+
+
+def test_stage_0_is_planned_only_for_seeds_that_need_it(tmp_path: Path) -> None:
+    assert Plan.load(make(tmp_path)).undescribed == 0
+    run = make(tmp_path, name="bare", described=False)
+    assert RoundPlan.load(run.round(0)).candidates == 12
+    assert not make(tmp_path, name="third").round(0).path.exists()
