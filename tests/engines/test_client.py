@@ -1,0 +1,205 @@
+"""The client against real HTTP over Unix sockets: answers, refusals, broken servers, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from gra_hpc.engines.client import Client, EngineGone, EngineTrouble, body, parse_metrics, words
+from gra_hpc.engines.door import Answer, Request, Sampling
+
+REQUEST = Request("m", "", ({"role": "user", "content": "hello"},), Sampling(0.2, 0.9, 64, 7))
+
+
+def reply(finish: str = "stop", text: str | None = "hi") -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage}
+
+
+def ask(
+    short_dir: Path,
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    act: Callable[[Client], Awaitable[Any]],
+) -> Any:
+    """What a client gets from a server that answers everything with `handler`."""
+
+    async def work() -> Any:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", handler)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.UnixSite(runner, str(short_dir / "s")).start()
+        client = Client(str(short_dir / "s"), "m", 512)
+        try:
+            return await act(client)
+        finally:
+            await client.close()
+            await runner.cleanup()
+
+    return asyncio.run(work())
+
+
+def fixed(data: Any, status: int = 200) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        raw = data if isinstance(data, bytes) else orjson.dumps(data)
+        return web.Response(body=raw, status=status, content_type="application/json")
+
+    return handler
+
+
+def chat(client: Client) -> Awaitable[Answer]:
+    return client.chat(REQUEST, REQUEST.messages)
+
+
+def test_body_is_what_the_protocol_wants() -> None:
+    assert orjson.loads(body("m", REQUEST, REQUEST.messages, 512)) == {
+        "model": "m", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.2, "top_p": 0.9,
+        "max_tokens": 64, "seed": 7,
+    }  # fmt: skip
+    schema = {"type": "object"}
+    full = Request("m", "", REQUEST.messages, Sampling(0.0, 1.0, 4096, 7, 1.1), schema)
+    found = orjson.loads(body("m", full, REQUEST.messages, 512))
+    assert (found["max_tokens"], found["repetition_penalty"]) == (512, 1.1)
+    assert found["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": schema, "strict": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "finish"), [("stop", "stop"), ("length", "length"), ("repetition", "length")]
+)
+def test_answer(short_dir: Path, said: str, finish: str) -> None:
+    answer = ask(short_dir, fixed(reply(said)), chat)
+    assert (answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens) == (
+        "hi",
+        finish,
+        3,
+        2,
+    )
+    assert 0 < answer.seconds < 10
+
+
+def test_empty_content_is_an_empty_text(short_dir: Path) -> None:
+    assert ask(short_dir, fixed(reply(text=None)), chat).text == ""
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_a_refusal_is_an_answer_in_the_servers_words(short_dir: Path, status: int) -> None:
+    error = {"error": {"message": "maximum context length\nis 512", "type": "BadRequestError", "code": 400}}
+    answer = ask(short_dir, fixed(error, status), chat)
+    assert (answer.finish, answer.text, answer.completion_tokens) == (
+        "error",
+        "maximum context length is 512",
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "kind"),
+    [
+        ({"error": {"message": "EngineCore died"}}, 500, EngineTrouble),
+        ({"error": "busy"}, 429, EngineTrouble),
+        ({"error": "shutting down"}, 503, EngineGone),
+        (reply("abort"), 200, EngineTrouble),
+        (b"<html>", 200, EngineTrouble),
+        ({"choices": []}, 200, EngineTrouble),
+    ],
+)
+def test_everything_else_is_trouble(short_dir: Path, data: Any, status: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        ask(short_dir, fixed(data, status), chat)
+
+
+def test_lost_connections(short_dir: Path) -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    with pytest.raises(EngineGone):
+        ask(short_dir, cut, chat)
+    with pytest.raises(EngineGone):
+        asyncio.run(Client(str(short_dir / "nobody"), "m", 512).chat(REQUEST, REQUEST.messages))
+
+
+def test_closing_ends_calls_in_flight(short_dir: Path) -> None:
+    async def slow(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async def act(client: Client) -> float:
+        task = asyncio.ensure_future(chat(client))
+        await asyncio.sleep(0.2)
+        begin = time.monotonic()
+        await client.close()
+        with pytest.raises(EngineGone):
+            await task
+        return time.monotonic() - begin
+
+    assert ask(short_dir, slow, act) < 5
+
+
+def test_health(short_dir: Path) -> None:
+    assert ask(short_dir, fixed(b""), Client.health) == 200
+    assert ask(short_dir, fixed(b"", 503), Client.health) == 503
+    assert asyncio.run(Client(str(short_dir / "nobody"), "m", 512).health()) == 0
+
+    async def slow(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    assert ask(short_dir, slow, lambda c: c.health(timeout=0.1)) == 0
+
+
+def test_sleep_and_wake_are_the_documented_calls(short_dir: Path) -> None:
+    seen: list[str] = []
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        seen.append(f"{request.method} {request.path_qs}")
+        return web.json_response({})
+
+    async def act(client: Client) -> None:
+        await client.sleep()
+        await client.wake()
+
+    ask(short_dir, note, act)
+    assert seen == ["POST /sleep?level=1", "POST /wake_up"]
+    with pytest.raises(EngineTrouble, match=r"/sleep\?level=1: HTTP 404"):
+        ask(short_dir, fixed(b"", 404), Client.sleep)
+
+
+METRICS = b"""\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 12.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 9.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.875
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1.2e+06
+vllm:prompt_tokens_created{engine="0",model_name="m"} 1.7e+09
+vllm:generation_tokens_total{engine="0",model_name="m"} 20.0
+"""
+
+
+def test_metrics_of_vllm() -> None:
+    m = parse_metrics(METRICS)
+    assert (m.running, m.waiting, m.kv_use, m.tokens) == (12, 3, 0.875, 1_200_020)
+    assert parse_metrics(b"").tokens == 0
+
+
+def test_words_of_a_server() -> None:
+    assert words(b'{"error": {"message": "no"}}') == "no"
+    assert words(b'{"error": "no"}') == "no"
+    assert words(b'{"detail": "no"}') == "{'detail': 'no'}"
+    assert words(b"[1]") == "[1]"
+    assert words(b"plain\n text") == "plain text"
+    assert len(words(b"x" * 10_000)) == 500
