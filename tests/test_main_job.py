@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import psutil
@@ -18,13 +19,13 @@ MODELS = Path(__file__).parent.parent / "models"
 GRA = [sys.executable, "-m", "gra_hpc.cli"]
 
 
-def engines() -> set[int]:
-    """Processes of engines that this test's own processes have started."""
-    found = set()
-    for p in psutil.process_iter(["pid", "name", "cmdline"]):
-        line = " ".join(p.info["cmdline"] or [])
-        if "VLLM::" in (p.info["name"] or "") or "vllm.entrypoints" in line or "engines/guard.py" in line:
-            found.add(p.pid)
+def marked(mark: str) -> list[int]:
+    """Living processes with this mark in their environment: the engines, and all that they have started."""
+    found = []
+    for p in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if p.environ().get("GRA_TEST_MARK") == mark and p.status() != psutil.STATUS_ZOMBIE:
+                found.append(p.pid)
     return found
 
 
@@ -43,7 +44,7 @@ def small_seeds(path: Path) -> Path:
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
 def test_seeds_to_release_with_real_models(tmp_path: Path) -> None:
-    before, shm = engines(), set(os.listdir("/dev/shm"))
+    mark, shm = uuid.uuid4().hex, set(Path("/dev/shm").iterdir())
     run = RunDir(tmp_path / "run")
     plan = [
         *(*GRA, "plan", str(run.path), "--preset", "demo", f"seeds.path={small_seeds(tmp_path / 's.jsonl')}"),
@@ -52,7 +53,11 @@ def test_seeds_to_release_with_real_models(tmp_path: Path) -> None:
             f"merge.embed_model={MODELS / 'all-minilm-l6-v2'}",
         ),
         *("launch.shards=1", "method.accept_mean=1", "method.review_instruction=false", "method.max_tries=2"),
-        *("method.sampling.max_tokens=64", "method.verdict_tokens=96"),
+        *(
+            "method.sampling.max_tokens=64",
+            "method.verdict_tokens=96",
+            f"engine.env={{GRA_TEST_MARK: {mark}}}",
+        ),
     ]
     done = subprocess.run(plan, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -70,5 +75,5 @@ def test_seeds_to_release_with_real_models(tmp_path: Path) -> None:
     assert sum(n for n, _, _ in shard["tokens"].values()) == shard["calls"]["rows"]
     again = subprocess.run([*GRA, "submit", str(run.path)], capture_output=True, text=True, check=False)
     assert again.returncode == 1 and "gra resume" in again.stderr
-    assert engines() <= before
-    assert set(os.listdir("/dev/shm")) <= shm
+    assert not marked(mark)
+    assert set(Path("/dev/shm").iterdir()) <= shm
