@@ -541,6 +541,7 @@ def check(c: RunConfig) -> None:
     need(g.permutations in (32, 64, 128, 256), "merge.permutations", g.permutations, "32, 64, 128 or 256")
     need(g.decontamination.ngram >= 3, "merge.decontamination.ngram", g.decontamination.ngram, "3 or more")
     need(0 <= c.release.validation < 1, "release.validation", c.release.validation, "0 to below 1")
+    need(c.release.shard_mb >= 1, "release.shard_mb", c.release.shard_mb, "1 or more")
     for f in c.release.formats:
         need(f in ("alpaca", "sharegpt", "chat"), "release.formats", f, "alpaca, sharegpt or chat")
     n = c.launch

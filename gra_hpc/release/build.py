@@ -46,9 +46,19 @@ def build(run: RunDir) -> Path:
 
     Raises:
         IncompleteError: a round is not merged.
-        ReleaseError: merges and shards that do not belong together.
+        ReleaseError: merges and shards that do not belong together, or something else in the release's place.
         StorageError: no room.
     """
+    there = run.release
+    if (
+        there.exists()
+        and not (there / manifests.NAME).is_file()
+        and (not there.is_dir() or any(there.iterdir()))
+    ):
+        raise ReleaseError(
+            f"{there}: in the way, and no release (no {manifests.NAME})",
+            f"move it away, then gra merge {run.path}",
+        )
     while True:
         inputs = Inputs.of_run(run)
         if made_from(run.release) == inputs.digest or _build(inputs):

@@ -45,12 +45,13 @@ def write(inputs: Inputs, facts: dict[str, Any], release: Path) -> None:
         facts: the manifest, but for the files.
     """
     tables = [t for r in inputs.rounds for t in r.tables()]
+    all_tables = [*(inputs.prepared.tables() if inputs.prepared else ()), *tables]
     sampled = choose(tables)
     page = render(
         facts,
         distributions(inputs, sampled),
-        work(tables, sampled),
-        time_line(tables),
+        work(all_tables, [*sampled, *all_tables[: len(all_tables) - len(tables)]]),
+        time_line(all_tables),
         {"shards": len(sampled), "of": len(tables)},
         list(samples(release, facts)),
     )

@@ -277,3 +277,32 @@ def test_described_seeds_are_accounted_for(maker: Maker) -> None:
     assert stage0.planned == 12 and len(failed) == stage0.failed_total > 0
     assert {r["raw"] for r in failed} == {"well"}
     assert stage0.line() in (release / "README.md").read_text()
+
+
+def test_a_full_disk_leaves_nothing_half(maker: Maker) -> None:
+    run = maker.make()
+    program = (
+        "import resource, pyarrow.parquet\nfrom pathlib import Path\n"
+        "from gra_hpc.errors import StorageError\n"
+        "from gra_hpc.release.build import build\nfrom gra_hpc.rundir import RunDir\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "try:\n"
+        f"    build(RunDir(Path({str(run.path)!r})))\n"
+        "except StorageError as e:\n    print('REFUSED', e)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "REFUSED" in out.stdout and "nothing was published half" in out.stdout, out.stderr
+    assert not run.release.exists() and not list(run.path.glob(".release*"))
+    build(run)
+    assert verify(run.release) == []
+
+
+def test_what_is_no_release_is_not_removed(maker: Maker) -> None:
+    run = maker.make()
+    run.release.mkdir()
+    (run.release / "thesis.tex").write_text("mine")
+    with pytest.raises(ReleaseError, match="in the way"):
+        build(run)
+    assert (run.release / "thesis.tex").read_text() == "mine"
+    (run.release / "thesis.tex").unlink()
+    assert verify(build(run)) == []
