@@ -7,14 +7,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra_hpc import __version__, presets
+from gra_hpc import __version__, hub, presets
 from gra_hpc.config import ModelConfig, RunConfig, fingerprinted
 from gra_hpc.engines.model_files import identity, model_directory
-from gra_hpc.errors import FingerprintError, GraError, SeedError
+from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
 from gra_hpc.flows.prompts import prompts_digest
 from gra_hpc.records import digest
 from gra_hpc.rundir import RoundDir, RunDir
@@ -55,6 +55,8 @@ class Plan:
     models: dict[str, ModelPin]
     embed: ModelPin | None
     format: int = FORMAT
+    benchmarks: dict[str, str] = field(default_factory=dict)
+    """Where the decontamination's sources were found."""
 
     @classmethod
     def load(cls, run: RunDir) -> Plan:
@@ -115,7 +117,7 @@ def pin_models(config: RunConfig) -> dict[str, ModelPin]:
     """
     pins = {}
     for name, model in config.models.items():
-        directory = model_directory(model.path, model.revision)
+        directory = model_directory(model.path, model.revision, config.site.scratch)
         pins[name] = ModelPin(str(directory), identity(directory, model), _revision(directory), model.licence)
     return pins
 
@@ -124,9 +126,33 @@ def pin_embed(config: RunConfig) -> ModelPin | None:
     """Find the sentence embedding model, if the merge will need one."""
     if not (config.merge.semantic and config.merge.embed_model):
         return None
-    directory = model_directory(config.merge.embed_model, "")
+    directory = model_directory(config.merge.embed_model, "", config.site.scratch)
     model = ModelConfig(path=str(directory))
     return ModelPin(str(directory), identity(directory, model), _revision(directory), "")
+
+
+def find_benchmarks(config: RunConfig) -> dict[str, str]:
+    """Where the decontamination's sources lie, so that the merge asks no network.
+
+    Raises:
+        ConfigError: a source that is neither a file nor in a cache.
+    """
+    found = {}
+    for source in config.merge.decontamination.sources:
+        path = Path(source).expanduser()
+        if not path.exists():
+            snapshot = hub.find(source, "", "dataset", config.site.scratch)
+            if snapshot is None:
+                raise ConfigError(
+                    f"merge.decontamination.sources: {source}: no such file or directory, and no Hub dataset of this"
+                    " id in the local cache",
+                    f"gra stage datasets/{source}  (on a machine with network)"
+                    if hub.ID.fullmatch(source)
+                    else "give a file, a directory or a Hub dataset id",
+                )
+            path = snapshot
+        found[source] = str(path.absolute())
+    return found
 
 
 def _revision(directory: Path) -> str:
@@ -148,7 +174,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
     run = RunDir(path.absolute())
     if run.path.exists() and not run.plan.exists() and any(run.path.iterdir()):
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
-    seed_set = seed_module.load(config.seeds)
+    seed_set = seed_module.load(config.seeds, scratch=config.site.scratch)
     if not seed_set.seeds:
         raise SeedError(
             f"{config.seeds.path}: no usable record ({len(seed_set.rejects)} rejected: "
@@ -169,6 +195,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
         undescribed=undescribed,
         models=pins,
         embed=embed,
+        benchmarks=find_benchmarks(config),
     )
     if run.plan.exists():
         before = Plan.load(run)

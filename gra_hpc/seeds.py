@@ -100,12 +100,13 @@ class SeedSet:
         return dict(Counter(r.reason for r in self.rejects).most_common())
 
 
-def load(config: SeedsConfig, domains: Sequence[str] = DOMAINS) -> SeedSet:
+def load(config: SeedsConfig, domains: Sequence[str] = DOMAINS, scratch: str = "") -> SeedSet:
     """Read the seed dataset.
 
     Args:
         config: where it is, its field map, limits and rule for duplicates.
         domains: the names that `Record.domain` may have.
+        scratch: `site.scratch`: a Hub dataset that was staged there is read without the network.
 
     Returns:
         All seeds and rejects, in the order of the source. There may be no seed among them.
@@ -114,7 +115,7 @@ def load(config: SeedsConfig, domains: Sequence[str] = DOMAINS) -> SeedSet:
         SeedError: nothing there, not readable at all, no record in it, or fields that no rule knows.
     """
     layout = Layout(config.fields)
-    source = Source(config.path, config.name, config.split, config.revision, layout.wanted)
+    source = Source(config.path, config.name, config.split, config.revision, layout.wanted, scratch)
     seeds: list[Record] = []
     rejects: list[Reject] = []
     seen: dict[bytes, tuple[int, str]] = {}

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
+from gra_hpc import hub
 from gra_hpc.errors import SeedError
 from gra_hpc.presets import config_dirs
 
@@ -83,6 +84,7 @@ class Source:
         split: split of a dataset.
         revision: commit of a Hub dataset.
         wanted: columns to decode in columnar sources; empty, or none of them there: all.
+        scratch: `site.scratch`, where `gra stage` puts Hub datasets.
 
     Raises:
         SeedError: nothing of that name, or nothing readable in it.
@@ -95,9 +97,10 @@ class Source:
         split: str = "train",
         revision: str = "",
         wanted: Collection[str] = (),
+        scratch: str = "",
     ) -> None:
         self.path, self.name, self.split, self.revision = path, name, split, revision
-        self.wanted = frozenset(wanted)
+        self.wanted, self.scratch = frozenset(wanted), scratch
         self.columns: dict[str, None] = {}
         """Names of all columns or keys seen so far, in order."""
         self.local = find(path)
@@ -236,11 +239,12 @@ class Source:
                 if isinstance(table, datasets.DatasetDict):
                     table = table[self.split]
             else:
+                staged = None if self.local else hub.find(self.path, self.revision, "dataset", self.scratch)
                 table = datasets.load_dataset(
-                    str(self.local or self.path),
+                    str(self.local or staged or self.path),
                     self.name or None,
                     split=self.split,
-                    revision=self.revision or None,
+                    revision=None if staged else self.revision or None,
                 )
             table = table.select_columns(self._choose(table.column_names)).with_format("arrow")
             for batch in table.iter(batch_size=ARROW_BATCH):
@@ -249,7 +253,8 @@ class Source:
         except Exception as e:  # whatever it is, the user gets its words in one line
             raise SeedError(
                 f"{self.label}: datasets cannot load it: {type(e).__name__}: {excerpt(e, 300)}",
-                "check seeds.path (there is no file of that name either), seeds.name and seeds.split"
+                "check seeds.path (there is no file of that name either), seeds.name and seeds.split; without a"
+                f" network: gra stage datasets/{self.path} on a machine that has one"
                 if not self.local
                 else "check seeds.path, seeds.name and seeds.split",
             ) from None

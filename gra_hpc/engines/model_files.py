@@ -14,22 +14,23 @@ from typing import Any
 
 import orjson
 
+from gra_hpc import hub
 from gra_hpc.config import ModelConfig, SystemRole
 from gra_hpc.errors import EngineError
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
 _PROBE = 1 << 16
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "tokenizer.model.v3")
 
 
-def model_directory(path: str, revision: str = "") -> Path:
+def model_directory(path: str, revision: str = "", scratch: str = "") -> Path:
     """The directory with a model's files, without any network.
 
     Args:
-        path: a local directory, or a Hub id that lies in the local cache.
+        path: a local directory, or a Hub id that lies in a local cache.
         revision: Hub commit, branch or tag; empty: what the cache calls main.
+        scratch: `site.scratch`, whose cache is looked at first.
 
     Raises:
         EngineError: when there is none; names `gra stage`.
@@ -37,21 +38,19 @@ def model_directory(path: str, revision: str = "") -> Path:
     local = Path(path).expanduser()
     if local.is_dir():
         return local.absolute()
-    if path.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(path) or path.count("/") != 1:
+    if path.startswith(("/", ".", "~")) or not hub.ID.fullmatch(path):
         raise EngineError(
             f"model {path}: no such directory", "set models.NAME.path to a directory or a Hub id"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = snapshot_download(path, revision=revision or None, local_files_only=True)
-    except Exception as e:  # several exception types, by version: not in the cache is the meaning of all
+    found = hub.find(path, revision, "model", scratch)
+    if found is None:
         at = f" at revision {revision}" if revision else ""
+        looked = ", ".join(str(c) for c in hub.caches(scratch))
         raise EngineError(
-            f"model {path}{at}: not a directory, and not in the local Hub cache ({type(e).__name__})",
-            f"gra stage {path}  (on a machine with network)",
-        ) from None
-    return Path(found)
+            f"model {path}{at}: not a directory, and not in the local Hub cache ({looked})",
+            f"gra stage {path}{f'@{revision}' if revision else ''}  (on a machine with network)",
+        )
+    return found
 
 
 def read_config(directory: Path) -> dict[str, Any]:

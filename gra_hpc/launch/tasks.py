@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from gra_hpc import hub
 from gra_hpc.attempt import job_id
 from gra_hpc.rundir import RunDir
 
@@ -35,6 +36,7 @@ class ShardTask:
         from gra_hpc.shard import End, run_shard
 
         start_logging()
+        hub.offline()
         end = run_shard(RunDir.existing(self.run), self.round, self.shard)
         sentence = f"round {self.round} shard {self.shard}: {end.value}"
         log.info("%s", sentence)
@@ -62,6 +64,7 @@ class MergeTask:
         from gra_hpc.launch.rounds import finish_round
 
         start_logging()
+        hub.offline()
         sentence = finish_round(RunDir.existing(self.run), self.round)
         log.info("%s", sentence)
         return sentence

@@ -10,12 +10,13 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gra_hpc import hub
 from gra_hpc.errors import ConfigError
 from gra_hpc.merge.words import Hashes, normalise, text_digest, windows, word_hashes
 
@@ -129,12 +130,13 @@ class Match:
 class Benchmarks:
     """Texts of the configured benchmarks."""
 
-    def __init__(self, sources: Sequence[str], size: int) -> None:
+    def __init__(self, sources: Sequence[str], size: int, found: Mapping[str, str] | None = None) -> None:
         """Read the benchmarks.
 
         Args:
             sources: files, directories, or Hub dataset ids in the local cache.
             size: words of a run.
+            found: where sources were found when the run was planned.
 
         Raises:
             ConfigError: a source that does not exist or holds no text.
@@ -147,7 +149,7 @@ class Benchmarks:
         self.counts: dict[str, int] = {}
         for source in sources:
             before = len(self.texts)
-            for where, record, text in _texts(source):
+            for where, record, text in _texts(source, (found or {}).get(source, source)):
                 words = tuple(normalise(text.encode("utf-8", "replace")).split())
                 if words:
                     self.texts.append(Text(source, where, record, words))
@@ -222,14 +224,18 @@ def _match(text: Text, field: str, begin: int, words: Sequence[bytes]) -> Match:
     return Match(text.benchmark, text.source, text.record, field, begin, begin + len(words), joined)
 
 
-def _texts(source: str) -> Iterator[tuple[str, int, str]]:
-    """Texts of a source: where, record number, text."""
-    path = Path(source)
+def _texts(source: str, place: str) -> Iterator[tuple[str, int, str]]:
+    """Texts of a source: where, record number, text.
+
+    Args:
+        place: where it lies; the source itself if that is not known.
+    """
+    path = Path(place)
     if path.is_file():
         for record, text in _read(path, source):
             yield path.name, record, text
         return
-    label = source if not path.is_dir() else path.name
+    label = source if hub.ID.fullmatch(source) and not Path(source).is_dir() else path.name
     directory = path if path.is_dir() else _from_hub(source)
     files = sorted(f for f in directory.rglob("*") if f.suffix.lower() in _FORMATS and f.is_file())
     files = [f for f in files if not any(p.startswith(".") for p in f.relative_to(directory).parts)]
@@ -242,16 +248,13 @@ def _texts(source: str) -> Iterator[tuple[str, int, str]]:
 
 def _from_hub(source: str) -> Path:
     """The cached snapshot of a Hub dataset; nothing is downloaded here."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, repo_type="dataset", local_files_only=True))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+    found = hub.find(source, "", "dataset")
+    if found is None:
         raise ConfigError(
             f"{_KEY}: {source}: no such file or directory, and no Hub dataset of this id in the local cache",
-            f"on a login node: hf download {source} --repo-type dataset",
-        ) from None
+            f"gra stage datasets/{source}  (on a machine with network)",
+        )
+    return found
 
 
 def _read(path: Path, source: str) -> Iterator[tuple[int, str]]:
