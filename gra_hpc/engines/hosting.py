@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from gra_hpc.config import EngineKind, ModelConfig, RunConfig, SiteConfig
 from gra_hpc.engines.door import Engine
-from gra_hpc.engines.placement import Placement
+from gra_hpc.engines.placement import Solution
 from gra_hpc.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
         return
     from gra_hpc.engines.node import Node
 
-    placement = plan_engines(config, plan)
+    placement = plan_engines(config, plan).placement
     local = local_directory(config.site)
     async with Node(pinned_models(config, plan), placement, config.engine, local, log_dir) as node:
         yield node
@@ -69,25 +69,17 @@ def pinned_models(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:
     }
 
 
-def plan_engines(config: RunConfig, plan: Plan) -> Placement:
-    """Where the engines of one shard run.
+def plan_engines(config: RunConfig, plan: Plan) -> Solution:
+    """Where the engines of one shard run, and why (`placement_report.render` prints it).
 
     Raises:
-        EngineError: the models do not fit on the site's nodes.
+        ConfigError, EngineError: the models do not fit on the site's nodes.
     """
+    from gra_hpc.engines.load import method_load
     from gra_hpc.engines.model_facts import read_facts
-    from gra_hpc.engines.placement import NodeSpec, plan_placement
+    from gra_hpc.engines.placement import NodeSpec, solve
 
     models = pinned_models(config, plan)
     facts = {name: read_facts(m.path, m.dtype) for name, m in models.items()}
-    return plan_placement(models, facts, NodeSpec.of_site(config.site), {}, config.engine.residency)
-
-
-def describe(placement: Placement) -> str:
-    """One line per engine."""
-    unit = "core" if placement.kind == "cpu" else "GPU"
-    return "\n".join(
-        f"{e.name}: {unit}s {', '.join(map(str, e.devices))}, tensor parallel {e.tensor_parallel}"
-        + (f", turn {e.turn}" if placement.takes_turns else "")
-        for e in placement.engines
-    )
+    load = {name: work for name, work in method_load(config).items() if name in models}
+    return solve(models, facts, NodeSpec.of_site(config.site), load, config.engine.residency)

@@ -52,9 +52,10 @@ def preview(run: RunDir) -> Iterator[str]:
     if config.engine.kind is EngineKind.simulated:
         yield "engines      simulated: the answers are made up"
     else:
-        from gra_hpc.engines.hosting import describe, plan_engines
+        from gra_hpc.engines.hosting import plan_engines
+        from gra_hpc.engines.placement_report import render
 
-        lines = describe(plan_engines(config, plan)).splitlines()
+        lines = render(plan_engines(config, plan)).splitlines()
         for i, line in enumerate(lines):
             yield f"{'' if i else 'engines':12} {line}"
     if config.site.executor is Executor.slurm:
