@@ -23,6 +23,9 @@ from gra_hpc.errors import EngineError, GraError
 
 log = logging.getLogger(__name__)
 
+LEAVE_S = 2.0
+"""A server that is no longer healthy gets this long to leave by itself, with an exit code that says why."""
+
 TERMINATED_PAUSE_S = 40.0
 """Wait before the restart of an engine that got SIGTERM from outside: longer than Slurm's KillWait, so that no engine
 is started in a job that is being ended (and killed half started)."""
@@ -170,14 +173,19 @@ class Replica:
 
     async def _judge(self, process: EngineProcess) -> bool:
         victims = set(self.inflight)
+        cause = ""
         if not process.dead.is_set():
-            status = await process.client.health()
+            status = await _look(process)
             if status == 200:
                 return False
             victims |= self.inflight
+            self._set_ready(False)
+            # vLLM's front end outlives its engine core: it answers 503 for a while, then leaves.
+            cause = "its engine core died" if status else "its server does not answer"
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.dead.wait(), LEAVE_S)
         self._set_ready(False)
-        # vLLM's front end outlives its engine core: it answers 503 for a while, then leaves.
-        await process.kill("its engine core died" if not process.dead.is_set() and status == 503 else "")
+        await process.kill("" if process.dead.is_set() else cause)
         for call in victims:
             call.deaths += 1
             call.alone += len(victims) == 1
@@ -350,6 +358,16 @@ class Replica:
         if self.inflight:
             stats["busy_seconds"] += time.monotonic() - self._busy_since
         return stats | {"ready": self.ready, "in_flight": len(self.inflight)}
+
+
+async def _look(process: EngineProcess) -> int:
+    """Status of the health check, with patience for a busy machine, but none once the process is dead."""
+    look = asyncio.create_task(process.client.health(timeout=60.0))
+    await _first(process.dead.wait(), asyncio.shield(look))
+    if not look.done():
+        look.cancel()
+        return 0
+    return look.result()
 
 
 async def _first(*waits: Awaitable[object]) -> None:

@@ -52,6 +52,8 @@ class Faults:
     """A file: the first fault makes it, and where it exists there are no more faults."""
     core_dies_on: str = ""
     """On such a call answer 500, and 503 to health checks from then on, as vLLM's front end without its engine core."""
+    error_on: str = ""
+    """On such a call answer 500, in good health."""
     litter: bool = False
     """Leave a process that ignores SIGTERM in a session of its own, and shared memory that nobody removes."""
     events: str = ""
@@ -119,6 +121,8 @@ class Server:
             await asyncio.sleep(86400)
         if self.core_dead:
             return web.json_response({"error": {"message": "EngineCore encountered an issue."}}, status=500)
+        if f.error_on and f.error_on in text and self.strike():
+            return web.json_response({"error": {"message": "a mishap"}}, status=500)
         if self.sleeping:
             return web.json_response({"error": {"message": "asked while asleep"}}, status=400)
         self.waiting += 1

@@ -24,7 +24,7 @@ from gra_hpc.engines.placement import EnginePlace
 from gra_hpc.errors import EngineError
 
 DEFAULT_CPU_KV = 512 << 20
-"""KV cache of an engine on a CPU when nobody says otherwise: without it vLLM claims nearly the whole node."""
+"""KV cache of an engine on a CPU, in bytes, when nobody says otherwise."""
 
 _SECRET = re.compile(
     r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_KEY|^AWS_|SSH_AUTH_SOCK|^KRB5", re.IGNORECASE
@@ -110,8 +110,39 @@ def check(spec: EngineSpec, directory: Path) -> None:
         raise EngineError(
             f"engine {name}: tensor_parallel={degree} needs {degree} devices, has {len(place.devices)}"
         )
+    if spec.kind == "cpu":
+        weights = sum(f.stat().st_size for f in model_files.weight_files(directory))
+        wide = 2 if spec.model.dtype == "float32" else 1
+        need = (0 if spec.model.load_format == "dummy" else wide * weights) + kv_cache_bytes(spec) * degree
+        free = free_memory()
+        if need > free:
+            raise EngineError(
+                f"engine {name}: {need / 1e9:.1f} GB for weights and KV cache, {free / 1e9:.1f} GB of memory are free",
+                f"set models.{place.model}.kv_cache_gb lower, or ask for more memory (site.memory_gb)",
+            )
     if len(os.fsencode(spec.socket)) > SOCKET_PATH_MAX:
         raise EngineError(f"{spec.socket}: longer than a Unix socket's path may be ({SOCKET_PATH_MAX} bytes)")
+
+
+def free_memory() -> int:
+    """Bytes that processes here may still take: of the machine, or of the job's cgroup if that is less."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().split("::", 1)[
+            1
+        ].strip().lstrip("/")
+        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+    except (OSError, IndexError, ValueError):
+        return free
+    return free if limit == "max" else min(free, max(0, int(limit) - used))
+
+
+def kv_cache_bytes(spec: EngineSpec) -> int:
+    """KV cache per device as asked for; on a CPU never nothing, since vLLM would then claim nearly the whole node."""
+    asked = spec.place.kv_cache_bytes or int(spec.model.kv_cache_gb * 1e9)
+    return asked or (DEFAULT_CPU_KV if spec.kind == "cpu" else 0)
 
 
 def command(spec: EngineSpec, directory: Path) -> list[str]:
@@ -142,12 +173,12 @@ def command(spec: EngineSpec, directory: Path) -> list[str]:
         options["trust-remote-code"] = True
     if model.chat_template:
         options["chat-template"] = str(Path(model.chat_template).absolute())
-    kv = place.kv_cache_bytes or int(model.kv_cache_gb * 1e9)
+    kv = kv_cache_bytes(spec)
     if spec.kind == "cpu":
         options["enforce-eager"] = (
             True  # compiling takes 15 to 47 s for 20% of speed: engine_args may say otherwise
         )
-        options["kv-cache-memory-bytes"] = kv or DEFAULT_CPU_KV
+        options["kv-cache-memory-bytes"] = kv
         # A seeded call whose prompt is split by chunked prefill kills the engine on a CPU ("does not use offset").
         options["enable-chunked-prefill"] = False
         options["max-num-batched-tokens"] = max(2048, model.max_model_len)
@@ -198,6 +229,7 @@ def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
         "VLLM_PORT": str(spec.port),
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(spec.engine.start_timeout_s),
         "VLLM_RPC_BASE_PATH": temporary,
         "TMPDIR": temporary,
         "HF_MODULES_CACHE": f"{temporary}/hf_modules",

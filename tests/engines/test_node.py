@@ -17,6 +17,7 @@ import pytest
 
 from gra_hpc.config import EngineConfig, ModelConfig
 from gra_hpc.engines import guard, process, replica
+from gra_hpc.engines.client import Metrics
 from gra_hpc.engines.door import Answer, Request, Sampling
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import EnginePlace, Placement
@@ -269,6 +270,41 @@ def test_front_end_without_engine_core_is_dead(host: Host, short_dir: Path) -> N
             assert (await node.ask(request("now"))).finish == "stop"
             (cause,) = node.stats()["engines"]["m-0"]["causes"]
             assert cause.startswith("its engine core died")
+
+    run(work())
+
+
+def test_internal_errors_of_a_living_engine(host: Host, short_dir: Path) -> None:
+    """Asked again; a call that always meets one is answered as an error, and the engine is left alone."""
+
+    async def work() -> None:
+        once = Faults(error_on="unlucky", once=str(short_dir / "once"))
+        by_model = {"a": once, "b": Faults(error_on="always")}
+        async with host.node(placement=places("a", "b"), by_model=by_model) as node:
+            assert (await node.ask(request("unlucky", model="a"))).finish == "stop"
+            answer = await node.ask(request("always", model="b"))
+            assert (answer.finish, answer.text) == ("error", "engine b-0: HTTP 500: a mishap")
+            assert [e["restarts"] for e in node.stats()["engines"].values()] == [0, 0]
+
+    run(work())
+
+
+def test_admission_follows_the_engines_own_queue() -> None:
+    async def work() -> None:
+        woken: list[replica.Replica] = []
+        r = replica.Replica(
+            EnginePlace("m", 0, ()), EngineConfig(max_running=256), None, asyncio.Lock(), woken.append
+        )  # type: ignore[arg-type]
+        r._admit_by(Metrics(running=40, waiting=100, kv_use=0.5, tokens=0))
+        assert r.limit == 256  # a burst of prompts: no reason to hold calls back
+        r._admit_by(Metrics(running=40, waiting=100, kv_use=0.99, tokens=0))
+        assert r.limit == 50  # no room in its KV cache: what it runs, and a little more
+        r._admit_by(Metrics(running=2, waiting=100, kv_use=0.99, tokens=0))
+        assert r.limit == 8
+        for limit in (16, 32, 64, 128, 256):
+            r._admit_by(Metrics(running=8, waiting=0, kv_use=0.4, tokens=0))
+            assert r.limit == limit
+        assert len(woken) == 5
 
     run(work())
 

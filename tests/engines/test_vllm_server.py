@@ -133,6 +133,16 @@ def test_what_cannot_start_is_refused_at_once(
         vllm_server.check(spec(**changes), directory)
 
 
+def test_memory_is_checked_on_a_cpu(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vllm_server.free_memory() > 1 << 20
+    monkeypatch.setattr(vllm_server, "free_memory", lambda: 100_000_000)
+    with pytest.raises(
+        EngineError, match=r"engine smol-0: 0\.5 GB for weights and KV cache, 0\.1 GB of memory are free"
+    ):
+        vllm_server.check(spec(), directory)
+    vllm_server.check(spec("gpu"), directory)
+
+
 def test_missing_vllm_names_the_extra(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_server.importlib.util, "find_spec", lambda _: None)
     for kind in ("cpu", "gpu"):
