@@ -35,7 +35,8 @@ def test_command_on_a_cpu() -> None:
         "/usr/bin/python3 -m vllm.entrypoints.openai.api_server --model /models/smol --served-model-name smol"
         " --uds /tmp/gra-0-x/e00-0.s --dtype bfloat16 --max-model-len 2048 --max-num-seqs 256"
         " --tensor-parallel-size 1 --load-format auto --seed 0 --generation-config vllm"
-        " --disable-uvicorn-access-log --enforce-eager --kv-cache-memory-bytes 500000000"
+        ' --disable-uvicorn-access-log --structured-outputs-config {"backend":"xgrammar","disable_any_whitespace":true}'
+        " --enforce-eager --kv-cache-memory-bytes 500000000"
         " --no-enable-chunked-prefill --max-num-batched-tokens 2048"
     )
 
@@ -48,7 +49,9 @@ def test_command_on_gpus_with_sleep_and_more_arguments() -> None:
     )  # fmt: skip
     text = " ".join(vllm_server.command(spec("gpu", place=place, model=model, can_sleep=True), Path("/m")))
     assert text.split("--load-format auto ")[1] == (
-        "--generation-config vllm --disable-uvicorn-access-log --quantization awq --trust-remote-code"
+        "--generation-config vllm --disable-uvicorn-access-log --structured-outputs-config"
+        ' {"backend":"xgrammar","disable_any_whitespace":true}'
+        " --quantization awq --trust-remote-code"
         " --chat-template /t.jinja --gpu-memory-utilization 0.45 --kv-cache-memory-bytes 7 --enable-sleep-mode"
         ' --no-enable-prefix-caching --rope-scaling {"factor":2}'
     )
@@ -137,7 +140,7 @@ def test_memory_is_checked_on_a_cpu(directory: Path, monkeypatch: pytest.MonkeyP
     assert vllm_server.free_memory() > 1 << 20
     monkeypatch.setattr(vllm_server, "free_memory", lambda: 100_000_000)
     with pytest.raises(
-        EngineError, match=r"engine smol-0: 0\.5 GB for weights and KV cache, 0\.1 GB of memory are free"
+        EngineError, match=r"smol-0: 0\.5 GB for weights and KV cache, 0\.1 GB of memory are free"
     ):
         vllm_server.check(spec(), directory)
     vllm_server.check(spec("gpu"), directory)
