@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,14 +136,16 @@ class Builder:
         if not len(every) or int(unique[-1]) < bound:  # nothing would be left to train on
             bound = 0
         held_out = {"train": np.uint64(bound) <= every, "validation": every < np.uint64(bound)}
-        size = sum(_compressed(r.dir.kept, text_twice=True) for r in self.inputs.rounds)
+        size = Size.of((r.dir.kept for r in self.inputs.rounds), text_twice=True)
         shuffles, counts = {}, {}
         for split, rows in held_out.items():
-            share = int(size * float(rows.mean())) if len(every) else 0
-            files = max(1, round(share / (self.config.shard_mb * MB)))
-            shuffles[split] = Shuffle(self.scratch / split, _kept_schema(), share, files)
+            shuffles[split] = self._shuffle(split, size, float(rows.mean()) if len(every) else 0.0)
             in_split = unique >= bound if split == "train" else unique < bound
-            counts[split] = {"rows": int(rows.sum()), "seeds": int(in_split.sum()), "files": files}
+            counts[split] = {
+                "rows": int(rows.sum()),
+                "seeds": int(in_split.sum()),
+                "files": shuffles[split].groups,
+            }
         for table in self._kept(_kept_schema().names):
             mine = keys_of(table["seed_id"], "split") >= np.uint64(bound)
             order = keys_of(table["id"])
@@ -174,13 +177,9 @@ class Builder:
             "dropped": sum(len(k) for k in dropped.values()),
         }
         tables = [t for r in rounds for t in r.tables()]
-        size = sum(_compressed(t.samples) for t in tables)
-        per_row = size / max(1, sum(t.manifest["samples"]["rows"] for t in tables))
-        shuffles = {}
-        for outcome in OUTCOMES:
-            share = int(per_row * counts[outcome])
-            files = max(1, round(share / (self.config.shard_mb * MB)))
-            shuffles[outcome] = Shuffle(self.scratch / outcome, _kept_schema(), share, files)
+        size = Size.of(t.samples for t in tables)
+        rows = max(1, sum(t.manifest["samples"]["rows"] for t in tables))
+        shuffles = {o: self._shuffle(o, size, counts[o] / rows) for o in OUTCOMES}
         why = Shuffle(self.scratch / "why", _why_schema(), 0, shuffles["dropped"].buckets)
         for r in self.inputs.rounds:
             for table in read(r.dir.dropped, _why_schema().names):
@@ -198,8 +197,8 @@ class Builder:
                 if outcome == "dropped":
                     per = shuffle.buckets // shuffle.groups
                     found = (_with_reasons(t, why.read(number * per + i)) for i, t in enumerate(found))
-                rows = (reject_rows(t, self.models, outcome) for t in slices(found))
-                self._write(name, rows, rejects_schema())
+                made = (reject_rows(t, self.models, outcome) for t in slices(found))
+                self._write(name, made, rejects_schema())
         return {o: s.rows for o, s in shuffles.items()}
 
     def _deal(self, table: pa.Table, dropped: np.ndarray | None, shuffles: dict[str, Shuffle]) -> None:
@@ -214,6 +213,11 @@ class Builder:
             keys = keys_of(accepted["id"])
             which = np.isin(keys, dropped)
             shuffles["dropped"].add(accepted.filter(which), keys[which])
+
+    def _shuffle(self, name: str, size: Size, share: float) -> Shuffle:
+        """Of a share of rows, one group per file."""
+        files = max(1, round(size.disk * share / (self.config.shard_mb * MB)))
+        return Shuffle(self.scratch / name, _kept_schema(), int(size.memory * share), files)
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -255,6 +259,40 @@ class Builder:
             if name in self.rows:
                 out[name]["rows"] = self.rows[name]
         return out
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of tables without their embeddings."""
+
+    disk: int
+    """As Parquet lies on the disk."""
+    memory: int
+    """Before compression."""
+
+    @classmethod
+    def of(cls, paths: Iterable[Path], text_twice: bool = False) -> Size:
+        """Add up what the tables' own metadata say.
+
+        Args:
+            text_twice: count instruction and response twice, as `messages` repeats them.
+        """
+        import pyarrow.parquet as pq
+
+        disk = memory = 0
+        for path in paths:
+            meta = pq.read_metadata(path)
+            for g in range(meta.num_row_groups):
+                group = meta.row_group(g)
+                for c in range(group.num_columns):
+                    column = group.column(c)
+                    top = column.path_in_schema.split(".")[0]
+                    times = 0 if top == "embedding" else 1
+                    if text_twice and top in ("instruction", "response"):
+                        times = 2
+                    disk += times * column.total_compressed_size
+                    memory += times * column.total_uncompressed_size
+        return cls(disk, memory)
 
 
 def slices(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -305,23 +343,3 @@ def _column(path: Path, name: str) -> Any:
     import pyarrow.parquet as pq
 
     return pq.read_table(path, columns=[name])[name]
-
-
-def _compressed(path: Path, text_twice: bool = False) -> int:
-    """Bytes of a table's columns but the embeddings, as they lie on the disk.
-
-    Args:
-        text_twice: count instruction and response twice, as `messages` repeats them.
-    """
-    import pyarrow.parquet as pq
-
-    meta, total = pq.read_metadata(path), 0
-    for g in range(meta.num_row_groups):
-        group = meta.row_group(g)
-        for c in range(group.num_columns):
-            column = group.column(c)
-            top = column.path_in_schema.split(".")[0]
-            if top != "embedding":
-                twice = text_twice and top in ("instruction", "response")
-                total += column.total_compressed_size * (2 if twice else 1)
-    return total

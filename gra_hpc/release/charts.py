@@ -24,11 +24,11 @@ def percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f}%" if whole else "–"
 
 
-def nice(top: float, steps: int = 4) -> list[float]:
-    """Round tick values from 0 up to at least `top`."""
+def nice(top: float, steps: int = 4, least: float = 0) -> list[float]:
+    """Round tick values from 0 up to at least `top`, no closer than `least`."""
     if top <= 0:
         return [0.0, 1.0]
-    raw = top / steps
+    raw = max(top / steps, least)
     power = 10 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
     count = math.ceil(top / step - 1e-9)
@@ -168,7 +168,7 @@ def histogram(
     lo, hi = limits or (0, count)
     scaled = [(s, [c / (sum(s.counts) or 1) if shares else c for c in s.counts]) for s in series]
     most = max((max(v[lo:hi], default=0) for _, v in scaled), default=0)
-    levels = nice(most)
+    levels = nice(most, least=0 if shares else 1)
     w, h = width - left - right, height - bottom - head
 
     def at_x(edge: float) -> float:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEY = "__key"
-BUCKET_BYTES = 48 << 20
-"""Bytes of a bucket as compressed Parquet; in memory about five times that."""
+BUCKET_BYTES = 96 << 20
+"""Bytes of a bucket before compression; reading it back takes about three times that."""
 _MOST = 4096
 
 
@@ -33,13 +33,13 @@ class Shuffle:
     Args:
         directory: where buckets go; made here, removed bucket by bucket as they are read.
         schema: of the rows, with a string column `id`.
-        size: expected bytes of the rows as compressed Parquet, from which the number of buckets follows.
+        size: expected bytes of the rows before compression, from which the number of buckets follows.
         groups: the number of buckets is a multiple of this, so that each group of neighbours can become one file.
         memory: bytes held before they are written out.
     """
 
     def __init__(
-        self, directory: Path, schema: pa.Schema, size: int, groups: int = 1, memory: int = 256 << 20
+        self, directory: Path, schema: pa.Schema, size: int, groups: int = 1, memory: int = 96 << 20
     ) -> None:
         import pyarrow as pa
 

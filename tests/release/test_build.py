@@ -306,3 +306,13 @@ def test_what_is_no_release_is_not_removed(maker: Maker) -> None:
     assert (run.release / "thesis.tex").read_text() == "mine"
     (run.release / "thesis.tex").unlink()
     assert verify(build(run)) == []
+
+
+def test_the_number_of_shards_does_not_show_in_the_data(maker: Maker) -> None:
+    made = []
+    for shards in (3, 5):
+        config = maker.config()
+        config.launch.shards = shards
+        release = build(maker.make(f"in-{shards}", config))
+        made.append({n: d for n, d in digests(release).items() if n.startswith(("data/", "rejects/"))})
+    assert made[0] == made[1]
