@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from gra_hpc.cli import configuration, runs, sites
+from gra_hpc.cli import configuration, releases, runs, sites
 from gra_hpc.cli.application import app
 from gra_hpc.errors import GraError
 
-__all__ = ["app", "configuration", "main", "runs", "sites"]
+__all__ = ["app", "configuration", "main", "releases", "runs", "sites"]
 
 
 def main() -> None:

@@ -1,0 +1,61 @@
+"""`gra release`: check, convert and upload what a run has made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gra_hpc.cli.application import app
+from gra_hpc.errors import ReleaseError
+
+release_app = typer.Typer(help="A release: check it, convert it, upload it.", rich_markup_mode=None)
+app.add_typer(release_app, name="release")
+
+Release = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the release, or of its run.")]
+
+
+def _directory(path: Path) -> Path:
+    inside = path / "release"
+    return inside if (inside / "manifest.json").is_file() else path
+
+
+@release_app.command("verify")
+def release_verify(release: Release) -> None:
+    """Check every digest, count, id and split of a release, and its ledger."""
+    from gra_hpc.release.verify import verify
+
+    directory = _directory(release)
+    problems = verify(directory)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise ReleaseError(f"{directory}: {len(problems)} problems", "build it again: gra merge RUN")
+    print(f"{directory}: sound")
+
+
+@release_app.command("export")
+def release_export(
+    release: Release,
+    form: Annotated[str, typer.Option("--format", help="alpaca, sharegpt or chat.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Directory; DIR-FORMAT if left out.")] = None,
+) -> None:
+    """Write a release as LLaMA-Factory and TRL read it."""
+    from gra_hpc.release.export import export
+
+    directory = _directory(release)
+    for file in export(directory, form, to or directory.with_name(f"{directory.name}-{form}")):
+        print(file)
+
+
+@release_app.command("push")
+def release_push(
+    release: Release,
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="Hub dataset, as name/dataset.")],
+    public: Annotated[bool, typer.Option("--public", help="Visible to everybody.")] = False,
+) -> None:
+    """Upload a release from a login node, and compare what arrived. The token is huggingface_hub's own."""
+    from gra_hpc.release.push import push
+
+    print(push(_directory(release), repository, private=not public))
