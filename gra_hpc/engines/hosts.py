@@ -116,6 +116,8 @@ def divide_kv(space: Space, devices: int, engines: Engines) -> list[float] | Non
 
 def place(space: Space, engines: Engines) -> tuple[Host, ...]:
     """Engines with their memory and rates; empty if they do not fit."""
+    if sum(need.facts.weight_bytes for need, _, _ in engines) > space.host_bytes:
+        return ()
     kv = divide_kv(space, space.devices, engines)
     if kv is None:
         return ()

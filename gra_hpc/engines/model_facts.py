@@ -133,6 +133,8 @@ def read_facts(path: Path | str, dtype: str = "auto", kv_cache_dtype: str = "aut
         ) from None
     except (OSError, orjson.JSONDecodeError) as e:
         raise ConfigError(f"{file}: cannot be read ({e})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: expected a JSON object")
     text = raw.get("text_config") or raw.get("llm_config") or raw
     layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
     heads = _number(text, "num_attention_heads", "n_head", "num_heads")

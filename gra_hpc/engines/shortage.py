@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gra_hpc.config import Residency
 from gra_hpc.engines.cores import host_bytes
+from gra_hpc.engines.deadline import Deadline
 from gra_hpc.engines.hosts import Space
 from gra_hpc.engines.performance import GB, Need
 from gra_hpc.engines.turns import NodeModel
@@ -88,12 +90,14 @@ def explain_shortage(model: NodeModel, residency: Residency) -> GraError:
             f" ({model.devices} x {model.memory / GB:.1f} GB)",
             "engine.residency=auto  (models take turns), or " + SMALLER,
         )
-    weights = sum(n.facts.weight_bytes for n in model.needs) / GB
-    host = model.host_memory / GB
-    if model.host_memory and weights > host:
+    free = replace(model, host_memory=0.0, deadline=Deadline(0.5), _known={})
+    rota = free.best(residency) if model.host_memory else None
+    if rota:
+        turns = [sum(e.need.facts.weight_bytes for e in t.engines) / GB for t in rota.turns]
+        asleep, host = sum(turns) - min(turns), model.host_memory / GB
         return EngineError(
-            f"models.{model.needs[0].name}: taking turns needs host memory for sleeping weights: {weights:.1f} GB,"
-            f" site.memory_gb={host:.1f}: {weights - host:.1f} GB missing",
+            f"models.{model.needs[0].name} and {len(model.needs) - 1} more: taking turns needs {asleep:.1f} GB of host"
+            f" memory for sleeping weights, site.memory_gb={host:.1f}: {asleep - host:.1f} GB missing",
             "raise site.memory_gb",
         )
     worst = max(model.needs, key=lambda n: least_size(model, n))

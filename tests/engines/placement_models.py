@@ -1,0 +1,40 @@
+"""Stated models and loads for the tests of placement."""
+
+from __future__ import annotations
+
+from gra_hpc.engines.hosts import Space
+from gra_hpc.engines.load import ModelLoad, usual_load
+from gra_hpc.engines.model_facts import ModelFacts, stated_facts
+from gra_hpc.engines.performance import GB, Constants, Need, constants_for
+
+LLAMA_8B = stated_facts(parameters=8.03e9, layers=32, heads=32, kv_heads=8, intermediate=14336)
+QWEN_7B = stated_facts(parameters=7.62e9, layers=28, heads=28, kv_heads=4, intermediate=18944)
+MISTRAL_7B = stated_facts(parameters=7.25e9, layers=32, heads=32, kv_heads=8, intermediate=14336)
+INTERNLM_8B = stated_facts(parameters=8.8e9, layers=48, heads=32, kv_heads=2, intermediate=10240)
+QWEN_32B = stated_facts(parameters=32.8e9, layers=64, heads=40, kv_heads=8, intermediate=27648)
+QWEN_72B = stated_facts(parameters=72.7e9, layers=80, heads=64, kv_heads=8, intermediate=29568)
+SMOLLM2 = stated_facts(parameters=134.5e6, layers=30, heads=9, kv_heads=3, head_dim=64, intermediate=1536)
+MINILM = stated_facts(parameters=22.7e6, layers=6, heads=12, kv_heads=12, head_dim=32, embedder=True)
+
+FIVE = dict.fromkeys(("llama", "tulu", "qwen", "mistral", "internlm"), LLAMA_8B)
+"""Five 8B models alike: the hardest to tell apart."""
+PAPER = {
+    "llama": LLAMA_8B,
+    "tulu": LLAMA_8B,
+    "qwen": QWEN_7B,
+    "mistral": MISTRAL_7B,
+    "internlm": INTERNLM_8B,
+}
+"""The paper's pool."""
+
+
+def need(name: str, facts: ModelFacts, load: ModelLoad | None = None, **pins: int) -> Need:
+    return Need(name, facts, load or usual_load(facts.embedder), max_model_len=8192, **pins)
+
+
+def space(
+    facts: dict[str, ModelFacts], devices: int, memory_gb: float, constants: Constants | None = None
+) -> Space:
+    constants = constants or constants_for("", memory_gb)
+    needs = sorted((need(n, f) for n, f in facts.items()), key=lambda n: -n.facts.weight_bytes)
+    return Space(tuple(needs), devices, memory_gb * GB * constants.device_share, constants)
