@@ -36,13 +36,14 @@ _FIELDS = attrgetter(*(f.name for f in fields(Call)))
 _START = re.compile(rb"[0-9a-f]{8} [0-9a-f]{32} \[")
 
 
-def _name(key: str, digest: str) -> bytes:
+def call_name(key: str, digest: str) -> bytes:
+    """Name of a call in the index: digest of its key and its request."""
     return blake2b(f"{key}\0{digest}".encode(), digest_size=16).digest()
 
 
 def encode(call: Call) -> bytes:
     """One journal line."""
-    body = b"%s %s" % (_name(call.key, call.digest).hex().encode(), orjson.dumps(_FIELDS(call)))
+    body = b"%s %s" % (call_name(call.key, call.digest).hex().encode(), orjson.dumps(_FIELDS(call)))
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
@@ -163,7 +164,7 @@ class Journal:
 
     def get(self, key: str, digest: str) -> Call | None:
         """The answer to a question, if it was asked before with the same request."""
-        name = _name(key, digest)
+        name = call_name(key, digest)
         place = self._index.get(name)
         if place is None:
             return None
@@ -200,7 +201,7 @@ class Journal:
         except (StorageError, OSError) as e:
             self._failed, self._told = e, True  # the file may end in a torn line: nothing may follow it
             raise
-        name = _name(call.key, call.digest)
+        name = call_name(call.key, call.digest)
         self._index.setdefault(name, (len(self._files) - 1) << 64 | self._size << 24 | len(line) - 1)
         self._used[name] = None
         self._size += len(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 from gra_hpc import presets
 from gra_hpc.errors import IncompleteError
 from gra_hpc.plan import Plan, RoundPlan, size_round
-from gra_hpc.publish import is_published
+from gra_hpc.publish import is_published, sweep
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json
 
@@ -67,6 +67,9 @@ def finish_round(run: RunDir, number: int) -> str:
     plan.verify(config, run)
     if number not in rounds_of(plan, config.method.rounds):
         raise IncompleteError(f"round {number}: this run has rounds {rounds_of(plan, config.method.rounds)}")
+    for shard in (run.round(number).shard(s) for s in range(shards_of(run, plan, number))):
+        if shard.attempts.is_dir() and is_published(shard):
+            sweep(shard)  # it died between its manifest and this
     if number == 0:
         return merge_described(run)
     summary = merge_round(run, number, config)
