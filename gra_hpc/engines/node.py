@@ -238,11 +238,14 @@ class Node:
         self._pools[replica.place.model].changed(replica)
         self._touched()
 
+    def _gpus(self, place: EnginePlace) -> int:
+        return len(place.devices) if self.placement.kind == "gpu" else 0
+
     def stats(self) -> dict[str, Any]:
         """What the engines did so far, JSON-able: by engine, and the rotation's lost seconds."""
         rotation = self._rotation or Rotation([])
         return {
-            "engines": {r.place.name: r.report() for r in self._replicas},
+            "engines": {r.place.name: r.report() | {"gpus": self._gpus(r.place)} for r in self._replicas},
             "rotation": rotation.report(),
             "given_up": sum(p.quarantined for p in self._pools.values()),
         }
