@@ -3,7 +3,7 @@
 
     python tools/bench_merge.py --rows 100000 --semantic
     python tools/bench_merge.py --rows 10000000 --shards 100 --dir /scratch/bench
-    python tools/bench_merge.py --rows 100000 --datatrove VENV/bin/python --semhash VENV/bin/python
+    python tools/bench_merge.py --rows 100000 1000000 --datatrove VENV/bin/python
 
 A corpus is a run with published shards. Row i is made from i alone: an original of 80 to 200 words, an exact twin of an
 original (other case and punctuation), a near-duplicate (1 to 4 words changed: its Jaccard similarity is known), a decoy
@@ -435,6 +435,55 @@ def score(rows: int, dropped: Any, manifest: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def against_datatrove(path: Path, rows: int, python: str, ours: dict[str, Any]) -> dict[str, Any]:
+    """datatrove's MinHash pipeline on the same rows, with the same shingles and bands."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from gra_hpc.merge.signing import banding
+
+    workers = len(os.sched_getaffinity(0))
+    b = banding(THRESHOLD, 128)
+    with tempfile.TemporaryDirectory(prefix="bench-datatrove-", dir=path.parent) as temporary:
+        work = Path(temporary)
+        (work / "texts").mkdir()
+        files = sorted((path / "rounds" / "01" / "shards").glob("*/samples-*.parquet"))
+        for w in range(workers):
+            with pq.ParquetWriter(
+                work / "texts" / f"{w}.parquet", pa.schema([("id", "string"), ("text", "string")])
+            ) as out:
+                for file in files[w::workers]:
+                    t = pq.read_table(file, columns=["id", "instruction", "response"])
+                    text = pc.binary_join_element_wise(t["instruction"], t["response"], "\n")
+                    out.write_table(pa.table({"id": t["id"], "text": text}))
+        script = str(Path(__file__).with_name("bench_merge_peers.py"))
+        numbers = [str(n) for n in (workers, b.bands, b.rows, SHINGLE)]
+        seen = watch(
+            [python, script, "datatrove", str(work / "texts"), str(work), *numbers], stderr=subprocess.DEVNULL
+        )
+        kept = np.array((work / "kept.txt").read_text().split(), "S32")
+    t = truth(rows)
+    gone = ~np.isin(np.array(identity(np.arange(rows)), "S32"), kept)
+    planted = np.flatnonzero((t.kind == NEAR) & (t.jaccard >= THRESHOLD))
+    # What it removed rightly: rows of a family (one original and what was made of it) of which others are left.
+    family = np.bincount(t.base, minlength=rows)
+    return {
+        "steps": json.loads(seen.output.strip().splitlines()[-1]),
+        "seconds": round(seen.seconds, 1),
+        "cpu_seconds": round(seen.cpu_seconds, 1),
+        "peak_mb": round(seen.peak_mb),
+        "near_recall": float((gone[planted] | gone[t.base[planted]]).mean()),
+        "removed": int(gone.sum()),
+        "removed_outside_families": int((gone & (family[t.base] < 2)).sum()),
+        "our_speed": {
+            "exact_and_near": round(seen.seconds / ours["exact_and_near_seconds"], 1),
+            "whole_merge": round(seen.seconds / ours["seconds"], 1),
+            "whole_merge_cpu": round(seen.cpu_seconds / ours["cpu_seconds"], 1),
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="corpus sizes")
@@ -444,6 +493,9 @@ def main() -> None:
     parser.add_argument("--semantic", action="store_true", help="with embeddings, and the semantic step")
     parser.add_argument(
         "--dir", type=Path, help="where corpora are kept and used again (default: a temporary directory)"
+    )
+    parser.add_argument(
+        "--datatrove", metavar="PYTHON", help="also run datatrove's MinHash, with this interpreter"
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
@@ -461,6 +513,8 @@ def main() -> None:
                 (path / "done").touch()
                 print(f"corpus of {rows:,} rows made in {time.monotonic() - began:.0f} s", file=sys.stderr)
             result = measure(path, rows)
+            if args.datatrove:
+                result["datatrove"] = against_datatrove(path, rows, args.datatrove, result)
             results.append(result)
             print(json.dumps(result, indent=2))
     if args.json:

@@ -281,7 +281,9 @@ class _Merge:
         scratch = self.staging.scratch
         if c.decontamination.sources:
             with self._timed("benchmarks"):
-                benchmarks = Benchmarks(c.decontamination.sources, c.decontamination.ngram)
+                benchmarks = Benchmarks(
+                    c.decontamination.sources, c.decontamination.ngram, self.plan.benchmarks
+                )
                 benchmarks.save(scratch / "benchmarks.npz")
         what = Signing(
             scratch,
@@ -318,7 +320,7 @@ class _Merge:
                 }
         if c.semantic and c.embed_model:
             with self._timed("semantic"):
-                self.fill = self._semantic(ix, alive, dropped)
+                self.fill = self._semantic(ix, alive, dropped, workers)
         wanted = self.config.method.target_accepted
         left = np.flatnonzero(alive[ix.pool :]) + ix.pool
         if wanted and len(left) > wanted:
@@ -359,7 +361,9 @@ class _Merge:
             "dropped": len(drop),
         }
 
-    def _semantic(self, ix: Index, alive: np.ndarray, dropped: Dropped) -> tables.Embeddings:
+    def _semantic(
+        self, ix: Index, alive: np.ndarray, dropped: Dropped, workers: Workers
+    ) -> tables.Embeddings:
         """Apply the greedy rule to what is alive; tells how to fill the column `embedding` of what is kept."""
         import numpy as np
 
@@ -380,7 +384,15 @@ class _Merge:
         }
         if not len(matrix):
             return tables.as_given
-        found = semantic.duplicates(matrix, ix.pool, c.semantic_threshold, c.exact_search_rows)
+        found = semantic.duplicates(
+            matrix,
+            ix.pool,
+            c.semantic_threshold,
+            self.staging.scratch,
+            workers,
+            c.exact_search_rows,
+            self._memory // 2,
+        )
         drop = ranks[found.drop]
         alive[drop] = False
         dropped.add("semantic", drop, ranks[found.winner], found.similarity)

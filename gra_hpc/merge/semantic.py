@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
+
+    from gra_hpc.merge.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +56,31 @@ class Similar:
         return [int(c) for c in counts]
 
 
-def duplicates(vectors: np.ndarray, pool: int, threshold: float, exact_rows: int = 200_000) -> Similar:
+def duplicates(
+    vectors: np.ndarray,
+    pool: int,
+    threshold: float,
+    scratch: Path,
+    workers: Workers,
+    exact_rows: int = 200_000,
+    memory: int = 4 << 30,
+) -> Similar:
     """Apply the greedy rule.
 
     Args:
         vectors: float16 [rows, d] in order of rank, the pool first; lengths near one.
         pool: rows that are in the target pool from the start.
         threshold: cosine from which a row is dropped.
+        scratch: directory for temporary files.
+        workers: processes for the approximate search.
         exact_rows: up to this many rows all pairs are compared.
+        memory: bytes that the approximate search may take.
     """
     if len(vectors) <= exact_rows:
         return exact(vectors, pool, threshold)
     from gra_hpc.merge import clusters
 
-    return clusters.duplicates(vectors, pool, threshold)
+    return clusters.duplicates(vectors, pool, threshold, scratch, workers, memory)
 
 
 def exact(vectors: np.ndarray, pool: int, threshold: float) -> Similar:

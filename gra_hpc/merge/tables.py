@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,10 @@ def dropped_schema() -> pa.Schema:
 
 
 class Writer:
-    """A Parquet table whose bytes depend on its rows alone, not on how they came in."""
+    """A Parquet table whose bytes depend on its rows alone, not on how they came in.
+
+    Row groups are compressed in a thread of their own, so that two tables are written at once.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         import pyarrow.parquet as pq
@@ -56,9 +60,9 @@ class Writer:
         self._schema = schema
         self._held: list[pa.Table] = []
         self._count = 0
-        self._file = pq.ParquetWriter(
-            path, schema, compression="zstd", compression_level=3, use_dictionary=True, write_statistics=True
-        )
+        self._file = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1)
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def write(self, table: pa.Table) -> None:
         """Append rows."""
@@ -72,17 +76,27 @@ class Writer:
         while self._count and self._count >= size:
             together = pa.concat_tables(self._held)
             head, rest = together.slice(0, ROW_GROUP), together.slice(ROW_GROUP)
-            self._file.write_table(head.combine_chunks(), row_group_size=ROW_GROUP)
+            self._wait()
+            self._writing = self._thread.submit(self._file.write_table, head.combine_chunks(), ROW_GROUP)
             self.rows += len(head)
             self._held, self._count = ([rest], len(rest)) if len(rest) else ([], 0)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush(1)
-        self._file.close()
+        try:
+            if kind is None:
+                self._flush(1)
+                self._wait()
+        finally:
+            self._thread.shutdown()
+            self._file.close()
 
 
 def sorted_samples(

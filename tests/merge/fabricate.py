@@ -29,11 +29,11 @@ def text(rng: random.Random, words: int = 30) -> str:
     return " ".join(rng.choices(WORDS, k=words)).capitalize() + "."
 
 
-def seed(i: int, instruction: str = "", response: str = "", **more: object) -> Record:
+def seed(i: int, instruction: str = "", response: str = "", occurrence: int = 0, **more: object) -> Record:
     """A described seed."""
     rng = random.Random(f"seed {i}")
     instruction, response = instruction or text(rng, 12), response or text(rng)
-    id_ = seed_id(instruction, response, 0)
+    id_ = seed_id(instruction, response, occurrence)
     fields = {
         "domain": "qa",
         "keywords": ("a", "b", "c"),

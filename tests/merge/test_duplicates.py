@@ -61,7 +61,11 @@ def test_the_same_as_brute_force(number: int, count: int, edits: int) -> None:
     """Random families of edited texts, as a whole merge."""
     rng = random.Random(number)
     bases = [(text(rng, 6), text(rng, rng.choice([2, 10, 60]))) for _ in range(max(1, count // 4))]
-    seeds = [seed(i, *rng.choice(bases)) for i in range(rng.randrange(3))] if number % 2 else [seed(0)]
+    seeds = (
+        [seed(i, *rng.choice(bases), occurrence=i) for i in range(rng.randrange(3))]
+        if number % 2
+        else [seed(0)]
+    )
     samples = []
     for i in range(count):
         instruction, response = rng.choice(bases)

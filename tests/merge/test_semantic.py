@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gra_hpc.merge import clusters, semantic
+from gra_hpc.merge.workers import Workers
 
 
 def brute_force(vectors: np.ndarray, pool: int, threshold: float) -> tuple[list[int], list[int]]:
@@ -68,25 +71,27 @@ def test_identical_to_brute_force_on_crowded_vectors(n: int, pool: int, threshol
         assert found.drop.tolist() == brute_force(v, pool, threshold)[0]
 
 
-def test_clusters_find_what_brute_force_finds() -> None:
-    v = corpus(20_000, 64, 0.3, seed=3)
+@pytest.mark.parametrize("count", [1, 2])
+def test_clusters_find_what_brute_force_finds(tmp_path: Path, count: int) -> None:
+    v = corpus(6_000, 32, 0.3, seed=3)
     exact = semantic.exact(v, 500, 0.9)
-    found = clusters.duplicates(v, 500, 0.9)
-    assert len(exact.drop) > 1000
+    with Workers(count) as workers:
+        found = clusters.duplicates(v, 500, 0.9, tmp_path, workers)
+        again = clusters.duplicates(v, 500, 0.9, tmp_path, workers, memory=0)  # stored in 16 bits
+    assert len(exact.drop) > 300
     assert found.recall is not None
     assert found.recall >= 0.97
     both = np.intersect1d(exact.drop, found.drop)
     assert len(both) >= 0.97 * len(exact.drop)
     assert len(both) >= 0.99 * len(found.drop)
-    again = clusters.duplicates(v, 500, 0.9)
     assert found.drop.tolist() == again.drop.tolist()
     assert found.winner.tolist() == again.winner.tolist()
 
 
-def test_the_size_decides_the_method() -> None:
+def test_the_size_decides_the_method(tmp_path: Path) -> None:
     v = corpus(300, 16, 0.3)
-    assert semantic.duplicates(v, 10, 0.9, exact_rows=300).method == "exact"
-    assert semantic.duplicates(v, 10, 0.9, exact_rows=299).method == "clusters"
+    assert semantic.duplicates(v, 10, 0.9, tmp_path, Workers(1), exact_rows=300).method == "exact"
+    assert semantic.duplicates(v, 10, 0.9, tmp_path, Workers(1), exact_rows=299).method == "clusters"
 
 
 def test_nothing_and_one() -> None:

@@ -57,7 +57,7 @@ def leftovers(run: RunDir) -> list[Path]:
     return list(run.round(1).path.glob(".*"))
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("kills", [5, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
     """After every kill there is no merge or a whole one, and the next merge leaves nothing of the dead."""
     run = two_shards(tmp_path / "run")
