@@ -1,12 +1,13 @@
-"""`gra site`: clusters and their site files."""
+"""`gra site` and `gra doctor`: clusters, their site files, and what could keep a run from working there."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gra_hpc.cli.application import app
+from gra_hpc.cli.application import Json, Preset, app
 
 site_app = typer.Typer(help="Clusters: write a site file, show what one comes to.", rich_markup_mode=None)
 app.add_typer(site_app, name="site")
@@ -49,3 +50,49 @@ def site_show(
         return
     for line in show(presets.site(site), str(presets.find_site(site))):
         print(line)
+
+
+@app.command()
+def doctor(
+    site: Annotated[str, typer.Argument(metavar="[SITE]", help="Site; left out: the preset's.")] = "",
+    preset: Preset = "demo",
+    job: Annotated[bool, typer.Option("--job", help="Also examine a compute node, by a short job.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Examine this machine as a compute node.")] = False,
+    directory: Annotated[Path, typer.Option("--dir", help="Where runs will lie.")] = Path(),
+    wait: Annotated[int, typer.Option("--wait", help="Longest wait for the job, in seconds.")] = 900,
+    json: Json = False,
+) -> None:
+    """Check what a run needs here: Python, directories, Slurm, GPUs, models. Each line says what to do."""
+    import sys
+    from dataclasses import asdict
+
+    from gra_hpc import presets
+    from gra_hpc.doctor.finding import FAILURE
+    from gra_hpc.doctor.report import examination
+
+    config = presets.compose(preset, [], site)
+
+    def say(text: str) -> None:
+        if not json:
+            print(f"           ... {text}", flush=True)
+
+    found, place = [], ""
+    for where, finding in examination(config, directory.absolute(), job, here, wait, say):
+        found.append({"where": where, **asdict(finding)})
+        if not json:
+            if where != place:
+                print(where)
+                place = where
+            print(f"  {finding}", flush=True)
+    failures = sum(f["level"] == FAILURE for f in found)
+    if json:
+        from gra_hpc.storage import to_json
+
+        print(to_json(found).decode(), end="")
+    elif failures:
+        print(f"{failures} to mend before a run can work here")
+    elif not job and not here and config.site.executor is presets.config_module.Executor.slurm:
+        print(f"next: gra doctor {site} --job  (the same on a compute node)")
+    else:
+        print(f"next: gra plan RUN --preset {preset}{f' --site {site}' if site else ''}")
+    sys.exit(1 if failures else 0)

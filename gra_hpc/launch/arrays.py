@@ -8,6 +8,7 @@ from typing import Any
 from gra_hpc.config import RunConfig, SiteConfig
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
+from gra_hpc.launch.refusals import advice
 from gra_hpc.launch.rounds import Step
 from gra_hpc.launch.submissions import Job, Submission, live
 from gra_hpc.launch.tasks import MergeTask, ShardTask
@@ -65,7 +66,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
             parents = arrays or ([after_merge] if after_merge else [])
             kind = "afterany" if arrays else "afterok"
             depend = f"{kind}:{':'.join(dict.fromkeys(parents))}" if parents else ""
-            job.id = _submit_one(
+            job.id = submit_one(
                 merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.round)
             )
             after_merge = job.id
@@ -206,11 +207,12 @@ def _without_wckey(executor: Any, site: SiteConfig) -> Any:
 
 def _submit_array(executor: Any, tasks: Sequence[ShardTask]) -> str:
     if len(tasks) == 1:  # one submission is no array: its id has no index
-        return _submit_one(executor, tasks[0])
+        return submit_one(executor, tasks[0])
     return str(_guarded(lambda: executor.submit_array(tasks))[0].job_id.split("_")[0])
 
 
-def _submit_one(executor: Any, task: Any) -> str:
+def submit_one(executor: Any, task: Any) -> str:
+    """Submit a job that is no array; its id."""
     return str(_guarded(lambda: executor.submit(task)).job_id.split("_")[0])
 
 
@@ -226,6 +228,5 @@ def _guarded(act: Any) -> Any:
         ) from None
     except submitit.core.utils.FailedJobError as e:
         lines = [x for x in str(e).splitlines() if "error" in x.lower()] or str(e).splitlines()[-1:]
-        raise LaunchError(
-            f"sbatch refused: {'; '.join(dict.fromkeys(x.strip() for x in lines))}", "gra doctor"
-        ) from None
+        said = "; ".join(dict.fromkeys(x.strip().removeprefix("sbatch: error: ") for x in lines))
+        raise LaunchError(f"sbatch refused: {said}", advice(said)) from None

@@ -136,13 +136,13 @@ def test_cancel_only_this_run(slurm_env: Any, tmp_path: Path, tiny_llama: Path) 
     slurm_env.wait_until(lambda: (run / "release" / "manifest.json").exists(), 120)
 
 
-def test_site_detect_asks_nothing_it_can_find_out(
-    slurm_env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("slurm_env")
+def test_site_detect_then_doctor(tmp_path: Path, tiny_llama: Path) -> None:
+    """A newcomer's first two commands; the doctor also sees a compute node, through a job."""
     said = gra("site", "detect", cwd=tmp_path)
     assert "next: read it, then gra doctor mini" in said
-    text = (tmp_path / "configs" / "sites" / "mini.yaml").read_text()
+    file = tmp_path / "configs" / "sites" / "mini.yaml"
+    text = file.read_text()
     for line in (
         "executor: slurm",
         "partition: low",
@@ -154,6 +154,32 @@ def test_site_detect_asks_nothing_it_can_find_out(
     assert "also sent on preemption (REQUEUE, 10 s of grace)" in text
     assert "is there already" in gra("site", "detect", cwd=tmp_path, code=2)
     assert "--gpus-per-node=8" in gra("site", "show", "mini", cwd=tmp_path)
+
+    preset = tmp_path / "sim.yaml"
+    preset.write_text(
+        f"seeds: {{path: none.jsonl}}\nmodels: {{tiny: {{path: {tiny_llama}, load_format: dummy}}}}\n"
+        "merge: {semantic: false}\nengine: {kind: simulated}\n"
+    )
+    said = gra("doctor", "mini", "--preset", preset, cwd=tmp_path, code=1)
+    assert "site.gpu_memory_gb=0: placement needs it" in said
+    file.write_text(
+        text.replace("gpu_memory_gb: 0.0", "gpu_memory_gb: 80").replace("memory_gb: 59", "memory_gb: 2")
+    )
+    said = gra("doctor", "mini", "--preset", preset, "--job", cwd=tmp_path, timeout=240)
+    compute = said.partition("compute node")[2]
+    assert "is shared with the login node" in compute
+    assert "Slurm gave 8 GPUs (CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7)" in compute
+    assert "loopback ports open" in compute
+    assert not list(tmp_path.glob("gra-doctor-*"))
+    file.write_text(file.read_text() + "  python: /nowhere/python3\n")
+    assert "site.python=/nowhere/python3: No such file" in gra(
+        "doctor", "mini", "--preset", preset, cwd=tmp_path, code=1
+    )
+    file.write_text(
+        file.read_text().replace("setup: []", "setup: ['exit 3']").replace("  python: /nowhere/python3\n", "")
+    )
+    said = gra("doctor", "mini", "--preset", preset, "--job", cwd=tmp_path, timeout=240, code=1)
+    assert "the job" in said and "site.setup" in said
 
 
 def test_status_and_errors_without_a_controller(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:

@@ -6,39 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_up_cluster import A100, CPU, V100, cluster, partition
 
 from gra_hpc import presets
 from gra_hpc.config import RunConfig, SiteConfig
 from gra_hpc.errors import ConfigError
 from gra_hpc.launch import site
 from gra_hpc.launch.arrays import launcher, sbatch_text
-from gra_hpc.launch.cluster import ClusterInfo, Gpu, NodeKind, Partition
+from gra_hpc.launch.cluster import ClusterInfo
 from gra_hpc.rundir import RunDir
 
 EXAMPLES = ("jean-zay", "juwels-booster", "perlmutter")
-
-
-def partition(name: str, *nodes: NodeKind, **changes: object) -> Partition:
-    values = {
-        "name": name, "default": False, "up": True, "time_limit_min": 1440, "default_time_min": None,
-        "priority_tier": 1, "preempt_mode": "OFF", "grace_s": 0, "accounts": (), "qos": (), "nodes": nodes,
-    }  # fmt: skip
-    return Partition(**{**values, **changes})  # type: ignore[arg-type]
-
-
-CPU = NodeKind(100, 64, 256_000, (), ("icelake",))
-A100 = NodeKind(20, 48, 512_000, (Gpu("a100", 4),), ("a100_80gb", "ib"))
-V100 = NodeKind(4, 32, 192_000, (Gpu("v100", 2),), ())
-
-
-def cluster(*partitions: Partition, **changes: object) -> ClusterInfo:
-    values = {
-        "name": "owl", "version": "23.11.4", "max_array_size": 1001, "max_jobs": 10000, "user_signal": False,
-        "requeue": True, "preempt_mode": "REQUEUE", "kill_wait_s": 30, "wckeys": False, "accounting": True,
-        "per_node_gpus": True, "partitions": partitions, "accounts": ("lab",), "default_account": "lab",
-        "qos": ("normal",),
-    }  # fmt: skip
-    return ClusterInfo(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def found(info: ClusterInfo, name: str = "", **environ: str) -> SiteConfig:

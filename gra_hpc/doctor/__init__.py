@@ -1,0 +1,1 @@
+"""`gra doctor`: what could keep a run from working here, found out before anything is paid for it."""

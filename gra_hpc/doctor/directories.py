@@ -1,0 +1,169 @@
+"""Checks of directories: does the shared one keep its promises, is there room, do clocks agree."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from gra_hpc.config import SiteConfig
+from gra_hpc.doctor.finding import Finding, failure, ok, warning
+from gra_hpc.engines.hosting import local_directory
+
+LOCAL_TYPES = frozenset(
+    ["tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "overlay", "zfs", "squashfs"]
+)
+"""File systems of one machine, unless it exports them."""
+
+ROOM_GB, LEAST_GB = 10.0, 1.0
+INODES, LEAST_INODES = 50_000, 2_000
+SKEW_S = 5.0
+SLOW_S = 0.1
+
+
+def file_system(path: Path) -> str:
+    """Type of the file system a path lies on (ext4, nfs4, lustre, gpfs, ...); empty if it cannot be told."""
+    try:
+        lines = Path("/proc/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    target = str(path.resolve())
+    best, kind = "", ""
+    for line in lines:
+        _, mount, type_, *_ = line.split(" ")
+        mount = mount.encode().decode("unicode_escape")
+        inside = mount == "/" or target == mount or target.startswith(f"{mount}/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, type_
+    return kind
+
+
+def shared(directory: Path, slurm: bool) -> Iterable[Finding]:
+    """A directory for runs or caches: writable, renames that replace, exclusive links, room.
+
+    Args:
+        slurm: whether other nodes have to see it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        yield failure(
+            f"{directory}: cannot be made ({e.strerror})", "choose a directory of yours on the shared disk"
+        )
+        return
+    kind = file_system(directory)
+    where = f"{directory} ({kind or 'file system unknown'})"
+    probe = directory / f".gra-doctor-{socket.gethostname()}-{secrets.token_hex(4)}"
+    try:
+        began = time.monotonic()
+        _promises(probe)
+        took = time.monotonic() - began
+    except OSError as e:
+        yield failure(
+            f"{where}: {e.strerror}", "choose a directory of yours with quota left: df -h, df -i, quota -s"
+        )
+        return
+    except AssertionError as e:
+        yield failure(f"{where}: {e}", "use another file system: results are published by rename")
+        return
+    finally:
+        for suffix in ("", ".new", ".link"):
+            probe.with_name(probe.name + suffix).unlink(missing_ok=True)
+    if slurm and kind in LOCAL_TYPES:
+        yield warning(
+            f"{where}: looks like a disk of this machine alone",
+            "gra doctor SITE --job tells whether nodes see it",
+        )
+    else:
+        yield ok(f"{where}: writable, renames replace, links are exclusive")
+    if took > SLOW_S * 10:
+        yield warning(
+            f"{where}: ten small files took {took:.1f} s", "metadata is slow now: prefer few large shards"
+        )
+    yield from room(directory)
+
+
+def _promises(probe: Path) -> None:
+    """What storage.py relies on.
+
+    Raises:
+        AssertionError: with what does not hold.
+    """
+    new, link = (probe.with_name(probe.name + s) for s in (".new", ".link"))
+    probe.write_bytes(b"old")
+    for i in range(10):
+        new.write_bytes(b"new %d" % i)
+        fd = os.open(new, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        new.replace(probe)
+    if probe.read_bytes() != b"new 9":
+        raise AssertionError("a rename did not replace the file")
+    try:
+        os.link(probe, link)
+    except OSError:
+        return  # some file systems have no hard links: storage.write_once does without
+    try:
+        os.link(probe, link)
+    except FileExistsError:
+        return
+    raise AssertionError("a second link of one name was accepted")
+
+
+def room(directory: Path, least_gb: float = LEAST_GB, good_gb: float = ROOM_GB) -> Iterable[Finding]:
+    """Free bytes and inodes, as the file system tells; quotas may be tighter."""
+    s = os.statvfs(directory)
+    free, inodes = s.f_bavail * s.f_frsize / 1e9, s.f_favail
+    text = f"{directory}: {free:,.0f} GB free" + (f", {inodes:,} inodes" if s.f_files else "")
+    if free < least_gb or (s.f_files and inodes < LEAST_INODES):
+        yield failure(text, "make room, or choose another directory")
+    elif free < good_gb or (s.f_files and inodes < INODES):
+        yield warning(text, "a run needs about 10 files per shard and 10 GB per million samples: make room")
+    else:
+        yield ok(f"{text} (quotas may be tighter: quota -s, lfs quota)")
+
+
+def local(site: SiteConfig) -> Iterable[Finding]:
+    """The node-local directory: writable, able to hold sockets, not shared."""
+    directory = local_directory(site)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"gra-doctor-{secrets.token_hex(4)}"
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(str(path))
+        path.unlink()
+    except OSError as e:
+        yield failure(
+            f"node-local directory {directory}: no Unix socket can be made there ({e.strerror or e})",
+            "site.local_dir=/tmp, or what your site names $TMPDIR",
+        )
+        return
+    kind = file_system(directory)
+    if kind and kind not in LOCAL_TYPES:
+        yield warning(
+            f"node-local directory {directory} is on {kind}", "site.local_dir=a disk of the node itself"
+        )
+    else:
+        yield ok(f"node-local directory {directory} ({kind})")
+    yield from room(directory, 0.5, 5.0)
+
+
+def clock(directory: Path) -> Iterable[Finding]:
+    """This machine's clock against the file server's: heartbeats and attempts are compared by time."""
+    probe = directory / f".gra-doctor-clock-{socket.gethostname()}-{secrets.token_hex(4)}"
+    try:
+        before = time.time()
+        probe.write_bytes(b"now")
+        skew = probe.stat().st_mtime - before
+    finally:
+        probe.unlink(missing_ok=True)
+    if abs(skew) > SKEW_S:
+        yield warning(
+            f"clocks: the file server is {skew:+.0f} s from this machine",
+            "tell support; gra status may call live dead",
+        )
+    else:
+        yield ok("clocks agree with the file server")

@@ -1,0 +1,153 @@
+"""The doctor on a compute node: a two-minute job through the same route as a shard's, and its report."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from gra_hpc import presets
+from gra_hpc.config import RunConfig
+from gra_hpc.doctor import directories, node, software
+from gra_hpc.doctor.finding import Check, Finding, examine, failure, ok
+from gra_hpc.launch import slurm
+from gra_hpc.launch.arrays import shard_executor, submit_one
+from gra_hpc.launch.logs import last_words
+from gra_hpc.rundir import RunDir
+
+MINUTES = 10
+"""Time limit of the job: it takes two minutes, but `import vllm` from a cold file system may take longer."""
+POLL_S = 2.0
+
+
+def node_checks(config: RunConfig, directory: Path) -> list[Check]:
+    """What is checked on the machine that will run engines."""
+    return [
+        software.python,
+        software.packages,
+        functools.partial(directories.local, config.site),
+        functools.partial(directories.clock, directory),
+        functools.partial(node.cores, config),
+        functools.partial(node.gpus, config),
+        node.machine,
+        node.network,
+        functools.partial(software.models, config),
+        functools.partial(software.vllm_import, config),
+    ]
+
+
+@dataclass(frozen=True)
+class ExamineNode:
+    """The job: examines its node and writes a report."""
+
+    config: Path
+    """The configuration, as `run.yaml`."""
+    directory: Path
+    """Shared directory, with a file that the login node wrote."""
+    token: str
+
+    def __call__(self) -> str:
+        config = presets.load(self.config)
+        findings = [self._shared(), *examine(node_checks(config, self.directory))]
+        report = {"host": socket.gethostname(), "at": time.time(), "findings": [asdict(f) for f in findings]}
+        temporary = self.directory / "report.tmp"
+        temporary.write_text(json.dumps(report))
+        temporary.replace(self.directory / "report.json")
+        return "examined"
+
+    def _shared(self) -> Finding:
+        try:
+            found = (self.directory / "token").read_text()
+        except OSError as e:
+            return failure(
+                f"{self.directory}: not visible on this node ({e.strerror})", "use a shared directory"
+            )
+        if found != self.token:
+            return failure(
+                f"{self.directory}: holds other files than on the login node", "use a shared directory"
+            )
+        return ok(f"{self.directory} is shared with the login node")
+
+
+def examine_node(
+    config: RunConfig, base: Path, wait_s: float, say: Callable[[str], None]
+) -> tuple[str, list[Finding]]:
+    """Submit the job and wait for its report.
+
+    Args:
+        base: shared directory for the job's files.
+        wait_s: longest wait; then the job is cancelled.
+        say: told now and then what the job waits for.
+
+    Returns:
+        The node's name (empty if the job never ran), and the findings.
+
+    Raises:
+        LaunchError: Slurm refused the job.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="gra-doctor-", dir=base))
+    token = os.urandom(8).hex()
+    (directory / "token").write_text(token)
+    (directory / "run.yaml").write_text(presets.dump(config))
+    run = RunDir(directory)
+    minutes = min(MINUTES, config.site.time_minutes)
+    brief = replace(
+        config.site, time_minutes=minutes, signal_lead_s=min(config.site.signal_lead_s, 12 * minutes)
+    )
+    executor = shard_executor(run, replace(config, site=brief), "gra:doctor")
+    executor.update_parameters(job_name="gra-doctor")
+    job = submit_one(executor, ExamineNode(run.config, directory, token))
+    log = run.logs / job / f"{job}_0_log.out"
+    say(f"job {job} submitted; waiting for it")
+    state, begin, said = "", time.monotonic(), ""
+    try:
+        while not (directory / "report.json").exists():
+            time.sleep(POLL_S)
+            tasks = slurm.queue([job])
+            if not tasks:
+                time.sleep(POLL_S)  # a shared file system may show the report a moment later
+                if not (directory / "report.json").exists():
+                    return "", [_died(log)]
+                break
+            state = f"{tasks[0].state.lower()}{f' ({tasks[0].reason})' if tasks[0].reason else ''}"
+            if state != said:
+                say(f"job {job}: {state}")
+                said = state
+            if tasks[0].hopeless or time.monotonic() - begin > wait_s:
+                slurm.cancel([job])
+                return "", [
+                    failure(
+                        f"job {job} did not run within {time.monotonic() - begin:.0f} s: {state}",
+                        "another partition or QOS, a shorter site.time_minutes, or --wait SECONDS",
+                    )
+                ]
+    except BaseException:
+        slurm.cancel([job])
+        raise
+    report = json.loads((directory / "report.json").read_text())
+    shutil.rmtree(directory, ignore_errors=True)
+    return report["host"], [Finding(**f) for f in report["findings"]]
+
+
+def _died(log: Path) -> Finding:
+    if not log.exists():
+        return failure(
+            f"the job ended without a log: {log.parent.parent} is not visible on the compute node, or not writable",
+            "use a directory on the shared file system",
+        )
+    return failure(
+        f"the job died: {last_words(log) or 'no reason in its log'} (log: {log})",
+        "site.python, site.modules and site.setup must give the job a Python with gra-hpc",
+    )
+
+
+def here(config: RunConfig, base: Path) -> tuple[str, Iterable[Finding]]:
+    """The same checks on this machine: for an interactive allocation, or without Slurm."""
+    return socket.gethostname(), examine(node_checks(config, base))

@@ -1,0 +1,128 @@
+"""Checks of a compute node: what the job got, its GPUs, and what engines need of a machine."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable
+
+from gra_hpc.config import EngineKind, RunConfig
+from gra_hpc.doctor.finding import Finding, failure, ok, warning
+
+OPEN_FILES = 4096
+SHM_GB = 1.0
+
+
+def cores(config: RunConfig) -> Iterable[Finding]:
+    """CPUs and memory that the job may use."""
+    have, wanted = len(os.sched_getaffinity(0)), config.site.cpus_per_task
+    if wanted > have:
+        yield warning(f"{have} CPUs may be used, site.cpus_per_task={wanted}", f"site.cpus_per_task={have}")
+    else:
+        yield ok(f"{have} CPUs may be used")
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    limit = _cgroup_limit()
+    yield ok(f"memory: {pages:.0f} GB in the machine" + (f", {limit:.0f} GB for this job" if limit else ""))
+
+
+def _cgroup_limit() -> float:
+    """Memory limit of this job in GB; 0: none that can be seen."""
+    from pathlib import Path
+
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(file).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < 1 << 60:
+            return int(text) / 1e9
+    return 0.0
+
+
+def gpus(config: RunConfig) -> Iterable[Finding]:
+    """GPUs that Slurm gave, and the driver's word for them."""
+    wanted = config.site.gpus_per_node
+    names = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+    name = next((n for n in names if os.environ.get(n)), names[0])
+    visible = [d for d in os.environ.get(name, "").split(",") if d]
+    if not wanted:
+        yield ok("no GPU asked for")
+        return
+    if len(visible) == wanted:
+        yield ok(f"Slurm gave {wanted} GPUs ({name}={','.join(visible)})")
+    else:
+        yield failure(
+            f"Slurm gave {len(visible)} GPUs, site.gpus_per_node={wanted}",
+            "site.gpu_style=gres or gpus: try the other",
+        )
+    if config.engine.kind is EngineKind.simulated:
+        return
+    smi = shutil.which("nvidia-smi") or shutil.which("rocm-smi")
+    if smi is None:
+        yield failure(
+            "nvidia-smi: not found, so there is no driver",
+            "this partition has no GPUs, or a module is missing",
+        )
+        return
+    if not smi.endswith("nvidia-smi"):
+        yield ok(f"driver tool {smi}")
+        return
+    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    done = subprocess.run([smi, *query], capture_output=True, text=True, timeout=60, check=False)
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode or not lines:
+        yield failure(
+            f"nvidia-smi: {(done.stderr or done.stdout).strip()[:200]}", "a broken node: site.exclude=NODE"
+        )
+        return
+    yield ok(f"driver: {len(lines)} x {lines[0]} (name, MiB, driver version)")
+
+
+def machine() -> Iterable[Finding]:
+    """Loopback ports, shared memory, open files: what engines need."""
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), 5),
+        ):
+            pass
+        yield ok("loopback ports open")
+    except OSError as e:
+        yield failure(
+            f"127.0.0.1: {e.strerror}", "a tensor-parallel engine needs the loopback device: tell support"
+        )
+    try:
+        s = os.statvfs("/dev/shm")
+        free = s.f_bavail * s.f_frsize / 1e9
+        if free < SHM_GB:
+            yield warning(
+                f"/dev/shm: {free:.1f} GB free", "tensor-parallel engines need 1 GB: raise site.memory_gb"
+            )
+        else:
+            yield ok(f"/dev/shm: {free:.0f} GB free")
+    except OSError:
+        yield warning("/dev/shm: not there", "in a container: bind it")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
+        yield warning(
+            f"open files: {hard}", "ask support for 4096 or more: each call in flight is a connection"
+        )
+    else:
+        yield ok(f"open files: {soft} (may be raised to {'any' if hard == resource.RLIM_INFINITY else hard})")
+
+
+def network() -> Iterable[Finding]:
+    """Whether the node reaches the Hub; it need not."""
+    from urllib.parse import urlparse
+
+    from huggingface_hub import constants
+
+    hub = urlparse(constants.ENDPOINT)
+    try:
+        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=3):
+            yield ok("this node reaches the Hub; jobs do not use it")
+    except OSError:
+        yield ok("no way to the Hub from this node: fine, jobs ask nothing of the network (gra stage)")

@@ -1,0 +1,183 @@
+"""Checks of Python, packages, the jobs' interpreter, vLLM and the models."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from gra_hpc import __version__
+from gra_hpc.config import EngineKind, ModelConfig, RunConfig, SiteConfig
+from gra_hpc.doctor.finding import Finding, failure, ok, warning
+from gra_hpc.engines.model_files import check_files, model_directory
+from gra_hpc.errors import GraError
+
+LEAST_PYTHON = (3, 11)
+PROBE_S = 300
+"""Longest time for `import vllm` from a cold shared file system."""
+
+_VLLM = """
+import json, time
+t = time.monotonic()
+import torch, vllm
+gpus = [[torch.cuda.get_device_name(i), torch.cuda.get_device_properties(i).total_memory]
+        for i in range(torch.cuda.device_count())]
+print(json.dumps({"vllm": vllm.__version__, "torch": torch.__version__, "gpus": gpus, "s": time.monotonic() - t}))
+"""
+
+
+def python() -> Iterable[Finding]:
+    """The interpreter that runs this."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < LEAST_PYTHON:
+        least = ".".join(map(str, LEAST_PYTHON))
+        yield failure(
+            f"Python {version}", f"use {least} or newer: module avail python, or a conda environment"
+        )
+    else:
+        yield ok(f"Python {version} ({sys.executable}), gra-hpc {__version__}")
+
+
+def packages() -> Iterable[Finding]:
+    """The package's own requirements."""
+    missing, old = [], []
+    for line in metadata.requires("gra-hpc") or []:
+        requirement, _, marker = line.partition(";")
+        if marker:
+            continue
+        name, _, least = requirement.strip().partition(">=")
+        try:
+            have = metadata.version(name.strip())
+        except metadata.PackageNotFoundError:
+            missing.append(name.strip())
+            continue
+        if least and _number(have) < _number(least):
+            old.append(f"{name} {have} (needs {least})")
+    if missing or old:
+        yield failure(
+            f"packages: {', '.join([*(f'{m} missing' for m in missing), *old])}", "pip install -e ."
+        )
+    else:
+        yield ok("required packages")
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(p) for p in version.split(".")[:3] if p.isdigit())
+
+
+def interpreter(site: SiteConfig) -> Iterable[Finding]:
+    """The Python that jobs will use, where it is another one and not inside a container."""
+    if not site.python or site.container:
+        return
+    code = "import gra_hpc, sys; print(gra_hpc.__version__, sys.version.split()[0])"
+    try:
+        done = subprocess.run(
+            [site.python, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+    except OSError as e:
+        yield failure(
+            f"site.python={site.python}: {e.strerror}", "give a Python that login and compute nodes see"
+        )
+        return
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        yield failure(
+            f"site.python={site.python} cannot import gra_hpc ({last})", f"{site.python} -m pip install -e ."
+        )
+        return
+    theirs = done.stdout.split()[0]
+    if theirs != __version__:
+        yield failure(
+            f"site.python={site.python} has gra-hpc {theirs}, this is {__version__}",
+            "install the same version",
+        )
+    else:
+        yield ok(f"jobs' Python {done.stdout.split()[1]} has gra-hpc {theirs}")
+
+
+def engine_installed(config: RunConfig) -> Iterable[Finding]:
+    """Whether vLLM is there at all: a look at the files, without the half minute of importing it."""
+    if config.engine.kind is EngineKind.simulated or config.site.container:
+        return
+    if config.engine.python:
+        if os.access(config.engine.python, os.X_OK):
+            yield ok(f"engines' Python {config.engine.python}")
+        else:
+            yield failure(
+                f"engine.python={config.engine.python}: not an executable file", "give a Python with vllm"
+            )
+    elif importlib.util.find_spec("vllm") is None:
+        extra = "gpu" if config.site.gpus_per_node else "cpu"
+        yield failure("vllm is not installed", f"pip install -e '.[{extra}]'")
+    else:
+        yield ok("vllm is installed")
+
+
+def vllm_import(config: RunConfig) -> Iterable[Finding]:
+    """Import vLLM in a process of its own, as an engine will, and count the GPUs it sees."""
+    if config.engine.kind is EngineKind.simulated:
+        yield ok("engines are simulated: vllm is not needed")
+        return
+    interpreter = config.engine.python or sys.executable
+    done = subprocess.run(
+        [interpreter, "-c", _VLLM], capture_output=True, text=True, timeout=PROBE_S, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        yield failure(f"import vllm: {last}", "see docs/failures.md, or rebuild the environment")
+        return
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    yield ok(f"vllm {found['vllm']} with torch {found['torch']}, imported in {found['s']:.0f} s")
+    wanted = config.site.gpus_per_node
+    if len(found["gpus"]) < wanted:
+        yield failure(
+            f"torch sees {len(found['gpus'])} GPUs of {wanted}",
+            "the driver is older than torch's CUDA, or --gpus did not reach the job: compare nvidia-smi",
+        )
+    elif wanted:
+        name, memory = found["gpus"][0]
+        yield ok(f"torch sees {len(found['gpus'])} x {name}, {memory / 1e9:.0f} GB")
+        stated = config.site.gpu_memory_gb
+        if not 0.85 * stated <= memory / 1e9 <= 1.15 * stated:
+            yield failure(
+                f"site.gpu_memory_gb={stated:g}, the GPU has {memory / 1e9:.0f}", f"set {memory / 1e9:.0f}"
+            )
+
+
+def models(config: RunConfig) -> Iterable[Finding]:
+    """Every model of the pool and the embedding model: there, whole, readable without a network."""
+    used = {m.model for m in config.committee.values()} or set(config.models)
+    for name in sorted(used):
+        yield _model(f"model {name}", config.models[name], config.site.scratch)
+    if config.merge.semantic and config.merge.embed_model:
+        entry = ModelConfig(path=config.merge.embed_model)
+        try:
+            directory = model_directory(entry.path, "", config.site.scratch)
+            yield ok(f"embedding model {directory}")
+        except GraError as e:
+            yield failure(f"embedding {e.what}", e.then)
+
+
+def _model(label: str, model: ModelConfig, scratch: str) -> Finding:
+    try:
+        directory = model_directory(model.path, model.revision, scratch)
+        check_files(directory, model)
+    except GraError as e:
+        return failure(e.what, e.then)
+    if _local(directory):
+        return warning(
+            f"{label}: {directory} is on a file system of this machine alone",
+            "put it where compute nodes see it",
+        )
+    return ok(f"{label}: {directory}")
+
+
+def _local(directory: Path) -> bool:
+    from gra_hpc.doctor.directories import file_system
+
+    return file_system(directory) in ("tmpfs", "ramfs")
