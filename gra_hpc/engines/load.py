@@ -231,8 +231,6 @@ def method_load(
         size = rates.steps[question.step]
         by_model: dict[str, float] = {}
         seated = seats(config)[question.role]
-        if stage == "prepare":
-            seated = dict.fromkeys(members, 1 / len(members))
         for name, count in seated.items():
             member = members[name]
             calls = count * question.times * min(size.tries, config.method.max_tries)

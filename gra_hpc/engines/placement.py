@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gra_hpc.config import Executor, ModelConfig, Residency, SiteConfig
+from gra_hpc.config import Executor, ModelConfig, Residency, RunConfig, SiteConfig
 from gra_hpc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -169,6 +169,26 @@ def solve(
     if rota is None:
         raise explain_shortage(model, residency)
     return Solution(_placement(rota, node, constants), rota, model, node, deadline.spent)
+
+
+def constants_of(
+    config: RunConfig, node: NodeSpec, calibration: Mapping[str, Any] | None = None
+) -> Constants:
+    """The performance model's constants for a run: its node's device, its window and batch limits, what was measured.
+
+    Args:
+        config: `engine.max_running` and `launch.window`.
+        node: kind, device type and memory.
+        calibration: the `performance` part of a calibration file (`load.read_calibration`).
+    """
+    from gra_hpc.engines.performance import constants_for
+
+    defaults = constants_for(node.device_type, node.memory_gb, node.kind)
+    own = {
+        "max_running": min(defaults.max_running, config.engine.max_running),
+        "window": config.launch.window,
+    }
+    return defaults.calibrated(own).calibrated(calibration or {})
 
 
 def _needs(

@@ -30,6 +30,10 @@ def check_pins(model: NodeModel) -> None:
         raise ConfigError(
             f"site: a node with {model.devices} {kind}", "set site.gpus_per_node or site.cpus_per_task"
         )
+    if not model.cpu and model.memory <= 0:
+        raise ConfigError(
+            "site.gpu_memory_gb=0: expected the memory of one GPU, in GB", "set site.gpu_memory_gb"
+        )
     for n in model.needs:
         t, f = n.tensor_parallel, n.facts
         key = f"models.{n.name}.tensor_parallel={t}"

@@ -173,9 +173,11 @@ def test_answers_are_no_longer_than_sampling_allows() -> None:
     assert method_load(short)["a"].completion_tokens < 0.6 * method_load(long)["a"].completion_tokens
 
 
-def test_stage_0_asks_all_members_in_turn() -> None:
-    loads = method_load(config(policy=Policy.single), stage="prepare")
+def test_stage_0_asks_those_who_generate() -> None:
+    loads = method_load(config(), stage="prepare")
     assert [load.calls for load in loads.values()] == pytest.approx([0.2] * 5)
+    loads = method_load(config(policy=Policy.single), stage="prepare")
+    assert [load.calls for load in loads.values()] == pytest.approx([1.0, 0, 0, 0, 0])
 
 
 def test_the_stated_prompt_sizes_are_those_of_the_templates() -> None:

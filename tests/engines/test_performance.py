@@ -47,9 +47,7 @@ def test_a_small_cache_is_bound_by_bandwidth_a_large_one_by_compute() -> None:
 def test_tensor_parallelism_is_faster_but_never_for_free(device: str) -> None:
     constants = constants_for(device, 80)
     rates = [rate_curve(need("llama", LLAMA_8B), t, constants).samples_per_s(8 * GB) for t in (1, 2, 4, 8)]
-    assert (
-        all(1 < b / a < 2 for a, b in itertools.pairwise(rates)) or DEVICES[device].link_gbs < 100
-    )
+    assert all(1 < b / a < 2 for a, b in itertools.pairwise(rates)) or DEVICES[device].link_gbs < 100
     assert all(r / t < rates[0] for r, t in zip(rates[1:], (2, 4, 8), strict=True))
 
 

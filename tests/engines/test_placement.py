@@ -12,11 +12,19 @@ from typing import Any
 import pytest
 from placement_models import FIVE, LLAMA_8B, MINILM, PAPER, QWEN_72B, SMOLLM2
 
-from gra_hpc.config import Executor, ModelConfig, Residency, SiteConfig
+from gra_hpc.config import Executor, ModelConfig, Residency, RunConfig, SiteConfig
 from gra_hpc.engines.load import ModelLoad, usual_load
 from gra_hpc.engines.model_facts import ModelFacts
 from gra_hpc.engines.performance import GB, constants_for
-from gra_hpc.engines.placement import EnginePlace, NodeSpec, Placement, Solution, plan_placement, solve
+from gra_hpc.engines.placement import (
+    EnginePlace,
+    NodeSpec,
+    Placement,
+    Solution,
+    constants_of,
+    plan_placement,
+    solve,
+)
 from gra_hpc.errors import ConfigError, EngineError
 
 A100_8 = NodeSpec("gpu", 8, 80)
@@ -272,6 +280,11 @@ def test_a_node_without_devices(node: NodeSpec) -> None:
         solved(FIVE, node)
 
 
+def test_gpus_of_unknown_memory() -> None:
+    with pytest.raises(ConfigError, match=r"site\.gpu_memory_gb=0: expected the memory of one GPU"):
+        solved(FIVE, NodeSpec("gpu", 8, 0))
+
+
 def test_a_model_whose_size_is_not_known() -> None:
     with pytest.raises(ConfigError, match=r"models\.x: its size is not known"):
         solve({"x": ModelConfig(path="x")}, {}, A100_8, {})
@@ -416,6 +429,14 @@ def test_the_node_of_a_site() -> None:
     assert (here.kind, here.cores) == ("cpu", len(os.sched_getaffinity(0)))
     assert here.host_memory_gb > 0.5
     assert NodeSpec.of_site(SiteConfig(executor=Executor.slurm)).host_memory_gb == 0
+
+
+def test_the_constants_of_a_run() -> None:
+    config = RunConfig()
+    config.engine.max_running, config.launch.window = 128, 1000
+    constants = constants_of(config, A100_8, {"step_s": 0.004})
+    assert (constants.max_running, constants.window, constants.step_s) == (128, 1000, 0.004)
+    assert constants.device.name == "a100"
 
 
 def test_the_same_pool_is_placed_the_same_way_twice() -> None:
