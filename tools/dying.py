@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="count only boundaries of this kind: write, fsync, rename, ..."
     )
+    parser.add_argument("--signal", type=int, default=signal.SIGKILL, help="send another signal than SIGKILL")
     parser.add_argument("--torn", action="store_true", help="write half first, where the boundary is a write")
     parser.add_argument("--list", type=Path, help="file for the boundaries")
     parser.add_argument("script", nargs="?")
@@ -190,7 +191,7 @@ def main() -> None:
         return serve()
     if not args.script or not args.below:
         parser.error("SCRIPT and --below are needed")
-    Boundaries(args.below, args.at, args.only, args.torn, args.list).install()
+    Boundaries(args.below, args.at, args.only, args.torn, args.list, args.signal).install()
     return run(args.script, args.args)
 
 
