@@ -102,8 +102,11 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
     return _finish(apply(cfg, overrides))
 
 
-def site(name: str) -> config_module.SiteConfig:
+def site(name: str, expand: bool = False) -> config_module.SiteConfig:
     """The site settings of a site preset alone.
+
+    Args:
+        expand: replace environment variables, as `compose` does.
 
     Raises:
         ConfigError: no such preset, or a key or value in it.
@@ -111,7 +114,10 @@ def site(name: str) -> config_module.SiteConfig:
     cfg = OmegaConf.structured(RunConfig)
     for path, data in _layers(find_site(name)):
         cfg = _merge(cfg, data, str(path))
-    return cast(config_module.SiteConfig, OmegaConf.to_object(cfg.site))
+    result = cast(config_module.SiteConfig, OmegaConf.to_object(cfg.site))
+    if expand:
+        _expand(result)
+    return result
 
 
 def find_site(name: str) -> Path:

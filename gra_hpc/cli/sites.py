@@ -1,4 +1,4 @@
-"""`gra site` and `gra doctor`: clusters, their site files, and what could keep a run from working there."""
+"""`gra site`, `gra doctor`, `gra stage`: clusters, what could keep a run from working there, what must lie there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gra_hpc.cli.application import Json, Preset, app
+from gra_hpc.cli.application import Json, Preset, Site, app
 
 site_app = typer.Typer(help="Clusters: write a site file, show what one comes to.", rich_markup_mode=None)
 app.add_typer(site_app, name="site")
@@ -96,3 +96,35 @@ def doctor(
     else:
         print(f"next: gra plan RUN --preset {preset}{f' --site {site}' if site else ''}")
     sys.exit(1 if failures else 0)
+
+
+@app.command()
+def stage(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID|KEY=VALUE]...", help="Hub ids (ORG/NAME, datasets/ORG/NAME, @REVISION), settings."
+        ),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "-p", help="Preset whose models and data to fetch.")
+    ] = "",
+    site: Site = "",
+    again: Annotated[bool, typer.Option("--again", help="Read and compare all files again.")] = False,
+) -> None:
+    """Fetch models and data into the site's shared cache, with a network; jobs then need none."""
+    from gra_hpc import presets
+    from gra_hpc import stage as staging
+
+    overrides = [w for w in words or [] if "=" in w]
+    ids = [w for w in words or [] if "=" not in w]
+    if preset or not ids:
+        config = presets.compose(preset or "demo", overrides, site)
+        place = config.site
+    else:
+        config, place = None, presets.site(site, expand=True) if site else presets.config_module.SiteConfig()
+    done = staging.run(config, ids, place.scratch, place.proxy, lambda text: print(text, flush=True), again)
+    if not done:
+        print("nothing to fetch: all models and data are files here")
+    if config is not None:
+        print(f"next: gra plan RUN --preset {preset or 'demo'}{f' --site {site}' if site else ''}")

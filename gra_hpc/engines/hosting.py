@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -11,9 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from gra_hpc import hub
 from gra_hpc.config import EngineKind, ModelConfig, RunConfig, SiteConfig
 from gra_hpc.engines.door import Engine
+from gra_hpc.engines.model_files import identity
 from gra_hpc.engines.placement import Solution
+from gra_hpc.errors import EngineError
 from gra_hpc.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,11 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
     Raises:
         EngineError: a placement that does not fit, or engines that cannot be started.
     """
+    if plan.embed and not Path(plan.embed.directory).is_dir():  # needed at the end: better known at the start
+        raise EngineError(
+            f"embedding model: {plan.embed.directory}: not there (seen from this node)",
+            again(config.merge.embed_model),
+        )
     if config.engine.kind is EngineKind.simulated:
         from gra_hpc.engines.simulated import SimulatedEngine
 
@@ -42,10 +51,44 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
         return
     from gra_hpc.engines.node import Node
 
+    local, models = local_directory(config.site), pinned_models(config, plan)
+    await asyncio.to_thread(verify_models, config, plan, models)
     placement = plan_engines(config, plan).placement
-    local = local_directory(config.site)
-    async with Node(pinned_models(config, plan), placement, config.engine, local, log_dir) as node:
-        yield node
+    async with contextlib.AsyncExitStack() as stack:
+        if config.site.copy_weights:
+            from gra_hpc.engines.weights_cache import local_weights
+
+            identities = {name: plan.models[name].identity for name in models}
+            copies = local_weights(models, identities, local, config.site.copy_weights_gb)
+            models = await asyncio.to_thread(copies.__enter__)
+            stack.push(copies.__exit__)
+        yield await stack.enter_async_context(Node(models, placement, config.engine, local, log_dir))
+
+
+def verify_models(config: RunConfig, plan: Plan, models: dict[str, ModelConfig]) -> None:
+    """Refuse models that are not on this node, or not what they were when the run was planned.
+
+    Raises:
+        EngineError: with what fetches them again.
+    """
+    for name, model in models.items():
+        directory, entry = Path(model.path), config.models[name]
+        if not directory.is_dir():
+            raise EngineError(
+                f"model {name}: {directory}: not there (seen from this node)", again(entry.path)
+            )
+        if identity(directory, model) != plan.models[name].identity:
+            raise EngineError(
+                f"model {name}: the files in {directory} changed since the run was planned",
+                again(entry.path),
+            )
+
+
+def again(path: str) -> str:
+    """How to bring back a model that is missing."""
+    if hub.ID.fullmatch(path):
+        return f"gra stage {path}  (where there is a network), then gra resume RUN"
+    return "put it back where the run was planned with it, then gra resume RUN"
 
 
 def local_directory(site: SiteConfig) -> Path:
