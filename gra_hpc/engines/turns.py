@@ -129,11 +129,12 @@ class NodeModel:
     def _on_devices(self, group: Sequence[Need], alone: bool, host: float) -> Turn | None:
         others = [n for n in self.needs if n not in group]
         memory = self.memory - len(others) * self.constants.sleep_gb * GB
-        # Models alike in everything but their names have the same layouts.
-        key = (host, len(others), *sorted(likeness(n, self.constants) for n in group))
+        key = self._key(group, host)
         if key not in self._known:
             space = Space(tuple(group), self.devices, memory, self.constants, host)
-            self._known[key] = best_layout(space, self.deadline)
+            # There may be many sets: the quick searches tell which of them are worth it.
+            deadline = self.deadline if alone else Deadline(max(0.1, min(0.3, self.deadline.left)))
+            self._known[key] = best_layout(space, deadline)
         layout = self._known[key]
         if layout is None:
             return None
@@ -147,6 +148,11 @@ class NodeModel:
             swap = 2 * max(moved) / (self.constants.device.host_gbs * GB) + self.constants.swap_s
         return Turn(hosts, layout.samples_per_s, swap, layout.bound, layout.ideal, layout.proven)
 
+    def _key(self, group: Sequence[Need], host: float) -> tuple[object, ...]:
+        """Models alike in everything but their names have the same layouts."""
+        alike = sorted(likeness(n, self.constants) for n in group)
+        return host, len(self.needs) - len(group), *alike
+
     def best(self, residency: Residency) -> Rota | None:
         """The best rota that the residency allows; none if there is none."""
         if residency is Residency.together or len(self.needs) < 2:
@@ -157,66 +163,82 @@ class NodeModel:
         if awake and self.cpu:  # a swap restarts engines there: only where memory leaves no choice
             return awake
         least = awake.samples_per_s * (1 + self.constants.turn_gain) if awake else 0.0
-        best = awake
+        best, cut = awake, False
         for groups in self.partitions():
             if best and self.deadline.passed:
+                cut = True
                 break
             if self.reachable(groups) <= least:
                 continue
             rota = self.rota(groups)
             if rota and rota.samples_per_s > least:
-                best, least = rota, rota.samples_per_s
-        return best
+                rota = self._with_light(groups)
+                if rota and rota.samples_per_s > least:
+                    best, least = rota, rota.samples_per_s
+        return replace(best, proven=best.proven and not cut) if best else None
 
     def one_by_one(self) -> Rota | None:
-        """One generating model awake at a time; embedding models beside the first if they fit, else by themselves."""
-        big = [n for n in self.needs if n.generates]
+        """One generating model awake at a time, embedding models beside one of them."""
+        return self._with_light([[n] for n in self.needs if n.generates])
+
+    def _with_light(self, groups: Sequence[Sequence[Need]]) -> Rota | None:
+        """Embedding models join the turn where they disturb least; if they fit nowhere they have one of their own."""
         light = [n for n in self.needs if not n.generates]
-        if big and light:
-            rota = self.rota([[big[0], *light], *([n] for n in big[1:])])
-            if rota:
-                return rota
-        return self.rota([[n] for n in self.needs])
+        if not light:
+            return self.rota(groups)
+        joined = [
+            [[*g, *light] if k == own else list(g) for k, g in enumerate(groups)]
+            for own in range(len(groups))
+        ]
+        rotas = [r for r in map(self.rota, joined) if r]
+        return max(rotas, key=lambda r: r.samples_per_s, default=None) or self.rota([*groups, light])
 
     def reachable(self, groups: Sequence[Sequence[Need]]) -> float:
-        """Upper bound of a rota's rate: the ideal work, and swaps at their least."""
+        """Upper bound of a rota's rate: what its turns are known to do, else the ideal, and swaps at their least."""
         if self.cpu:
             swaps = len(groups) * self.constants.start_s
             work = 0.0
         else:
             moved = 2 * sum(n.facts.weight_bytes for n in self.needs) / self.devices
             swaps = moved / (self.constants.device.host_gbs * GB) + len(groups) * self.constants.swap_s
-            work = self.ideal_work
+            work = sum(self._least_work(g, self._host_share(g, groups)) for g in groups)
         return 1 / max(1e-12, work + self.constants.passes * swaps / self.constants.window)
 
+    def _least_work(self, group: Sequence[Need], host: float) -> float:
+        """Seconds per sample of a turn; infinite where it is known not to fit."""
+        key = self._key(group, host)
+        if key not in self._known:
+            return sum(self._ideal_work[n.name] for n in group)
+        layout = self._known[key]
+        return 1 / layout.samples_per_s if layout else float("inf")
+
     @functools.cached_property
-    def ideal_work(self) -> float:
-        """Seconds per sample if every model in turn used all devices, at its best size with full batches."""
+    def _ideal_work(self) -> dict[str, float]:
+        """Seconds per sample of each model on all devices, at its best size with full batches."""
         space = Space(tuple(self.needs), self.devices, self.memory, self.constants)
-        best = [
-            max((space.fit(n, t).best for t in space.splits(n)), default=float("inf")) for n in self.needs
-        ]
-        return sum(1 / (b * self.devices) for b in best)
+        best = {
+            n.name: max((space.fit(n, t).best for t in space.splits(n)), default=1e-12) for n in self.needs
+        }
+        return {name: 1 / (b * self.devices) for name, b in best.items()}
 
     def partitions(self) -> list[list[list[Need]]]:
-        """Partitions of the models into two turns and more: few turns first, balanced weights first."""
-        weight = {n.name: n.facts.weight_bytes * max(1, n.replicas) for n in self.needs}
+        """Partitions of the generating models into two turns and more: few turns first, balanced weights first."""
+        big = [n for n in self.needs if n.generates]
+        weight = {n.name: n.facts.weight_bytes * max(1, n.replicas) for n in big}
 
         def order(groups: list[list[Need]]) -> tuple[int, float]:
             return len(groups), max(sum(weight[n.name] for n in g) for g in groups)
 
-        by_size = sorted(self.needs, key=lambda n: -weight[n.name])
-        if len(self.needs) <= MOST_MODELS:
-            all_groups = [g for g in _partitions(list(by_size)) if len(g) > 1]
+        by_size = sorted(big, key=lambda n: -weight[n.name])
+        out: list[list[list[Need]]] = []
+        if len(big) <= MOST_MODELS:
             seen: set[object] = set()
-            out = []
-            for groups in sorted(all_groups, key=order):
+            for groups in sorted((g for g in _partitions(by_size) if len(g) > 1), key=order):
                 key = tuple(sorted(tuple(sorted(likeness(n, self.constants) for n in g)) for g in groups))
                 if key not in seen:
                     seen.add(key)
                     out.append(groups)
             return out
-        out = []
         for count in range(2, len(by_size) + 1):
             groups = [[] for _ in range(count)]
             for n in by_size:

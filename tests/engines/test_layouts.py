@@ -77,6 +77,7 @@ def exhaustive(at: Space) -> tuple[float, tuple[Host, ...]]:
         (4, 40, (14, 8, 30)),
         (4, 80, (30, 3)),
         (4, 80, (72,)),
+        pytest.param(4, 40, (8, 8, 8, 8, 8), marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )
 def test_equals_exhaustive_search_over_all_sets_of_engines(
