@@ -63,6 +63,11 @@ def encode(
 
     if not texts:
         return np.empty((0, 0), np.float16)
+    if not (Path(model_dir) / "config.json").is_file():
+        raise GraError(
+            f"{model_dir}: not a sentence embedding model (no config.json)",
+            "merge.embed_model=DIR, or merge.semantic=false",
+        )
     environment = child_environment(**_OFFLINE)
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = devices

@@ -89,6 +89,7 @@ def duplicates(
 
     for b in range(what.banding.bands):
         keys = np.fromfile(what.band(b), np.uint64)
+        what.band(b).unlink()
         pending.append(candidate_pairs(keys, ix, usable))
         if sum(map(len, pending)) > limit // 4:
             pending[:] = [np.unique(np.concatenate(pending))]

@@ -51,6 +51,16 @@ class Store:
             self.ids = id_bytes(table["id"])
             self.vectors = matrix(table["embedding"].combine_chunks())[1]
 
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Places of these ids, or -1."""
+        import numpy as np
+
+        if not len(self.ids):
+            return np.full(len(ids), -1)
+        order = np.argsort(self.ids, kind="stable")
+        at = order[np.minimum(np.searchsorted(self.ids[order], ids), len(order) - 1)]
+        return np.where(self.ids[at] == ids, at, -1)
+
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """Keep more embeddings; the file is replaced whole."""
         import numpy as np
@@ -177,29 +187,26 @@ def assemble(
                         put_by_id(id_bytes(batch["id"])[there], vectors, str(path))
     computed = 0
     if not have.all():
-        directory, name = model.directory, model.identity
-        stores = [
-            (Store(run.path / "seeds.embeddings.parquet", name), lambda r: r < ix.pool),
-            (Store(run.round(round_).path / "embeddings.parquet", name), lambda r: r >= ix.pool),
-        ]
-        for store, mine in stores:
-            if len(store.ids):
-                lacking = np.flatnonzero(~have & mine(ranks))
-                ids = ix.ids[ix.row[ranks[lacking]]]
-                order = np.argsort(store.ids, kind="stable")
-                at = np.minimum(np.searchsorted(store.ids[order], ids), len(order) - 1)
-                found = store.ids[order][at] == ids
-                put(lacking[found], store.vectors[order[at[found]]], directory)
-            lacking = np.flatnonzero(~have & mine(ranks))
-            if len(lacking):
-                log.info("embedding %d rows with %s", len(lacking), directory)
-            for s in range(0, len(lacking), _AT_ONCE):
-                some = lacking[s : s + _AT_ONCE]
-                rows = ix.row[ranks[some]]
-                vectors = embed.encode(_instructions(ix, rows), directory)
-                store.add(ix.ids[rows], vectors)
-                put(some, vectors, directory)
-                computed += len(some)
+        stores = (
+            Store(run.path / "seeds.embeddings.parquet", model.identity),
+            Store(run.round(round_).path / "embeddings.parquet", model.identity),
+        )
+        for store in stores:
+            lacking = np.flatnonzero(~have)
+            at = store.find(ix.ids[ix.row[ranks[lacking]]])
+            put(lacking[at >= 0], store.vectors[at[at >= 0]], model.directory)
+        lacking = np.flatnonzero(~have)
+        if len(lacking):
+            log.info("embedding %d rows with %s", len(lacking), model.directory)
+        for s in range(0, len(lacking), _AT_ONCE):
+            some = lacking[s : s + _AT_ONCE]
+            rows = ix.row[ranks[some]]
+            vectors = embed.encode(_instructions(ix, rows), model.directory)
+            for store, mine in zip(stores, (rows < ix.pool, rows >= ix.pool), strict=True):
+                if mine.any():
+                    store.add(ix.ids[rows[mine]], vectors[mine])
+            put(some, vectors, model.directory)
+            computed += len(some)
     return result if result is not None else np.empty((0, 0), np.float16), computed
 
 
