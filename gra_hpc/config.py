@@ -411,7 +411,7 @@ class SiteConfig:
     copy_weights: bool = place(False)
     """Copy the models' weights to `local_dir` and load them from there: one copy per node, kept for the next task."""
     copy_weights_gb: float = place(0.0)
-    """Most that copies of weights may take on a node, in GB; the longest unused go first. 0: nine tenths of the disk."""
+    """Most that copies of weights take on a node, in GB; the longest unused go first. 0: nine tenths of the disk."""
     proxy: str = place("")
     """HTTP proxy for login-node downloads."""
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The main job on this machine: 42 seeds, a committee of five seats over a real small model on the CPU, two shards,
 # merge, release. Makes .venv and the models first.   bash tools/demo.sh [RUN] [KEY=VALUE]...
+# shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev
 .venv/bin/python tools/get_models.py smollm2 minilm tiny-llama

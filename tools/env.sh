@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by demo.sh and test.sh: makes the virtual environment .venv once, and again when pyproject.toml changes.
 # PYTHON names another interpreter (3.11 or newer); GRA_TORCH_INDEX an extra package index with PyTorch's CPU wheels,
 # needed where pip does not find `torch==...+cpu` by itself.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests. bash tools/test.sh [PYTEST ARGUMENTS]
+# shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev
 bin=.venv/bin
@@ -9,5 +10,5 @@ $bin/ruff check .
 $bin/mypy
 $bin/lint-imports
 $bin/codespell
-$bin/shellcheck tools/*.sh .ci/run
+$bin/shellcheck -x tools/*.sh .ci/run
 $bin/python -m pytest -m "not slow and not gpu" "$@"

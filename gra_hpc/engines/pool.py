@@ -186,7 +186,9 @@ class Pool:
 
     def _known(self, replica: Replica, prefix: tuple[int, ...]) -> int:
         """Length of the prefix that the replica has seen, in steps."""
-        seen = self._seen.get(replica, {})
+        seen = self._seen.get(replica)
+        if seen is None:
+            return 0
         return next((n for n in range(len(prefix), 0, -1) if prefix[n - 1] in seen), 0)
 
     def _take(self, replica: Replica, call: Call) -> None:
