@@ -31,6 +31,7 @@ from gra_hpc.flows.prepare import prepare
 from gra_hpc.flows.refine import refine
 from gra_hpc.flows.synthesize import fail, synthesize
 from gra_hpc.journal import Journal
+from gra_hpc.lead import grace_s
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.records import ACCEPTED, Call, Sample
@@ -196,7 +197,7 @@ def _run_shard(run: RunDir, round_: int, number: int, signals: Signals) -> End:
 async def _attempt(state: Attempt, units: list[Unit]) -> End:
     began = time.time()
     loop = asyncio.get_running_loop()
-    lead = max(5.0, state.config.site.signal_lead_s - 20.0)
+    lead = grace_s(state.config.site.signal_lead_s)
     state.signals.wake = lambda: loop.call_soon_threadsafe(state.draining.set)
     if state.signals.first:
         state.draining.set()

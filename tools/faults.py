@@ -95,7 +95,7 @@ class Started:
         """The exit code (negative: the signal), or none while it runs."""
         return self._poll()
 
-    def wait(self, timeout: float = 120.0) -> int:
+    def wait(self, timeout: float = 400.0) -> int:
         """The exit code, once it has ended.
 
         Raises:
@@ -176,7 +176,7 @@ class Nursery:
         self._server.communicate()
 
 
-def wait_for(what: Callable[[], Any], timeout: float = 60.0, every: float = 0.003) -> Any:
+def wait_for(what: Callable[[], Any], timeout: float = 200.0, every: float = 0.003) -> Any:
     """The first true answer.
 
     Raises:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gra_hpc.config import RunConfig, SiteConfig
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
+from gra_hpc.launch.gap import find_gap, settings_digest
 from gra_hpc.launch.refusals import advice
 from gra_hpc.launch.rounds import Step
-from gra_hpc.launch.submissions import Job, Submission, live
+from gra_hpc.launch.submissions import Submission, job_name, live
 from gra_hpc.launch.tasks import MergeTask, ShardTask
+from gra_hpc.publish import is_published
 from gra_hpc.rundir import RunDir
 
 UNLIMITED = 10**9
@@ -22,7 +25,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
     """Submit arrays for the shards that are neither published nor in the queue, and the merges behind them.
 
     Each array depends on the merge before it; each merge on all arrays of its round (`afterany`: it decides from the
-    manifests). Merges and arrays that wait from an earlier submission are cancelled and armed anew.
+    manifests). What waits or runs already stays; see `gap.find_gap` for what is cancelled and submitted anew.
 
     Yields:
         One line per job.
@@ -31,47 +34,45 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
         LaunchError: Slurm refused a job; those before it are recorded and stay.
     """
     in_queue = live(run)
-    running = {
-        (job.round, job.shards[t.index or 0]) for job, t in in_queue if job.kind == "shards" and t.running
-    }
-    stale = [t.id for _, t in in_queue if t.waiting]
-    alive = {(job.round, str(t.job)) for job, t in in_queue if job.kind == "shards" and t.running}
-    busy = {job.round for job, t in in_queue if job.kind == "merge" and t.running}
-    if stale:
-        slurm.cancel(stale)
-        yield f"{len(stale)} waiting jobs of earlier submissions cancelled; they are submitted anew"
+    # published since the steps were worked out: such a task has left the queue, and must not come back
+    steps = [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps]
     size = config.site.max_array_size or slurm.max_array_size()
-    jobs: list[Job] = []
-    for step in steps:
-        todo = [s for s in step.shards if (step.round, s) not in running]
-        jobs += [Job("shards", step.round, todo[i : i + size]) for i in range(0, len(todo), size)]
-        if step.round not in busy:
-            jobs.append(Job("merge", step.round))
-    if not jobs:
-        yield "everything that is left runs already"
+    gap = find_gap(steps, in_queue, settings_digest(config), size)
+    if gap.cancel:
+        slurm.cancel(gap.cancel)
+        yield f"{len(gap.cancel)} waiting tasks of earlier submissions cancelled: replaced, or done already"
+    if gap.stay:
+        yield f"{len(gap.stay)} tasks wait or run already"
+    if not gap.jobs:
+        yield "nothing to submit: all that is left is in the queue"
         return
-    submission = Submission.new(jobs)
+    submission = Submission.new(gap.jobs)
     submission.save(run)
-    after_merge = ""
-    for number, job in enumerate(jobs):
+    merges = dict(gap.merges)
+    for number, job in enumerate(gap.jobs):
         comment = submission.comment(run, number)
+        before = merges.get(job.round - 1, "")
         if job.kind == "shards":
-            depend = f"afterok:{after_merge}" if after_merge else ""
+            depend = f"afterok:{before}" if before else ""
             tasks = [ShardTask(str(run.path), job.round, s) for s in job.shards]
             job.id = _submit_array(shard_executor(run, config, comment, depend), tasks)
             yield f"round {job.round}: array {job.id} of {len(tasks)} shards ({slurm.index_ranges(job.shards)})"
         else:
-            arrays = [j.id for j in jobs if j.kind == "shards" and j.round == job.round]
-            arrays += [i for r, i in alive if r == job.round]
-            parents = arrays or ([after_merge] if after_merge else [])
+            arrays = [j.id for j in gap.jobs if j.kind == "shards" and j.round == job.round]
+            arrays += gap.alive[job.round]
+            parents = arrays or ([before] if before else [])
             kind = "afterany" if arrays else "afterok"
             depend = f"{kind}:{':'.join(dict.fromkeys(parents))}" if parents else ""
             job.id = submit_one(
                 merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.round)
             )
-            after_merge = job.id
+            merges[job.round] = job.id
             yield f"round {job.round}: merge {job.id}{f' after {depend}' if depend else ''}"
         submission.save(run)
+
+
+def _published(run: RunDir, step: Step, shard: int) -> bool:
+    return is_published(run.round(step.round).shard(shard))
 
 
 def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "") -> Any:
@@ -86,7 +87,7 @@ def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "
             options["gpus-per-node"] = f"{typed}{site.gpus_per_node}"
     executor = _executor(run, site)
     executor.update_parameters(
-        job_name=f"gra-{run.name}"[:60],
+        job_name=job_name(run),
         time=site.time_minutes,
         signal_delay_s=site.signal_lead_s,
         nodes=1,
@@ -106,7 +107,7 @@ def merge_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "
     site = config.site
     executor = _executor(run, site)
     executor.update_parameters(
-        job_name=f"gra-{run.name}-merge"[:60],
+        job_name=f"{job_name(run)}-merge"[:64],
         time=site.merge_time_minutes,
         signal_delay_s=min(site.signal_lead_s, 12 * site.merge_time_minutes),
         nodes=1,

@@ -47,6 +47,8 @@ def remaining(run: RunDir) -> list[Step]:
         if directory.manifest.is_file() and missing and not steps and config.merge.allow_partial:
             continue  # a partial merge that was asked for counts as done
         steps.append(Step(number, missing, total))
+    if not steps and not (run.release / "manifest.json").is_file():
+        steps.append(Step(number, (), total))  # merged, but the job died before the release was built
     return steps
 
 

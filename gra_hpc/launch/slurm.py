@@ -31,6 +31,7 @@ _WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPE
 _RUNNING = frozenset(
     {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 )
+_HOPELESS = frozenset({"DependencyNeverSatisfied", "BadConstraints", "PartitionDown"})
 SEPARATOR = "\x1f"  # in no name, comment or reason
 _QUEUE_FIELDS = (
     "JobArrayID", "ArrayJobID", "ArrayTaskID", "JobID", "State", "Reason", "NodeList", "TimeLeft", "RestartCnt",
@@ -80,8 +81,9 @@ class Task:
 
     @property
     def hopeless(self) -> bool:
-        """Waits for what cannot happen any more."""
-        return self.waiting and self.reason in {"DependencyNeverSatisfied", "BadConstraints", "PartitionDown"}
+        """Waits for what cannot happen any more, or for an administrator: Slurm holds a job that it failed to start."""
+        held = self.reason == "JobHeldAdmin" or "requeued_held" in self.reason.replace(" ", "_")
+        return self.waiting and (held or self.reason in _HOPELESS)
 
 
 def run(args: Sequence[str], timeout: float = TIMEOUT_S) -> str:

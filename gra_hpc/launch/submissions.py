@@ -30,6 +30,8 @@ class Job:
     """Shard of each array index."""
     id: str = ""
     """Slurm's id; empty until sbatch has answered."""
+    settings: str = ""
+    """Digest of the settings in its sbatch text (`gap.settings_digest`)."""
 
 
 @dataclass
@@ -65,6 +67,11 @@ def prefix(run: RunDir) -> str:
     return f"gra:{digest(str(run.path), size=4)}:"
 
 
+def job_name(run: RunDir) -> str:
+    """Name of a run's jobs in Slurm; a merge's has `-merge` behind it."""
+    return f"gra-{run.name}"[:60]
+
+
 def load_all(run: RunDir) -> dict[str, Submission]:
     """All submissions of a run, by token."""
     found = (Submission.load(p) for p in sorted(run.submissions.glob("*.json")))
@@ -74,6 +81,9 @@ def load_all(run: RunDir) -> dict[str, Submission]:
 def live(run: RunDir, timeout: float = slurm.TIMEOUT_S) -> list[tuple[Job, slurm.Task]]:
     """Tasks of a run that wait or run, with what each one is for: one query.
 
+    They are known by their comment, or, where a site's plugin rewrites comments or the run was reached by another path,
+    by an id that a submission recorded.
+
     Args:
         timeout: longest wait for squeue, in seconds.
 
@@ -81,11 +91,18 @@ def live(run: RunDir, timeout: float = slurm.TIMEOUT_S) -> list[tuple[Job, slurm
         LaunchError: Slurm cannot be asked.
     """
     known = load_all(run)
+    by_id = {job.id: job for submission in known.values() for job in submission.jobs if job.id}
+    name = job_name(run)
     out = []
-    for task in slurm.queue(comment=prefix(run), timeout=timeout):
-        token, _, number = task.comment.removeprefix(prefix(run)).rpartition(":")
-        if task.active and token in known and number.isdigit():
+    for task in slurm.queue(timeout=timeout):
+        token, _, number = task.comment.rpartition(":")
+        token = token.rpartition(":")[2]
+        if not task.active:
+            continue
+        if token in known and number.isdigit() and int(number) < len(known[token].jobs):
             out.append((known[token].jobs[int(number)], task))
+        elif str(task.job) in by_id and task.name.startswith(name):
+            out.append((by_id[str(task.job)], task))
     return out
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gra_hpc import presets
-from gra_hpc.config import Executor
+from gra_hpc.config import Executor, RunConfig
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
 from gra_hpc.launch.display import progress
 from gra_hpc.launch.rounds import remaining
+from gra_hpc.lead import sized, slowest_call
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan
 from gra_hpc.rundir import RunDir
@@ -33,6 +34,8 @@ def submit(run: RunDir, again: bool) -> None:
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import submit_steps
 
+        for line in size_lead(run, config):
+            print(line)
         for line in submit_steps(run, config, steps):
             print(line)
         print(f"next: gra status {run.path}")
@@ -40,6 +43,20 @@ def submit(run: RunDir, again: bool) -> None:
     with progress(run) as watch:
         local.run_all(run, watch)
     finish(run)
+
+
+def size_lead(run: RunDir, config: RunConfig) -> Iterator[str]:
+    """Leave enough time before the limit for the calls that this run makes; `config` and the saved one change.
+
+    Yields:
+        What was changed, or cannot be, for people.
+    """
+    lead, said = sized(config, slowest_call(run))
+    if lead != config.site.signal_lead_s:
+        config.site.signal_lead_s = lead
+        write_atomic(run.config, presets.dump(config).encode())
+    if said:
+        yield said
 
 
 def started(run: RunDir) -> bool:
