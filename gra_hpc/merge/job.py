@@ -263,8 +263,8 @@ class _Merge:
                 alive, dropped = self._deduplicate(ix, workers)
             else:  # stage 0: nothing is new, the seeds get their descriptions
                 alive, dropped = np.ones(len(ix), bool), Dropped()
-        with self._timed("write"):
-            return self._write(ix, alive, dropped, shards, pool_path)
+            with self._timed("write"):
+                return self._write(ix, alive, dropped, shards, pool_path, workers)
 
     @property
     def _memory(self) -> int:
@@ -416,7 +416,13 @@ class _Merge:
         return lambda rows, _: vectors.column(matrix[place[rows]])
 
     def _write(
-        self, ix: Index, alive: np.ndarray, dropped: Dropped, shards: Collected, pool_path: Path
+        self,
+        ix: Index,
+        alive: np.ndarray,
+        dropped: Dropped,
+        shards: Collected,
+        pool_path: Path,
+        workers: Workers,
     ) -> dict[str, Any]:
         """Write tables and manifest into the staging directory."""
         import numpy as np
@@ -432,7 +438,9 @@ class _Merge:
                 for table in tables.pool_rows(ix):
                     pool_file.write(table)
             descriptions = []
-            for table in tables.sorted_samples(ix, kept, self.fill, self.staging.scratch, self._memory // 4):
+            for table in tables.sorted_samples(
+                ix, kept, self.fill, self.staging.scratch, self._memory // 4, workers
+            ):
                 kept_file.write(table)
                 if self.round > 0:
                     pool_file.write(tables.as_records(table))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra_hpc.merge import index
-from gra_hpc.merge.index import Index
+from gra_hpc.merge.index import Index, Unit
+from gra_hpc.merge.workers import Workers
 from gra_hpc.records import record_schema, sample_schema
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ ROW_GROUP = 16_384
 """Rows per row group: part of the tables' bytes, so never taken from the machine."""
 _BUCKET = 512 << 20
 """Bytes of a bucket that is sorted in memory."""
+_MOST_BUCKETS = 200
 STEPS = ("contaminated", "exact", "fuzzy", "semantic", "surplus")
 Embeddings = Callable[["np.ndarray", "pa.Array"], "pa.Array"]
 """Row numbers and their column `embedding` -> the column to write (float16 bytes, or null)."""
@@ -100,11 +103,12 @@ class Writer:
 
 
 def sorted_samples(
-    ix: Index, kept: np.ndarray, embeddings: Embeddings, scratch: Path, memory: int
+    ix: Index, kept: np.ndarray, embeddings: Embeddings, scratch: Path, memory: int, workers: Workers
 ) -> Iterator[pa.Table]:
     """Kept samples, best first.
 
-    Rows are dealt into buckets of consecutive ranks on disk, and each bucket is sorted in memory.
+    Rows are dealt into buckets of consecutive ranks, on disk when one bucket would not fit in memory, and each bucket
+    is sorted in memory.
 
     Args:
         ix: the rows.
@@ -112,6 +116,7 @@ def sorted_samples(
         embeddings: fills the column of the same name.
         scratch: where buckets go.
         memory: bytes a bucket may take.
+        workers: processes that deal.
 
     Yields:
         Tables of `sample_schema`.
@@ -122,52 +127,97 @@ def sorted_samples(
     place = np.full(len(ix), -1, np.int64)
     place[ix.row[kept]] = np.arange(len(kept))
     size = sum(_uncompressed(Path(p.path)) for p in ix.parts if p.accepted_only)
-    buckets = max(1, min(200, -(-size * 2 // max(min(memory, _BUCKET), 1))))
+    buckets = max(1, min(_MOST_BUCKETS, -(-size * 2 // max(min(memory, _BUCKET), 1))))
     per = max(1, -(-len(kept) // buckets))
+    units = [u for u in ix.units() if u.part.accepted_only and u.rows]
+    if buckets == 1:
+        batches = [t for unit in units for t in _placed(unit, place[unit.start : unit.start + unit.rows])]
+        dealt: Iterator[pa.Table] = iter([pa.concat_tables([_placed_schema().empty_table(), *batches])])
+    else:
+        hands = min(2 * workers.count, len(units))
+        asked = []
+        for hand in range(hands):
+            own = units[hand::hands]
+            asked.append((hand, [(u, place[u.start : u.start + u.rows]) for u in own], per, scratch))
+        for _ in workers.map(_deal, asked):
+            pass
+        dealt = (_gather(scratch, b, hands) for b in range(buckets))
+    for table in dealt:
+        at = table["place"].to_numpy()
+        order = np.argsort(at)
+        rows = ix.row[kept[at[order]]]
+        table = table.drop_columns("place")
+        for s in range(0, len(order), ROW_GROUP):  # in slices: a string column holds 2 GB at most
+            part = table.take(pa.array(order[s : s + ROW_GROUP]))
+            given = embeddings(rows[s : s + ROW_GROUP], part["embedding"])
+            yield part.set_column(part.schema.get_field_index("embedding"), "embedding", given)
+
+
+def _placed_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return sample_schema().append(pa.field("place", pa.int64()))
+
+
+def _placed(unit: Unit, place: np.ndarray) -> Iterator[pa.Table]:
+    """Kept rows of a unit with their place among all kept, ascending within each table.
+
+    Args:
+        unit: what to read.
+        place: int64 [rows of the unit]; -1 for rows that are not kept.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    for row, batch in index.read(unit, sample_schema().names, batch=16_384):
+        at = place[row - unit.start :][: len(batch["id"])]
+        order = np.argsort(at, kind="stable")
+        order = order[np.searchsorted(at[order], 0) :]
+        if len(order):
+            table = pa.table(batch).take(pa.array(order))
+            yield table.append_column("place", pa.array(at[order])).cast(_placed_schema())
+
+
+def _deal(asked: tuple[int, list[tuple[Unit, np.ndarray]], int, Path]) -> None:
+    """Write the kept rows of some units into this hand's bucket files, by place."""
+    import numpy as np
+    import pyarrow as pa
+
+    hand, units, per, scratch = asked
     sinks: dict[int, Any] = {}
-    held: dict[int, list[pa.RecordBatch]] = {}
-    schema = sample_schema().append(pa.field("place", pa.int64()))
-    columns = sample_schema().names
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
     try:
-        for unit in ix.units():
-            if not unit.part.accepted_only:
-                continue
-            for row, batch in index.read(unit, columns):
-                at = place[row : row + len(batch["id"])]
-                some = np.flatnonzero(at >= 0)
-                if not len(some):
-                    continue
-                table = pa.table(batch).take(pa.array(some))
-                column = embeddings(row + some, table["embedding"])
-                table = table.set_column(columns.index("embedding"), "embedding", column)
-                table = table.append_column("place", pa.array(at[some])).cast(schema)
-                bucket = at[some] // per
-                for b in np.unique(bucket).tolist():
-                    rows = table.filter(pa.array(bucket == b)) if buckets > 1 else table
-                    if buckets == 1:
-                        held.setdefault(b, []).extend(rows.to_batches())
-                        continue
+        for unit, place in units:
+            for table in _placed(unit, place):
+                bucket = table["place"].to_numpy() // per
+                cuts = np.flatnonzero(np.diff(bucket)) + 1
+                for s, e in pairwise([0, *cuts.tolist(), len(bucket)]):
+                    b = int(bucket[s])
                     if b not in sinks:
-                        options = pa.ipc.IpcWriteOptions(compression="lz4")
-                        sinks[b] = pa.ipc.new_stream(
-                            str(scratch / f"bucket-{b:03d}"), schema, options=options
-                        )
-                    sinks[b].write_table(rows)
+                        path = str(_bucket(scratch, b, hand))
+                        sinks[b] = pa.ipc.new_stream(path, _placed_schema(), options=options)
+                    sinks[b].write_table(table.slice(s, e - s))
     finally:
         for sink in sinks.values():
             sink.close()
-    for b in sorted(set(sinks) | set(held)):
-        path = scratch / f"bucket-{b:03d}"
-        if b in sinks:
+
+
+def _bucket(scratch: Path, bucket: int, hand: int) -> Path:
+    return scratch / f"bucket-{bucket:03d}-{hand:03d}"
+
+
+def _gather(scratch: Path, bucket: int, hands: int) -> pa.Table:
+    """One bucket, from all hands; its files are removed."""
+    import pyarrow as pa
+
+    tables = [_placed_schema().empty_table()]
+    for hand in range(hands):
+        path = _bucket(scratch, bucket, hand)
+        if path.exists():
             with pa.ipc.open_stream(str(path)) as stream:
-                table = stream.read_all()
+                tables.append(stream.read_all())
             path.unlink()
-        else:
-            table = pa.Table.from_batches(held.pop(b), schema)
-        order = np.argsort(table["place"].to_numpy())
-        table = table.drop_columns("place")
-        for s in range(0, len(order), ROW_GROUP):  # in slices: a string column holds 2 GB at most
-            yield table.take(pa.array(order[s : s + ROW_GROUP]))
+    return pa.concat_tables(tables)
 
 
 def _uncompressed(path: Path) -> int:

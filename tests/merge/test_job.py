@@ -123,12 +123,14 @@ def test_buckets_on_disk_change_no_byte(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_worker_processes_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gra_hpc.merge import index, job
+    from gra_hpc.merge import tables as module
 
     run = small_run(tmp_path / "run")
     merge_round(run, 1)
     before = tables(run)
     shutil.rmtree(run.round(1).merged)
     monkeypatch.setattr(job, "INLINE_ROWS", 1)
+    monkeypatch.setattr(module, "_BUCKET", 1000)
     monkeypatch.setattr(index.Index.units, "__defaults__", (2,))
     merge_round(run, 1)
     assert tables(run) == before
