@@ -22,7 +22,7 @@ OFFLINE = {
 }
 """What makes Hugging Face's libraries use their caches alone."""
 
-ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 """A Hub id with its organisation."""
 
 

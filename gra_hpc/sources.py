@@ -7,6 +7,7 @@ of a value. Only what cannot be read at all raises a `SeedError`.
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -233,6 +234,8 @@ class Source:
         except ImportError:
             raise SeedError(f"{self.path}: the package datasets is missing", "pip install datasets") from None
         number = 0
+        if not os.isatty(2):
+            datasets.disable_progress_bars()
         try:
             if self.local and any((self.local / n).is_file() for n in ("state.json", "dataset_dict.json")):
                 table = datasets.load_from_disk(str(self.local))

@@ -57,7 +57,7 @@ class Need:
     """model NAME, embedding model, seeds, benchmark."""
     revision: str = ""
     model: ModelConfig | None = None
-    """For models: what must hold of its files."""
+    """For models of a pool: what must hold of their files."""
 
     @property
     def label(self) -> str:
@@ -78,7 +78,7 @@ class Need:
             raise StageError(
                 f"{word}: not a Hub id", "gra stage ORG/NAME, datasets/ORG/NAME, or --preset NAME"
             )
-        return cls(name, kind, kind, revision, ModelConfig(path=name) if kind == "model" else None)
+        return cls(name, kind, kind, revision)
 
 
 @dataclass(frozen=True)
