@@ -18,12 +18,14 @@ def brute_force(vectors: np.ndarray, pool: int, threshold: float) -> tuple[list[
     v = vectors.astype(np.float64)
     v /= np.linalg.norm(v, axis=1, keepdims=True)
     kept, drop, winner = list(range(pool)), [], []
+    matrix = v.copy()  # its first len(kept) rows are the target pool
     for i in range(pool, len(v)):
-        cosine = v[kept] @ v[i] if kept else np.array([-1.0])
+        cosine = matrix[: len(kept)] @ v[i] if kept else np.array([-1.0])
         if cosine.max() >= threshold:
             drop.append(i)
             winner.append(kept[int(cosine.argmax())])
         else:
+            matrix[len(kept)] = v[i]
             kept.append(i)
     return drop, winner
 
@@ -55,6 +57,16 @@ def test_identical_to_brute_force(pool: int, monkeypatch: pytest.MonkeyPatch) ->
     stays = np.setdiff1d(np.arange(pool, 3000), found.drop) - pool
     assert (found.nearest[stays] < 0.9 + 1e-6).all()
     assert np.allclose(found.nearest[found.drop - pool], found.similarity, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_identical_to_brute_force_at_20_000_rows() -> None:
+    v = corpus(20_000, 384, 0.3, seed=5)
+    found = semantic.exact(v, 2_000, 0.9)
+    drop, winner = brute_force(v, 2_000, 0.9)
+    assert len(drop) > 1000
+    assert (found.drop.tolist(), found.winner.tolist()) == (drop, winner)
 
 
 @settings(max_examples=40, deadline=None)
