@@ -18,6 +18,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class Boundaries:
         if self.count == self.at:
             if self.torn and torn is not None:
                 torn()
-            os.kill(os.getpid(), self.number)
+            # to this very thread: another one could take it, and this one run on past the boundary
+            signal.pthread_kill(threading.get_ident(), self.number)
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
