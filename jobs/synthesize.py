@@ -1,16 +1,19 @@
 """Run one shard: `python jobs/synthesize.py RUN SHARD [--round R]`. By hand, from sbatch, or anywhere else."""
 
 import argparse
+import signal
 import sys
 
 from gra_hpc.errors import GraError
 from gra_hpc.launch.rounds import current_round
-from gra_hpc.launch.tasks import ShardTask
+from gra_hpc.launch.tasks import ShardTask, requeue
 from gra_hpc.rundir import RunDir
 
 
 def main() -> None:
     """Parse the command line and run the shard."""
+    # Slurm's warning may come before the shard listens: then nothing has been done, and the job is put back at once.
+    signal.signal(signal.SIGUSR2, lambda *_: requeue())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", help="directory of the run (gra plan made it)")
     parser.add_argument("shard", type=int, help="number of the shard, from 0")

@@ -89,7 +89,7 @@ def cancel(
     from gra_hpc.launch.cancel import cancel as do_cancel
 
     for line in do_cancel(existing(run), waiting):
-        print(line)
+        print(line, flush=True)
 
 
 @app.command()

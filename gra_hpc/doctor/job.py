@@ -37,6 +37,7 @@ def node_checks(config: RunConfig, directory: Path) -> list[Check]:
         functools.partial(node.cores, config),
         functools.partial(node.gpus, config),
         node.machine,
+        node.requeueing,
         node.network,
         functools.partial(software.models, config),
         functools.partial(software.vllm_import, config),

@@ -114,6 +114,22 @@ def machine() -> Iterable[Finding]:
         yield ok(f"open files: {soft} (may be raised to {'any' if hard == resource.RLIM_INFINITY else hard})")
 
 
+def requeueing() -> Iterable[Finding]:
+    """Whether a job can put itself back in the queue: it runs scontrol on its own node."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return
+    if shutil.which("scontrol") is None:
+        yield warning(
+            "scontrol: not found on this node, so a shard cannot requeue itself at its time limit",
+            "bind Slurm's client into the container (slurm/gra.def says how), or gra resume RUN after each limit",
+        )
+        return
+    from gra_hpc.launch import slurm
+
+    slurm.run(["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]])
+    yield ok("a job can requeue itself (scontrol answers on the node)")
+
+
 def network() -> Iterable[Finding]:
     """Whether the node reaches the Hub; it need not."""
     from urllib.parse import urlparse

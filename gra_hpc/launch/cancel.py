@@ -1,34 +1,19 @@
-"""`gra cancel`: end this run's jobs in Slurm, known by their comment or by the ids that its submissions recorded."""
+"""`gra cancel`: end this run's jobs in Slurm, and no others."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from gra_hpc import presets
 from gra_hpc.config import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
-from gra_hpc.launch.submissions import load_all, prefix
+from gra_hpc.launch.submissions import live
 from gra_hpc.rundir import RunDir
 
-
-def tasks_of(run: RunDir) -> list[slurm.Task]:
-    """Tasks of a run that wait or run: one query.
-
-    A site's submit plugin may rewrite comments: an id that a submission recorded counts too, unless Slurm has given
-    it to a job of another name since.
-
-    Raises:
-        LaunchError: Slurm cannot be asked.
-    """
-    ids = {job.id for submission in load_all(run).values() for job in submission.jobs if job.id}
-    mark, name = prefix(run), f"gra-{run.name}"[:60]
-    return [
-        task
-        for task in slurm.queue()
-        if task.active
-        and (task.comment.startswith(mark) or (str(task.job) in ids and task.name.startswith(name)))
-    ]
+WAIT_S = 60.0
+"""Longest wait for cancelled tasks: Slurm gives them KillWait, 30 s on most sites."""
 
 
 def cancel(run: RunDir, waiting_only: bool = False) -> Iterator[str]:
@@ -48,7 +33,7 @@ def cancel(run: RunDir, waiting_only: bool = False) -> Iterator[str]:
         raise LaunchError(
             f"{run.path}: runs on this machine, not in Slurm", "press Ctrl-C where gra submit runs"
         )
-    tasks = tasks_of(run) if submitted else []
+    tasks = [task for _, task in live(run)] if submitted else []
     chosen = [t for t in tasks if t.waiting or not waiting_only]
     if not chosen:
         yield "nothing of this run is in Slurm's queue" + (" and waiting" if waiting_only and tasks else "")
@@ -60,5 +45,19 @@ def cancel(run: RunDir, waiting_only: bool = False) -> Iterator[str]:
     slurm.cancel(ids)
     yield f"cancelled {len(chosen)} tasks: {running} running, {len(chosen) - running} waiting"
     if running:
-        yield "what they were answered is kept; a running task ends within Slurm's KillWait"
+        yield "what they were answered is kept; waiting for them to leave their nodes ..."
+        left = _wait({t.id for t in chosen})
+        if left:
+            yield f"{left} still on their nodes after {WAIT_S:g} s: gra status {run.path} before you resume"
+            return
     yield f"next: gra resume {run.path}"
+
+
+def _wait(ids: set[str]) -> int:
+    """Wait until cancelled tasks are gone: a resume before that would take them for alive. How many are left."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        left = sum(t.active and t.id in ids for t in slurm.queue())
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(1.0)

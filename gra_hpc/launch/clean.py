@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra_hpc import presets
-from gra_hpc.launch.cancel import tasks_of
-from gra_hpc.launch.logs import Finder
+from gra_hpc.launch import submissions
+from gra_hpc.launch.logs import PLAIN, Finder, local_job
 from gra_hpc.launch.rounds import rounds_of, shards_of
 from gra_hpc.plan import Plan
 from gra_hpc.publish import is_published
@@ -61,9 +62,9 @@ def clean(run: RunDir, yes: bool) -> Iterator[str]:
 def found(run: RunDir) -> list[Kind]:
     """Removable files. Those of jobs in Slurm's queue are left out: a requeued task starts from its pickle."""
     submitted = any(run.submissions.glob("*.json"))
-    live = {str(t.job) for t in tasks_of(run)} if submitted else set()
+    live = {str(task.job) for _, task in submissions.live(run)} if submitted else set()
     directories = [d for d in _subdirectories(run.logs) if d.name not in live]
-    jobs = [d for d in directories if d.name.isdigit() or d.name == "local"]
+    jobs = [d for d in directories if d.name.isdigit() or d.name in ("local", PLAIN)]
     pickles = [f for d in jobs for f in sorted(d.glob(PICKLES)) if d.name != "local" or _age(f) > LOCAL_S]
     scripts = [f for d in jobs for f in sorted(d.glob(SCRIPTS))]
     if not live:
@@ -99,17 +100,17 @@ def _logs_of_published(run: RunDir, live: set[str]) -> Iterator[Path]:
             names = set()
             for attempt in read_json(shard.manifest)["attempts"]:
                 yield from sorted((run.logs / attempt["attempt"]).glob("*"))
-                names.add(attempt.get("job") or _local_job(attempt["attempt"]))
+                names.add(attempt.get("job") or local_job(attempt["attempt"]))
             files = {*newest, *(f for name in sorted(names) for f in finder.files(name))}
-            yield from sorted(f for f in files if f.parent.name not in live)
+            yield from sorted(f for f in files if _job_of(f) not in live)
         if directory.manifest.is_file():
-            yield from (f for f in finder.merge(number).job if f.parent.name not in live)
+            yield from (f for f in finder.merge(number).job if _job_of(f) not in live)
 
 
-def _local_job(attempt: str) -> str:
-    """`local-PID` of an attempt's id (`STAMP-local-PID-XXXX`)."""
-    parts = attempt.split("-")
-    return f"local-{parts[2]}" if len(parts) > 2 and parts[1] == "local" else ""
+def _job_of(log: Path) -> str:
+    """The job that a log belongs to."""
+    found = re.fullmatch(r"(?:merge-\w+-)?(\d+)(?:_.*)?\.(?:out|err|log)", log.name)
+    return found[1] if found else ""
 
 
 def _remove_empty(logs: Path) -> None:

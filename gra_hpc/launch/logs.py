@@ -19,8 +19,11 @@ from gra_hpc.launch.rounds import current_round, shards_of
 from gra_hpc.launch.submissions import load_all
 from gra_hpc.plan import Plan
 from gra_hpc.rundir import RunDir, ShardDir
+from gra_hpc.storage import read_json
 
 TAIL_BYTES = 64 << 10
+PLAIN = "sbatch"
+"""Directory of the logs of plain sbatch jobs."""
 
 _SLURM = (
     (re.compile(r"DUE TO TIME LIMIT"), "killed at its time limit"),
@@ -80,15 +83,25 @@ class Finder:
         engines: tuple[Path, ...] = ()
         if beat is not None:
             names.append(beat.job or f"local-{beat.pid}")
-            directory = self.run.logs / beat.attempt
-            engines = tuple(sorted(directory.glob("*.log"))) if directory.is_dir() else ()
+            engines = self._engines(beat.attempt)
+        elif shard.manifest.is_file():
+            last = read_json(shard.manifest)["attempts"][-1]
+            names.append(last.get("job") or local_job(last["attempt"]))
+            engines = self._engines(last["attempt"])
         found = [files for name in names if name and (files := self.files(name))]
         newest = max(found, key=lambda files: max(_mtime(f) for f in files), default=())
         return Logs(newest, engines)
 
     def merge(self, round_: int) -> Logs:
         """Logs of the newest merge of a round under Slurm."""
-        return Logs(self.files(self._jobs.get(("merge", round_, 0), "")), ())
+        files = self.files(self._jobs.get(("merge", round_, 0), ""))
+        plain = self.run.logs / PLAIN
+        both = [*files, *plain.glob(f"merge-{round_}-*.out"), *plain.glob("merge-current-*.out")]
+        return Logs((max(both, key=_mtime),) if both else (), ())
+
+    def _engines(self, attempt: str) -> tuple[Path, ...]:
+        directory = self.run.logs / attempt
+        return tuple(sorted(directory.glob("*.log"))) if directory.is_dir() else ()
 
     def files(self, job: str) -> tuple[Path, ...]:
         """The files of `4242_7`, `4242` or `local-PID` that are there."""
@@ -96,8 +109,15 @@ class Finder:
             base = self.run.logs / "local" / job.removeprefix("local-")
             files = [Path(f"{base}_0_log.out"), Path(f"{base}_0_log.err")]
         else:
-            files = [self.run.logs / job.partition("_")[0] / f"{job}_0_log.out"] if job else []
+            places = (job.partition("_")[0], PLAIN)
+            files = [self.run.logs / place / f"{job}_0_log.out" for place in places] if job else []
         return tuple(f for f in files if f.is_file())
+
+
+def local_job(attempt: str) -> str:
+    """`local-PID` of an attempt's id (`STAMP-local-PID-XXXX`); empty if it ran under Slurm."""
+    parts = attempt.split("-")
+    return f"local-{parts[2]}" if len(parts) > 2 and parts[1] == "local" else ""
 
 
 def _mtime(path: Path) -> float:

@@ -113,40 +113,85 @@ class RunStatus:
 def collect(run: RunDir, ask_slurm: bool = True) -> RunStatus:
     """The state of every shard of every round that is planned."""
     plan, config = Plan.load(run), presets.load(run.config)
-    queued: dict[tuple[int, int], Any] = {}
-    merging: set[int] = set()
-    trouble = ""
-    submitted = any(run.submissions.glob("*.json"))
-    if ask_slurm and submitted and not (run.release / "manifest.json").exists():
-        from gra_hpc.launch.submissions import live
-
-        try:
-            for job, task in live(run, SLURM_TIMEOUT_S):
-                if job.kind == "merge":
-                    merging.add(job.round)
-                elif not task.hopeless:
-                    queued[job.round, job.shards[task.index or 0]] = task
-        except LaunchError as e:
-            trouble = e.what
-    look = _Look(run, queued, merging, bool(trouble), submitted and ask_slurm and not trouble)
-    rounds = []
+    found: list[tuple[RoundPlan, list[ShardStatus | _Seen]]] = []
     for number in rounds_of(plan, config.method.rounds):
         directory = run.round(number)
-        if not directory.plan.is_file():
-            continue
-        round_plan = RoundPlan.load(directory)
-        shards = [
-            look.shard(number, directory.shard(s), planned(round_plan, plan.seeds, s))
-            for s in range(shards_of(run, plan, number))
+        if directory.plan.is_file():
+            shards = [_look(directory.shard(s)) for s in range(shards_of(run, plan, number))]
+            found.append((RoundPlan.load(directory), shards))
+    done = (run.release / "manifest.json").is_file()
+    queue, trouble = _Queue(), ""
+    slurm = any(run.submissions.glob("*.json")) or any(
+        isinstance(s, _Seen) and s.beat is not None and s.beat.job for _, shards in found for s in shards
+    )
+    if ask_slurm and slurm and not done:
+        try:
+            queue = _Queue.ask(run)
+        except LaunchError as e:
+            trouble = e.what
+    judge = _Judge(run, queue)
+    rounds = []
+    for round_plan, seen in found:
+        number = round_plan.round
+        states = [
+            s
+            if isinstance(s, ShardStatus)
+            else judge.shard(number, s, planned(round_plan, plan.seeds, s.dir.number))
+            for s in seen
         ]
-        merged = directory.manifest.is_file()
-        rounds.append(
-            RoundStatus(
-                number, merged, shards, _ledger(shards), look.failures(number, shards, merged), eta(shards)
-            )
-        )
-    release = str(run.release) if (run.release / "manifest.json").is_file() else ""
-    return RunStatus(str(run.path), plan.fingerprint, rounds, release, trouble)
+        merged = run.round(number).manifest.is_file()
+        failures = judge.failures(number, states, merged)
+        rounds.append(RoundStatus(number, merged, states, _ledger(states), failures, eta(states)))
+    return RunStatus(str(run.path), plan.fingerprint, rounds, str(run.release) if done else "", trouble)
+
+
+@dataclass
+class _Queue:
+    """Slurm's queue, as far as it concerns a run."""
+
+    asked: bool = False
+    """Slurm has answered: what it does not know is not alive there."""
+    shards: dict[tuple[int, int], Any] = field(default_factory=dict)
+    """Tasks by round and shard."""
+    merging: set[int] = field(default_factory=set)
+    """Rounds whose merge waits or runs."""
+    tasks: dict[str, Any] = field(default_factory=dict)
+    """All of the user's tasks by id, also those that plain sbatch submitted."""
+
+    @classmethod
+    def ask(cls, run: RunDir) -> _Queue:
+        """One query.
+
+        Raises:
+            LaunchError: Slurm cannot be asked.
+        """
+        from gra_hpc.launch import slurm
+        from gra_hpc.launch.submissions import match
+
+        tasks = slurm.queue(timeout=SLURM_TIMEOUT_S)
+        out = cls(True, tasks={t.id: t for t in tasks if t.active})
+        for job, task in match(run, tasks):
+            if job.kind == "merge":
+                out.merging.add(job.round)
+            elif not task.hopeless:
+                out.shards[job.round, job.shards[task.index or 0]] = task
+        return out
+
+
+@dataclass
+class _Seen:
+    """What the files of an unpublished shard say."""
+
+    dir: ShardDir
+    attempts: int
+    beat: Heartbeat | None
+
+
+def _look(shard: ShardDir) -> ShardStatus | _Seen:
+    if shard.manifest.is_file():
+        return _published(shard)
+    names = _attempts(shard)
+    return _Seen(shard, len(names), Heartbeat.read(shard.attempt(names[-1])) if names else None)
 
 
 def eta(shards: list[ShardStatus]) -> float | None:
@@ -187,25 +232,17 @@ def _ledger(shards: list[ShardStatus]) -> Ledger:
 
 
 @dataclass
-class _Look:
-    """One look at a run."""
+class _Judge:
+    """From files and queue to states and causes."""
 
     run: RunDir
-    queued: dict[tuple[int, int], Any]
-    merging: set[int]
-    blind: bool
-    """Slurm should have told, and could not."""
-    certain: bool
-    """Slurm was asked: what it does not know is not alive there."""
+    queue: _Queue
     finder: Finder | None = None
     read: int = 0
 
-    def shard(self, round_: int, shard: ShardDir, units: int) -> ShardStatus:
-        if shard.manifest.is_file():
-            return _published(shard)
-        names = _attempts(shard)
-        beat = Heartbeat.read(shard.attempt(names[-1])) if names else None
-        out = ShardStatus(shard.number, "waiting", units, attempts=len(names))
+    def shard(self, round_: int, seen: _Seen, units: int) -> ShardStatus:
+        beat = seen.beat
+        out = ShardStatus(seen.dir.number, "waiting", units, attempts=seen.attempts)
         if beat is not None:
             for key in (
                 "accepted", "rejected", "failed", "calls", "replayed", "host", "job", "phase", "message", "started",
@@ -213,15 +250,14 @@ class _Look:
             ):  # fmt: skip
                 setattr(out, key, getattr(beat, key))
             out.seconds = _own_seconds(beat.started, beat.at, beat.calls, beat.replayed)
-        task = self.queued.get((round_, shard.number))
-        out.state = _state(out, beat, task, self.blind)
+        out.state = _state(beat, self.queue.shards.get((round_, seen.dir.number)), self.queue)
         if out.state in ("failed", "stopped", "waiting"):
-            self._explain(out, round_, shard, beat)
+            self._explain(out, round_, seen.dir, beat)
         return out
 
     def _explain(self, out: ShardStatus, round_: int, shard: ShardDir, beat: Heartbeat | None) -> None:
         """Say from its log why a shard ended; also of a job that ended before its attempt began."""
-        if out.state == "waiting" and not self.certain:
+        if out.state == "waiting" and not self.queue.asked:
             return
         self.finder = self.finder or Finder(self.run)
         log = self.finder.shard(round_, shard, beat).main
@@ -248,8 +284,8 @@ class _Look:
         found = sorted(groups.values(), key=lambda f: -len(f.shards))
         if (
             not merged
-            and round_ not in self.merging
-            and self.certain
+            and round_ not in self.queue.merging
+            and self.queue.asked
             and all(s.state == "published" for s in shards)
         ):
             self.finder = self.finder or Finder(self.run)
@@ -297,17 +333,18 @@ def _published(shard: ShardDir) -> ShardStatus:
     )
 
 
-def _state(status: ShardStatus, beat: Heartbeat | None, task: Any, blind: bool) -> str:
+def _state(beat: Heartbeat | None, task: Any, queue: _Queue) -> str:
+    if task is None and beat is not None:
+        task = queue.tasks.get(beat.job)
     if task is not None:
         return "running" if task.running else "queued"
     if beat is None:
         return "waiting"
     if beat.ended:
         return "failed" if beat.phase == "failed" else "stopped"
-    fresh = time.time() - status.at < STALE_S
-    if beat.job and not blind:  # Slurm was asked and does not know it
-        return "running" if fresh and not status.job else "stopped"
-    return "running" if fresh and _alive(beat) else "stopped"
+    if beat.job and queue.asked:
+        return "stopped"
+    return "running" if time.time() - beat.at < STALE_S and _alive(beat) else "stopped"
 
 
 def _alive(beat: Heartbeat) -> bool:

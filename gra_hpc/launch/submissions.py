@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,20 +82,26 @@ def load_all(run: RunDir) -> dict[str, Submission]:
 def live(run: RunDir, timeout: float = slurm.TIMEOUT_S) -> list[tuple[Job, slurm.Task]]:
     """Tasks of a run that wait or run, with what each one is for: one query.
 
-    They are known by their comment, or, where a site's plugin rewrites comments or the run was reached by another path,
-    by an id that a submission recorded.
-
     Args:
         timeout: longest wait for squeue, in seconds.
 
     Raises:
         LaunchError: Slurm cannot be asked.
     """
+    return match(run, slurm.queue(timeout=timeout))
+
+
+def match(run: RunDir, tasks: Iterable[slurm.Task]) -> list[tuple[Job, slurm.Task]]:
+    """The tasks of a queue that belong to a run and wait or run, with what each one is for.
+
+    They are known by their comment, or, where a site's plugin rewrites comments or the run was reached by another path,
+    by an id that a submission recorded.
+    """
     known = load_all(run)
     by_id = {job.id: job for submission in known.values() for job in submission.jobs if job.id}
     name = job_name(run)
     out = []
-    for task in slurm.queue(timeout=timeout):
+    for task in tasks:
         token, _, number = task.comment.rpartition(":")
         token = token.rpartition(":")[2]
         if not task.active:
