@@ -150,6 +150,25 @@ def sweep(base: Path) -> Swept:
     return swept
 
 
+def own_directory(path: Path) -> Path:
+    """A directory of a foreseeable name where others may write, like /tmp: made, or checked to be ours alone.
+
+    What lies in it is loaded as code or as weights later: another user must not have made it first.
+
+    Raises:
+        EngineError: it belongs to another user, is a link, or is writable by others.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise EngineError(
+            f"{path}: is not a directory of yours alone (mode {status.st_mode & 0o777:o}, owner {status.st_uid})",
+            "set site.local_dir=DIR, or remove it if it is yours",
+        )
+    path.chmod(0o700)
+    return path
+
+
 def claim_cache(base: Path, name: str) -> tuple[Path, int]:
     """A compile cache of one engine's own that outlives the shard on this node.
 
@@ -159,9 +178,10 @@ def claim_cache(base: Path, name: str) -> tuple[Path, int]:
     Returns:
         The directory, and the lock's file descriptor (close it to give the cache back).
     """
+    home = own_directory(base / f"gra-cache-{os.getuid()}")
     for slot in range(64):
-        path = base / f"gra-cache-{os.getuid()}" / f"{name}-{slot}"
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = home / f"{name}-{slot}"
+        path.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gra_hpc.config import ModelConfig
+from gra_hpc.engines.leftovers import own_directory
 from gra_hpc.engines.model_files import identity
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.storage import read_json, to_json, write_atomic
@@ -116,11 +117,7 @@ def local_copy(directory: Path, model: ModelConfig, wanted: str, base: Path, bud
         OSError: the disk refuses.
     """
     began = time.monotonic()
-    home = base / f"gra-weights-{os.getuid()}"
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = home.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise EngineError(f"{home}: belongs to another user, or is open to others", "set site.local_dir=DIR")
+    home = own_directory(base / f"gra-weights-{os.getuid()}")
     made, patience = False, PATIENCE_S
     lock = os.open(home / f"{wanted}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

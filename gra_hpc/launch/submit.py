@@ -34,6 +34,10 @@ def submit(run: RunDir, again: bool) -> None:
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import submit_steps
 
+        if "%" in str(run.path):
+            raise LaunchError(
+                f"{run.path}: Slurm reads % in the names of logs", "plan it in a directory without one"
+            )
         for line in size_lead(run, config):
             print(line)
         for line in submit_steps(run, config, steps):

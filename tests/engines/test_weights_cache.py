@@ -183,6 +183,13 @@ def test_what_cannot_be_copied_is_used_where_it_lies(
 
 def test_a_foreign_directory_is_not_trusted(tmp_path: Path) -> None:
     entry, wanted = model(tmp_path / "m")
-    (tmp_path / "node" / f"gra-weights-{os.getuid()}").mkdir(parents=True, mode=0o755)
-    with pytest.raises(EngineError, match="open to others"):
+    home = tmp_path / "node" / f"gra-weights-{os.getuid()}"
+    home.mkdir(parents=True)
+    home.chmod(0o775)
+    with pytest.raises(EngineError, match="not a directory of yours alone"):
+        local_copy(tmp_path / "m", entry, wanted, tmp_path / "node")
+    home.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    home.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineError, match="not a directory of yours alone"):
         local_copy(tmp_path / "m", entry, wanted, tmp_path / "node")

@@ -1,0 +1,262 @@
+"""Shared nodes: what another user can see or do, where secrets go, and text that is not a command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gra_hpc import presets
+from gra_hpc.config import EngineConfig, ModelConfig, RunConfig, SiteConfig
+from gra_hpc.engines.door import Request, Sampling
+from gra_hpc.engines.leftovers import claim_cache, own_directory
+from gra_hpc.engines.node import Node
+from gra_hpc.engines.placement import EnginePlace, Placement
+from gra_hpc.engines.simulated_server import launcher
+from gra_hpc.errors import ConfigError, EngineError
+from gra_hpc.launch.arrays import sbatch_text
+from gra_hpc.rundir import RunDir
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRETS = {
+    "HF_TOKEN": "hf_S3cretS3cretS3cret",
+    "WANDB_API_KEY": "wandbS3cret",
+    "AWS_SECRET_ACCESS_KEY": "awsS3cret",
+}
+OTHER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+other_user = pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("setpriv"), reason="only root can play another user"
+)
+
+
+def as_other(*words: object, code: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command, or Python code, as nobody."""
+    args = [sys.executable, "-I", "-S", "-c", code, *map(str, words)] if code else list(map(str, words))
+    return subprocess.run([*OTHER, *args], capture_output=True, text=True, timeout=60, cwd="/", check=False)
+
+
+def gra(*args: object, umask: int = 0o022, **env: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "gra_hpc.cli", *map(str, args)],
+        capture_output=True, text=True, timeout=240, cwd=ROOT, umask=umask, env={**os.environ, **env},
+        stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def preset(tmp_path: Path, tiny_llama: Path) -> Path:
+    """Four seeds, the simulated engine, one local shard."""
+    rows = [
+        {"instruction": f"Count to {n}.", "response": "1, 2, ...", "domain": "math", "keywords": ["numbers"],
+         "summary": "Counting."}
+        for n in range(3, 7)
+    ]  # fmt: skip
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    path = tmp_path / "preset.yaml"
+    path.write_text(
+        f"seeds: {{path: {tmp_path / 'seeds.jsonl'}}}\n"
+        f"models: {{tiny: {{path: {tiny_llama}, load_format: dummy}}}}\n"
+        "committee: {a: {model: tiny}, b: {model: tiny}, c: {model: tiny}}\n"
+        "merge: {semantic: false}\nengine: {kind: simulated}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def open_dir(short_dir: Path) -> Iterator[Path]:
+    """A short directory that everybody may enter, as /tmp and node-local disks are."""
+    short_dir.chmod(0o777)
+    yield short_dir
+
+
+@other_user
+def test_another_user_reaches_no_engine(open_dir: Path) -> None:
+    """Its socket can be neither connected to, nor listed, nor replaced; its logs follow the umask."""
+    placement = Placement((EnginePlace("m", 0, ()),), "cpu")
+    models = {"m": ModelConfig(path="m", max_model_len=512)}
+    reach = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "try: s.connect(sys.argv[1]); print('IN')\n"
+        "except OSError as e: print(type(e).__name__)\n"
+    )
+
+    async def scene() -> None:
+        async with Node(
+            models, placement, EngineConfig(start_timeout_s=60), open_dir, open_dir / "logs", launcher()
+        ) as node:
+            messages = ({"role": "user", "content": "hello"},)
+            answer = await node.ask(Request("m", "i", messages, Sampling(0.2, 0.9, 16, 0)))
+            assert answer.text
+            (private,) = [p for p in open_dir.iterdir() if p.name.startswith("gra-0-")]
+            sockets = [p for p in private.rglob("*") if stat.S_ISSOCK(p.stat().st_mode)]
+            assert sockets
+            for path in private.rglob("*"):
+                if path.is_dir():
+                    assert path.stat().st_mode & 0o777 == 0o700, path
+            for path in sockets:
+                done = await asyncio.to_thread(as_other, path, code=reach)
+                assert done.stdout.strip() == "PermissionError", done
+            assert (await asyncio.to_thread(as_other, "ls", private)).returncode != 0
+            assert (await asyncio.to_thread(as_other, "touch", private / "x")).returncode != 0
+            # nor over TCP: what listens for the engine listens in a network of its own, or not at all
+            listening = await asyncio.to_thread(_listening_tcp)
+            assert not {p for pids in listening.values() for p in pids} & set(_below(private))
+
+    asyncio.run(scene())
+
+
+def _below(directory: Path) -> list[int]:
+    """Processes with a directory in their command line."""
+    found = []
+    for p in Path("/proc").iterdir():
+        try:
+            if p.name.isdigit() and str(directory).encode() in (p / "cmdline").read_bytes():
+                found.append(int(p.name))
+        except OSError:
+            continue
+    return found
+
+
+def _listening_tcp() -> dict[str, list[int]]:
+    """Processes that listen on TCP in this network namespace, by address."""
+    import psutil
+
+    found: dict[str, list[int]] = {}
+    for c in psutil.net_connections("tcp"):
+        if c.status == psutil.CONN_LISTEN and c.pid:
+            found.setdefault(f"{c.laddr.ip}:{c.laddr.port}", []).append(c.pid)
+    return found
+
+
+@other_user
+def test_another_user_cannot_lay_traps(open_dir: Path) -> None:
+    """Directories of foreseeable names hold code and weights that are loaded later: a foreign one is refused."""
+    cache = open_dir / "gra-cache-0"
+    assert as_other("mkdir", cache).returncode == 0
+    with pytest.raises(EngineError, match="not a directory of yours alone"):
+        claim_cache(open_dir, "m")
+    shutil.rmtree(cache)
+    assert as_other("ln", "-s", "/", cache).returncode == 0
+    with pytest.raises(EngineError, match="not a directory of yours alone"):
+        own_directory(cache)
+
+
+@other_user
+@pytest.mark.parametrize(("umask", "readable"), [(0o077, False), (0o022, True)])
+def test_a_run_follows_the_umask(preset: Path, open_dir: Path, umask: int, readable: bool) -> None:
+    run = open_dir / "run"
+    gra("plan", run, "--preset", preset, umask=umask)
+    gra("submit", run, umask=umask)
+    for path in [run, *run.rglob("*")]:
+        mode = path.stat().st_mode & 0o777
+        assert not mode & umask, (path, oct(mode))
+        if readable and path.suffix not in (".pkl", ".sh"):
+            assert (mode & 0o044) == 0o044, (path, oct(mode))
+    assert (as_other("cat", run / "plan.json").returncode == 0) is readable
+    assert as_other("touch", run / "x").returncode != 0
+
+
+def test_secrets_go_nowhere(preset: Path, tmp_path: Path) -> None:
+    """Not into plans, logs, pickles, manifests or the release."""
+    run = tmp_path / "run"
+    said = gra("plan", run, "--preset", preset, **SECRETS)
+    said += gra("submit", run, **SECRETS)
+    said += gra("status", run, "--json", **SECRETS) + gra("config", "show", **SECRETS)
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert any(p.suffix == ".pkl" for p in files)
+    for secret in SECRETS.values():
+        assert secret not in said
+        for path in files:
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_secrets_do_not_reach_engines(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither their environment nor any command line holds one."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    placement = Placement((EnginePlace("m", 0, ()),), "cpu")
+    models = {"m": ModelConfig(path="m", max_model_len=512)}
+
+    async def scene() -> None:
+        async with Node(
+            models, placement, EngineConfig(start_timeout_s=60), short_dir, short_dir / "logs", launcher()
+        ) as node:
+            await node.ask(Request("m", "i", ({"role": "user", "content": "hi"},), Sampling(0.2, 0.9, 16, 0)))
+            pids = [p for p in _below(short_dir) if p != os.getpid()]
+            assert pids
+            for pid in pids:
+                environment = Path(f"/proc/{pid}/environ").read_bytes()
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                for secret in SECRETS.values():
+                    assert secret.encode() not in environment + words
+        for log in (short_dir / "logs").rglob("*"):
+            assert not log.is_file() or not any(s.encode() in log.read_bytes() for s in SECRETS.values())
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seeds: !!python/object/apply:os.system ['touch {}']\n",
+        "seeds: {{path: !!python/object/apply:os.system ['touch {}']}}\n",
+    ],
+)
+def test_configurations_are_data(tmp_path: Path, text: str) -> None:
+    trap = tmp_path / "trap"
+    path = tmp_path / "evil.yaml"
+    path.write_text(text.format(trap))
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        presets.compose(str(path))
+    presets.compose("demo", [f"release.name=!!python/object/apply:os.system ['touch {trap}']"])
+    presets.compose("demo", [f"release.name=${{oc.env:HOME}} $(touch {trap})"])
+    assert not trap.exists()
+
+
+def test_names_are_not_commands(tmp_path: Path) -> None:
+    """A run's path and a site's words reach the job's script quoted: the shell that reads it runs nothing of them."""
+    trap = tmp_path / "trap"
+    path = tmp_path / f"run;touch {trap.name} $(touch {trap.name}) `touch {trap.name}` 'x"
+    site = SiteConfig(
+        account=f"a; touch {trap.name}", partition=f"$(touch {trap.name})", python=f"/p y; touch {trap.name}"
+    )
+    text = sbatch_text(RunDir(path), RunConfig(site=site), 3)
+    script = tmp_path / "job.sh"
+    script.write_text(text)
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    (fake / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (fake / "srun").chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(script)], cwd=tmp_path, env={"PATH": f"{fake}:/usr/bin:/bin"}, capture_output=True, text=True,
+        timeout=30, check=True,
+    )  # fmt: skip
+    assert not trap.exists()
+    words = done.stdout.splitlines()
+    assert f"{path}/logs/%A" in words and f"/p y; touch {trap.name}" in words
+
+
+def test_remote_code_is_off_unless_named() -> None:
+    config = presets.compose("demo")
+    assert not any(m.trust_remote_code for m in config.models.values())
+    named = presets.compose("alpaca").models
+    assert [k for k, m in named.items() if m.trust_remote_code] == ["internlm3-8b"]
+
+
+def test_saved_configuration_is_plain_yaml() -> None:
+    text = presets.dump(presets.compose("demo"))
+    assert "!!" not in text
+    assert yaml.safe_load(text)["seeds"]
