@@ -186,6 +186,7 @@ def _run_shard(run: RunDir, round_: int, number: int, signals: Signals) -> End:
         if isinstance(e, Exception) and publish.is_published(shard):
             # whoever published has removed the journals, and any tables that this attempt was writing
             log.info("round %d shard %d is published; this attempt ended with: %s", round_, number, e)
+            publish.sweep(shard)
             mine = read_json(shard.manifest)["attempt"] == here.id
             return End.published if mine else End.already
         beat.phase, beat.message = "failed", str(e) or type(e).__name__

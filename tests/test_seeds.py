@@ -504,7 +504,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: byt
         "",
         "absent.jsonl",
         "a/b/c",
-        "../x",
+        "../no-such-seeds",
         "/absent/x",
         "x\0y.jsonl",
         "~nobody/x.csv",
