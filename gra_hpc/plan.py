@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc import __version__, hub, presets
-from gra_hpc.config import ModelConfig, RunConfig, fingerprinted
-from gra_hpc.engines.model_files import identity, model_directory
+from gra_hpc.config import EngineKind, ModelConfig, RunConfig, fingerprinted
+from gra_hpc.engines.model_files import check_files, identity, model_directory
 from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
 from gra_hpc.flows.prompts import prompts_digest
 from gra_hpc.records import digest
@@ -113,11 +113,13 @@ def pin_models(config: RunConfig) -> dict[str, ModelPin]:
     """Find every model of the pool; its identity becomes part of the fingerprint.
 
     Raises:
-        EngineError: a model that is not there, with the command that fetches it.
+        EngineError: a model that is not there, with the command that fetches it; or that no engine could load.
     """
     pins = {}
     for name, model in config.models.items():
         directory = model_directory(model.path, model.revision, config.site.scratch)
+        if config.engine.kind is EngineKind.vllm:
+            check_files(directory, model)
         pins[name] = ModelPin(str(directory), identity(directory, model), _revision(directory), model.licence)
     return pins
 

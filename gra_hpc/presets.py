@@ -183,7 +183,7 @@ def _check_keys(kind: Any, data: Any, prefix: str, source: str) -> None:
         hints = get_type_hints(kind)
         for key, value in data.items():
             if key not in hints:
-                near = nearest(str(key), list(hints)) or nearest_anywhere(str(key))
+                near = elsewhere(str(key)) or nearest(str(key), list(hints)) or nearest_anywhere(str(key))
                 raise ConfigError(
                     f"{source}: unknown key {prefix}{key}{near}",
                     f"valid here: {', '.join(hints)}",
@@ -194,6 +194,12 @@ def _check_keys(kind: Any, data: Any, prefix: str, source: str) -> None:
         if len(args) == 2 and dataclasses.is_dataclass(args[1]):
             for name, value in data.items():
                 _check_keys(args[1], value, f"{prefix}{name}.", source)
+
+
+def elsewhere(word: str) -> str:
+    """`; did you mean a.b?` for a key that is right but for its place."""
+    places = [key for key in all_keys(RunConfig) if key.rsplit(".", 1)[-1] == word]
+    return f"; did you mean {' or '.join(places[:3])}?" if places else ""
 
 
 def nearest_anywhere(word: str) -> str:

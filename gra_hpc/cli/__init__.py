@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from typing import Any, NoReturn, cast
+
+import typer
 
 from gra_hpc.cli import configuration, releases, runs, sites
 from gra_hpc.cli.application import app
@@ -11,15 +16,59 @@ from gra_hpc.errors import GraError
 __all__ = ["app", "configuration", "main", "releases", "runs", "sites"]
 
 
+ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""What the command line's parser raises; typer keeps its own copy of click."""
+
+
 def main() -> None:
-    """Run a command; a `GraError` becomes one line and its exit code."""
+    """Run a command; whatever is wrong becomes one line and an exit code.
+
+    An error that is nobody's mistake but ours keeps its traceback.
+    """
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except GraError as e:
-        print(f"gra: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
+        _fail(str(e), e.exit_code)
+    except ClickException as e:
+        _fail(_usage(e), 2)
     except KeyboardInterrupt:
-        print("gra: interrupted; what was answered is kept -> gra resume RUN", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted; what was answered is kept -> gra resume RUN", 130)
+    except typer.Abort:
+        _fail("aborted", 130)
     except BrokenPipeError:
-        sys.exit(141)
+        os._exit(141)  # nobody reads: not even the interpreter's last flush may complain
+    except OSError as e:
+        if e.errno is None or os.environ.get("GRA_DEBUG"):
+            raise
+        then = _ADVICE.get(e.errno, "GRA_DEBUG=1 shows where")
+        _fail(f"{e.filename or 'input or output'}: {os.strerror(e.errno)} -> {then}", 1)
+
+
+_ADVICE = {
+    errno.EACCES: "choose a directory of yours",
+    errno.EPERM: "choose a directory of yours",
+    errno.EROFS: "choose a directory that can be written to",
+    errno.EEXIST: "a file is where a directory should be",
+    errno.ENOTDIR: "a file is where a directory should be",
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "make room: df -h, df -i",
+    errno.EDQUOT: "make room: quota -s",
+    errno.EFBIG: "make room: ulimit -f",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+}
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    print(f"gra: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _usage(e: Any) -> str:
+    """A parser's complaint in one line, with what to type."""
+    if type(e).__name__ == "NoArgsIsHelpError":
+        print(e.format_message(), file=sys.stderr)
+        sys.exit(2)
+    text = " ".join(e.format_message().split()).rstrip(".")
+    context = getattr(e, "ctx", None)
+    return f"{text[:1].lower()}{text[1:]} -> {context.command_path if context else 'gra'} --help"
