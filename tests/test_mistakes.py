@@ -1,0 +1,206 @@
+"""A newcomer's mistakes: each gives one clear line, which says what to do, and an exit code; and leaves nothing behind.
+
+Those that only Slurm can find are in tests/cluster/test_refusals.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gra_hpc import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+Gra = Callable[..., str]
+
+
+@pytest.fixture
+def gra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gra:
+    """Run a command in an empty directory; what it complained of."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+
+    def run(*words: object, code: int = 1) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["gra", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr().err
+        assert ended.value.code == code, said
+        if code:
+            assert said.startswith("gra: ") and said.count("\n") == 1, said
+            assert len(said) < 700, said
+        return said
+
+    return run
+
+
+@pytest.fixture
+def preset(tmp_path: Path, tiny_llama: Path) -> Path:
+    rows = [{"instruction": f"Count to {n}.", "response": "1, 2", "domain": "math", "keywords": ["n"], "summary": "S"}
+            for n in range(3, 7)]  # fmt: skip
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        f"seeds: {{path: {tmp_path / 'seeds.jsonl'}}}\n"
+        f"models: {{tiny: {{path: {tiny_llama}, load_format: dummy, max_model_len: 512}}}}\n"
+        "committee: {a: {model: tiny}, b: {model: tiny}, c: {model: tiny}}\n"
+        "merge: {semantic: false}\nengine: {kind: simulated}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "then"),
+    [
+        (["sumbit", "r"], "Did you mean 'submit'", "gra --help"),
+        (["plan"], "missing argument 'RUN'", "gra plan --help"),
+        (["plan", "r", "--prest", "demo"], "no such option: --prest", "--preset"),
+        (["logs", "r", "first"], "valid integer", "gra logs --help"),
+        (
+            ["plan", "r", "method.reviewrs=2"],
+            "unknown key method.reviewrs; did you mean reviewers?",
+            "valid here",
+        ),
+        (
+            ["plan", "r", "temperature=1"],
+            "unknown key temperature; did you mean",
+            "method.sampling.temperature",
+        ),
+        (["plan", "r", "reviewers"], "expected key=value", "method.reviewers=2"),
+        (["plan", "r", "method.reviewers=two"], "method.reviewers", "gra config show"),
+        (["plan", "r", "method.accept_mean=11"], "expected 1 to 10", "gra config show"),
+        (
+            ["plan", "r", "committee.ada.model=llama"],
+            "committee.ada.model=llama: expected one of smollm2",
+            "gra",
+        ),
+        (["plan", "r", "site.signal_lead_s=9000"], "at most a fifth of the time limit", "gra config show"),
+        (["plan", "r", "site.container=docker:x"], "apptainer:IMAGE or pyxis:IMAGE", "gra config show"),
+        (["plan", "r", "--preset", "dmo"], "did you mean demo?", "presets:"),
+        (["plan", "r", "--site", "perlmuter"], "did you mean perlmutter?", "gra site detect"),
+        (["plan", "r", "site.scratch=$NOT_SET_ANYWHERE"], "environment variable is not set", "site.scratch="),
+    ],
+)
+def test_on_the_command_line(gra: Gra, tmp_path: Path, words: list[str], what: str, then: str) -> None:
+    said = gra(*words, code=2)
+    assert what in said and then in said
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "then"),
+    [
+        (["seeds.path=alpaka.jsonl"], "alpaka.jsonl: no such file or directory", "looked in"),
+        (["seeds.path=empty.jsonl"], "no record", "seeds.path"),
+        (["seeds.path=odd.jsonl"], "odd.jsonl", "seeds.fields"),
+        (["seeds.path=page.html"], "unknown kind of file", ".jsonl"),
+        (["models.tiny.path=models/none"], "models/none", "gra stage models/none"),
+        (["models.tiny.path=/no/model"], "no such directory", "models.NAME.path"),
+        (["models.tiny.path=.", "engine.kind=vllm"], "config.json: missing", "a model directory has"),
+        (["merge.semantic=true"], "all-MiniLM-L6-v2", "gra stage sentence-transformers/all-MiniLM-L6-v2"),
+        (["launch.shards=99"], "more shards than seeds (4)", "launch.shards=4"),
+        (["merge.decontamination.sources=[gsm8k.json]"], "gsm8k.json: no such file", "give a file"),
+    ],
+)
+def test_in_a_plan(gra: Gra, preset: Path, tmp_path: Path, words: list[str], what: str, then: str) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "odd.jsonl").write_text('{"foo": "a", "bar": "b"}\n' * 3)
+    (tmp_path / "page.html").write_text("<html>")
+    said = gra("plan", "r", "--preset", preset, *words, code=2 if "sources" in words[0] else 1)
+    assert what in said and then in said
+    assert not (tmp_path / "r").exists()
+
+
+def test_in_a_file(gra: Gra, preset: Path) -> None:
+    preset.write_text("seeds: {path: [unclosed\n")
+    assert f"{preset} line" in gra("plan", "r", "--preset", preset, code=2)
+    preset.write_text("- a list\n")
+    assert "expected `key: value` lines" in gra("plan", "r", "--preset", preset, code=2)
+    preset.write_text("include: [nothere]\n")
+    assert "preset nothere" in gra("plan", "r", "--preset", preset, code=2)
+
+
+def test_about_directories(gra: Gra, preset: Path, tmp_path: Path) -> None:
+    assert "not a run (no plan.json) -> gra plan nowhere" in gra("status", "nowhere")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("")
+    assert "exists and is not a run" in gra("plan", "thesis", "--preset", preset)
+    assert (tmp_path / "thesis" / "chapter1.tex").exists()
+    said = gra("plan", preset / "r", "--preset", preset)
+    assert "a file is where a directory should be" in said
+    if os.getuid():
+        assert "choose a directory of yours" in gra("plan", "/usr/r", "--preset", preset)
+
+
+def test_out_of_order(gra: Gra, preset: Path, tmp_path: Path) -> None:
+    gra("plan", "r", "--preset", preset, code=0)
+    assert "shard" in gra("merge", "r")
+    assert "has shards 0 to" in gra("logs", "r", 99)
+    assert "it has not started yet" in gra("logs", "r", 0)
+    assert "press Ctrl-C where gra submit runs" in gra("cancel", "r")
+    assert "planned with other settings: method.reviewers: planned 3, now 2" in gra(
+        "resume", "r", "method.reviewers=2"
+    )
+    assert "planned with other settings" in gra("plan", "r", "--preset", preset, "method.max_tries=9")
+    gra("inspect", "r")
+    gra("submit", "r", code=0)
+    assert "was started before -> gra resume" in gra("submit", "r")
+    assert "abcdef" in gra("inspect", "r", "abcdef")
+    shutil.rmtree(tmp_path / "r" / "rounds" / "01" / "shards" / "00000")
+    (tmp_path / "r" / "plan.json").write_text("{")
+    assert "plan.json: not valid JSON" in gra("status", "r")
+
+
+def test_no_slurm_here(gra: Gra, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site file of a cluster, used on a laptop."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    gra("plan", "r", "--preset", preset, "site.executor=slurm", code=0)
+    assert "site.executor=local" in gra("submit", "r")
+    assert "command not found" in gra("site", "detect")
+    gra("plan", "r%1", "--preset", preset, "site.executor=slurm", code=0)
+    assert "Slurm reads % in the names of logs" in gra("submit", "r%1")
+
+
+def test_no_room(preset: Path, tmp_path: Path) -> None:
+    """The quota ends while planning (here: a limit on file sizes); no half run is left."""
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gra_hpc.cli", "plan", "r", "--preset", str(preset)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, preexec_fn=small, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "file too large" in done.stderr and "make room" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.yaml", "seeds.jsonl"]
+
+
+def test_python_too_old(tmp_path: Path) -> None:
+    """The scripts say so before pip spends minutes; pip itself refuses by requires-python."""
+    old = tmp_path / "python3.8"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "tools/demo.sh"], cwd=ROOT, env={**os.environ, "PYTHON": str(old)}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "is not Python 3.11 or newer -> PYTHON=/path/to/python3.11" in done.stderr
+
+
+def test_help_of_every_command(gra: Gra) -> None:
+    for words in ([], ["site"], ["config"], *([c] for c in ("plan", "submit", "status", "logs", "resume", "cancel",
+                  "merge", "inspect", "clean", "doctor", "stage"))):  # fmt: skip
+        gra(*words, "--help", code=0)
