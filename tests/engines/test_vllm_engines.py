@@ -190,6 +190,7 @@ def test_vllm_that_cannot_start_says_why(tiny_llama: Path, short_dir: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_rotation_of_three_models_gives_the_same_answers(tiny_llama: Path, short_dir: Path) -> None:
     """Three models in the memory of one, by stop and start: float32, so that batching does not change texts."""
     names = ("a", "b", "c")
