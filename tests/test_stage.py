@@ -13,12 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mini_hub import MiniHub, mini_hub
 
 from gra_hpc.config import ModelConfig
 from gra_hpc.errors import GraError
 from gra_hpc.stage import Need, StageError, needs, wanted
 from tests.conftest import ROOT, made
+from tests.mini_hub import MiniHub, mini_hub
 
 GRA = [sys.executable, "-m", "gra_hpc.cli"]
 NO_NETWORK = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]

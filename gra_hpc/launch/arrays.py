@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -148,7 +151,6 @@ def _executor(run: RunDir, site: SiteConfig) -> Any:
 def launcher(site: SiteConfig) -> str | None:
     """What starts Python in the job: the site's, in its container if it has one; None: the submitter's own."""
     import shlex
-    import sys
 
     kind, _, image = site.container.partition(":")
     python = site.python or sys.executable
@@ -221,8 +223,12 @@ def _guarded(act: Any) -> Any:
     """submitit's and sbatch's refusals as one line."""
     import submitit
 
+    heard = io.StringIO()  # submitit repeats what sbatch said, which the one line says too
     try:
-        return act()
+        with contextlib.redirect_stderr(heard):
+            done = act()
+        print(heard.getvalue(), end="", file=sys.stderr)
+        return done
     except FileNotFoundError as e:
         raise LaunchError(
             f"{e.filename or 'sbatch'}: command not found", "site.executor=local, or load Slurm"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,56 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.small_runs import gra, planned, status
+
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def gra(*args: object, code: int = 0, timeout: float = 120, cwd: Path = ROOT) -> str:
-    """Run `gra`; stdout and stderr together."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gra_hpc.cli", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == code, text
-    return text
-
-
-def planned(path: Path, model: Path, *overrides: str) -> Path:
-    """A planned run with the simulated engine, two shards, no stage 0, jobs that start at once."""
-    seeds = path.with_name(f"{path.name}-seeds.jsonl")
-    rows = [
-        {
-            "instruction": f"Name {n} towns on a river.",
-            "response": f"{n} towns.",
-            "domain": "qa",
-            "keywords": ["towns", "rivers"],
-            "summary": "Towns on a river.",
-        }
-        for n in range(2, 10)
-    ]
-    seeds.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    preset = path.with_name(f"{path.name}.yaml")
-    preset.write_text(
-        f"seeds: {{path: {seeds}}}\n"
-        f"models: {{tiny: {{path: {model}, load_format: dummy}}}}\n"
-        "committee: {a: {model: tiny}, b: {model: tiny}, c: {model: tiny}}\n"
-        "merge: {semantic: false}\n"
-        "engine: {kind: simulated}\n"
-        "launch: {shards: 2, heartbeat_s: 0.5}\n"
-        "site: {name: mini, executor: slurm, partition: low, time_minutes: 30}\n"
-    )
-    gra("plan", path, "--preset", preset, *overrides)
-    return path
-
-
-def status(run: Path) -> dict[str, Any]:
-    return json.loads(gra("status", run, "--json"))
 
 
 def test_from_submit_to_clean(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:

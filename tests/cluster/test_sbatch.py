@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_operation import ROOT, gra, planned, status
+
+from tests.cluster.small_runs import ROOT, gra, planned, status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 

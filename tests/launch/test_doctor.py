@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_cluster import A100, CPU, cluster, partition
 
 from gra_hpc import presets
 from gra_hpc.config import EngineKind, RunConfig, SiteConfig
@@ -15,6 +14,7 @@ from gra_hpc.doctor import directories, node, slurm_site, software
 from gra_hpc.doctor.finding import FAILURE, OK, WARNING, Finding, examine, worst
 from gra_hpc.errors import GraError
 from gra_hpc.launch.refusals import advice
+from tests.launch.made_up_cluster import A100, CPU, cluster, partition
 
 SITE = SiteConfig(
     name="owl",

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_up_cluster import A100, CPU, V100, cluster, partition
 
 from gra_hpc import presets
 from gra_hpc.config import RunConfig, SiteConfig
@@ -15,6 +14,7 @@ from gra_hpc.launch import site
 from gra_hpc.launch.arrays import launcher, sbatch_text
 from gra_hpc.launch.cluster import ClusterInfo
 from gra_hpc.rundir import RunDir
+from tests.launch.made_up_cluster import A100, CPU, V100, cluster, partition
 
 EXAMPLES = ("jean-zay", "juwels-booster", "perlmutter")
 

@@ -1,0 +1,55 @@
+"""What only Slurm can refuse: one line each, with the key to change; nothing is left in the queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import mini_slurm
+from tests.cluster.small_runs import gra, planned
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+STRICT = """AccountingStorageEnforce=associations,qos
+EnforcePartLimits=ALL
+PartitionName=short Nodes=ALL MaxTime=5 AllowAccounts=ALL
+PartitionName=theirs Nodes=ALL AllowAccounts=other"""
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Any]:
+    """A cluster that checks accounts, QOS and limits, as shared ones do."""
+    with mini_slurm(accounting=True, extra=STRICT) as cluster:
+        time.sleep(1)
+        yield cluster
+
+
+def test_refused_jobs_name_the_key(
+    strict: Any, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in strict.env.items():
+        monkeypatch.setenv(key, value)
+    for name, words, then in [
+        ("account", ["site.account=nobodys"], "site.account="),
+        ("qos", ["site.qos=platinum"], "site.qos="),
+        ("partition", ["site.partition=gup"], "site.partition="),
+        ("limit", ["site.partition=short"], "site.time_minutes="),
+        ("theirs", ["site.partition=theirs"], "site.account="),
+        ("feature", ["site.constraint=h100"], "site.constraint="),
+        ("gpus", ["site.gpus_per_node=9"], "site.gpus_per_node"),
+        ("type", ["site.gpus_per_node=1", "site.gpu_type=h100"], "site."),
+        ("memory", ["site.memory_gb=9000"], "site.memory_gb"),
+        ("reservation", ["site.reservation=maintenance"], "site.reservation="),
+    ]:
+        run = planned(tmp_path / name, tiny_llama, *words)
+        said = gra("submit", run, code=1)
+        assert said.startswith("gra: sbatch refused: ") and said.count("\n") == 1, said
+        assert then in said, said
+    assert strict.run("squeue", "-h") == ""
+    # mended, the same run goes on
+    assert "array" in gra("resume", run, "site.reservation=")
+    strict.wait_until(lambda: (run / "release" / "manifest.json").exists(), 120)
