@@ -3,8 +3,8 @@
     python tools/chaos.py --rounds 200 --seed 1
 
 Every round disturbs one shard of the run (or its merge) in one way, then lets one undisturbed attempt go over it. Jobs
-are plain processes (`python jobs/synthesize.py RUN SHARD`) with the simulated engine, whose answers are the same at every
-attempt: each shard, and the release at the end, must equal those of a run that was never disturbed. Every answered call
+are plain processes (`python jobs/synthesize.py RUN SHARD`) with the simulated engine, whose answers are always the
+same: each shard, and the release at the end, must equal those of a run that was never disturbed. Every answered call
 is followed from the journals to the published table. Ends with exit code 1 unless all columns that must be zero are.
 """
 

@@ -126,6 +126,4 @@ def plan_engines(config: RunConfig, plan: Plan) -> Solution:
     models = pinned_models(config, plan)
     facts = {name: read_facts(m.path, m.dtype) for name, m in models.items()}
     load = {name: work for name, work in method_load(config).items() if name in models}
-    return solve(
-        models, facts, node, load, config.engine.residency, constants=constants_of(config, node)
-    )
+    return solve(models, facts, node, load, config.engine.residency, constants=constants_of(config, node))
