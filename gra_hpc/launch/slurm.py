@@ -20,7 +20,7 @@ TIMEOUT_S = 30.0
 
 _DOWN = re.compile(
     r"Unable to contact slurm controller|Connection refused|connect failure|Connection timed out|Zero Bytes were"
-    r"|Socket timed out|standby mode|Unable to establish control|Munge encode failed",
+    r"|Unexpected message received|Socket timed out|standby mode|Unable to establish control|Munge encode failed",
     re.IGNORECASE,
 )
 _ABSENT = re.compile(r"Could not establish a config|Unable to process configuration file", re.IGNORECASE)

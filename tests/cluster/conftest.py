@@ -236,3 +236,36 @@ def slurm_env(cluster: MiniSlurm, monkeypatch: pytest.MonkeyPatch) -> MiniSlurm:
     for key, value in cluster.env.items():
         monkeypatch.setenv(key, value)
     return cluster
+
+
+@pytest.fixture(scope="session")
+def runs_dir(tiny_llama: Path) -> Iterator[Path]:
+    """Where runs are made: in memory where there is room, since these tests are about Slurm, not about a slow disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="gra-runs-", dir=memory if memory.is_dir() else None, ignore_cleanup_errors=True
+    ) as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def reference(runs_dir: Path) -> Any:
+    """A run of eight shards made without Slurm and without a fault."""
+    from slurm_runs import made_reference
+
+    return made_reference(runs_dir / "reference")
+
+
+@pytest.fixture
+def slurm_run(
+    request: pytest.FixtureRequest, runs_dir: Path, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Makes a planned run of eight shards on a cluster, whose environment this process takes over."""
+    from slurm_runs import planned
+
+    def make(cluster: MiniSlurm, *overrides: str) -> Any:
+        for key, value in cluster.env.items():
+            monkeypatch.setenv(key, value)
+        return planned(cluster, runs_dir / request.node.name[:40].strip("[]"), reference, *overrides)
+
+    return make

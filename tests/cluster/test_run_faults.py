@@ -1,0 +1,189 @@
+"""What Slurm does to a run: cancelled tasks, preemption, time limits, dead nodes and daemons, two copies of a task.
+
+Each test ends with a release equal to that of a run without a fault.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import NODES, MiniSlurm
+from slurm_runs import release_of
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+
+MakeRun = Callable[..., Any]
+SLOW = ("engine.simulated_latency_s=2", "launch.window=1")
+"""A shard takes about half a minute, unless `quick` is called before it starts again."""
+
+
+def running(run: Any) -> dict[int, Any]:
+    """Tasks that run, by shard."""
+    return {job.shards[t.index or 0]: t for job, t in run.queue() if job.kind == "shards" and t.running}
+
+
+def at_work(run: Any, shards: int = 8, answers: int = 2) -> None:
+    """Until all shards run and have been answered something."""
+    run.wait(lambda: len(running(run)) == shards)
+    run.wait(lambda: all(run.answers(n) >= answers for n in range(shards)))
+
+
+def test_resume_while_it_runs_and_after_a_cancelled_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    run = slurm_run(cluster, *SLOW)
+    run.submit()
+    at_work(run)
+    before = {t.id for _, t in run.queue()}
+    for _ in range(2):  # typed while tasks run, and twice
+        assert (
+            "9 tasks wait or run already\nnothing to submit: all that is left is in the queue" in run.resume()
+        )
+    assert {t.id for _, t in run.queue()} == before
+    assert len(run.jobs()) == 2
+    cluster.run("scancel", running(run)[5].id)
+    run.wait(lambda: not run.queue())
+    assert run.published() == [0, 1, 2, 3, 4, 6, 7]
+    assert run.answers(5) >= 2
+    # the merge did not wait for ever; it says what is missing and what to type
+    assert not run.run.release.exists()
+    assert "round 1: 1 of 8 shards are not published: 5 -> gra resume" in run.logs()
+    run.quick()
+    said = run.resume()
+    array, merge = run.jobs()[-2:]
+    assert f"round 1: array {array.id} of 1 shards (5)" in said
+    assert f"merge {merge.id} after afterany:{array.id}" in said
+    run.resume()
+    assert len(run.jobs()) == 4
+    run.wait_release()
+    assert run.attempts(5)[-1]["replayed"] >= 2
+    run.check()
+
+
+def preempt(cluster: MiniSlurm) -> int:
+    """A job of higher priority that takes every node, whole."""
+    return cluster.sbatch("--partition=high", f"--nodes={NODES}", "--exclusive", "--wrap=srun sleep 300")
+
+
+def test_preemption_with_the_jobs_own_signal(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    run = slurm_run(cluster, *SLOW)
+    run.submit()
+    at_work(run)
+    other = preempt(cluster)
+    run.wait(lambda: not running(run) and len(run.queue()) == 9)
+    answered = [run.answers(n) for n in range(8)]
+    assert {run.beats(n)[-1].phase for n in range(8)} <= {"drained", "published"}
+    run.quick()
+    cluster.run("scancel", other)
+    run.wait_release()
+    for n in range(8):
+        first, *_, last = run.attempts(n)
+        assert (first["restart"], last["restart"]) == (0, 1)
+        assert last["replayed"] == answered[n], "an answered call was asked again, or lost"
+    assert len(run.jobs()) == 2, "Slurm's own requeue was enough"
+    run.check()
+
+
+def test_preemption_without_it(cluster_term: MiniSlurm, slurm_run: MakeRun) -> None:
+    """SIGTERM, then SIGKILL: such a task must not exit by itself, or Slurm would not run it again."""
+    run = slurm_run(cluster_term, *SLOW)
+    run.submit()
+    at_work(run)
+    other = preempt(cluster_term)
+    run.wait(lambda: not running(run) and len(run.queue()) == 9)
+    answered = [run.answers(n) for n in range(8)]
+    assert {run.beats(n)[-1].phase for n in range(8)} <= {"stopped", "running", "draining"}
+    run.quick()
+    cluster_term.run("scancel", other)
+    run.wait_release()
+    assert [run.attempts(n)[-1]["replayed"] for n in range(8)] == answered
+    assert len(run.jobs()) == 2
+    run.check()
+
+
+def test_a_time_limit_drains_and_requeues(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """A limit of one minute, the shortest that Slurm knows; a shard needs longer."""
+    run = slurm_run(
+        cluster, "engine.simulated_latency_s=4", "launch.window=1", "site.time_minutes=1", "site.signal_lead_s=12",
+        "launch.shards=1", "seeds.limit=3",
+    )  # fmt: skip
+    run.submit()
+    run.wait(lambda: any(b.phase == "drained" for b in run.beats(0)), 120)
+    drained = run.beats(0)[0]
+    assert drained.calls == run.answers(0) > 0
+    run.wait_release(300)
+    first, second, *_ = run.attempts(0)
+    assert (first["phase"], first["restart"], second["restart"]) == ("drained", 0, 1)
+    assert len(run.jobs()) == 2
+    assert (
+        sum(a["calls"] for a in run.attempts(0))
+        == run.attempts(0)[-1]["calls"] + run.attempts(0)[-1]["replayed"]
+    )
+
+
+def test_a_node_loses_power(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    run = slurm_run(cluster, *SLOW, "site.cpus_per_task=16")  # two to a node
+    run.submit()
+    at_work(run)
+    lost = [n for n, t in running(run).items() if t.node == "node2"]
+    assert lost
+    cluster.kill_node(2)
+    began = time.monotonic()
+    run.quick()
+    answered = {n: run.answers(n) for n in lost}
+    run.wait(lambda: all(len(run.beats(n)) > 1 or n in run.published() for n in lost), 120)
+    print(f"running elsewhere after {time.monotonic() - began:.0f} s")
+    run.wait_release()
+    for n in lost:
+        assert run.attempts(n)[-1]["replayed"] >= answered[n]
+        assert run.attempts(n)[-1]["restart"] == 1
+    assert len(run.jobs()) == 2
+    run.check()
+
+
+def test_the_controller_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """What runs goes on; a task that must requeue meanwhile waits for the controller."""
+    run = slurm_run(cluster, *SLOW)
+    run.submit()
+    at_work(run)
+    cluster.kill_ctld()
+    os.kill(run.beats(3)[-1].pid, signal.SIGUSR2)
+    run.wait(lambda: run.beats(3)[-1].phase == "drained")
+    answered = run.answers(3)
+    run.quick()
+    run.wait(lambda: "not requeued yet" in run.logs(), 120)
+    said = run.gra("status", run.run.path)
+    assert "Slurm could not be asked" in said
+    run.wait(lambda: len(run.published()) == 7)
+    cluster.start_ctld()
+    run.wait_release()
+    assert run.attempts(3)[-1]["replayed"] == answered
+    assert len(run.jobs()) == 2
+    run.check()
+
+
+def test_two_copies_of_a_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """The daemon of a node dies and its tasks live on: Slurm starts them elsewhere too."""
+    run = slurm_run(
+        cluster, "engine.simulated_latency_s=4", "launch.window=2", "launch.shards=4", "site.cpus_per_task=16"
+    )
+    run.submit()
+    at_work(run, shards=4)
+    shard = next(n for n, t in running(run).items() if t.node == "node2")  # two to a node: others are free
+    first = run.beats(shard)[0]
+    run.quick()
+    cluster.kill_slurmd(2)
+    run.wait(lambda: len(run.beats(shard)) == 2 or shard in run.published(), 120)
+    assert shard in run.published() or Path(f"/proc/{first.pid}").exists(), "the first copy was not alive"
+    run.wait(lambda: shard in run.published())
+    said = "another attempt has published this shard"
+    run.wait(lambda: said in run.logs() and not Path(f"/proc/{first.pid}").exists(), 60)
+    cluster.start_node(2)
+    run.wait_release(300)
+    assert len(run.attempts(shard)) == 2
+    assert {a["restart"] for a in run.attempts(shard)} == {0, 1}
+    assert release_of(run.run) == release_of(run.reference)

@@ -1,0 +1,108 @@
+"""Whole runs on a real cluster: from `gra submit` to a release that others open."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MiniSlurm, mini_slurm
+from slurm_runs import SHARDS, SITE
+
+from gra_hpc.plan import make
+from gra_hpc.presets import compose
+from gra_hpc.rundir import RunDir
+from gra_hpc.storage import read_json
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+
+MakeRun = Callable[..., Any]
+
+
+def test_eight_shards_and_a_merge_make_a_release(
+    cluster: MiniSlurm, slurm_run: MakeRun, tmp_path: Path
+) -> None:
+    run = slurm_run(cluster)
+    said = run.submit()
+    array, merge = run.jobs()
+    assert (array.kind, array.shards, merge.kind) == ("shards", list(range(SHARDS)), "merge")
+    assert f"round 1: array {array.id} of 8 shards (0-7)" in said
+    assert f"merge {merge.id} after afterany:{array.id}" in said
+    run.wait_release()
+    run.check()
+    assert [len(run.attempts(n)) for n in range(SHARDS)] == [1] * SHARDS
+    assert {run.attempts(n)[0]["job"] for n in range(SHARDS)} == {f"{array.id}_{n}" for n in range(SHARDS)}
+    manifest = read_json(run.run.release / "manifest.json")
+    rows = sum(split["rows"] for split in manifest["splits"].values())
+    assert rows > 5
+    from datasets import load_dataset
+
+    opened = load_dataset(str(run.run.release), cache_dir=str(tmp_path))
+    assert sum(split.num_rows for split in opened.values()) == rows
+    assert manifest["ledger"]["planned"] == 16
+    assert run.resume().strip() == f"nothing left to do; release in {run.run.release}"
+
+
+@pytest.mark.vllm
+def test_two_shards_with_real_engines(
+    cluster: MiniSlurm, monkeypatch: pytest.MonkeyPatch, smollm2: Path, runs_dir: Path, slurm_run: MakeRun
+) -> None:
+    """Every task starts its own vLLM, asks a real small model, and leaves no process behind."""
+    source = runs_dir / "seeds-16.jsonl"
+    preset = runs_dir / "vllm.yaml"
+    preset.write_text(
+        f"""\
+models:
+  small: {{path: {smollm2}, licence: apache-2.0, dtype: float32, max_model_len: 2048, kv_cache_gb: 0.3}}
+committee: {{ada: {{model: small}}, ben: {{model: small}}, cyd: {{model: small}}}}
+seeds: {{path: {source}, licence: cc0-1.0, limit: 2}}
+method:
+  {{review_instruction: false, accept_mean: 1, accept_sd: 4, reviewers: 2, verdict_tokens: 96,
+   sampling: {{max_tokens: 40, temperature: 0.4, repetition_penalty: 1.1}}}}
+merge: {{semantic: false}}
+launch: {{shards: 2}}
+release: {{licence: apache-2.0, validation: 0}}
+"""
+    )
+    for key, value in cluster.env.items():
+        monkeypatch.setenv(key, value)
+    made = make(runs_dir / "vllm", compose(str(preset), [*SITE, "site.cpus_per_task=1"]))
+    run = slurm_run(cluster)  # for its commands; the run is another
+    run.run, run.shards = made, [made.round(1).shard(n) for n in (0, 1)]
+    run.submit()
+    run.wait_release(500)
+    manifest = read_json(made.release / "manifest.json")
+    assert manifest["ledger"]["planned"] == 2
+    assert manifest["ledger"]["accepted"] >= 0
+    for shard in run.shards:
+        engines = read_json(shard.manifest)["engines"]["engines"]
+        assert sum(e["calls"] for e in engines.values()) >= 3
+        assert not any(e.get("simulated") for e in engines.values())
+
+
+def test_an_array_is_split_at_the_sites_limit(slurm_run: MakeRun) -> None:
+    with mini_slurm(array=4) as small:
+        run = slurm_run(small)
+        said = run.submit()
+        one, two, merge = run.jobs()
+        assert (one.shards, two.shards, merge.kind) == ([0, 1, 2, 3], [4, 5, 6, 7], "merge")
+        assert f"merge {merge.id} after afterany:{one.id}:{two.id}" in said
+        run.wait_release()
+        run.check()
+        small.clear()
+    shutil.rmtree(run.run.path)
+
+
+def test_two_rounds_follow_each_other(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """The second round's array waits for the first's merge, which sizes it and gives it its pool."""
+    run = slurm_run(cluster, "method.rounds=2", "launch.shards=2")
+    run.submit()
+    first, merge, second, last = run.jobs()
+    assert [j.round for j in (first, merge, second, last)] == [1, 1, 2, 2]
+    assert run.resume().splitlines()[-2:][0] == "nothing to submit: all that is left is in the queue"
+    run.wait_release()
+    assert len(run.jobs()) == 4
+    manifest = read_json(RunDir(run.run.path).round(2).manifest)
+    assert manifest["ledger"]["planned"] == 16

@@ -1,0 +1,50 @@
+"""A submitter that dies half-way: what it left in the queue is known, and `gra resume` makes it whole."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import MiniSlurm
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+
+MakeRun = Callable[..., Any]
+MOMENTS: dict[str, Callable[[Any], bool]] = {
+    "before the first sbatch": lambda run: any(run.run.submissions.glob("*.json")),
+    "when Slurm has the first array": lambda run: bool(names(run)),
+    "when the first id is noted": lambda run: any(job.id for job in run.jobs()),
+    "when all but the merge are there": lambda run: len([j for j in run.jobs() if j.id]) >= 4,
+}
+
+
+def names(run: Any) -> list[str]:
+    """Tasks in Slurm that carry this run's name, whatever the submissions say."""
+    lines = run.cluster.run("squeue", "-h", "-r", "-o", "%i %j").splitlines()
+    return [line.split()[0] for line in lines if line.split()[1].startswith(f"gra-{run.run.name}")]
+
+
+@pytest.mark.parametrize("moment", list(MOMENTS))
+def test_resume_after_a_killed_submitter(moment: str, cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    run = slurm_run(cluster, "site.max_array_size=2", "engine.simulated_latency_s=1", "launch.window=2")
+    submitter = run.start_gra("submit", run.run.path)
+    run.wait(lambda: MOMENTS[moment](run) or submitter.poll() is not None)
+    time.sleep(random.Random(moment).random() * 0.3)
+    submitter.send_signal(signal.SIGKILL)
+    submitter.communicate()
+    known = {t.id for _, t in run.queue()}
+    assert set(names(run)) <= known | {t.id for _, t in run.queue()}, "a job that no submission knows"
+    said = run.gra("submit", run.run.path, code=1)
+    assert f"was started before -> gra resume {run.run.path}" in said
+    run.quick()
+    run.resume()
+    waiting = Counter(job.shards[t.index or 0] for job, t in run.queue() if job.kind == "shards")
+    assert not [shard for shard, tasks in waiting.items() if tasks > 1], "a shard has two tasks"
+    assert {t.id for _, t in run.queue()} >= set(names(run))
+    run.wait_release()
+    run.check()
