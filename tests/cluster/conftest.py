@@ -257,15 +257,14 @@ def reference(runs_dir: Path) -> Any:
 
 
 @pytest.fixture
-def slurm_run(
-    request: pytest.FixtureRequest, runs_dir: Path, reference: Any, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
+def slurm_run(runs_dir: Path, reference: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Makes a planned run of eight shards on a cluster, whose environment this process takes over."""
     from slurm_runs import planned
 
     def make(cluster: MiniSlurm, *overrides: str) -> Any:
         for key, value in cluster.env.items():
             monkeypatch.setenv(key, value)
-        return planned(cluster, runs_dir / request.node.name[:40].strip("[]"), reference, *overrides)
+        number = len(list(runs_dir.glob("run-*/plan.json")))
+        return planned(cluster, runs_dir / f"run-{number:03d}", reference, *overrides)
 
     return make

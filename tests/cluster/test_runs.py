@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,6 @@ def test_an_array_is_split_at_the_sites_limit(slurm_run: MakeRun) -> None:
         run.wait_release()
         run.check()
         small.clear()
-    shutil.rmtree(run.run.path)
 
 
 def test_two_rounds_follow_each_other(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
