@@ -122,7 +122,8 @@ def main() -> None:
             result = {
                 "shards": args.shards,
                 "slurm": args.slurm,
-                "status_s": [round(s, 2) for s in sorted(seconds)],
+                "status_s": seconds,
+                "cpu_s": cpu,
             }
     print(json.dumps(result | {"load": round(os.getloadavg()[0], 1)}))
 
