@@ -15,7 +15,7 @@ from gra_hpc.launch import slurm
 from gra_hpc.launch.gap import find_gap, settings_digest
 from gra_hpc.launch.refusals import advice
 from gra_hpc.launch.rounds import Step
-from gra_hpc.launch.submissions import Submission, job_name, live
+from gra_hpc.launch.submissions import Submission, job_name, live, refuse_while_at_work
 from gra_hpc.launch.tasks import MergeTask, ShardTask
 from gra_hpc.publish import is_published
 from gra_hpc.rundir import RunDir
@@ -36,6 +36,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
     Raises:
         LaunchError: Slurm refused a job; those before it are recorded and stay.
     """
+    refuse_while_at_work(run)
     in_queue = live(run)
     # published since the steps were worked out: such a task has left the queue, and must not come back
     steps = [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps]
@@ -43,7 +44,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
     gap = find_gap(steps, in_queue, settings_digest(config), size)
     if gap.cancel:
         slurm.cancel(gap.cancel)
-        yield f"{len(gap.cancel)} waiting tasks of earlier submissions cancelled: replaced, or done already"
+        yield f"{len(gap.cancel)} tasks of earlier submissions cancelled: replaced, or done already"
     if gap.stay:
         yield f"{len(gap.stay)} tasks wait or run already"
     if not gap.jobs:
@@ -71,6 +72,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
             )
             merges[job.round] = job.id
             yield f"round {job.round}: merge {job.id}{f' after {depend}' if depend else ''}"
+        submission.complete = job is gap.jobs[-1]
         submission.save(run)
 
 

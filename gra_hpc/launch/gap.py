@@ -19,7 +19,8 @@ class Gap:
     jobs: list[Job] = field(default_factory=list)
     """To submit, in this order: the arrays of a round, then its merge."""
     cancel: list[str] = field(default_factory=list)
-    """Waiting tasks that would do what is done already, or with other settings, or wait for what will not come."""
+    """Tasks that would do what is done already, or with other settings, or wait for what will not come; and all, also
+    running, of jobs whose submitter died before it had written everything that they need."""
     stay: list[str] = field(default_factory=list)
     """Tasks that wait or run and are right as they are."""
     alive: dict[int, list[str]] = field(default_factory=dict)
@@ -37,7 +38,8 @@ def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settin
     """Compare what is left with what is in the queue.
 
     A task that runs is left alone. One that waits keeps its place in the queue, unless its settings have changed
-    since, its submitter died before it had all it needs, or it waits for something that cannot happen.
+    since, or it waits for something that cannot happen. Tasks of a job whose submitter died before it had noted the
+    job's id are replaced: what they need may never have been written, and they would fail for lack of it.
 
     Args:
         steps: the rounds that are left, in order.
@@ -51,10 +53,11 @@ def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settin
     gap.cancel += [t.id for job, t in in_queue if job.round not in left and t.waiting]
     for step in steps:
         mine = [(job, t) for job, t in in_queue if job.round == step.round]
-        running = {shard_of(job, t) for job, t in mine if job.kind == "shards" and t.running}
-        covered = set(running)
-        alive = [str(t.job) for job, t in mine if job.kind == "shards" and t.running]
-        gap.stay += [t.id for _, t in mine if t.running]
+        running = [(job, t) for job, t in mine if t.running and job.id]
+        covered = {shard_of(job, t) for job, t in running if job.kind == "shards"}
+        alive = [str(t.job) for job, t in running if job.kind == "shards"]
+        gap.stay += [t.id for _, t in running]
+        gap.cancel += [t.id for job, t in mine if t.running and not job.id]
         for job, t in mine:
             if job.kind != "shards" or not t.waiting:
                 continue
@@ -68,7 +71,7 @@ def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settin
         todo = [s for s in step.shards if s not in covered]
         gap.jobs += [Job("shards", step.round, todo[i : i + size]) for i in range(0, len(todo), size)]
         gap.alive[step.round] = list(dict.fromkeys(alive))
-        merging = [t for job, t in mine if job.kind == "merge" and t.running]
+        merging = [t for job, t in running if job.kind == "merge"]
         waiting = [(job, t) for job, t in mine if job.kind == "merge" and t.waiting]
         good = [t for job, t in waiting if _right(job, t, settings) and not rearmed and not todo]
         # a merge that runs while shards of its round are not through will say so and end: another must follow
@@ -90,5 +93,5 @@ def shard_of(job: Job, task: Task) -> int:
 
 
 def _right(job: Job, task: Task, settings: str) -> bool:
-    """Whether a waiting task may stay. Without an id its submitter died before it had written all it needs."""
+    """Whether a waiting task may stay."""
     return bool(job.id) and job.settings == settings and not task.hopeless

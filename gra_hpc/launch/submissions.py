@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.records import digest
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json, to_json, write_atomic
+
+ELSEWHERE_S = 300.0
+"""So long a submitter on another login node, which cannot be looked at, is taken to be alive."""
 
 
 @dataclass
@@ -42,11 +47,16 @@ class Submission:
     token: str
     created: float
     jobs: list[Job]
+    host: str = ""
+    pid: int = 0
+    complete: bool = False
+    """Whether its submitter came to its end."""
 
     @classmethod
     def new(cls, jobs: list[Job]) -> Submission:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        return cls(f"{stamp}-{os.getpid()}-{secrets.token_hex(2)}", time.time(), jobs)
+        token = f"{stamp}-{os.getpid()}-{secrets.token_hex(2)}"
+        return cls(token, time.time(), jobs, socket.gethostname(), os.getpid())
 
     def save(self, run: RunDir) -> None:
         """Write it whole; only the process that made it ever does."""
@@ -56,7 +66,21 @@ class Submission:
     @classmethod
     def load(cls, path: Path) -> Submission:
         data = read_json(path)
-        return cls(data["token"], data["created"], [Job(**j) for j in data["jobs"]])
+        return cls(**{**data, "jobs": [Job(**j) for j in data["jobs"]]})
+
+    @property
+    def at_work(self) -> bool:
+        """Whether its submitter may still be handing jobs to Slurm; on another host only the time can tell."""
+        if self.complete or not self.pid:
+            return False
+        if self.host != socket.gethostname():
+            return time.time() - self.created < ELSEWHERE_S
+        import psutil
+
+        try:  # a process that started later has only the same number
+            return bool(psutil.Process(self.pid).create_time() < self.created + 1)
+        except psutil.Error:
+            return False
 
     def comment(self, run: RunDir, number: int) -> str:
         """Marks job `number` of this submission in Slurm's queue."""
@@ -71,6 +95,20 @@ def prefix(run: RunDir) -> str:
 def job_name(run: RunDir) -> str:
     """Name of a run's jobs in Slurm; a merge's has `-merge` behind it."""
     return f"gra-{run.name}"[:60]
+
+
+def refuse_while_at_work(run: RunDir) -> None:
+    """Two that submit at once would submit twice.
+
+    Raises:
+        LaunchError: another process is at it.
+    """
+    for s in load_all(run).values():
+        if s.at_work and s.pid != os.getpid():
+            raise LaunchError(
+                f"{run.path}: is being submitted by process {s.pid} on {s.host}",
+                f"wait, then gra status {run.path}",
+            )
 
 
 def load_all(run: RunDir) -> dict[str, Submission]:

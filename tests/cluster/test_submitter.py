@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import MiniSlurm
+from slurm_runs import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -18,7 +19,6 @@ MakeRun = Callable[..., Any]
 MOMENTS: dict[str, Callable[[Any], bool]] = {
     "before the first sbatch": lambda run: any(run.run.submissions.glob("*.json")),
     "when Slurm has the first array": lambda run: bool(names(run)),
-    "when the first id is noted": lambda run: any(job.id for job in run.jobs()),
     "when all but the merge are there": lambda run: len([j for j in run.jobs() if j.id]) >= 4,
 }
 
@@ -33,8 +33,8 @@ def names(run: Any) -> list[str]:
 def test_resume_after_a_killed_submitter(moment: str, cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     run = slurm_run(cluster, "site.max_array_size=2", "engine.simulated_latency_s=1", "launch.window=2")
     submitter = run.start_gra("submit", run.run.path)
-    run.wait(lambda: MOMENTS[moment](run) or submitter.poll() is not None)
-    time.sleep(random.Random(moment).random() * 0.3)
+    wait_for(lambda: MOMENTS[moment](run) or submitter.poll() is not None)
+    time.sleep(random.Random(moment).random() * 0.1)
     submitter.send_signal(signal.SIGKILL)
     submitter.communicate()
     known = {t.id for _, t in run.queue()}
@@ -46,5 +46,21 @@ def test_resume_after_a_killed_submitter(moment: str, cluster: MiniSlurm, slurm_
     waiting = Counter(job.shards[t.index or 0] for job, t in run.queue() if job.kind == "shards")
     assert not [shard for shard, tasks in waiting.items() if tasks > 1], "a shard has two tasks"
     assert {t.id for _, t in run.queue()} >= set(names(run))
+    run.wait_release()
+    run.check()
+
+
+def test_two_submitters_at_once(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """The second is told of the first, instead of submitting what the first is about to submit."""
+    run = slurm_run(cluster, "site.max_array_size=2")
+    first = run.start_gra("submit", run.run.path)
+    wait_for(lambda: any(run.run.submissions.glob("*.json")))
+    first.send_signal(signal.SIGSTOP)
+    said = run.gra("resume", run.run.path, code=1)
+    assert f"is being submitted by process {first.pid} on " in said
+    first.send_signal(signal.SIGCONT)
+    out, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, out
+    assert len(run.jobs()) == 5
     run.wait_release()
     run.check()

@@ -75,9 +75,10 @@ def test_waiting_tasks_with_other_settings_are_replaced_and_running_ones_stay() 
     assert found.alive == {1: ["7"]}
 
 
-def test_what_a_killed_submitter_left_waiting_is_replaced() -> None:
-    """Its id was never noted, so its pickles may not be in place."""
-    found = gap([Step(1, (0, 1), 2)], [(shards("", [0, 1]), task(7, 0)), (shards("", [0, 1]), task(7, 1))])
+def test_what_a_killed_submitter_left_is_replaced() -> None:
+    """Its id was never noted, so its pickles may not be in place: it may wait or run, and fail for lack of them."""
+    queue = [(shards("", [0, 1]), task(7, 0, "RUNNING", "")), (shards("", [0, 1]), task(7, 1))]
+    found = gap([Step(1, (0, 1), 2)], queue)
     assert kinds(found) == [("shards", 1, [0, 1]), ("merge", 1, [])]
     assert found.cancel == ["7_0", "7_1"]
 
