@@ -18,7 +18,8 @@ SITES: dict[str, dict[str, Any]] = {
     "cpu, a quarter of an hour": {"time_minutes": 15, "cpus_per_task": 4, "memory_gb": 8.0},
     "gpus": {
         "account": "abc", "partition": "gpu", "qos": "long", "gpus_per_node": 4, "gpu_type": "a100",
-        "cpus_per_task": 32, "time_minutes": 240, "signal_lead_s": 150, "modules": ["cuda/12"], "setup": ["export HF_HUB_OFFLINE=1"],
+        "cpus_per_task": 32, "time_minutes": 240, "signal_lead_s": 150, "modules": ["cuda/12"],
+        "setup": ["export HF_HUB_OFFLINE=1"],
         "merge_partition": "cpu", "merge_cpus": 8, "merge_memory_gb": 64.0,
     },
     "gres in a container": {
