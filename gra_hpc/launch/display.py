@@ -97,7 +97,7 @@ def next_command(status: RunStatus) -> str:
     states = {s.state for r in status.rounds for s in r.shards}
     if status.release:
         return f"gra inspect {status.run}"
-    if states & {"running", "queued"}:
+    if states & {"running", "queued"} or any(r.merging for r in status.rounds):
         return ""
     if any(r.failures for r in status.rounds):
         return f"gra logs {status.run}  then, when it is mended: gra resume {status.run}"
@@ -151,7 +151,7 @@ def table(status: RunStatus) -> Any:
             str(ledger.failed_total), str(ledger.pending),
             f"{ledger.accepted / judged:.0%}" if judged else "-",
             f"{sum(tokens_per_second(r).values()):,.0f}", "-" if r.eta_s is None else duration(r.eta_s),
-            "yes" if r.merged else "no",
+            "yes" if r.merged else r.merging or "no",
         )  # fmt: skip
     shards = Table(expand=False)
     for column in (
@@ -204,7 +204,7 @@ def show(run: RunDir, watch: bool) -> None:
 
     with Live(table(status), refresh_per_second=2) as live:
         while not status.release and any(
-            s.state in ("running", "queued") for r in status.rounds for s in r.shards
+            r.merging or any(s.state in ("running", "queued") for s in r.shards) for r in status.rounds
         ):
             time.sleep(EVERY_S)
             status = collect(run)

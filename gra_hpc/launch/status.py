@@ -82,6 +82,8 @@ class RoundStatus:
     shards: list[ShardStatus]
     ledger: Ledger
     failures: list[Failure] = field(default_factory=list)
+    merging: str = ""
+    """waiting or running: its merge in Slurm's queue; empty: none there."""
     eta_s: float | None = None
     """Seconds until its shards are through at the present rate; none: nothing runs, or nothing has been measured."""
 
@@ -141,7 +143,11 @@ def collect(run: RunDir, ask_slurm: bool = True) -> RunStatus:
         ]
         merged = run.round(number).manifest.is_file()
         failures = judge.failures(number, states, merged)
-        rounds.append(RoundStatus(number, merged, states, _ledger(states), failures, eta(states)))
+        rounds.append(
+            RoundStatus(
+                number, merged, states, _ledger(states), failures, queue.merging.get(number, ""), eta(states)
+            )
+        )
     return RunStatus(str(run.path), plan.fingerprint, rounds, str(run.release) if done else "", trouble)
 
 
@@ -153,7 +159,7 @@ class _Queue:
     """Slurm has answered: what it does not know is not alive there."""
     shards: dict[tuple[int, int], Any] = field(default_factory=dict)
     """Tasks by round and shard."""
-    merging: set[int] = field(default_factory=set)
+    merging: dict[int, str] = field(default_factory=dict)
     """Rounds whose merge waits or runs."""
     tasks: dict[str, Any] = field(default_factory=dict)
     """All of the user's tasks by id, also those that plain sbatch submitted."""
@@ -172,7 +178,7 @@ class _Queue:
         out = cls(True, tasks={t.id: t for t in tasks if t.active})
         for job, task in match(run, tasks):
             if job.kind == "merge":
-                out.merging.add(job.round)
+                out.merging[job.round] = "running" if task.running else "waiting"
             elif not task.hopeless:
                 out.shards[job.round, job.shards[task.index or 0]] = task
         return out
