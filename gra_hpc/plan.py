@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra_hpc import __version__, hub, presets
+from gra_hpc import __version__, hub, presets, space
 from gra_hpc.config import EngineKind, ModelConfig, RunConfig, fingerprinted
 from gra_hpc.engines.model_files import check_files, identity, model_directory
 from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
 from gra_hpc.flows.prompts import prompts_digest
 from gra_hpc.records import digest
 from gra_hpc.rundir import RoundDir, RunDir
-from gra_hpc.storage import fsync_dir, read_json, room, to_json, write_atomic
+from gra_hpc.storage import fsync_dir, fsync_file, read_json, room, to_json, write_atomic
 
 FORMAT = 1
 SEEDS_PER_SHARD_0 = 2000
@@ -214,6 +214,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
             f"launch.shards={plan.seeds}",
         )
     run.path.parent.mkdir(parents=True, exist_ok=True)
+    space.check(run.path, space.needed(config, first_round(config, plan).candidates, plan.shards))
     with room(run.path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.path.parent))
         try:
@@ -233,6 +234,9 @@ def make(path: Path, config: RunConfig) -> RunDir:
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o777 & ~mask)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    fsync_file(file)  # or a power loss could leave a run with an empty plan
             if run.path.exists():
                 run.path.rmdir()
             temporary.rename(run.path)

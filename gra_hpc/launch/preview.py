@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from gra_hpc import presets
+from gra_hpc import presets, space
 from gra_hpc.config import EngineKind, Executor
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan, RoundPlan
@@ -35,6 +35,8 @@ def preview(run: RunDir) -> Iterator[str]:
         f"round 1      {first.candidates} candidates in {plan.shards} shards; "
         f"{Ledger(first.candidates, pending=first.candidates).line()}"
     )
+    need = space.needed(config, first.candidates, plan.shards)
+    yield f"disk         about {need} at most; {space.check(run.path, need) or f'{space.free(run.path)} free'}"
     if config.method.rounds > 1:
         later = "sized by the acceptance measured" if config.method.target_accepted else "of the same size"
         yield f"             {config.method.rounds - 1} more rounds, {later}"
