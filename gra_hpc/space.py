@@ -35,7 +35,8 @@ class Room:
 
     def __str__(self) -> str:
         files = "" if self.files is None else f" and {self.files:,} files"
-        return f"{self.bytes / 1e9:,.1f} GB{files}"
+        size = f"{self.bytes / 1e9:,.0f} GB" if self.bytes >= 1e10 else f"{self.bytes / 1e6:,.0f} MB"
+        return f"{size}{files}"
 
 
 def needed(config: RunConfig, candidates: int, shards: int) -> Room:
@@ -117,32 +118,33 @@ def file_system(path: Path) -> str:
     return kind
 
 
-def check(path: Path, need: Room) -> str:
-    """Refuse a run that cannot fit; warn of one that may not.
+def check(path: Path, need: Room) -> None:
+    """Refuse a run that cannot fit.
 
     Args:
-        path: the run's directory, or where it will be: its nearest existing parent is asked.
-
-    Returns:
-        What to tell the user; empty when there is plenty.
+        path: the run's directory, or where it will be.
 
     Raises:
         StorageError: less than half of the estimate is free.
     """
+    half = Room(need.bytes // 2, None if need.files is None else need.files // 2)
+    if shortage(path, half):
+        raise StorageError(
+            shortage(path, need),
+            "make room, plan the run on another file system, or take fewer seeds or shards",
+        )
+
+
+def shortage(path: Path, need: Room) -> str:
+    """What to tell the user when there is less than needed; empty when there is enough.
+
+    Args:
+        path: where the run is or will be: its nearest existing parent is asked.
+    """
     while not path.is_dir():
         path = path.parent
     have = free(path)
-    short = [
-        word
-        for word, a, b in (("bytes", have.bytes, need.bytes), ("files", have.files, need.files))
-        if a is not None and b is not None and a < b
-    ]
-    if not short:
+    files_short = have.files is not None and need.files is not None and have.files < need.files
+    if have.bytes >= need.bytes and not files_short:
         return ""
-    said = f"{path}: about {need} needed, {have} free for you"
-    files_short = have.files is not None and need.files is not None and 2 * have.files < need.files
-    if 2 * have.bytes < need.bytes or files_short:
-        raise StorageError(
-            said, "make room, plan the run on another file system, or take fewer seeds or shards"
-        )
-    return f"{said}: it may not do"
+    return f"{path}: about {need} needed, {have} free for you"
