@@ -34,7 +34,9 @@ def restart_count() -> int:
 
 def begin(shard: ShardDir) -> AttemptDir:
     """Make the directory of a new attempt. Names sort by start time and are never used twice."""
-    where = f"{job_id()}.{restart_count()}" if job_id() else f"local-{os.getpid()}"
+    # The local executor names its logs by the pid of the process that started ours.
+    local = os.environ.get("SUBMITIT_LOCAL_JOB_ID") or os.getpid()
+    where = f"{job_id()}.{restart_count()}" if job_id() else f"local-{local}"
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     attempt = shard.attempt(f"{stamp}-{where}-{secrets.token_hex(2)}")
     with room(shard.path):

@@ -82,7 +82,7 @@ class Finder:
         names = [self._jobs.get(("shards", round_, shard.number), "")]
         engines: tuple[Path, ...] = ()
         if beat is not None:
-            names.append(beat.job or f"local-{beat.pid}")
+            names.append(beat.job or local_job(beat.attempt))
             engines = self._engines(beat.attempt)
         elif shard.manifest.is_file():
             last = read_json(shard.manifest)["attempts"][-1]

@@ -33,23 +33,25 @@ def test_refused_jobs_name_the_key(
 ) -> None:
     for key, value in strict.env.items():
         monkeypatch.setenv(key, value)
-    for name, words, then in [
-        ("account", ["site.account=nobodys"], "site.account="),
-        ("qos", ["site.qos=platinum"], "site.qos="),
-        ("partition", ["site.partition=gup"], "site.partition="),
-        ("limit", ["site.partition=short"], "site.time_minutes="),
-        ("theirs", ["site.partition=theirs"], "site.account="),
-        ("feature", ["site.constraint=h100"], "site.constraint="),
-        ("gpus", ["site.gpus_per_node=9"], "site.gpus_per_node"),
-        ("type", ["site.gpus_per_node=1", "site.gpu_type=h100"], "site."),
-        ("memory", ["site.memory_gb=9000"], "site.memory_gb"),
-        ("reservation", ["site.reservation=maintenance"], "site.reservation="),
+    run = planned(tmp_path / "run", tiny_llama)
+    good = ["site.account=", "site.qos=", "site.partition=low", "site.constraint=", "site.gpus_per_node=0"]
+    good += ["site.gpu_type=", "site.memory_gb=0", "site.reservation="]
+    for words, then in [
+        (["site.account=nobodys"], "site.account="),
+        (["site.qos=platinum"], "site.qos="),
+        (["site.partition=gup"], "site.partition="),
+        (["site.partition=short"], "site.time_minutes="),
+        (["site.partition=theirs"], "site.account="),
+        (["site.constraint=h100"], "site.constraint="),
+        (["site.gpus_per_node=9"], "site.gpus_per_node"),
+        (["site.gpus_per_node=1", "site.gpu_type=h100"], "site."),
+        (["site.memory_gb=9000"], "site.memory_gb"),
+        (["site.reservation=maintenance"], "site.reservation="),
     ]:
-        run = planned(tmp_path / name, tiny_llama, *words)
-        said = gra("submit", run, code=1)
+        said = gra("resume", run, *good, *words, code=1)
         assert said.startswith("gra: sbatch refused: ") and said.count("\n") == 1, said
         assert then in said, said
     assert strict.run("squeue", "-h") == ""
     # mended, the same run goes on
-    assert "array" in gra("resume", run, "site.reservation=")
+    assert "array" in gra("resume", run, *good)
     strict.wait_until(lambda: (run / "release" / "manifest.json").exists(), 120)

@@ -12,6 +12,7 @@ from gra_hpc import presets
 from gra_hpc.config import EngineKind, RunConfig, SiteConfig
 from gra_hpc.doctor import directories, node, slurm_site, software
 from gra_hpc.doctor.finding import FAILURE, OK, WARNING, Finding, examine, worst
+from gra_hpc.doctor.job import ExamineNode
 from gra_hpc.errors import GraError
 from gra_hpc.launch.refusals import advice
 from tests.launch.made_up_cluster import A100, CPU, cluster, partition
@@ -151,6 +152,16 @@ def test_software(tmp_path: Path, tiny_llama: Path) -> None:
     assert worst(software.models(good)) == OK
     config.engine.kind = EngineKind.simulated
     assert worst(software.vllm_import(config)) == OK
+
+
+def test_a_directory_that_the_node_does_not_see(tmp_path: Path) -> None:
+    """The compute node finds no file there, or somebody else's."""
+    shared = ExamineNode(tmp_path / "run.yaml", tmp_path, "abc")
+    assert shared._shared().level == FAILURE
+    (tmp_path / "token").write_text("from another machine")
+    assert "holds other files" in shared._shared().what
+    (tmp_path / "token").write_text("abc")
+    assert shared._shared().level == OK
 
 
 @pytest.mark.vllm

@@ -1,0 +1,182 @@
+"""The documentation is true: generated parts are up to date, messages exist, commands parse and run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from gra_hpc import cli, presets
+from gra_hpc.config import RunConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$|^<!-- test: (.*?) -->$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
+    """Language (`test` for commands that readers do not see), marks and text of each code block."""
+    for match in BLOCK.finditer(page.read_text()):
+        yield ("test", "", match[4]) if match[4] else (match[1], match[2].strip(), match[3])
+
+
+def commands(text: str, console: bool) -> Iterator[str]:
+    """Command lines of a block; of a console only those behind a prompt."""
+    joined = text.replace("\\\n", " ")
+    for line in joined.splitlines():
+        if console and not line.startswith("$ "):
+            continue
+        line = line.removeprefix("$ ").strip()
+        if line and not line.startswith("#"):
+            yield line
+
+
+ALL = [
+    (page.name, line)
+    for page in PAGES
+    for language, _, text in blocks(page)
+    if language in ("bash", "console")
+    for line in commands(text, language == "console")
+]
+
+
+def test_the_configuration_reference_is_up_to_date() -> None:
+    tool = ROOT / "tools" / "make_config_reference.py"
+    subprocess.run([sys.executable, str(tool), "--check"], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("page", "line"), [x for x in ALL if x[1].startswith("gra ")])
+def test_commands_parse(page: str, line: str) -> None:
+    """Command, options and keys of settings exist."""
+    words = shlex.split(line.split("|")[0], comments=True)[1:]
+    command: Any = get_command(cli.app)
+    if "--help" in words:
+        words.remove("--help")
+        if not words:
+            return
+    context = command.make_context("gra", list(words))
+    name = "gra"
+    while hasattr(command, "commands"):
+        name, command, words = command.resolve_command(context, words)
+        context = command.make_context(name, list(words), parent=context)
+    keys = list(presets.all_keys(RunConfig))
+    for word in words:
+        key, eq, _ = word.partition("=")
+        if eq and not word.startswith("-"):
+            pattern = re.compile(r"\.(NAME)(?=\.|$)")
+            known = any(
+                re.fullmatch(pattern.sub(r"\\.[^.]+", re.escape(k).replace(r"\.", ".")), key) for k in keys
+            )
+            assert known or any(k == key for k in keys), f"{page}: {key}"
+
+
+@pytest.mark.parametrize(("page", "line"), [x for x in ALL if not x[1].startswith("gra ")])
+def test_files_exist(page: str, line: str) -> None:
+    """Scripts that a command names are there."""
+    for word in re.findall(r"\b(?:tools|slurm|jobs|tests)/[\w./*-]+", line):
+        assert list(ROOT.glob(word.rstrip("/"))), f"{page}: {word}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for name, anchor in re.findall(r"\]\(([\w./-]+\.md)#([^)]+)\)", page.read_text()):
+            heads = re.findall(r"^#+ (.*)$", (page.parent / name).read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in heads}
+            assert anchor in slugs, f"{page.name}: {name}#{anchor} (there are {sorted(slugs)})"
+
+
+def test_messages_of_the_failure_catalogue_exist() -> None:
+    """Each is in the source; those that Slurm and others say are named here."""
+    theirs = (
+        "Invalid account", "Invalid qos", "invalid partition", "Requested time", "Invalid generic", "Requested node",
+        "Invalid wckey", "No such file", "No module named", "no such file or directory",
+    )  # fmt: skip
+    source = "\n".join(p.read_text() for p in (ROOT / "gra_hpc").rglob("*.py"))
+    joined = re.sub(r'"\s*\n\s*f?"', "", source)
+    source += joined + re.sub(r"\{[^{}]*\}", "...", joined)
+    text = (ROOT / "docs" / "failures.md").read_text()
+    for cell in re.findall(r"^\| (`[^|]*?) \|", text, re.MULTILINE):
+        for message in re.findall(r"`([^`]+)`", cell):
+            if not message.startswith(theirs):
+                for part in (p.strip() for p in message.split("...")):
+                    assert part in source, message
+
+
+def test_pages_are_linked() -> None:
+    """Every page can be reached from the tutorial or the readme."""
+    reached = {ROOT / "README.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "developing.md"}
+    while True:
+        found = {
+            (p.parent / target).resolve()
+            for p in reached
+            for target in re.findall(r"\]\(([\w./-]+\.md)", p.read_text())
+        }
+        if found <= reached:
+            break
+        reached |= found
+    assert set((ROOT / "docs").glob("*.md")) <= reached
+
+
+class Desk:
+    """A directory in which the pages' commands are typed: their presets, with answers made up."""
+
+    def __init__(self, directory: Path, model: Path) -> None:
+        self.directory = directory
+        (directory / "configs" / "seeds").mkdir(parents=True)
+        rows = "".join(
+            f'{{"instruction": "Name {n} rivers.", "response": "{n} rivers.", "domain": "qa", "keywords": ["rivers"],'
+            f' "summary": "Rivers."}}\n'
+            for n in range(2, 14)
+        )
+        (directory / "my.jsonl").write_text(rows)
+        common = (
+            f"seeds: {{path: my.jsonl}}\nmodels: {{tiny: {{path: {model}, load_format: dummy}}}}\n"
+            "committee: {a: {model: tiny}, b: {model: tiny}, c: {model: tiny}}\n"
+            "merge: {semantic: false}\nengine: {kind: simulated}\nlaunch: {shards: 2, heartbeat_s: 0.5}\n"
+        )
+        (directory / "configs" / "demo.yaml").write_text(common)
+        (directory / "configs" / "alpaca.yaml").write_text(common)
+        for name in ("jobs", "slurm", "tools", "gra_hpc"):
+            (directory / name).symlink_to(ROOT / name)
+        self.env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        self.env["GRA_PYTHON"] = sys.executable
+
+    def type(self, line: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=self.directory, env=self.env, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"$ {line}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+def run_page(desk: Desk, page: Path, mark: str) -> int:
+    """Type the marked blocks of a page, in order."""
+    typed = 0
+    for language, marks, text in blocks(page):
+        if (language == "test" and mark == "run=slurm") or marks == mark:
+            for line in commands(text, language == "console"):
+                desk.type(line)
+                typed += 1
+    return typed
+
+
+@pytest.mark.timeout(400)
+def test_local_blocks_run(tmp_path: Path, tiny_llama: Path) -> None:
+    desk = Desk(tmp_path, tiny_llama)
+    desk.type("gra plan runs/done --preset demo && gra submit runs/done")
+    desk.type("gra plan runs/byhand --preset demo launch.shards=1")
+    typed = sum(run_page(desk, page, "run") for page in PAGES if page.name != "tutorial.md")
+    assert typed >= 15
+    assert (tmp_path / "exports" / "alpaca").is_dir()
+    assert (tmp_path / "runs" / "byhand" / "release" / "manifest.json").exists()
