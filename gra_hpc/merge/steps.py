@@ -1,0 +1,200 @@
+"""The steps of a merge that drop rows, each on what the one before left.
+
+Decontamination first, so that no contaminated row beats a clean one; then exact, near and semantic duplicates (also of
+seeds and earlier rounds, which always win); last the surplus over `method.target_accepted`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gra_hpc.config import RunConfig
+from gra_hpc.merge import exact, fuzzy, semantic, signing, tables, vectors
+from gra_hpc.merge.decontaminate import Benchmarks
+from gra_hpc.merge.index import Index
+from gra_hpc.merge.signing import Signing
+from gra_hpc.merge.tables import Dropped
+from gra_hpc.merge.workers import Workers
+from gra_hpc.plan import Plan, pin_embed
+from gra_hpc.rundir import RunDir
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[str], AbstractContextManager[None]]
+"""Times the step of that name."""
+
+
+@dataclass
+class Steps:
+    """The steps at work, and what they found."""
+
+    run_dir: RunDir
+    round: int
+    config: RunConfig
+    plan: Plan
+    ix: Index
+    alive: np.ndarray
+    """By rank: still in. (n,) bool, all true at first."""
+    scratch: Path
+    workers: Workers
+    clock: Clock
+    dropped: Dropped = field(default_factory=Dropped)
+    found: dict[str, Any] = field(
+        default_factory=lambda: dict.fromkeys(("decontamination", "exact", "fuzzy", "semantic"))
+    )
+    """By step, for the manifest; none where the step was not taken."""
+    similarity: dict[str, Any] | None = None
+    """Histogram of the largest cosines."""
+    fill: tables.Embeddings = tables.as_given
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return int(self.config.merge.memory_gb * (1 << 30))
+
+    def take(self) -> None:
+        """All steps that the configuration asks for, in their order."""
+        import numpy as np
+
+        c, ix, alive, dropped = self.config.merge, self.ix, self.alive, self.dropped
+        benchmarks = None
+        if c.decontamination.sources:
+            with self.clock("benchmarks"):
+                benchmarks = Benchmarks(
+                    c.decontamination.sources, c.decontamination.ngram, self.plan.benchmarks
+                )
+                benchmarks.save(self.scratch / "benchmarks.npz")
+        what = Signing(
+            self.scratch,
+            c.shingle,
+            signing.banding(c.fuzzy_threshold, c.permutations) if c.fuzzy else None,
+            self.scratch / "benchmarks.npz" if benchmarks else None,
+        )
+        with self.clock("sign"):
+            suspects = signing.sign(ix, what, self.workers)
+        if benchmarks:
+            with self.clock("decontaminate"):
+                self._decontaminate(benchmarks, suspects)
+        if c.exact:
+            with self.clock("exact"):
+                drop, winner = exact.duplicates(ix, what.digests, alive)
+                alive[drop] = False
+                dropped.add("exact", drop, winner, np.ones(len(drop)))
+                self.found["exact"] = {"dropped": len(drop)}
+        if what.banding:
+            with self.clock("fuzzy"):
+                near = fuzzy.duplicates(ix, what, alive, c.fuzzy_threshold, self.workers, self.memory // 4)
+                alive[near.drop] = False
+                details = ["through other near-duplicates" if i else "" for i in near.linked.tolist()]
+                dropped.add("fuzzy", near.drop, near.winner, near.similarity, details)
+                self.found["fuzzy"] = {
+                    "threshold": c.fuzzy_threshold,
+                    "shingle": c.shingle,
+                    "bands": what.banding.bands,
+                    "rows_per_band": what.banding.rows,
+                    "found_at_threshold": round(what.banding.found(c.fuzzy_threshold), 5),
+                    "compared": near.candidates,
+                    "pairs": near.pairs,
+                    "dropped": len(near.drop),
+                }
+        if c.semantic and c.embed_model:
+            with self.clock("semantic"):
+                self._semantic()
+        wanted = self.config.method.target_accepted
+        left = np.flatnonzero(alive[ix.pool :]) + ix.pool
+        if wanted and len(left) > wanted:
+            surplus = left[wanted:]
+            alive[surplus] = False
+            dropped.add("surplus", surplus)
+
+    def _decontaminate(self, benchmarks: Benchmarks, suspects: np.ndarray) -> None:
+        """Drop every suspect that shares a span with a benchmark, with the benchmark and the span."""
+        import numpy as np
+
+        ix = self.ix
+        ranks, details, by_source = [], [], dict.fromkeys(benchmarks.sources, 0)
+        for unit in ix.units():
+            a, b = np.searchsorted(suspects, [unit.start, unit.start + unit.rows])
+            if a == b:
+                continue
+            rows = suspects[a:b]
+            for row, instructions, responses in signing.texts(unit, rows=rows):
+                at = int(np.searchsorted(rows, row))
+                for k, (i, r) in enumerate(zip(instructions, responses, strict=True)):
+                    match = benchmarks.match(i, r)
+                    if match:
+                        ranks.append(int(ix.rank[rows[at + k]]))
+                        details.append(str(match))
+                        by_source[match.benchmark] += 1
+        order = np.argsort(np.array(ranks, np.int64))
+        drop = np.array(ranks, np.int64)[order]
+        self.alive[drop] = False
+        self.dropped.add("contaminated", drop, details=[details[i] for i in order.tolist()])
+        self.found["decontamination"] = {
+            "sources": [
+                {"source": s, "texts": benchmarks.counts[s], "dropped": by_source[s]}
+                for s in benchmarks.sources
+            ],
+            "ngram": benchmarks.size,
+            "dropped": len(drop),
+        }
+
+    def _semantic(self) -> None:
+        """The greedy rule on what is alive; also how to fill the column `embedding` of what is kept."""
+        import numpy as np
+
+        c, ix, alive = self.config.merge, self.ix, self.alive
+        ranks = np.flatnonzero(alive)
+        model = self.plan.embed or pin_embed(self.config)
+        assert model
+        matrix, computed = vectors.assemble(self.run_dir, self.round, ix, ranks, model, self.scratch)
+        self.found["semantic"] = {
+            "threshold": c.semantic_threshold,
+            "model": c.embed_model,
+            "model_identity": model.identity,
+            "rows": len(ranks),
+            "embedded_here": computed,
+            "method": "none",
+            "recall": None,
+            "dropped": 0,
+        }
+        if not len(matrix):
+            return
+        found = semantic.duplicates(
+            matrix,
+            ix.pool,
+            c.semantic_threshold,
+            self.scratch,
+            self.workers,
+            c.exact_search_rows,
+            self.memory // 2,
+        )
+        drop = ranks[found.drop]
+        alive[drop] = False
+        self.dropped.add("semantic", drop, ranks[found.winner], found.similarity)
+        self.found["semantic"] |= {
+            "method": found.method,
+            "recall": found.recall,
+            "dropped": len(drop),
+            **found.detail,
+        }
+        self.similarity = {
+            "bins": semantic.BINS,
+            "from": 0.0,
+            "to": 1.0,
+            "threshold": c.semantic_threshold,
+            "counts": found.histogram(),
+        }
+        if found.recall is not None:
+            log.info("semantic step: approximate, recall %.4f on a sample", found.recall)
+        place = np.full(len(ix), -1, np.int64)
+        place[ix.row[ranks]] = np.arange(len(ranks))
+        self.fill = lambda rows, _: vectors.column(matrix[place[rows]])
