@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from gra_hpc.config import MethodConfig, Policy
+from gra_hpc.config import Flow, MethodConfig, Policy
 from gra_hpc.records import Review, Roles
 
 
@@ -38,11 +38,13 @@ def draw_roles(members: Sequence[str], method: MethodConfig, rng: random.Random)
     them; where nobody is left to adjudicate, the Adjudicator is chosen after the reviews (`late_adjudicator`).
 
     Args:
-        members: names of the committee's members, at least one.
+        members: names of the committee's members, at least one (none with `flow=seeds`).
         method: policy, number of Reviewers.
         rng: seeded by the sample's id, so that a sample has the same roles in every attempt.
     """
     names = list(members)
+    if method.flow is Flow.seeds:  # nobody is asked
+        return Roles("", (), "", "")
     if method.policy is Policy.single:
         one = method.fixed.generator or names[0]
         return Roles(one, (one,) * method.reviewers, one, one)

@@ -37,6 +37,7 @@ class Flow(Enum):
 
     synthesize = "synthesize"
     refine = "refine"
+    seeds = "seeds"
 
 
 class Policy(Enum):
@@ -169,7 +170,8 @@ class MethodConfig:
     """The GRA method (arXiv 2504.12322) and its ablations."""
 
     flow: Flow = Flow.synthesize
-    """synthesize: new instructions; refine: rewrite the seeds' responses (GRA-Refine)."""
+    """synthesize: new instructions; refine: rewrite the seeds' responses (GRA-Refine); seeds: the seeds as they are,
+    nobody is asked (the baseline)."""
     policy: Policy = Policy.random
     """random: roles drawn per sample; fixed: `method.fixed`; single: one member in all roles."""
     fixed: FixedRolesConfig = field(default_factory=FixedRolesConfig)
@@ -469,7 +471,12 @@ def check(c: RunConfig) -> None:
             raise ConfigError(f"{key}={value}: expected {expected}", "gra config show  (explains every key)")
 
     m = c.method
-    need(bool(c.models), "models", "{}", "at least one model")
+    need(bool(c.models) or m.flow is Flow.seeds, "models", "{}", "at least one model")
+    if m.flow is not Flow.synthesize:  # each seed's own instruction, once
+        need(m.rounds == 1, "method.rounds", m.rounds, f"1 with method.flow={m.flow.value}")
+    if m.flow is Flow.seeds:
+        need(m.samples_per_seed == 1, "method.samples_per_seed", m.samples_per_seed, "1 with method.flow=seeds")
+        need(m.target_accepted == 0, "method.target_accepted", m.target_accepted, "0 with method.flow=seeds")
     for name, member in c.committee.items():
         need(
             member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}"

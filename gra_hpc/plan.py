@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc import __version__, hub, presets, space
-from gra_hpc.config import EngineKind, ModelConfig, RunConfig, fingerprinted
+from gra_hpc.config import EngineKind, Flow, ModelConfig, RunConfig, fingerprinted
 from gra_hpc.engines.model_files import check_files, identity, model_directory
 from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
 from gra_hpc.flows.prompts import prompts_digest
@@ -185,7 +185,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
         )
     pins, embed = pin_models(config), pin_embed(config)
     what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed)
-    undescribed = sum(not s.described for s in seed_set.seeds)
+    undescribed = sum(not s.described for s in seed_set.seeds) if config.method.flow is not Flow.seeds else 0
     plan = Plan(
         fingerprint=digest(what),
         frozen=what,

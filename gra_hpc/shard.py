@@ -27,6 +27,7 @@ from gra_hpc.engines.door import Answer, Engine, Request
 from gra_hpc.engines.hosting import open_engine
 from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
+from gra_hpc.flows.keep import keep
 from gra_hpc.flows.prepare import prepare
 from gra_hpc.flows.refine import refine
 from gra_hpc.flows.synthesize import fail, synthesize
@@ -319,6 +320,8 @@ async def _make(config: RunConfig, unit: Unit, asker: Asker) -> Sample:
     sample, ask, method = unit.sample, asker.for_sample(unit.sample), config.method
     if sample.round == 0:
         return await prepare(sample, unit.anchor, ask, method)
+    if method.flow is Flow.seeds:
+        return keep(sample, unit.anchor)
     if method.flow is Flow.refine:
         return await refine(sample, unit.anchor, ask, method)
     if not unit.examples:

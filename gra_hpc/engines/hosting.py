@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gra_hpc import hub
-from gra_hpc.config import EngineKind, ModelConfig, RunConfig, SiteConfig
-from gra_hpc.engines.door import Engine
+from gra_hpc.config import EngineKind, Flow, ModelConfig, RunConfig, SiteConfig
+from gra_hpc.engines.door import Answer, Engine, Request
 from gra_hpc.engines.model_files import identity
 from gra_hpc.engines.placement import Solution
 from gra_hpc.errors import EngineError
@@ -27,6 +27,16 @@ class Hosted(Engine, Protocol):
     """An engine that can be asked what it did."""
 
     def stats(self) -> dict[str, Any]: ...
+
+
+class Nobody:
+    """The engine of a flow that asks nothing."""
+
+    async def ask(self, request: Request) -> Answer:
+        raise EngineError(f"{request.model}: asked, though this flow asks nobody")
+
+    def stats(self) -> dict[str, Any]:
+        return {"engines": {}, "given_up": 0}
 
 
 @contextlib.asynccontextmanager
@@ -44,6 +54,9 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
             f"embedding model: {plan.embed.directory}: not there (seen from this node)",
             again(config.merge.embed_model),
         )
+    if config.method.flow is Flow.seeds:
+        yield Nobody()
+        return
     if config.engine.kind is EngineKind.simulated:
         from gra_hpc.engines.simulated import SimulatedEngine
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from gra_hpc import presets, space
-from gra_hpc.config import EngineKind, Executor
+from gra_hpc.config import EngineKind, Executor, Flow
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.rundir import RunDir
@@ -40,18 +40,23 @@ def preview(run: RunDir) -> Iterator[str]:
     if config.method.rounds > 1:
         later = "sized by the acceptance measured" if config.method.target_accepted else "of the same size"
         yield f"             {config.method.rounds - 1} more rounds, {later}"
-    yield (
-        f"committee    {', '.join(f'{n} ({m.model})' for n, m in config.committee.items())};"
-        f" roles {config.method.policy.value}"
-    )
+    if config.committee:
+        yield (
+            f"committee    {', '.join(f'{n} ({m.model})' for n, m in config.committee.items())};"
+            f" roles {config.method.policy.value}"
+        )
     for name, pin in plan.models.items():
         yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()
     m = config.method
-    yield (
-        f"thresholds   mean >= {m.accept_mean:g}, sd <= {m.accept_sd:g}, adjudicated mean >= {m.adjudicate_mean:g}"
-        + ("" if (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8) else "  (paper: 8, 1.5, 8)")
-    )
-    if config.engine.kind is EngineKind.simulated:
+    if m.review_response and m.flow is not Flow.seeds:
+        yield (
+            f"thresholds   mean >= {m.accept_mean:g}, sd <= {m.accept_sd:g},"
+            f" adjudicated mean >= {m.adjudicate_mean:g}"
+            + ("" if (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8) else "  (paper: 8, 1.5, 8)")
+        )
+    if config.method.flow is Flow.seeds:
+        yield "engines      none: the seeds are kept as they are"
+    elif config.engine.kind is EngineKind.simulated:
         yield "engines      simulated: the answers are made up"
     else:
         from gra_hpc.engines.hosting import plan_engines

@@ -1,7 +1,7 @@
 """The steps of a merge that drop rows, each on what the one before left.
 
 Decontamination first, so that no contaminated row beats a clean one; then exact, near and semantic duplicates (also of
-seeds and earlier rounds, which always win); last the surplus over `method.target_accepted`.
+seeds and earlier rounds, which always win, unless the flow answers the seeds' own instructions); last the surplus over `method.target_accepted`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc.config import RunConfig
+from gra_hpc.config import Flow, RunConfig
 from gra_hpc.merge import exact, fuzzy, semantic, signing, tables, vectors
 from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.index import Index
@@ -65,6 +65,8 @@ class Steps:
         import numpy as np
 
         c, ix, alive, dropped = self.config.merge, self.ix, self.alive, self.dropped
+        if self.config.method.flow is not Flow.synthesize:
+            alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
         benchmarks = None
         if c.decontamination.sources:
             with self.clock("benchmarks"):
@@ -170,7 +172,7 @@ class Steps:
             return
         found = semantic.duplicates(
             matrix,
-            ix.pool,
+            int(alive[: ix.pool].sum()),
             c.semantic_threshold,
             self.scratch,
             self.workers,

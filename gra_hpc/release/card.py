@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ def limits(facts: dict[str, Any]) -> list[str]:
         )
     if not any(s["rows"] for s in facts["splits"].values()):
         out.append("**No row survived.** The table is empty; `load_dataset` refuses to open it.")
+    if method["flow"] == "seeds":
+        out.append("**These are the seeds themselves**: nothing was generated, and nothing was reviewed.")
+        return [*out, *_checks(facts)]
     lower = [f"`{k}` {method[k]:g} (paper: {v:g})" for k, v in PAPER.items() if looser(k, method[k])]
     if lower:
         out.append(f"**Accepted by looser thresholds than the paper's**: {', '.join(lower)}.")
@@ -137,16 +141,21 @@ def limits(facts: dict[str, Any]) -> list[str]:
             "All seats of the committee are one model: it reviews its own writing, and agreement among its seats is not"
             " independent evidence."
         )
-    c = facts["coverage"]
-    if c["published"] < c["expected"]:
-        out.append(f"**Partial**: made from {c['published']} of {c['expected']} planned shards.")
-    short = sum(max(0, r["target"] - r["survived"]) for r in facts["rounds"])
-    if short:
-        out.append(f"{short} rows short of the target.")
-    if not facts["config"]["merge"]["decontamination"]["sources"]:
-        out.append("Not checked for overlap with any benchmark.")
+    out += _checks(facts)
     out.append("Scores are opinions of language models. No human has checked the rows, nor their facts.")
     return out
+
+
+def _checks(facts: dict[str, Any]) -> Iterator[str]:
+    """Limits of any release: coverage, target, contamination."""
+    c = facts["coverage"]
+    if c["published"] < c["expected"]:
+        yield f"**Partial**: made from {c['published']} of {c['expected']} planned shards."
+    short = sum(max(0, r["target"] - r["survived"]) for r in facts["rounds"])
+    if short:
+        yield f"{short} rows short of the target."
+    if not facts["config"]["merge"]["decontamination"]["sources"]:
+        yield "Not checked for overlap with any benchmark."
 
 
 def looser(key: str, value: float) -> bool:

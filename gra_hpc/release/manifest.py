@@ -115,6 +115,8 @@ def stages(config: RunConfig) -> list[str]:
     """Stages that a run's candidates go through."""
     m = config.method
     judged = ["response_review", "adjudication"] if m.review_response else []
+    if m.flow is Flow.seeds:
+        return ["response"]
     if m.flow is Flow.refine:
         return ["response", *judged]
     first = ["instruction_review"] if m.review_instruction else []

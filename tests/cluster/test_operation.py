@@ -164,6 +164,7 @@ def test_ctrl_c_while_watching_leaves_the_jobs_alone(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run under nohup
         text=True,
     )
     while watch.poll() is None:  # a busy machine may still be importing: there Python can lose the first one
