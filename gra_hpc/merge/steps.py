@@ -1,7 +1,8 @@
 """The steps of a merge that drop rows, each on what the one before left.
 
 Decontamination first, so that no contaminated row beats a clean one; then exact, near and semantic duplicates (also of
-seeds and earlier rounds, which always win, unless the flow answers the seeds' own instructions); last the surplus over `method.target_accepted`.
+seeds and earlier rounds, which always win, unless the flow answers the seeds' own instructions); last the surplus over
+`method.target_accepted`.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Steps:
 
         c, ix, alive, dropped = self.config.merge, self.ix, self.alive, self.dropped
         if self.config.method.flow is not Flow.synthesize:
-            alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
+            alive[: ix.pool] = (
+                False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
+            )
         benchmarks = None
         if c.decontamination.sources:
             with self.clock("benchmarks"):

@@ -291,7 +291,7 @@ def _spread(d: Distributions, method: dict[str, Any]) -> Markup:
         mark=4 * method["accept_sd"],
         mark_text=f"settled above {method['accept_sd']:g}",
         axis="population standard deviation of Reviewers' means",
-        limits=(0, max(last, math.ceil(4 * method["accept_sd"]) + 1, 8)),
+        limits=(0, min(max(last, math.ceil(4 * method["accept_sd"]) + 1, 8), len(d.sd))),
     )
 
 
