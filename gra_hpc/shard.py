@@ -286,7 +286,12 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
 
 def _in_order(units: list[Unit], touched: Sequence[str], window: int) -> tuple[list[Unit], list[Unit]]:
     """What to do first: the samples that earlier attempts touched last, then those not begun; and what is left to
-    replay beside them."""
+    replay beside them.
+
+    Of those not begun, the ones whose seeds have the longest answers come first: theirs will be long too, and what is
+    begun last should end soon, or the engines are nearly idle at the end of a slice.
+    """
+    units = sorted(units, key=lambda u: -len(u.anchor.response))
     if not touched:
         return units, []
     rank = {sample: i for i, sample in enumerate(touched)}

@@ -22,17 +22,19 @@ from gra_hpc.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 512
-"""Characters per step of a prompt's prefix: about vLLM's block of 128 tokens."""
+_CHUNK = 256
+"""Characters per step of a prompt's prefix: a few of vLLM's blocks (16 tokens on a GPU, 128 on a CPU)."""
+_CHUNKS = 32
+"""Most steps that are told apart."""
 _REMEMBERED = 20_000
 """Prefixes remembered per replica."""
 
 
 def prefixes(messages: tuple[dict[str, str], ...]) -> tuple[int, ...]:
-    """Hashes of the growing prefixes of a prompt, at most 16, for this process only."""
+    """Hashes of the growing prefixes of a prompt, at most `_CHUNKS`, for this process only."""
     text = "\0".join(m["content"] for m in messages)
     found, so_far = [], 0
-    for end in range(_CHUNK, min(len(text), 16 * _CHUNK) + 1, _CHUNK):
+    for end in range(_CHUNK, min(len(text), _CHUNKS * _CHUNK) + 1, _CHUNK):
         so_far = hash((so_far, text[end - _CHUNK : end]))
         found.append(so_far)
     return tuple(found)
