@@ -57,9 +57,11 @@ def write_model(directory: Path, hidden: int = 64) -> Path:
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "num_attention_heads": 4,
         "num_key_value_heads": 2, "num_hidden_layers": 2, "intermediate_size": 2 * hidden, "vocab_size": 256,
-        "max_position_embeddings": 512, "torch_dtype": "float16",
+        "max_position_embeddings": 8192, "torch_dtype": "float16",
     }  # fmt: skip
     (directory / "config.json").write_text(json.dumps(config))
+    (directory / "tokenizer.json").write_text("{}")
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages[0].content }}"}))
     weights = {"model.embed_tokens.weight": np.zeros((256, hidden), np.float16)}
     save_file(weights, str(directory / "model.safetensors"))
     return directory
