@@ -416,6 +416,9 @@ class SiteConfig:
     """Most that copies of weights take on a node, in GB; the longest unused go first. 0: nine tenths of the disk."""
     proxy: str = place("")
     """HTTP proxy for login-node downloads."""
+    calibration: str = place("")
+    """What `gra calibrate` measured: plans and placement go by it. Empty: SITE.calibration.json beside the site's file,
+    if it is there; else stated defaults."""
 
 
 @dataclass

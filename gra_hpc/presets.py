@@ -13,7 +13,7 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from gra_hpc import config as config_module
 from gra_hpc.config import RunConfig, check
 from gra_hpc.errors import ConfigError
+
+C = TypeVar("C")
 
 _LOADER = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
@@ -101,9 +103,47 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
     layers = list(_layers(find(preset)))
     if site:
         layers += _layers(find_site(site))
+    measured = ""
     for path, data in layers:
         cfg = _merge(cfg, data, str(path))
+        if path.parent.name == "sites":
+            measured = str(calibration_file(path)) if calibration_file(path).is_file() else ""
+    if measured and not cfg.site.calibration:
+        cfg.site.calibration = measured
     return _finish(apply(cfg, overrides))
+
+
+def calibration_file(site_file: Path) -> Path:
+    """Where `gra calibrate` keeps what it measured on a site: beside the site's file."""
+    return site_file.absolute().with_suffix(".calibration.json")
+
+
+def compose_as(kind: type[C], folder: str, preset: str, overrides: Sequence[str] = (), site: str = "") -> C:
+    """The configuration of another job than a run (`FinetuneConfig`, `EvaluateConfig`); not checked yet.
+
+    Args:
+        kind: its dataclass, with a field `site`.
+        folder: where in `configs/` its presets are; a preset may be named with or without it.
+        preset, overrides, site: as for `compose`.
+
+    Raises:
+        ConfigError: unknown key (with the nearest valid one), wrong type, missing value.
+    """
+    inside = f"{folder}/{preset.removeprefix(folder + '/')}"
+    known = any((d / f"{inside}.yaml").is_file() for d in config_dirs())
+    cfg = OmegaConf.structured(kind)
+    for path, data in _layers(find(inside if known else preset)):
+        cfg = _merge(cfg, data, str(path), kind)
+    if site:
+        for path, data in _layers(find_site(site)):
+            cfg = _merge(cfg, {"site": data.get("site", {})}, str(path), kind)
+    return cast(C, _object(apply(cfg, overrides, kind)))
+
+
+def load_as(kind: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
+    """A saved configuration of that kind, with overrides."""
+    cfg = _merge(OmegaConf.structured(kind), _read(path), str(path), kind)
+    return cast(C, _object(apply(cfg, overrides, kind)))
 
 
 def site(name: str, expand: bool = False) -> config_module.SiteConfig:
@@ -150,7 +190,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return _finish(apply(_merge(OmegaConf.structured(RunConfig), _read(path), str(path)), overrides))
 
 
-def apply(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> DictConfig:
     """Merge `key=value` words."""
     for word in overrides:
         key, eq, value = word.partition("=")
@@ -165,12 +205,12 @@ def apply(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         nested: Any = parsed
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        cfg = _merge(cfg, nested, "command line")
+        cfg = _merge(cfg, nested, "command line", kind)
     return cfg
 
 
-def _merge(cfg: DictConfig, data: dict[str, Any], source: str) -> DictConfig:
-    _check_keys(RunConfig, data, "", source)
+def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunConfig) -> DictConfig:
+    _check_keys(kind, data, "", source, kind)
     try:
         return cast(DictConfig, OmegaConf.merge(cfg, data))
     except OmegaConfBaseException as e:
@@ -179,36 +219,40 @@ def _merge(cfg: DictConfig, data: dict[str, Any], source: str) -> DictConfig:
         raise ConfigError(f"{source}: {key}: {reason}", "gra config show  (explains every key)") from None
 
 
-def _check_keys(kind: Any, data: Any, prefix: str, source: str) -> None:
-    """Refuse keys that no dataclass has, naming the nearest."""
+def _check_keys(kind: Any, data: Any, prefix: str, source: str, root: type = RunConfig) -> None:
+    """Refuse keys that no dataclass has, naming the nearest below `root`."""
     if not isinstance(data, dict):
         return
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         for key, value in data.items():
             if key not in hints:
-                near = elsewhere(str(key)) or nearest(str(key), list(hints)) or nearest_anywhere(str(key))
+                near = (
+                    elsewhere(str(key), root)
+                    or nearest(str(key), list(hints))
+                    or nearest_anywhere(str(key), root)
+                )
                 raise ConfigError(
                     f"{source}: unknown key {prefix}{key}{near}",
                     f"valid here: {', '.join(hints)}",
                 )
-            _check_keys(hints[key], value, f"{prefix}{key}.", source)
+            _check_keys(hints[key], value, f"{prefix}{key}.", source, root)
     else:
         args = get_args(kind)
         if len(args) == 2 and dataclasses.is_dataclass(args[1]):
             for name, value in data.items():
-                _check_keys(args[1], value, f"{prefix}{name}.", source)
+                _check_keys(args[1], value, f"{prefix}{name}.", source, root)
 
 
-def elsewhere(word: str) -> str:
+def elsewhere(word: str, root: type = RunConfig) -> str:
     """`; did you mean a.b?` for a key that is right but for its place."""
-    places = [key for key in all_keys(RunConfig) if key.rsplit(".", 1)[-1] == word]
+    places = [key for key in all_keys(root) if key.rsplit(".", 1)[-1] == word]
     return f"; did you mean {' or '.join(places[:3])}?" if places else ""
 
 
-def nearest_anywhere(word: str) -> str:
+def nearest_anywhere(word: str, root: type = RunConfig) -> str:
     """`; did you mean a.b?`, over the last words of all keys."""
-    by_leaf = {key.rsplit(".", 1)[-1]: key for key in all_keys(RunConfig)}
+    by_leaf = {key.rsplit(".", 1)[-1]: key for key in all_keys(root)}
     close = difflib.get_close_matches(word, list(by_leaf), n=1, cutoff=0.7)
     return f"; did you mean {by_leaf[close[0]]}?" if close else ""
 
@@ -227,13 +271,19 @@ def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{f.name}"
 
 
-def _finish(cfg: DictConfig) -> RunConfig:
+def _object(cfg: DictConfig) -> Any:
+    """The dataclass that a config stands for."""
     try:
-        result = cast(RunConfig, OmegaConf.to_object(cfg))
+        result: Any = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or "?"
         raise ConfigError(f"{key}: a value is required", f"give it as {key}=...") from None
     _expand(result.site)
+    return result
+
+
+def _finish(cfg: DictConfig) -> RunConfig:
+    result = cast(RunConfig, _object(cfg))
     if not result.committee:
         result.committee = {name: config_module.MemberConfig(model=name) for name in result.models}
     check(result)
@@ -256,7 +306,7 @@ def _expand(site: config_module.SiteConfig) -> None:
         setattr(site, key, expanded)
 
 
-def dump(config: RunConfig) -> str:
+def dump(config: Any) -> str:
     """The configuration as YAML, as saved in `run.yaml`."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 

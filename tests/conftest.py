@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+
+from gra_hpc.engines.guard import mapped_shm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,3 +40,17 @@ def short_dir() -> Iterator[Path]:
     """A directory with a path short enough for Unix sockets below it (pytest's own are too long)."""
     with tempfile.TemporaryDirectory(prefix="gt-", dir="/tmp", ignore_cleanup_errors=True) as path:
         yield Path(path)
+
+
+@pytest.fixture
+def shm_left() -> Callable[[], set[Path]]:
+    """Shared memory files that have come since the test began and that no living process maps: leftovers."""
+    memory = Path("/dev/shm")
+    before = set(memory.iterdir())
+
+    def left() -> set[Path]:
+        new = set(memory.iterdir()) - before
+        used = mapped_shm(psutil.pids())
+        return {p for p in new if p.is_file() and str(p) not in used}
+
+    return left

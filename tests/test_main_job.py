@@ -7,11 +7,13 @@ import json
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from gra_hpc.engines.load import read_calibration
 from gra_hpc.ledger import Ledger
 from gra_hpc.rundir import RunDir
 
@@ -43,8 +45,8 @@ def small_seeds(path: Path) -> Path:
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-def test_seeds_to_release_with_real_models(tmp_path: Path) -> None:
-    mark, shm = uuid.uuid4().hex, set(Path("/dev/shm").iterdir())
+def test_seeds_to_release_with_real_models(tmp_path: Path, shm_left: Callable[[], set[Path]]) -> None:
+    mark = uuid.uuid4().hex
     run = RunDir(tmp_path / "run")
     plan = [
         *(*GRA, "plan", str(run.path), "--preset", "demo", f"seeds.path={small_seeds(tmp_path / 's.jsonl')}"),
@@ -76,4 +78,21 @@ def test_seeds_to_release_with_real_models(tmp_path: Path) -> None:
     again = subprocess.run([*GRA, "submit", str(run.path)], capture_output=True, text=True, check=False)
     assert again.returncode == 1 and "gra resume" in again.stderr
     assert not marked(mark)
-    assert set(Path("/dev/shm").iterdir()) <= shm
+    assert not shm_left()
+    file = tmp_path / "here.calibration.json"
+    done = subprocess.run(
+        [*GRA, "calibrate", str(run.path), "--to", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rates, performance = read_calibration(file)
+    assert rates.acceptance == pytest.approx(ledger.accepted / 3, abs=1e-3)
+    calls, prompt, _ = (sum(column) for column in zip(*shard["tokens"].values(), strict=True))
+    assert 0 < rates.steps["response"].completion_tokens <= 64 and prompt / calls > 20
+    assert 0.01 < performance["speed"]["smollm2"] < 100 and performance["start_s"] > 1
+    planned = subprocess.run(
+        [*plan[:3], str(tmp_path / "run-2"), *plan[4:], f"site.calibration={file}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"calibrated by {file}" in planned.stdout, planned.stderr

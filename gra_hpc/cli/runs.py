@@ -10,15 +10,26 @@ from gra_hpc.cli.application import Json, Overrides, Preset, Round, Run, Site, a
 
 
 @app.command()
-def plan(run: Run, overrides: Overrides = None, preset: Preset = "demo", site: Site = "") -> None:
-    """Plan a run: read the seeds, pin the models, freeze it all. Submits nothing."""
+def plan(
+    run: Run,
+    overrides: Overrides = None,
+    preset: Preset = "demo",
+    site: Site = "",
+    prompts: Annotated[bool, typer.Option("--prompts", help="Also a few prompts, rendered.")] = False,
+) -> None:
+    """Plan a run: read the seeds, pin the models, freeze it all; work, time and disk. Submits nothing."""
     from gra_hpc import plan as planning
     from gra_hpc import presets
     from gra_hpc.launch.preview import preview
+    from gra_hpc.launch.prompts import rendered
 
     made = planning.make(run, presets.compose(preset, overrides or [], site))
     for line in preview(made):
         print(line)
+    if prompts:
+        print()
+        for line in rendered(made):
+            print(line)
     print(f"\nnext: gra submit {run}")
 
 

@@ -1,4 +1,4 @@
-"""`gra site`, `gra doctor`, `gra stage`: clusters, what could keep a run from working there, what must lie there."""
+"""`gra site`, `gra doctor`, `gra stage`, `gra calibrate`: what a cluster is, lacks, needs to hold, and can do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gra_hpc.cli.application import Json, Preset, Site, app
+from gra_hpc.cli.application import Json, Overrides, Preset, Run, Site, app
 
 site_app = typer.Typer(help="Clusters: write a site file, show what one comes to.", rich_markup_mode=None)
 app.add_typer(site_app, name="site")
@@ -128,3 +128,30 @@ def stage(
         print("nothing to fetch: all models and data are files here")
     if config is not None:
         print(f"next: gra plan RUN --preset {preset or 'demo'}{f' --site {site}' if site else ''}")
+
+
+@app.command()
+def calibrate(
+    run: Run,
+    overrides: Overrides = None,
+    preset: Preset = "demo",
+    site: Site = "",
+    to: Annotated[Path | None, typer.Option("--to", help="File; left out: beside the site's.")] = None,
+) -> None:
+    """Measure a site with a small real run of its own: plan and submit it; when it is done, save what it took."""
+    from gra_hpc.launch import calibrate as calibration
+    from gra_hpc.launch.submit import submit
+    from gra_hpc.presets import compose
+    from gra_hpc.rundir import RunDir
+
+    made = RunDir(run.absolute())
+    if not made.plan.exists():
+        submit(calibration.plan_small(run, compose(preset, overrides or [], site)), again=False)
+    if not calibration.measurable(made):
+        print(f"when it is done: gra calibrate {run}{f' --site {site}' if site else ''}")
+        return
+    found = calibration.measure(made)
+    for line in calibration.describe(found):
+        print(line)
+    file = calibration.save(found, to or calibration.beside(site or found["from"]["site"]))
+    print(f"saved in {file}")

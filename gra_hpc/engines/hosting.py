@@ -131,12 +131,14 @@ def plan_engines(config: RunConfig, plan: Plan) -> Solution:
     Raises:
         ConfigError, EngineError: the models do not fit on the site's nodes.
     """
-    from gra_hpc.engines.load import method_load
+    from gra_hpc.engines.load import calibration_of, method_load
     from gra_hpc.engines.model_facts import read_facts
     from gra_hpc.engines.placement import NodeSpec, constants_of, solve
 
     node = NodeSpec.of_site(config.site)
     models = pinned_models(config, plan)
     facts = {name: read_facts(m.path, m.dtype) for name, m in models.items()}
-    load = {name: work for name, work in method_load(config).items() if name in models}
-    return solve(models, facts, node, load, config.engine.residency, constants=constants_of(config, node))
+    rates, performance = calibration_of(config)
+    load = {name: work for name, work in method_load(config, rates).items() if name in models}
+    constants = constants_of(config, node, performance)
+    return solve(models, facts, node, load, config.engine.residency, constants=constants)

@@ -145,6 +145,15 @@ def read_calibration(path: Path | str) -> tuple[MethodRates, dict[str, Any]]:
     return MethodRates().calibrated(data.get("method", {})), data.get("performance", {})
 
 
+def calibration_of(config: RunConfig) -> tuple[MethodRates, dict[str, Any]]:
+    """`site.calibration`, or the stated defaults where a site has none.
+
+    Raises:
+        ConfigError: as `read_calibration`.
+    """
+    return read_calibration(config.site.calibration) if config.site.calibration else (MethodRates(), {})
+
+
 @dataclass(frozen=True)
 class Asked:
     """How often one step is asked of one role, per sample."""

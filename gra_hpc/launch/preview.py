@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gra_hpc import presets, space
 from gra_hpc.config import EngineKind, Executor, Flow
+from gra_hpc.launch import estimate
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.rundir import RunDir
@@ -52,8 +53,13 @@ def preview(run: RunDir) -> Iterator[str]:
         yield (
             f"thresholds   mean >= {m.accept_mean:g}, sd <= {m.accept_sd:g},"
             f" adjudicated mean >= {m.adjudicate_mean:g}"
-            + ("" if (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8) else "  (paper: 8, 1.5, 8)")
+            + (
+                ""
+                if (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8)
+                else "  (paper: 8, 1.5, 8)"
+            )
         )
+    solution = None
     if config.method.flow is Flow.seeds:
         yield "engines      none: the seeds are kept as they are"
     elif config.engine.kind is EngineKind.simulated:
@@ -62,9 +68,14 @@ def preview(run: RunDir) -> Iterator[str]:
         from gra_hpc.engines.hosting import plan_engines
         from gra_hpc.engines.placement_report import render
 
-        lines = render(plan_engines(config, plan)).splitlines()
+        solution = plan_engines(config, plan)
+        lines = render(solution).splitlines()
         for i, line in enumerate(lines):
             yield f"{'' if i else 'engines':12} {line}"
+    if config.method.flow is not Flow.seeds:
+        yield from estimate.lines(
+            estimate.estimate(config, plan, first.candidates, plan.shards, solution), config
+        )
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import sbatch_text
 

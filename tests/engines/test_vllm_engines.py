@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,9 @@ def descendants_named(root: int, name: str) -> list[int]:
     return found
 
 
-def shm() -> set[str]:
-    return {
-        p.name for p in Path("/dev/shm").iterdir() if p.name.startswith(("psm_", "sem.", "vllm", "torch_"))
-    }
-
-
-def test_two_engines_at_once_one_tensor_parallel_and_a_killed_core(tiny_llama: Path, short_dir: Path) -> None:
+def test_two_engines_at_once_one_tensor_parallel_and_a_killed_core(
+    tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
+) -> None:
     """TP=2 beside TP=1 with a template that refuses system messages; kill -9 of an EngineCore during calls."""
     template = short_dir / "refuses.jinja"
     template.write_text(REFUSES_SYSTEM)
@@ -114,9 +111,8 @@ def test_two_engines_at_once_one_tensor_parallel_and_a_killed_core(tiny_llama: P
             assert (stats["narrow-0"]["restarts"], stats["wide-0"]["restarts"]) == (1, 0)
             assert stats["narrow-0"]["calls"] == 7
 
-    before = shm()
     asyncio.run(work())
-    assert shm() - before == set()
+    assert shm_left() == set()
     assert [p.name for p in short_dir.iterdir() if p.name.startswith("gra-")] == []
 
 
@@ -143,9 +139,10 @@ asyncio.run(main(sys.argv[2], Path(sys.argv[3])))
 """
 
 
-def test_chat_verdict_and_kill_of_the_whole_shard(smollm2: Path, short_dir: Path) -> None:
+def test_chat_verdict_and_kill_of_the_whole_shard(
+    smollm2: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
+) -> None:
     """SmolLM2 in a shard of its own; kill -9 of the shard in the middle of its calls leaves nothing."""
-    before = shm()
     command = [sys.executable, "-c", SHARD, __file__, str(smollm2), str(short_dir)]
     shard = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -160,17 +157,19 @@ def test_chat_verdict_and_kill_of_the_whole_shard(smollm2: Path, short_dir: Path
         time.sleep(1.0)
         processes = [guard_pid, *guard.descendants(guard_pid)]
         assert len(processes) >= 4  # guard, server, core, worker
-        assert shm() - before
+        assert guard.mapped_shm(processes)
     finally:
         shard.kill()
         shard.wait()
     deadline = time.monotonic() + 30
-    while any(map(guard.start_time, processes)) or shm() - before:
-        assert time.monotonic() < deadline, (processes, shm() - before)
+    while any(map(guard.start_time, processes)) or shm_left():
+        assert time.monotonic() < deadline, (processes, shm_left())
         time.sleep(0.1)
 
 
-def test_vllm_that_cannot_start_says_why(tiny_llama: Path, short_dir: Path) -> None:
+def test_vllm_that_cannot_start_says_why(
+    tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
+) -> None:
     models = {"m": tiny(tiny_llama, engine_args={"kv_cache_memory_bytes": 1000})}
     placement = Placement((EnginePlace("m", 0, cores()[:1]),), "cpu")
 
@@ -184,9 +183,8 @@ def test_vllm_that_cannot_start_says_why(tiny_llama: Path, short_dir: Path) -> N
                 await node.ask(request("m", "hello"))
             assert "ValueError: No available memory for the cache blocks" in str(e.value)
 
-    before = shm()
     asyncio.run(work())
-    assert shm() - before == set()
+    assert shm_left() == set()
 
 
 @pytest.mark.slow
