@@ -28,6 +28,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
+        auto_reload=False,
         finalize=_clean,
     )
     environment.globals["turn"] = _turn
