@@ -7,6 +7,7 @@ of a value. Only what cannot be read at all raises a `SeedError`.
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -236,6 +237,7 @@ class Source:
         number = 0
         if not os.isatty(2):
             datasets.disable_progress_bars()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # not a line for each retry: one answer, below
         try:
             if self.local and any((self.local / n).is_file() for n in ("state.json", "dataset_dict.json")):
                 table = datasets.load_from_disk(str(self.local))
