@@ -3,9 +3,9 @@
 
     python tools/bench_engine.py [MODEL_DIR ...] [--tp 1 2] [--batch 1 4 16 64] [--seconds 8] [--png FILE] [--gpu]
 
-The engine is the one that a shard hosts (vLLM's server on a Unix socket, behind `Node`), asked in a closed loop: so many
-calls are in flight, each for 64 tokens, prompts all different. A size that a model's heads do not allow is left out, and
-said so. Without MODEL_DIR: `models/smollm2-135m` with its weights, and `models/tiny-llama` with random ones.
+The engine is the one that a shard hosts (vLLM's server on a Unix socket, behind `Node`), asked in a closed loop: so
+many calls are in flight, each for 64 tokens, prompts all different. A size that a model's heads do not allow is left
+out, and said so. Without MODEL_DIR: `models/smollm2-135m` with its weights, and `models/tiny-llama` with random ones.
 """
 
 from __future__ import annotations
