@@ -6,7 +6,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gra_hpc.config import RunConfig, SiteConfig
@@ -59,7 +59,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
         if job.kind == "shards":
             depend = f"afterok:{before}" if before else ""
             tasks = [ShardTask(str(run.path), job.round, s) for s in job.shards]
-            job.id = _submit_array(shard_executor(run, config, comment, depend), tasks)
+            job.id = submit_array(shard_executor(run, config, comment, depend), tasks)
             yield f"round {job.round}: array {job.id} of {len(tasks)} shards ({slurm.index_ranges(job.shards)})"
         else:
             arrays = [j.id for j in gap.jobs if j.kind == "shards" and j.round == job.round]
@@ -84,12 +84,7 @@ def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "
     """A submitit executor for shards."""
     site = config.site
     options = _common(site, comment, depend, site.partition)
-    if site.gpus_per_node and site.gpu_style != "none":
-        typed = f"{site.gpu_type}:" if site.gpu_type else ""
-        if site.gpu_style == "gres":
-            options["gres"] = f"gpu:{typed}{site.gpus_per_node}"
-        else:
-            options["gpus-per-node"] = f"{typed}{site.gpus_per_node}"
+    options |= _gpus(site)
     executor = _executor(run, site)
     executor.update_parameters(
         job_name=job_name(run),
@@ -125,6 +120,48 @@ def merge_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "
             **site.sbatch,
         },
         **_size(site.merge_cpus, site.merge_memory_gb),
+    )
+    return _without_wckey(executor, site)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a job that is no shard takes, where it differs from the site's shards. 0 or empty: as they."""
+
+    name: str
+    nodes: int = 1
+    gpus: bool = True
+    """Whether it gets the site's GPUs."""
+    cpus: int = 0
+    memory_gb: float = 0.0
+    time_minutes: int = 0
+    lead_s: int = 0
+    """Seconds before the time limit at which it is signalled."""
+    partition: str = ""
+    parallel: int = 0
+    """Tasks of an array that run at once."""
+
+
+def job_executor(run: RunDir, site: SiteConfig, shape: Shape, comment: str, depend: str = "") -> Any:
+    """A submitit executor for another job: one task per node."""
+    options = _common(site, comment, depend, shape.partition or site.partition)
+    if shape.gpus:
+        options |= _gpus(site)
+    cpus, memory = shape.cpus or site.cpus_per_task, shape.memory_gb or site.memory_gb
+    minutes = shape.time_minutes or site.time_minutes
+    executor = _executor(run, site)
+    executor.update_parameters(
+        job_name=f"{job_name(run)}-{shape.name}"[:64],
+        time=minutes,
+        signal_delay_s=min(shape.lead_s or site.signal_lead_s, 12 * minutes),
+        nodes=shape.nodes,
+        ntasks_per_node=1,
+        stderr_to_stdout=True,
+        array_parallelism=shape.parallel or 100_000,
+        srun_args=_srun(cpus, site),
+        setup=_setup(site),
+        additional_parameters={**options, **site.sbatch},
+        **_size(cpus, memory),
     )
     return _without_wckey(executor, site)
 
@@ -181,6 +218,15 @@ def _common(site: SiteConfig, comment: str, depend: str, partition: str) -> dict
     }
 
 
+def _gpus(site: SiteConfig) -> dict[str, Any]:
+    if not site.gpus_per_node or site.gpu_style == "none":
+        return {}
+    typed = f"{site.gpu_type}:" if site.gpu_type else ""
+    if site.gpu_style == "gres":
+        return {"gres": f"gpu:{typed}{site.gpus_per_node}"}
+    return {"gpus-per-node": f"{typed}{site.gpus_per_node}"}
+
+
 def _size(cpus: int, memory_gb: float) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if cpus:
@@ -210,7 +256,8 @@ def _without_wckey(executor: Any, site: SiteConfig) -> Any:
     return executor
 
 
-def _submit_array(executor: Any, tasks: Sequence[ShardTask]) -> str:
+def submit_array(executor: Any, tasks: Sequence[Any]) -> str:
+    """Submit an array; its id."""
     if len(tasks) == 1:  # one submission is no array: its id has no index
         return submit_one(executor, tasks[0])
     return str(_guarded(lambda: executor.submit_array(tasks))[0].job_id.split("_")[0])

@@ -1,0 +1,102 @@
+"""The directory of a fine-tuning job: where everything of it lies. This module only names and lists.
+
+OUT/config.yaml                                       frozen when first submitted
+    tokens/{data/, tokens.json}                       the prepared examples, renamed into place
+    checkpoints/ATTEMPT/checkpoint-N/..., complete.json      complete.json is written last
+    model/                                            safetensors and tokenizer, renamed into place
+    loss.jsonl  loss.png  done.json                   done.json is written last
+    logs/  submissions/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.errors import GraError, StorageError
+from gra_hpc.storage import read_json
+
+COMPLETE = "complete.json"
+"""Written last into a checkpoint: step, and the size of every file."""
+
+
+@dataclass(frozen=True)
+class FinetuneDir:
+    """Paths of one fine-tuning job."""
+
+    path: Path
+
+    @classmethod
+    def existing(cls, path: Path | str) -> FinetuneDir:
+        """A submitted job.
+
+        Raises:
+            GraError: when the directory holds no configuration.
+        """
+        out = cls(Path(path).absolute())
+        if not out.config.is_file():
+            raise GraError(
+                f"{path}: not a fine-tuning job (no config.yaml)", f"gra finetune {path} --preset paper"
+            )
+        return out
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def tokens(self) -> Path:
+        return self.path / "tokens"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def losses(self) -> Path:
+        return self.path / "loss.jsonl"
+
+    @property
+    def plot(self) -> Path:
+        return self.path / "loss.png"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "done.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One directory that an attempt has saved, or was about to."""
+
+    path: Path
+
+    @property
+    def step(self) -> int:
+        return int(self.path.name.rpartition("-")[2])
+
+    def described(self) -> dict[str, Any] | None:
+        """What complete.json says, if it is there and every file has the size it says."""
+        try:
+            said: dict[str, Any] = read_json(self.path / COMPLETE)
+            sizes = {name: (self.path / name).stat().st_size for name in said["files"]}
+        except (OSError, StorageError, KeyError):
+            return None
+        return said if sizes == said["files"] else None
+
+
+def checkpoints(out: FinetuneDir) -> Iterator[Checkpoint]:
+    """All checkpoints of all attempts, whole or not, the latest step first."""
+    found = [Checkpoint(p) for p in out.checkpoints.glob("*/checkpoint-*") if p.is_dir()]
+    yield from sorted(found, key=lambda c: (-c.step, str(c.path)))
+
+
+def newest(out: FinetuneDir) -> Checkpoint | None:
+    """The latest whole checkpoint."""
+    return next((c for c in checkpoints(out) if c.described()), None)

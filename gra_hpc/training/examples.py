@@ -1,0 +1,150 @@
+"""Training examples as conversations, out of a release, a run, or any file of chats or instructions."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.errors import ReleaseError, SeedError
+from gra_hpc.seed_layout import ASSISTANT, USER, Layout, Refused, one_message
+from gra_hpc.sources import Source
+from gra_hpc.storage import read_json
+
+Messages = list[dict[str, str]]
+"""Turns `{role, content}`; the last one is the assistant's."""
+
+
+@dataclass
+class Examples:
+    """What was read."""
+
+    conversations: list[Messages] = field(default_factory=list)
+    read: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Rows that are no examples, by reason."""
+    source: str = ""
+    """What was read, for people: a release by its fingerprint."""
+
+
+def read(
+    path: str,
+    split: str = "train",
+    min_score: float = 0.0,
+    limit: int = 0,
+    limit_seed: int = -1,
+    scratch: str = "",
+) -> Examples:
+    """Read all examples, in their order.
+
+    Args:
+        path: a run, a release, a file or a staged Hub dataset.
+        split: split of a release, or of a Hub dataset.
+        min_score: leave out rows of a release below it.
+        limit: at most so many; 0: all.
+        limit_seed: draw them at random with this seed (their order stays); -1: the first ones.
+
+    Raises:
+        ReleaseError: a run that has no release yet, or a release without rows.
+        SeedError: nothing there, or nothing that could be read.
+    """
+    release = release_of(path)
+    found = _release(release, split, min_score) if release else _source(path, split, scratch)
+    if not found.conversations:
+        why = "; ".join(f"{n} {reason}" for reason, n in found.refused.most_common(3)) or "no rows"
+        raise SeedError(f"{path}: no example in it ({why})", "data.path=A RELEASE, or a file with chats")
+    if limit and limit < len(found.conversations):
+        chosen = range(limit)
+        if limit_seed >= 0:
+            rows = range(len(found.conversations))
+            chosen = sorted(random.Random(limit_seed).sample(rows, limit))  # type: ignore[assignment]
+        found.refused["beyond data.limit"] = len(found.conversations) - limit
+        found.conversations = [found.conversations[i] for i in chosen]
+    return found
+
+
+def release_of(path: str) -> Path | None:
+    """The release directory that a path stands for; none if it is something else.
+
+    Raises:
+        ReleaseError: a run without a release.
+    """
+    directory = Path(path).expanduser()
+    if (directory / "manifest.json").is_file() and (directory / "data").is_dir():
+        return directory
+    if (directory / "release" / "manifest.json").is_file():
+        return directory / "release"
+    if (directory / "plan.json").is_file():
+        raise ReleaseError(f"{path}: this run has no release yet", f"gra status {path}")
+    return None
+
+
+def _release(release: Path, split: str, min_score: float) -> Examples:
+    import pyarrow.parquet as pq
+
+    manifest = read_json(release / "manifest.json")
+    out = Examples(source=f"{release} ({manifest.get('fingerprint', '')})")
+    files = sorted(release.glob(f"data/{split}-*.parquet"))
+    if not files:
+        raise ReleaseError(f"{release}: no {split} split", f"gra release verify {release}")
+    for file in files:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(4096, columns=["messages", "score"]):
+                for row in batch.to_pylist():
+                    out.read += 1
+                    if row["score"] is not None and row["score"] < min_score:
+                        out.refused["below data.min_score"] += 1
+                    else:
+                        out.conversations.append(row["messages"])
+    return out
+
+
+def _source(path: str, split: str, scratch: str) -> Examples:
+    layout = Layout({})
+    source = Source(path, split=split, wanted=layout.wanted, scratch=scratch)
+    out = Examples(source=source.label)
+    for row in source:
+        out.read += 1
+        try:
+            if row.problem or not isinstance(row.value, dict):
+                raise Refused(row.problem.reason if row.problem else "not an object", "")
+            out.conversations.append(conversation(row.value, layout))
+        except Refused as e:
+            out.refused[e.reason] += 1
+    return out
+
+
+def conversation(record: dict[str, Any], layout: Layout) -> Messages:
+    """The turns of one record, up to the assistant's last.
+
+    Raises:
+        Refused: no assistant's turn with text.
+    """
+    places = layout.resolve(frozenset(record))
+    if "messages" in places:
+        turns = list(_turns(record[places["messages"]]))
+    else:
+        texts = layout.texts(record)
+        turns = [
+            {"role": "user", "content": texts.instruction},
+            {"role": "assistant", "content": texts.response},
+        ]
+    while turns and turns[-1]["role"] != "assistant":
+        turns.pop()
+    if not any(t["role"] == "user" and t["content"] for t in turns):
+        raise Refused("without a question", "")
+    if not all(t["content"] for t in turns if t["role"] == "assistant"):
+        raise Refused("with an empty response", "")
+    return turns
+
+
+def _turns(messages: object) -> Iterator[dict[str, str]]:
+    for message in messages if isinstance(messages, list) else ():
+        role, content = one_message(message)
+        known = "user" if role in USER else "assistant" if role in ASSISTANT else role
+        if known not in ("system", "user", "assistant"):
+            raise Refused(f"with a turn of role {role or '(none)'}", "")
+        yield {"role": known, "content": content}
