@@ -45,40 +45,47 @@ def test_eight_shards_and_a_merge_make_a_release(
 
 
 @pytest.mark.vllm
-def test_two_shards_with_real_engines(
+def test_eight_shards_two_with_real_engines(
     cluster: MiniSlurm, monkeypatch: pytest.MonkeyPatch, smollm2: Path, runs_dir: Path, slurm_run: MakeRun
 ) -> None:
-    """Every task starts its own vLLM, asks a real small model, and leaves no process behind."""
-    source = runs_dir / "seeds-16.jsonl"
+    """Tasks 0 and 1 start their own vLLM and ask a real small model, the others simulated servers; nothing is left."""
     preset = runs_dir / "vllm.yaml"
     preset.write_text(
         f"""\
 models:
   small: {{path: {smollm2}, licence: apache-2.0, dtype: float32, max_model_len: 2048, kv_cache_gb: 0.3}}
 committee: {{ada: {{model: small}}, ben: {{model: small}}, cyd: {{model: small}}}}
-seeds: {{path: {source}, licence: cc0-1.0, limit: 2}}
+seeds: {{path: {runs_dir / "seeds-16.jsonl"}, licence: cc0-1.0, limit: {SHARDS}}}
 method:
   {{review_instruction: false, accept_mean: 1, accept_sd: 4, reviewers: 2, verdict_tokens: 96,
    sampling: {{max_tokens: 40, temperature: 0.4, repetition_penalty: 1.1}}}}
 merge: {{semantic: false}}
-launch: {{shards: 2}}
+launch: {{shards: {SHARDS}}}
 release: {{licence: apache-2.0, validation: 0}}
 """
     )
     for key, value in cluster.env.items():
         monkeypatch.setenv(key, value)
-    made = make(runs_dir / "vllm", compose(str(preset), [*SITE, "site.cpus_per_task=1"]))
+    shims = Path(__file__).parent / "simulated_tasks"
+    only_some = f"site.setup=['if [ ${{SLURM_ARRAY_TASK_ID:-0}} -gt 1 ]; then export PYTHONPATH={shims}; fi']"
+    made = make(runs_dir / "vllm", compose(str(preset), [*SITE, "site.cpus_per_task=1", only_some]))
     run = slurm_run(cluster)  # for its commands; the run is another
-    run.run, run.shards = made, [made.round(1).shard(n) for n in (0, 1)]
+    run.run, run.shards = made, [made.round(1).shard(n) for n in range(SHARDS)]
     run.submit()
     run.wait_release(500)
     manifest = read_json(made.release / "manifest.json")
-    assert manifest["ledger"]["planned"] == 2
-    assert manifest["ledger"]["accepted"] >= 0
-    for shard in run.shards:
-        engines = read_json(shard.manifest)["engines"]["engines"]
-        assert sum(e["calls"] for e in engines.values()) >= 3
-        assert not any(e.get("simulated") for e in engines.values())
+    assert manifest["ledger"]["planned"] == SHARDS
+    assert manifest["ledger"]["pending"] == 0
+    for number, shard in enumerate(run.shards):
+        published = read_json(shard.manifest)
+        assert sum(e["calls"] for e in published["engines"]["engines"].values()) >= 3
+        said = "".join(p.read_text() for p in (made.logs / published["attempt"]).glob("engine-*.log"))
+        assert ("vLLM" in said) == (number < 2), (number, said[-2000:])
+    from datasets import load_dataset
+
+    opened = load_dataset(str(made.release), cache_dir=str(runs_dir / "cache"))
+    rows = sum(split["rows"] for split in manifest["splits"].values())
+    assert sum(split.num_rows for split in opened.values()) == rows
 
 
 def test_an_array_is_split_at_the_sites_limit(slurm_run: MakeRun) -> None:
