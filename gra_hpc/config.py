@@ -284,6 +284,21 @@ class MergeConfig:
 
 
 @dataclass
+class DiagnosticsConfig:
+    """What the report says of the data without training on them."""
+
+    rows: int = 2000
+    """Rows that are measured, drawn by a digest of their ids. 0: no diagnostics."""
+    picture_rows: int = 750
+    """Rows, and as many seeds, in the pictures."""
+    scorer: str = ""
+    """Small causal language model (Hub id or directory) that measures instruction-following difficulty; empty: not
+    measured."""
+    scorer_rows: int = 500
+    """Rows, and as many seeds, that the scorer reads."""
+
+
+@dataclass
 class ReleaseConfig:
     """The release dataset."""
 
@@ -297,6 +312,8 @@ class ReleaseConfig:
     """Size of one Parquet file, in MB."""
     formats: list[str] = field(default_factory=list)
     """Exports beside Parquet: alpaca, sharegpt, chat."""
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    """Diversity, coverage and overlap of the rows, for the report."""
 
 
 @dataclass
@@ -478,7 +495,9 @@ def check(c: RunConfig) -> None:
     if m.flow is not Flow.synthesize:  # each seed's own instruction, once
         need(m.rounds == 1, "method.rounds", m.rounds, f"1 with method.flow={m.flow.value}")
     if m.flow is Flow.seeds:
-        need(m.samples_per_seed == 1, "method.samples_per_seed", m.samples_per_seed, "1 with method.flow=seeds")
+        need(
+            m.samples_per_seed == 1, "method.samples_per_seed", m.samples_per_seed, "1 with method.flow=seeds"
+        )
         need(m.target_accepted == 0, "method.target_accepted", m.target_accepted, "0 with method.flow=seeds")
     for name, member in c.committee.items():
         need(
@@ -558,6 +577,9 @@ def check(c: RunConfig) -> None:
     need(c.release.shard_mb >= 1, "release.shard_mb", c.release.shard_mb, "1 or more")
     for f in c.release.formats:
         need(f in ("alpaca", "sharegpt", "chat"), "release.formats", f, "alpaca, sharegpt or chat")
+    for key in ("rows", "picture_rows", "scorer_rows"):
+        value = getattr(c.release.diagnostics, key)
+        need(0 <= value <= 20_000, f"release.diagnostics.{key}", value, "0 to 20000")
     n = c.launch
     need(n.shards >= 0, "launch.shards", n.shards, "0 or more")
     need(n.seeds_per_shard >= 1, "launch.seeds_per_shard", n.seeds_per_shard, "1 or more")

@@ -106,6 +106,7 @@ class Builder:
     def build(self) -> None:
         """Fill `out`."""
         from gra_hpc.release import card, report
+        from gra_hpc.release.diagnostics.measure import measure
 
         with storage.room(self.out):
             splits = self._data()
@@ -115,10 +116,12 @@ class Builder:
             if self.inputs.run.seed_rejects.is_file() and self.inputs.run.seed_rejects.stat().st_size:
                 shutil.copyfile(self.inputs.run.seed_rejects, self.out / "rejects" / "seeds.jsonl")
             # As they will be read from the file: card and report see nothing else.
-            facts = orjson.loads(storage.to_json(manifests.describe(self.inputs, splits, rejects)))
+            diagnosis = measure(self.inputs)
+            described = manifests.describe(self.inputs, splits, rejects) | {"diagnostics": diagnosis.facts}
+            facts = orjson.loads(storage.to_json(described))
             for form in self.config.formats:
                 export_splits(self.out, facts["name"], list(splits), form, self.out / "exports")
-            report.write(self.inputs, facts, self.out)
+            report.write(self.inputs, facts, diagnosis, self.out)
             card.write(facts, self.out)
             facts["files"] = self._files()
             (self.out / manifests.NAME).write_bytes(storage.to_json(facts))

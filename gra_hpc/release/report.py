@@ -17,6 +17,8 @@ from gra_hpc.ledger import Ledger
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
 from gra_hpc.release import card
 from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, spark
+from gra_hpc.release.diagnostics.measure import Diagnosis
+from gra_hpc.release.diagnostics.page import section
 from gra_hpc.release.inputs import Inputs, read
 from gra_hpc.release.measures import (
     Distributions,
@@ -38,11 +40,12 @@ TEXT_CHARS = 4000
 _ROLES = ("generator", "reviewer", "adjudicator", "summarizer")
 
 
-def write(inputs: Inputs, facts: dict[str, Any], release: Path) -> None:
+def write(inputs: Inputs, facts: dict[str, Any], diagnosis: Diagnosis, release: Path) -> None:
     """Write the report of a release whose data and rejects lie there already.
 
     Args:
         facts: the manifest, but for the files.
+        diagnosis: what was measured of the rows.
     """
     tables = [t for r in inputs.rounds for t in r.tables()]
     all_tables = [*(inputs.prepared.tables() if inputs.prepared else ()), *tables]
@@ -52,6 +55,7 @@ def write(inputs: Inputs, facts: dict[str, Any], release: Path) -> None:
         distributions(inputs, sampled),
         work(all_tables, [*sampled, *all_tables[: len(all_tables) - len(tables)]]),
         time_line(all_tables),
+        diagnosis,
         {"shards": len(sampled), "of": len(tables)},
         list(samples(release, facts)),
     )
@@ -63,6 +67,7 @@ def render(
     d: Distributions,
     w: Work,
     line: TimeLine,
+    diagnosis: Diagnosis,
     sampled: dict[str, int],
     shown: Sequence[dict[str, Any]],
 ) -> str:
@@ -72,6 +77,7 @@ def render(
         d: distributions over the sampled shards.
         w: work of all shards.
         line: answers over time.
+        diagnosis: what was measured of the rows.
         sampled: how many `shards` of how many (`of`) the distributions rest on.
         shown: samples, as `samples` gives them.
     """
@@ -111,6 +117,7 @@ def render(
         domains=_domains(d),
         lengths=[_lengths(d, name) for name in ("instruction", "response")],
         similarity=_similarity(facts),
+        data=section(diagnosis),
         work=_work(w, facts),
         operations=_operations(w, facts),
         throughput=_throughput(line),
