@@ -64,7 +64,8 @@ def _table(f: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         mine, theirs = f["ifd"].get("rows"), f["ifd"].get("seeds")
         above = " and ".join(percent(x["above_1"], 1) for x in (mine, theirs) if x)
         words = f"loss of the response with over without its instruction, by {f['ifd']['scorer']}; above 1: {above}"
-        out.append(("IFD, median", *(_value(x["median"]) if x else "" for x in (mine, theirs)), words))
+        medians = [_value(x["median"]) if x else "" for x in (mine, theirs)]
+        out.append(("IFD, median", medians[0], medians[1], words))
     return out
 
 
