@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Run a peer's near-duplicate removal on a corpus, for `bench_merge.py`; with the Python that the peer is installed in.
+"""Run a peer's removal of duplicates on a corpus, for `bench_merge.py`; with the Python that the peer is installed in.
 
     PYTHON tools/bench_merge_peers.py datatrove TEXTS_DIR WORK_DIR WORKERS BANDS ROWS SHINGLE
+    PYTHON tools/bench_merge_peers.py semhash WORK_DIR THRESHOLD
 
-TEXTS_DIR holds Parquet files with columns `id` and `text`, one per worker. Prints JSON: seconds by step, and writes the
-ids of the rows that are left to WORK_DIR/kept.txt.
+TEXTS_DIR holds Parquet files with columns `id` and `text`, one per worker; for semhash, WORK_DIR holds ids.npy and
+vectors.npy. Prints JSON: seconds by step, and writes the ids of the rows that are left to WORK_DIR/kept.txt.
 """
 
 from __future__ import annotations
@@ -60,6 +61,25 @@ def datatrove(texts: Path, work: Path, workers: int, bands: int, rows: int, shin
     return seconds
 
 
+def semhash(work: Path, threshold: float) -> dict[str, float]:
+    """SemHash over given embeddings, with its default index."""
+    import numpy as np
+    from semhash import SemHash
+
+    ids = [i.decode() for i in np.load(work / "ids.npy")]
+    vectors = np.load(work / "vectors.npy")
+    began = time.monotonic()
+    index = SemHash.from_embeddings(vectors, ids, model=None)
+    built = time.monotonic()
+    kept = index.self_deduplicate(threshold=threshold).selected
+    seconds = {"index": round(built - began, 2), "deduplicate": round(time.monotonic() - built, 2)}
+    (work / "kept.txt").write_text("\n".join(kept))
+    return seconds
+
+
 if __name__ == "__main__":
-    name, texts, work, *numbers = sys.argv[1:]
-    print(json.dumps({"datatrove": datatrove}[name](Path(texts), Path(work), *map(int, numbers))))
+    name, *words = sys.argv[1:]
+    if name == "datatrove":
+        print(json.dumps(datatrove(Path(words[0]), Path(words[1]), *map(int, words[2:]))))
+    else:
+        print(json.dumps(semhash(Path(words[0]), float(words[1]))))
