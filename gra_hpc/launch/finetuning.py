@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -75,6 +75,24 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
     submission.jobs[0].id = submit_one(executor, FinetuneTask(str(made.path)))
     stages.note(run, submission, done=True)
     return submission.jobs[0].id
+
+
+def explain(out: Path, config: FinetuneConfig, plan: bool) -> Iterator[str]:
+    """What a job will do, for people; with `plan`, its sbatch text too. Freezes its settings."""
+    o = config.optimizer
+    made = FinetuneDir(stages.freeze(out, config))
+    yield f"model {config.model.path}, data {config.data.path}"
+    yield (
+        f"{config.world} rank{'s' * (config.world > 1)} on {config.launch.nodes} node{'s' * (config.launch.nodes > 1)}:"
+        f" {o.micro_batch} rows x {config.accumulation} accumulation x {config.world} = {o.global_batch} rows a step,"
+        f" ZeRO-{config.deepspeed.zero}, {config.model.dtype.value}"
+    )
+    last = newest(made)
+    if last and not made.done.is_file():
+        yield f"resumes after step {last.step}"
+    if plan and config.site.executor is Executor.slurm:
+        executor = job_executor(RunDir(made.path), config.site, shape(config), "gra:RUN:SUBMISSION:0")
+        yield str(executor._make_submission_file_text(executor._submitit_command_str, "UID"))
 
 
 def shape(config: FinetuneConfig) -> Shape:

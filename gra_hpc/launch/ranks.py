@@ -159,14 +159,14 @@ def _start(
         stdout=subprocess.PIPE if rank == 0 else log.open("wb"),
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C is for the launcher, which lets the ranks save
-        preexec_fn=_child,
+        preexec_fn=in_child,
     )
     if rank == 0:
         threading.Thread(target=_copy, args=(process.stdout, log), daemon=True).start()
     return process
 
 
-def _child() -> None:
+def in_child() -> None:
     """In the child, before exec: it dies with its launcher, and ignores the warning until it can handle it."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

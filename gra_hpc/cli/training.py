@@ -1,0 +1,90 @@
+"""`gra finetune`, `gra evaluate`: does the data help?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gra_hpc.cli.application import Overrides, Site, app
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the job; made if it is not there.")]
+Preset = Annotated[
+    str,
+    typer.Option("--preset", "-p", help="A name below configs/finetune or configs/evaluate, or a YAML file."),
+]
+After = Annotated[
+    str, typer.Option("--after", help="Slurm ids of jobs that must succeed first, with commas.")
+]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Only freeze the settings and show what would be submitted.")
+]
+
+
+def _ids(after: str) -> list[str]:
+    return [i for i in after.replace(",", " ").split() if i]
+
+
+def _told(job: str | None, out: Path) -> None:
+    if job:
+        print(f"job {job}; logs in {out / 'logs'}")
+    elif job == "":
+        print(f"{out}: done already")
+
+
+@app.command()
+def finetune(
+    out: Out,
+    overrides: Overrides = None,
+    preset: Preset = "",
+    site: Site = "",
+    after: After = "",
+    plan: Plan = False,
+) -> None:
+    """Fine-tune a model on a release: submit it to Slurm, or train here. Typed again, it resumes.
+
+    Without --preset the settings OUT was begun with are taken.
+    """
+    from gra_hpc.launch.begin import begun_finetune
+    from gra_hpc.launch.finetuning import explain, submit_finetune
+
+    config = begun_finetune(out, preset, overrides or [], site)
+    for line in explain(out, config, plan):
+        print(line)
+    if plan:
+        return
+    job = submit_finetune(out, config, _ids(after))
+    _told(job, out)
+    if job is None:
+        print(f"model: {out / 'model'}\nloss:  {out / 'loss.png'}")
+
+
+@app.command()
+def evaluate(
+    out: Out,
+    overrides: Overrides = None,
+    preset: Preset = "",
+    site: Site = "",
+    after: After = "",
+    plan: Plan = False,
+    stage: Annotated[
+        bool, typer.Option("--stage", help="Only fetch the benchmarks' data, on a node with a network.")
+    ] = False,
+) -> None:
+    """Measure a model on benchmarks and held-out answers: an array of jobs, or here. Typed again, it does what is left.
+
+    Without --preset the settings OUT was begun with are taken.
+    """
+    from gra_hpc.launch.begin import begun_evaluate
+    from gra_hpc.launch.evaluating import explain, stage_data, submit_evaluate
+
+    config = begun_evaluate(out, preset, overrides or [], site)
+    for line in explain(out, config, plan):
+        print(line)
+    if stage:
+        stage_data(out, config)
+    if plan or stage:
+        return
+    job = submit_evaluate(out, config, _ids(after))
+    _told(job, out)

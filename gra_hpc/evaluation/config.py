@@ -1,0 +1,206 @@
+"""What an evaluation measures: dataclasses with a docstring per field, checked in one place (`checked`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from gra_hpc import presets
+from gra_hpc.config import PLACE, SiteConfig, fingerprinted, place
+from gra_hpc.errors import ConfigError
+from gra_hpc.presets import nearest
+from gra_hpc.records import digest
+
+FOLDER = "evaluate"
+"""Where in `configs/` the presets are."""
+
+
+class Kind(Enum):
+    """How a benchmark is measured."""
+
+    harness = "harness"
+    heldout = "heldout"
+
+
+class Backend(Enum):
+    """What answers the harness."""
+
+    vllm = "vllm"
+    hf = "hf"
+
+
+@dataclass
+class EvaluatedModelConfig:
+    """The model that is measured."""
+
+    path: str = MISSING
+    """The directory of a fine-tuning job, a model directory, or a Hub id (staged)."""
+    revision: str = ""
+    """Hub commit. Empty: the one in the local cache."""
+    dtype: str = "auto"
+    """auto, bfloat16, float16, float32."""
+    max_model_len: int = 4096
+    """Context length in tokens, prompt and answer together."""
+    chat_template: str = ""
+    """A Jinja file, or `alpaca`, instead of the model's own chat template (fine-tuned models carry theirs)."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+
+
+@dataclass
+class BackendConfig:
+    """What answers the harness. It does not change what is asked."""
+
+    kind: Backend = Backend.vllm
+    """vllm, or hf (transformers: slow, needs nothing else)."""
+    tensor_parallel: int = place(0)
+    """Devices per model. 0: the GPUs of the job (vllm)."""
+    gpu_memory: float = place(0.9)
+    """Share of a GPU's memory that vLLM takes."""
+    kv_cache_gb: float = place(1.0)
+    """Memory for vLLM's KV cache on a CPU, in GB."""
+    batch: str = place("auto")
+    """Batch size of the harness: auto, or a number (hf: number)."""
+    args: dict[str, Any] = place({})
+    """More arguments of the harness's model, as `name: value`."""
+    env: dict[str, str] = place({})
+    """Environment variables for the process."""
+
+
+@dataclass
+class BenchmarkConfig:
+    """One benchmark: one task of the array."""
+
+    kind: Kind = Kind.harness
+    """harness: lm-evaluation-harness; heldout: mean loss per response token of human-written answers."""
+    task: str = ""
+    """Task or group of lm-evaluation-harness. Empty: the benchmark's name."""
+    include: str = ""
+    """Directory with task files (YAML) of your own."""
+    metric: str = ""
+    """Metric and filter as the harness names them (`exact_match,strict-match`). Needed for harness."""
+    shots: int = -1
+    """Examples before each question. -1: as the task says."""
+    limit: int = 0
+    """Only the first N questions (rows, for heldout). 0: all."""
+    chat: bool = True
+    """Ask through the chat template."""
+    generation: dict[str, Any] = field(default_factory=dict)
+    """Sampling of generated answers, over the task's own (`temperature`, `max_gen_toks`, ...)."""
+    unsafe_code: bool = False
+    """The task runs code that the model wrote, on the node, as you: only where it says so here."""
+    path: str = ""
+    """heldout: rows with instruction and response, or chats; a file, or a release (its validation split)."""
+    resamples: int = 2000
+    """heldout: bootstrap resamples behind the confidence interval."""
+    counts: bool = True
+    """Whether it counts in the mean over benchmarks (heldout never does: it is a loss)."""
+
+
+@dataclass
+class ArrayConfig:
+    """The job of a benchmark."""
+
+    parallel: int = place(0)
+    """Benchmarks measured at once. 0: all (here, without Slurm: one after another)."""
+    time_minutes: int = place(0)
+    """Time limit of one benchmark, in minutes. 0: `site.time_minutes`."""
+    memory_gb: float = place(0.0)
+    """Host memory. 0: `site.memory_gb`."""
+    cpus: int = place(0)
+    """CPUs. 0: `site.cpus_per_task`."""
+    partition: str = place("")
+    """Slurm partition. Empty: `site.partition`."""
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything about one evaluation."""
+
+    model: EvaluatedModelConfig = field(default_factory=EvaluatedModelConfig)
+    """The model that is measured."""
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    """What answers."""
+    benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+    """The benchmarks, by name."""
+    only: list[str] = field(default_factory=list)
+    """Measure only these of them. Empty: all."""
+    launch: ArrayConfig = field(default_factory=ArrayConfig, metadata=PLACE)
+    """The job of a benchmark."""
+    site: SiteConfig = field(default_factory=SiteConfig, metadata=PLACE)
+    """The cluster."""
+    seed: int = 0
+    """Seed of few-shot examples, sampling and bootstrap."""
+
+    @property
+    def names(self) -> list[str]:
+        """The benchmarks to measure, in order: array index i is the i-th of them."""
+        return list(self.only) or list(self.benchmarks)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the results depend on."""
+        return digest(fingerprinted(self))
+
+
+def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> EvaluateConfig:
+    """The checked configuration of a preset below `configs/evaluate/`, or of a YAML file, with overrides.
+
+    Raises:
+        ConfigError: as `presets.compose`.
+    """
+    return checked(presets.compose_as(EvaluateConfig, FOLDER, preset, overrides, site))
+
+
+def load(path: Path) -> EvaluateConfig:
+    """A saved configuration."""
+    return checked(presets.load_as(EvaluateConfig, path))
+
+
+def checked(c: EvaluateConfig) -> EvaluateConfig:
+    """Refuse impossible values.
+
+    Raises:
+        ConfigError: naming the key, its value and what was expected.
+    """
+    from gra_hpc.training.templates import BUILT_IN
+
+    def need(ok: bool, key: str, value: object, expected: str) -> None:
+        if not ok:
+            raise ConfigError(f"{key}={value}: expected {expected}", "docs/finetune.md explains every key")
+
+    need(c.model.path != "", "model.path", "", "a fine-tuning job, a model directory or a Hub id")
+    template = c.model.chat_template
+    need(
+        not template or template in BUILT_IN or Path(template).is_file(),
+        "model.chat_template",
+        template,
+        f"a Jinja file, or {' or '.join(BUILT_IN)}",
+    )
+    need(c.model.max_model_len >= 64, "model.max_model_len", c.model.max_model_len, "at least 64")
+    need(0 < c.backend.gpu_memory <= 1, "backend.gpu_memory", c.backend.gpu_memory, "above 0, at most 1")
+    need(bool(c.benchmarks), "benchmarks", "{}", "at least one benchmark")
+    for name in c.only:
+        near = nearest(name, list(c.benchmarks))
+        need(name in c.benchmarks, "only", name, f"of {', '.join(c.benchmarks)}{near}")
+    for name, b in c.benchmarks.items():
+        where = f"benchmarks.{name}"
+        need(all(ch.isalnum() or ch in "-_." for ch in name), "benchmarks", name, "letters, digits, - _ .")
+        need(b.limit >= 0, f"{where}.limit", b.limit, "0 or more")
+        if b.kind is Kind.harness:
+            need("," in b.metric, f"{where}.metric", b.metric, "METRIC,FILTER, such as acc,none")
+            need(
+                not b.include or Path(b.include).is_dir(),
+                f"{where}.include",
+                b.include,
+                "a directory with task files",
+            )
+        else:
+            need(bool(b.path), f"{where}.path", b.path, "a file with instructions and responses")
+            need(b.resamples >= 100, f"{where}.resamples", b.resamples, "at least 100")
+    return c

@@ -1,0 +1,87 @@
+"""The directory of an evaluation.
+
+OUT/config.yaml                          frozen when first submitted
+    benchmarks/NAME/result.json          written last, whole; beside it what it rests on
+    results.json  table.md  done.json    the merge; done.json is written last
+    logs/  submissions/
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.errors import GraError
+from gra_hpc.storage import read_json
+
+
+@dataclass(frozen=True)
+class EvaluateDir:
+    """Paths of one evaluation."""
+
+    path: Path
+
+    @classmethod
+    def existing(cls, path: Path | str) -> EvaluateDir:
+        """A submitted evaluation.
+
+        Raises:
+            GraError: when the directory holds no configuration.
+        """
+        out = cls(Path(path).absolute())
+        if not out.config.is_file():
+            raise GraError(
+                f"{path}: not an evaluation (no config.yaml)", f"gra evaluate {path} --preset paper"
+            )
+        return out
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "table.md"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "done.json"
+
+    def benchmark(self, name: str) -> Path:
+        return self.path / "benchmarks" / name
+
+    def result(self, name: str) -> Path:
+        return self.benchmark(name) / "result.json"
+
+
+@dataclass
+class Result:
+    """What one benchmark gave."""
+
+    name: str
+    kind: str
+    metric: str
+    value: float
+    """Per cent for the harness's shares, nats per token for a loss."""
+    low: float
+    high: float
+    """Confidence interval of 95%."""
+    questions: int
+    unit: str
+    seconds: float
+    fingerprint: str
+    counts: bool = True
+    details: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        return cls(**read_json(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
