@@ -39,7 +39,12 @@ class SimulatedTimeLoop(asyncio.SelectorEventLoop):
         """Simulated seconds."""
         return self._jumping.now
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # noqa: ARG002
+    def run_in_executor(  # type: ignore[override]
+        self,
+        executor: Any,  # noqa: ARG002
+        func: Callable[..., Any],
+        *args: Any,
+    ) -> Any:
         """Do it now: it takes no simulated time."""
         future = self.create_future()
         try:

@@ -1,0 +1,148 @@
+"""The simulators: exhaustive search on small nodes, a cluster whose time balances, real shards in simulated time."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import simulate_cluster as cluster
+import simulate_node as node
+import simulation
+
+from gra_hpc.engines.hosts import Host, Space
+from gra_hpc.engines.placement import NodeSpec, Solution
+
+CONFIG = simulation.committee(64)
+STEADY = cluster.ShardModel(rate=20.0, fixed=50.0, spread=(1.0,), interruption=10.0, smallest=100)
+CALM = cluster.Cluster(nodes=10, start_s=100.0, start_spread=0.0, stragglers=0.0, preempted_per_hour=0.0)
+
+
+@pytest.fixture(scope="module")
+def eight() -> Solution:
+    return simulation.solved(
+        CONFIG, NodeSpec("gpu", 8, 80, device_type="a100"), simulation.measured_rates(CONFIG)
+    )
+
+
+def floor_of(solution: Solution) -> tuple[Host, ...]:
+    return tuple(h for h in solution.rota.turns[0].engines if isinstance(h, Host))
+
+
+def space_of(solution: Solution) -> Space:
+    m = solution.model
+    return Space(tuple(m.needs), m.devices, m.memory, m.constants)
+
+
+def test_a_node_is_cut_in_all_ways() -> None:
+    assert sorted(node.divisions(4, 4)) == [(1, 1, 1, 1), (2, 1, 1), (2, 2), (4,)]
+    assert len(list(node.divisions(8, 8))) == 10
+
+
+def test_like_models_are_arranged_once() -> None:
+    found = list(node.assignments(((1, 1), (1, 1), (1, 1)), 2))
+    assert found == [[(0,), (0,), (1,)], [(0,), (1,), (1,)]]
+
+
+@pytest.mark.slow
+def test_the_chosen_placement_is_as_good_as_exhaustive_search_and_far_above_one_model_per_gpu(
+    eight: Solution,
+) -> None:
+    best, _, compared = node.exhaustive(space_of(eight), floor_of(eight), eight.rota.samples_per_s)
+    assert compared > 1000
+    assert eight.rota.samples_per_s >= 0.95 * best
+    assert eight.rota.samples_per_s >= 1.25 * node.layouts(eight)["one model per GPU"].samples_per_s
+
+
+def test_exhaustive_search_finds_a_better_layout_where_there_is_one(eight: Solution) -> None:
+    others = node.layouts(eight)
+    poor = others["one model per GPU, replicas on the others"].turns[0].engines
+    hosts = tuple(h for h in poor if isinstance(h, Host))
+    small = replace(space_of(eight), devices=5)
+    best, found, _ = node.exhaustive(small, hosts[:5], 1.0)
+    assert best > 1.0
+    assert {h.need.name for h in found} == set(CONFIG.models)
+
+
+def test_a_simulated_slice_is_as_fast_as_its_layout_allows(eight: Solution) -> None:
+    piece = simulation.Slice.of(CONFIG, 150)
+    chosen = simulation.through(piece, eight.rota)
+    assert chosen.samples == 150
+    assert chosen.samples / chosen.seconds < eight.rota.ideal
+    assert chosen == simulation.through(piece, eight.rota)  # nothing in it is left to chance
+    slow = simulation.through(piece, eight.rota, speed=0.5)
+    assert slow.seconds == pytest.approx(2 * chosen.seconds, rel=0.1)
+
+
+def test_steady_rate_leaves_out_both_ends() -> None:
+    ended = (
+        [5.0 * i for i in range(25)] + [200.0 + i for i in range(76)] + [500.0 + 10 * i for i in range(19)]
+    )
+    assert simulation.steady_rate(ended, 20) == pytest.approx(1.0)
+    assert simulation.steady_rate([1.0, 2.0], 20) == 0.0
+
+
+def test_a_cluster_s_time_balances() -> None:
+    busy = replace(CALM, stragglers=0.2, preempted_per_hour=2.0, start_spread=0.3)
+    for size in (100, 1000, 5000):
+        r = cluster.simulate(50_000, size, busy, STEADY, ideal_rate=22.0)
+        assert sum(asdict(r.ledger).values()) == pytest.approx(r.nodes * r.makespan)
+        assert r.shards == 50_000 // size
+        assert 0 < r.efficiency <= r.charged_efficiency < 1
+        assert r.interrupted > 0
+
+
+def test_a_calm_cluster_takes_what_its_shards_take() -> None:
+    r = cluster.simulate(10_000, 1000, CALM, STEADY, ideal_rate=20.0)
+    assert r.makespan == pytest.approx(100 + 50 + 1000 / 20, rel=0.1)  # nodes differ by 2%
+    assert (r.ledger.interruptions, r.interrupted) == (0.0, 0)
+    assert r.ledger.starts == pytest.approx(10 * 100)
+    assert r.ledger.tails == pytest.approx(10 * 50)
+
+
+def test_a_shard_longer_than_the_time_limit_is_drained_and_goes_on() -> None:
+    short = replace(CALM, nodes=1, limit_s=600.0)
+    r = cluster.simulate(20_000, 20_000, short, STEADY, ideal_rate=20.0)
+    assert r.interrupted == 2
+    assert r.makespan > 1050 + 3 * 100 + 2 * short.requeue_s
+
+
+def test_best_size_and_width() -> None:
+    results = cluster.sweep(1_000_000, CALM, STEADY, 20.0, (100, 1000, 20_000), (10, 1000))
+    assert cluster.best_size(results, 10).size == 20_000
+    assert cluster.best_size(results, 1000).size == 1000  # larger shards would leave most nodes without one
+    assert cluster.best_width(results).nodes == 10
+
+
+def test_fitting_gives_back_what_was_measured() -> None:
+    def measured(size: int, seconds: tuple[float, ...], *stops: tuple[float, int]) -> cluster.Measured:
+        return cluster.Measured(cluster.Experiment(size, stops), seconds, ("published",), 9 * size, 1.0, 0)
+
+    found = [measured(n, (40 + n / 16,)) for n in (250, 1000, 4000)]
+    found.append(measured(1000, (30.0, 80.0), (30.0, signal.SIGTERM)))
+    model = cluster.ShardModel.fitted(found)
+    assert (model.rate, model.fixed) == (pytest.approx(16), pytest.approx(40))
+    assert model.interruption == pytest.approx(7.5)
+    assert model.spread == (pytest.approx(1.0),) * 3
+
+
+def test_a_real_shard_in_simulated_time_is_interrupted_and_goes_on() -> None:
+    policy = asyncio.get_event_loop_policy()
+    m = cluster.real_shard(cluster.Experiment(60, ((15.0, signal.SIGTERM), (8.0, signal.SIGUSR2))), window=64)
+    assert m.ends == ("stopped", "drained", "published")
+    assert 15.0 <= m.seconds[0] <= 15.0 + 3.1  # DRAIN_ON_TERM_S
+    assert m.replayed > 0
+    assert m.calls > 60 * 4
+    assert asyncio.get_event_loop_policy() is policy
+
+
+def test_experiments_are_about_so_many_candidates() -> None:
+    todo = cluster.experiments(30_000)
+    assert 29_000 <= sum(e.size for e in todo) <= 30_000
+    assert sum(bool(e.interruptions) for e in todo) == 3

@@ -1,0 +1,508 @@
+#!/usr/bin/env python3
+"""A simulated cluster: how long a round takes, what is lost to what, the best shard size and the best width.
+
+    python tools/simulate_cluster.py [--samples 1000000] [--nodes 512] [--real 30000] [--json FILE] [--png FILE]
+
+SIMULATED, in two steps, since the real code over a million samples (nine million calls, about 0.4 ms of CPU each) would
+take an hour of this machine:
+
+1. *The real code for a sample of shards*, `--real` candidates in all: planned by `gra_hpc.plan`, run by `run_shard`
+   with its flow, journal, heartbeats, drains, resumption and publication on a real disk, over a simulated node of
+   8 GPUs in simulated time. Some shards are interrupted by SIGTERM (preemption) and SIGUSR2 (time limit) and run again.
+   Gives the seconds of a shard as a function of its size, their spread, and the price of an interruption.
+2. *The cluster for all samples*, event by event: arrays as `gra_hpc.launch.gap` cuts them, nodes, starts of engines,
+   stragglers, preemption, time limits, requeues; every shard's seconds are drawn from step 1.
+
+The engines' pace is the performance model's, from public figures; start times, preemption and stragglers are stated
+below and can be set. No GPU and no Slurm is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import heapq
+import json
+import logging
+import multiprocessing
+import random
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import simulation
+
+from gra_hpc import plan, shard
+from gra_hpc.config import EngineKind, RunConfig
+from gra_hpc.engines.placement import NodeSpec
+from gra_hpc.engines.simulated_node import SimulatedNode
+from gra_hpc.engines.simulated_time import SimulatedTime
+from gra_hpc.engines.turns import Rota
+from gra_hpc.launch.gap import find_gap
+from gra_hpc.launch.rounds import Step
+from gra_hpc.rundir import RunDir
+from gra_hpc.shard import End
+
+NODE = NodeSpec("gpu", 8, 80, device_type="a100")
+SIZES = (250, 500, 1000, 2000, 4000)
+"""Candidates of the shards that run through the real code."""
+
+
+# ---- step 1: real shards in simulated time ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One shard through the real code."""
+
+    size: int
+    interruptions: tuple[tuple[float, int], ...] = ()
+    """For each attempt but the last: seconds after its engines are ready, and the signal."""
+    speed: float = 1.0
+    seed: int = 0
+    """Another one draws other answers, of other lengths."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What became of it."""
+
+    experiment: Experiment
+    seconds: tuple[float, ...]
+    """Of each attempt, from ready engines to its end, simulated."""
+    ends: tuple[str, ...]
+    calls: int
+    cpu_seconds: float
+    replayed: int
+
+
+def make_run(path: Path, config: RunConfig, size: int) -> RunDir:
+    """A planned run of one shard, with the simulated engine and models that lie nowhere."""
+    model = path / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    with (path / "seeds.jsonl").open("w") as f:
+        for r in simulation.seeds(size):
+            row = {k: getattr(r, k) for k in ("instruction", "response", "domain", "summary")}
+            f.write(json.dumps(row | {"keywords": list(r.keywords)}) + "\n")
+    config.engine.kind = EngineKind.simulated
+    config.seeds = replace(config.seeds, path=str(path / "seeds.jsonl"), fields={}, limit=0)
+    config.merge.semantic = False
+    config.merge.decontamination.sources = []
+    config.launch.shards = 1
+    config.models = {n: replace(m, path=str(model), load_format="dummy") for n, m in config.models.items()}
+    return plan.make(path / "run", config)
+
+
+@contextlib.contextmanager
+def simulated_engines(
+    rota: Rota, speed: float, stop: tuple[float, int] | None, clock: list[float]
+) -> Iterator[None]:
+    """`run_shard` finds a simulated node where it opens its engines, and time that jumps."""
+
+    @contextlib.asynccontextmanager
+    async def opened(config: RunConfig, *_: Any) -> AsyncIterator[SimulatedNode]:
+        node = SimulatedNode(rota, config.engine, speed=speed)
+        loop = asyncio.get_running_loop()
+        if stop:
+            loop.call_later(stop[0], signal.raise_signal, stop[1])
+        try:
+            yield node
+        finally:
+            node.close()
+            clock.append(loop.time())
+
+    usual, policy = shard.open_engine, asyncio.get_event_loop_policy()
+    shard.open_engine = opened  # type: ignore[assignment]
+    asyncio.set_event_loop_policy(SimulatedTime())
+    try:
+        yield
+    finally:
+        shard.open_engine = usual
+        asyncio.set_event_loop_policy(policy)
+
+
+def real_shard(experiment: Experiment, window: int) -> Measured:
+    """Plan and run one shard, with its interruptions, until it is published."""
+    logging.disable(logging.WARNING)
+    config = simulation.committee(window)
+    rota = simulation.solved(config, NODE, simulation.measured_rates(config)).rota
+    config.method.seed = experiment.seed
+    seconds: list[float] = []
+    ends: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="gra-simulated-") as temporary:
+        run = make_run(Path(temporary), config, experiment.size)
+        began = time.process_time()
+        while End.published.name not in ends:
+            stop = experiment.interruptions[len(ends)] if len(ends) < len(experiment.interruptions) else None
+            with simulated_engines(rota, experiment.speed, stop, seconds):
+                ends.append(shard.run_shard(run, 1, 0).name)
+        manifest = json.loads(run.round(1).shard(0).manifest.read_bytes())
+        spent = time.process_time() - began
+    attempts = manifest["attempts"]
+    return Measured(
+        experiment,
+        tuple(seconds),
+        tuple(ends),
+        sum(a.get("calls", 0) for a in attempts),
+        spent,
+        sum(a.get("replayed", 0) for a in attempts),
+    )
+
+
+def experiments(real: int) -> list[Experiment]:
+    """About so many candidates: every size alike, some shards interrupted, one slow node."""
+    found = [
+        Experiment(1000, ((20.0, signal.SIGTERM),)),
+        Experiment(1000, ((35.0, signal.SIGTERM), (15.0, signal.SIGTERM))),
+        Experiment(1000, ((30.0, signal.SIGUSR2),)),
+        Experiment(1000, speed=0.6),
+    ]
+    left = real - 4000
+    while left >= min(SIZES):
+        for size in SIZES:
+            if size <= left:
+                found.append(Experiment(size, seed=len(found)))
+                left -= size
+    return sorted(found, key=lambda e: -e.size)
+
+
+@dataclass(frozen=True)
+class ShardModel:
+    """Seconds of a shard on ready engines: `fixed + size / rate`, times a factor near one."""
+
+    rate: float
+    """Samples a second while a node is full."""
+    fixed: float
+    """Seconds that a shard takes however small it is: filling and draining its window."""
+    spread: tuple[float, ...]
+    """Measured over fitted seconds."""
+    interruption: float
+    """Seconds of work lost by an interruption, beside the start of engines: calls in flight, a batch to fill again."""
+    smallest: int
+
+    def seconds(self, size: int) -> float:
+        return self.fixed + size / self.rate
+
+    @classmethod
+    def fitted(cls, found: Sequence[Measured]) -> ShardModel:
+        """Least squares over the uninterrupted shards on usual nodes."""
+        plain = [m for m in found if not m.experiment.interruptions and m.experiment.speed == 1.0]
+        x, y = [m.experiment.size for m in plain], [m.seconds[0] for m in plain]
+        slope, fixed = statistics.linear_regression(x, y)
+        model = cls(1 / slope, max(0.0, fixed), (), 0.0, min(x))
+        spread = tuple(sorted(b / model.seconds(a) for a, b in zip(x, y, strict=True)))
+        at = {s: statistics.mean(m.seconds[0] for m in plain if m.experiment.size == s) for s in set(x)}
+        lost = [
+            (sum(m.seconds) - at.get(m.experiment.size, model.seconds(m.experiment.size)))
+            / len(m.experiment.interruptions)
+            for m in found
+            if m.experiment.interruptions
+        ]
+        return replace(model, spread=spread, interruption=max(0.0, statistics.mean(lost)) if lost else 0.0)
+
+
+# ---- step 2: the cluster ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is stated about a cluster. Seconds, unless it says otherwise."""
+
+    nodes: int = 512
+    start_s: float = 120.0
+    """Engines of a node, from the job's start to the first answer: weights of five 8B models, graphs; warm caches."""
+    start_spread: float = 0.25
+    """Standard deviation of its logarithm."""
+    stragglers: float = 0.02
+    """Part of the nodes that are slow."""
+    straggler_speed: float = 0.6
+    preempted_per_hour: float = 0.05
+    """Per node."""
+    requeue_s: float = 90.0
+    """From an interruption to the next start."""
+    limit_s: float = 4 * 3600.0
+    lead_s: float = 90.0
+    """Before the limit a shard drains."""
+    launch_per_s: float = 50.0
+    """Jobs that Slurm starts in a second."""
+    max_array: int = 1001
+
+
+@dataclass
+class Ledger:
+    """Node-seconds by what they went into."""
+
+    work: float = 0.0
+    """At the rate of the performance model: what an ideal node would take."""
+    below_model: float = 0.0
+    """Full nodes are slower than the model says."""
+    tails: float = 0.0
+    """Windows that fill and drain, once per shard."""
+    starts: float = 0.0
+    stragglers: float = 0.0
+    interruptions: float = 0.0
+    """Calls in flight when a shard was interrupted, and the starts of its next attempts."""
+    waiting: float = 0.0
+    """Nodes that have no shard left while others still work; and waits for launches and requeues."""
+
+    @property
+    def used(self) -> float:
+        """What an account is charged for."""
+        return sum(asdict(self).values()) - self.waiting
+
+
+@dataclass(order=True)
+class Task:
+    """A shard that waits for a node."""
+
+    ready: float
+    number: int
+    left: float = field(compare=False)
+    """Seconds of work on a usual node."""
+    attempts: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A round on a cluster."""
+
+    samples: int
+    nodes: int
+    size: int
+    shards: int
+    makespan: float
+    ledger: Ledger
+    interrupted: int
+
+    @property
+    def charged_efficiency(self) -> float:
+        """Ideal node-seconds over those that are charged."""
+        return self.ledger.work / self.ledger.used
+
+    @property
+    def efficiency(self) -> float:
+        """Ideal node-seconds over all nodes until the last shard."""
+        return self.ledger.work / (self.nodes * self.makespan)
+
+
+def simulate(
+    samples: int, size: int, cluster: Cluster, model: ShardModel, ideal_rate: float, seed: int = 0
+) -> Result:
+    """A round of so many samples in shards of this size, event by event."""
+    rng = random.Random(seed)
+    shards = -(-samples // size)
+    arrays = find_gap([Step(1, tuple(range(shards)), shards)], [], "", cluster.max_array).jobs
+    order = [n for job in arrays if job.kind == "shards" for n in job.shards]
+    speed = [
+        (cluster.straggler_speed if rng.random() < cluster.stragglers else 1.0) * rng.gauss(1.0, 0.02)
+        for _ in range(cluster.nodes)
+    ]
+    ledger = Ledger()
+    waiting = [
+        Task(0.0, place, model.seconds(min(size, samples - n * size)) * rng.choice(model.spread))
+        for place, n in enumerate(order)
+    ]
+    for n in order:
+        count = min(size, samples - n * size)
+        ledger.work += count / ideal_rate
+        ledger.below_model += count / model.rate - count / ideal_rate
+    total = sum(t.left for t in waiting)
+    ledger.tails += total - ledger.work - ledger.below_model
+    heapq.heapify(waiting)
+    free = [(0.0, n) for n in range(min(cluster.nodes, shards))]
+    last_launch = end = busy = 0.0
+    interrupted = 0
+    while waiting:
+        at, node = heapq.heappop(free)
+        task = heapq.heappop(waiting)
+        last_launch = max(at, task.ready, last_launch + 1 / cluster.launch_per_s)
+        start = cluster.start_s * rng.lognormvariate(-(cluster.start_spread**2) / 2, cluster.start_spread)
+        needed = start + task.left / speed[node]
+        stop = (
+            rng.expovariate(cluster.preempted_per_hour / 3600) if cluster.preempted_per_hour else float("inf")
+        )
+        stop = min(stop, cluster.limit_s - cluster.lead_s)
+        took = min(needed, stop)
+        answering = max(0.0, took - start)
+        (ledger_start, ledger_more) = (min(start, took), answering * (1 - speed[node]))
+        if task.attempts:
+            ledger.interruptions += ledger_start
+        else:
+            ledger.starts += ledger_start
+        ledger.stragglers += ledger_more
+        busy += took
+        if needed > stop:
+            interrupted += 1
+            done = max(0.0, answering * speed[node] - model.interruption)
+            ledger.interruptions += answering * speed[node] - done
+            ready = last_launch + took + cluster.requeue_s
+            heapq.heappush(waiting, Task(ready, task.number, task.left - done, task.attempts + 1))
+        else:
+            end = max(end, last_launch + took)
+        heapq.heappush(free, (last_launch + took, node))
+    ledger.waiting = cluster.nodes * end - busy
+    return Result(samples, cluster.nodes, size, shards, end, ledger, interrupted)
+
+
+def sweep(
+    samples: int,
+    cluster: Cluster,
+    model: ShardModel,
+    ideal: float,
+    sizes: Sequence[int],
+    widths: Sequence[int],
+) -> list[Result]:
+    """All shard sizes on all widths."""
+    return [
+        simulate(samples, size, replace(cluster, nodes=width), model, ideal)
+        for width in widths
+        for size in sizes
+        if size <= samples
+    ]
+
+
+def best_size(results: Sequence[Result], nodes: int) -> Result:
+    """The shard size with which a cluster is through first; of those within 2%, the one that is charged least."""
+    mine = [r for r in results if r.nodes == nodes]
+    first = min(r.makespan for r in mine)
+    return min((r for r in mine if r.makespan <= 1.02 * first), key=lambda r: r.ledger.used)
+
+
+def best_width(results: Sequence[Result]) -> Result:
+    """The widest cluster of which, at its best shard size, 80% of what is charged is work; else the thriftiest."""
+    best = [best_size(results, n) for n in sorted({r.nodes for r in results})]
+    good = [r for r in best if r.charged_efficiency >= 0.8]
+    return max(good, key=lambda r: r.nodes) if good else max(best, key=lambda r: r.charged_efficiency)
+
+
+# ---- report ----------------------------------------------------------------------------------------------------------
+
+
+def render(
+    found: Sequence[Measured],
+    model: ShardModel,
+    ideal: float,
+    at: Result,
+    results: Sequence[Result],
+    took: float,
+) -> str:
+    """Everything, as plain text."""
+    candidates = sum(m.experiment.size for m in found)
+    calls = sum(m.calls for m in found)
+    cpu = sum(m.cpu_seconds for m in found)
+    lines = [
+        f"SIMULATED cluster: {at.samples:,} samples on {at.nodes} nodes of 8 x 80 GB a100; this took {took:.0f} s",
+        f"real code: {len(found)} shards, {candidates:,} candidates ({candidates / at.samples:.1%}), {calls:,} calls,"
+        f" {1000 * cpu / max(1, calls):.2f} ms of CPU a call; the rest is drawn from them",
+        f"a shard: {model.fixed:.0f} s + samples / {model.rate:.1f} a second (the model says {ideal:.1f});"
+        f" an interruption costs {model.interruption:.1f} s of work; factors"
+        f" {model.spread[0]:.2f} to {model.spread[-1]:.2f}",
+        "",
+        f"{'best shard size here':24} {at.size:,} samples ({at.shards:,} shards)",
+        f"{'through after':24} {at.makespan / 60:.1f} minutes; {at.interrupted} interruptions",
+        f"{'efficiency':24} {at.efficiency:.1%} of the ideal, of all nodes to the end;"
+        f" {at.charged_efficiency:.1%} of what is charged",
+        "loss by cause, in shares of all nodes' time:",
+    ]
+    total = at.nodes * at.makespan
+    lines += [f"    {k:16} {v / total:6.1%}" for k, v in asdict(at.ledger).items() if k != "work"]
+    lines += [
+        "",
+        f"{'nodes':>6} {'best size':>10} {'minutes':>8} {'node-hours':>11} {'efficiency':>11} {'charged':>8}",
+    ]
+    for nodes in sorted({r.nodes for r in results}):
+        r = best_size(results, nodes)
+        lines.append(
+            f"{nodes:6} {r.size:10,} {r.makespan / 60:8.1f} {r.ledger.used / 3600:11.1f} {r.efficiency:11.1%}"
+            f" {r.charged_efficiency:8.1%}"
+        )
+    wide = best_width(results)
+    lines.append(
+        f"best width: {wide.nodes} nodes (the widest of which 80% of the charge is work, else the thriftiest),"
+        f" {wide.makespan / 60:.0f} minutes"
+    )
+    return "\n".join(lines)
+
+
+def chart(results: Sequence[Result], path: Path) -> None:
+    """Efficiency over shard size, for each width."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.5, 3.6))
+    for nodes in sorted({r.nodes for r in results}):
+        mine = [r for r in results if r.nodes == nodes]
+        axis.plot(
+            [r.size for r in mine], [r.charged_efficiency for r in mine], "o-", ms=3, label=f"{nodes} nodes"
+        )
+    axis.set(xscale="log", xlabel="samples of a shard", ylabel="work / node time charged", ylim=(0, 1))
+    axis.set_title(f"simulated: {results[0].samples:,} samples", fontsize=10)
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    usual = Cluster()
+    parser.add_argument("--samples", type=int, default=1_000_000)
+    parser.add_argument("--real", type=int, default=30_000, help="candidates through the real code")
+    parser.add_argument("--window", type=int, default=1024, help="launch.window")
+    parser.add_argument("--workers", type=int, default=2, help="processes for the real code")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 4000, 8000, 16000, 32000]
+    )
+    parser.add_argument("--widths", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
+    for name in (
+        "nodes",
+        "start_s",
+        "stragglers",
+        "straggler_speed",
+        "preempted_per_hour",
+        "limit_s",
+        "max_array",
+    ):
+        value = getattr(usual, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--png", type=Path)
+    args = parser.parse_args()
+    began = time.monotonic()
+    given = {k: v for k, v in vars(args).items() if k in Cluster.__dataclass_fields__}
+    cluster = replace(usual, **given)
+    config = simulation.committee(args.window)
+    ideal = simulation.solved(config, NODE, simulation.measured_rates(config)).rota.samples_per_s
+    todo = experiments(args.real)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+        found = list(pool.map(real_shard, todo, [args.window] * len(todo)))
+    model = ShardModel.fitted(found)
+    widths = sorted({*args.widths, cluster.nodes})
+    results = sweep(args.samples, cluster, model, ideal, args.sizes, widths)
+    at = best_size(results, cluster.nodes)
+    print(render(found, model, ideal, at, results, time.monotonic() - began))
+    if args.json:
+        rows = [
+            asdict(r) | {"efficiency": r.efficiency, "charged_efficiency": r.charged_efficiency}
+            for r in results
+        ]
+        text = {"simulated": True, "model": asdict(model), "cluster": asdict(cluster), "results": rows}
+        args.json.write_text(json.dumps(text, indent=2) + "\n")
+    if args.png:
+        chart(results, args.png)
+
+
+if __name__ == "__main__":
+    main()
