@@ -23,6 +23,7 @@ from gra_hpc.engines.pool import Pool
 from gra_hpc.engines.process import EngineProcess
 from gra_hpc.engines.replica import Call, Replica
 from gra_hpc.engines.residency import LEAST_PATIENCE_S, Rotation
+from gra_hpc.engines.starting import StartingLocks
 from gra_hpc.engines.vllm_server import EngineSpec, Launch
 from gra_hpc.errors import EngineError
 
@@ -115,7 +116,7 @@ class Node:
         await asyncio.to_thread(leftovers.sweep, self._local_dir)
         self._private = leftovers.private_directory(self._local_dir)
         self._changed = asyncio.Event()
-        starting = asyncio.Lock()
+        starting = StartingLocks()
         turns = self.placement.takes_turns
         can_sleep = turns and self.placement.kind == "gpu"
         base_port = 20000 + PORT_STRIDE * secrets.randbelow(360)
@@ -127,7 +128,12 @@ class Node:
             launch = await asyncio.to_thread(self._command, spec)
             pool.fold_system = launch.fold_system
             replica = Replica(
-                place, self.config, self._builder(index, spec), starting, self._replica_changed, can_sleep
+                place,
+                self.config,
+                self._builder(index, spec),
+                starting.of(place),
+                self._replica_changed,
+                can_sleep,
             )
             pool.replicas.append(replica)
             self._replicas.append(replica)

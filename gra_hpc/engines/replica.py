@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -79,7 +80,7 @@ class Replica:
         place: where it runs.
         config: limits and timeouts.
         build: makes the process of the n-th start (0, 1, ...); may raise EngineError.
-        starting: engines start one after another: those with tensor parallelism race for ports otherwise.
+        starting: held while its engine starts: engines that would disturb each other start one after another.
         changed: called when the replica becomes ready, stops being ready, or has failed.
         can_sleep: its engine can be put to sleep and woken (vLLM's sleep mode); otherwise it is stopped and started.
     """
@@ -89,7 +90,7 @@ class Replica:
         place: EnginePlace,
         config: EngineConfig,
         build: Callable[[int], EngineProcess],
-        starting: asyncio.Lock,
+        starting: AbstractAsyncContextManager[None],
         changed: Callable[[Replica], None],
         can_sleep: bool = False,
     ) -> None:

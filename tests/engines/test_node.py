@@ -369,9 +369,24 @@ def test_other_models_go_on_when_one_has_failed(host: Host) -> None:
     run(work())
 
 
-def test_engines_start_one_after_another(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("devices", "tensor_parallel", "expected"),
+    [
+        ([(), (), ()], 1, 1),
+        ([(0,), (0,), (0,)], 1, 1),
+        ([(0,), (1,), (2,)], 1, 3),
+        ([(0,), (0, 1), (1,)], 1, 2),
+        ([(0, 1), (2, 3), (4, 5)], 2, 1),
+    ],
+    ids=["nowhere", "one device", "apart", "chain", "tensor parallel"],
+)
+def test_engines_that_would_disturb_each_other_start_one_after_another(
+    host: Host, devices: list[tuple[int, ...]], tensor_parallel: int, expected: int
+) -> None:
+    engines = tuple(EnginePlace(m, 0, d, tensor_parallel) for m, d in zip("abc", devices, strict=True))
+
     async def work() -> None:
-        async with host.node(Faults(start_s=0.3), placement=places("a", "b", "c")) as node:
+        async with host.node(Faults(start_s=0.6), placement=Placement(engines, "cpu")) as node:
             most = 0
 
             async def watch() -> None:
@@ -384,7 +399,7 @@ def test_engines_start_one_after_another(host: Host) -> None:
             watching = asyncio.create_task(watch())
             await node.start()
             watching.cancel()
-            assert most == 1
+            assert most == expected
 
     run(work())
 
