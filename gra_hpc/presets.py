@@ -119,10 +119,10 @@ def calibration_file(site_file: Path) -> Path:
 
 
 def compose_as(kind: type[C], folder: str, preset: str, overrides: Sequence[str] = (), site: str = "") -> C:
-    """The configuration of another job than a run (`FinetuneConfig`, `EvaluateConfig`); not checked yet.
+    """The configuration of another kind than a run's (`FinetuneConfig`, `EvaluateConfig`, ...); not checked yet.
 
     Args:
-        kind: its dataclass, with a field `site`.
+        kind: its dataclass; it has a field `site` where a site is given.
         folder: where in `configs/` its presets are; a preset may be named with or without it.
         preset, overrides, site: as for `compose`.
 
@@ -278,7 +278,8 @@ def _object(cfg: DictConfig) -> Any:
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or "?"
         raise ConfigError(f"{key}: a value is required", f"give it as {key}=...") from None
-    _expand(result.site)
+    if hasattr(result, "site"):
+        _expand(result.site)
     return result
 
 

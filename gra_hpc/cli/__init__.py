@@ -9,11 +9,11 @@ from typing import Any, NoReturn, cast
 
 import typer
 
-from gra_hpc.cli import configuration, releases, runs, sites, training
+from gra_hpc.cli import configuration, experiments, releases, runs, sites, training
 from gra_hpc.cli.application import app
 from gra_hpc.errors import GraError
 
-__all__ = ["app", "configuration", "main", "releases", "runs", "sites", "training"]
+__all__ = ["app", "configuration", "experiments", "main", "releases", "runs", "sites", "training"]
 
 
 ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])

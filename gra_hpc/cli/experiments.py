@@ -1,0 +1,118 @@
+"""`gra experiment`: the paper's tables, row by row, as chains of jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gra_hpc.cli.application import Json, Site, app
+
+experiment_app = typer.Typer(
+    help="Experiments: data, fine-tuning and evaluation in one go.", rich_markup_mode=None
+)
+app.add_typer(experiment_app, name="experiment")
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Experiment in configs/experiments/, or a YAML file.")
+]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ROW|KEY=VALUE]...",
+        help="Rows as SEEDS/DATA/BASE (* for all; left out: all rows); settings.",
+    ),
+]
+Directory = Annotated[Path | None, typer.Option("--dir", help="Its directory; runs/NAME if left out.")]
+
+
+@experiment_app.command("run")
+def experiment_run(name: Name, words: Words = None, directory: Directory = None, site: Site = "") -> None:
+    """Make the data, fine-tune and evaluate, as jobs that wait for each other (or here, without Slurm). Typed again, it
+    goes on with what is left."""
+    from gra_hpc.experiments import chain, config
+    from gra_hpc.experiments.directory import ExperimentDir
+
+    rows, settings = config.sorted_words(words or [])
+    experiment = config.compose(name, settings, site)
+    chain.run(ExperimentDir.of(name, directory), experiment, rows, lambda text: print(text, flush=True))
+    shown = f" --dir {directory}" if directory else ""
+    print(f"next: gra experiment status {name}{shown}; gra experiment table {name}{shown}")
+
+
+@experiment_app.command("plan")
+def experiment_plan(name: Name, words: Words = None, directory: Directory = None, site: Site = "") -> None:
+    """Plan the data of all rows and check every setting. Submits nothing."""
+    from gra_hpc.experiments import chain, config
+    from gra_hpc.experiments.directory import ExperimentDir
+
+    rows, settings = config.sorted_words(words or [])
+    for line in chain.preview(ExperimentDir.of(name, directory), config.compose(name, settings, site), rows):
+        print(line)
+
+
+@experiment_app.command("rows")
+def experiment_rows(name: Name, words: Words = None) -> None:
+    """Name the rows, and the Hub repositories that they need."""
+    from gra_hpc.experiments import config
+
+    rows, settings = config.sorted_words(words or [])
+    experiment = config.compose(name, settings)
+    found = config.rows_of(experiment, rows)
+    for row in found:
+        print(row)
+    print(f"gra stage {' '.join(config.repositories(experiment, found))}")
+
+
+@experiment_app.command("status")
+def experiment_status(
+    name: Name, words: Words = None, directory: Directory = None, json: Json = False
+) -> None:
+    """Show every row's stages: from the files, and by one look at Slurm's queue."""
+    from gra_hpc.experiments import config, progress
+    from gra_hpc.experiments.directory import ExperimentDir
+
+    made = ExperimentDir.existing(name, directory)
+    experiment = config.load(made.config)
+    statuses, trouble = progress.collect(made, experiment, config.rows_of(experiment, words or []))
+    if json:
+        from gra_hpc.storage import to_json
+
+        print(to_json(progress.to_dict(statuses, trouble)).decode(), end="")
+        return
+    for line in progress.lines(statuses):
+        print(line)
+    if trouble:
+        print(f"Slurm was not asked: {trouble}")
+
+
+@experiment_app.command("table")
+def experiment_table(
+    name: Name,
+    words: Words = None,
+    directory: Directory = None,
+    json: Json = False,
+    every: Annotated[bool, typer.Option("--all", help="All metrics, not only the compared one.")] = False,
+) -> None:
+    """Show our figures beside the printed ones; writes them as NAME.table.md, .csv and .html."""
+    from gra_hpc.experiments import config, page, table
+    from gra_hpc.experiments.directory import ExperimentDir
+    from gra_hpc.storage import to_json, write_atomic
+
+    made = ExperimentDir.existing(name, directory)
+    experiment = config.load(made.config)
+    found = table.build(made, experiment, config.rows_of(experiment, words or []))
+    if json:
+        print(to_json(table.to_dict(found)).decode(), end="")
+        return
+    for line in table.plain(found, every):
+        print(line)
+    if not words:
+        for ending, content in (
+            ("md", table.markdown(found)),
+            ("csv", table.comma_separated(found)),
+            ("html", page.page(found)),
+        ):
+            write_atomic(made.table(ending), content.encode())
+        print(f"wrote {made.table('md')}, .csv, .html")
