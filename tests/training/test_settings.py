@@ -1,0 +1,255 @@
+"""Presets and their checks, examples out of releases and files, checkpoints, ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
+from gra_hpc.launch import stages
+from gra_hpc.launch.finetuning import shape
+from gra_hpc.launch.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
+from gra_hpc.shard import Signals
+from gra_hpc.training.config import compose
+from gra_hpc.training.directory import COMPLETE, FinetuneDir, newest
+from gra_hpc.training.examples import read
+from gra_hpc.training.settings import deepspeed_settings
+
+PAPER = ["model.path=m", "data.path=d", "site.gpus_per_node=8"]
+
+
+def test_the_papers_settings() -> None:
+    c = compose("paper", PAPER)
+    o = c.optimizer
+    assert (o.epochs, o.global_batch, o.learning_rate, o.schedule, o.warmup, o.weight_decay) == (
+        1, 256, 5e-6, "cosine", 0.03, 0.0,
+    )  # fmt: skip
+    assert (o.micro_batch, c.accumulation, c.world) == (4, 8, 8), "4 x 8 x 8, as printed"
+    assert c.data.max_length == 4096
+    settings = deepspeed_settings(c)
+    assert settings["zero_optimization"]["stage"] == 2 and settings["bf16"] == {"enabled": True}
+
+
+def test_zero_3_offload_and_extra() -> None:
+    words = ["deepspeed.zero=3", "deepspeed.offload_optimizer=cpu", "deepspeed.offload_parameters=cpu"]
+    c = compose(
+        "paper",
+        [
+            *PAPER,
+            *words,
+            "deepspeed.extra={zero_optimization: {sub_group_size: 1}, prescale_gradients: true}",
+        ],
+    )
+    settings = deepspeed_settings(c)
+    zero = settings["zero_optimization"]
+    assert zero["stage"] == 3 and zero["offload_param"]["device"] == "cpu" and zero["sub_group_size"] == 1
+    assert settings["prescale_gradients"] is True and zero["stage3_gather_16bit_weights_on_model_save"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer.learnin_rate=1"], r"unknown key optimizer\.learnin_rate; did you mean learning_rate\?"),
+        (["learning_rate=1"], r"unknown key learning_rate; did you mean optimizer\.learning_rate\?"),
+        (["launch.nodes=three"], r"launch\.nodes"),
+        (["optimizer.global_batch=100"], r"a multiple of 32 \(micro_batch 4 x 8 ranks\)"),
+        (["deepspeed.zero=4"], "1, 2 or 3"),
+        (["deepspeed.offload_parameters=cpu"], r"none, unless deepspeed\.zero=3"),
+        (["model.chat_template=alpca"], "a Jinja file, or alpaca"),
+        (["site.partitoin=x"], r"did you mean .*partition"),
+    ],
+)
+def test_mistakes(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose("paper", [*PAPER, *words])
+
+
+def test_values_that_are_needed() -> None:
+    with pytest.raises(ConfigError, match=r"model\.path: a value is required"):
+        compose("paper", ["data.path=d"])
+    with pytest.raises(ConfigError, match=r"preset papr: no such file or preset; did you mean"):
+        compose("papr", PAPER)
+
+
+def test_what_is_frozen(tmp_path: Path) -> None:
+    """Where a job runs may change, what it makes may not; the number of ranks counts as what it makes."""
+    c = compose("paper", PAPER)
+    stages.freeze(tmp_path / "job", c)
+    stages.freeze(
+        tmp_path / "job", compose("paper", [*PAPER, "site.partition=long", "checkpoint.every_steps=5"])
+    )
+    assert "partition: long" in (tmp_path / "job" / "config.yaml").read_text()
+    with pytest.raises(FingerprintError, match=r"optimizer\.learning_rate"):
+        stages.freeze(tmp_path / "job", compose("paper", [*PAPER, "optimizer.learning_rate=1e-5"]))
+    with pytest.raises(FingerprintError):
+        stages.freeze(
+            tmp_path / "job", compose("paper", ["model.path=m", "data.path=d", "site.gpus_per_node=4"])
+        )
+
+
+def test_time_to_save(tmp_path: Path) -> None:
+    assert shape(compose("paper", PAPER)).lead_s == 300
+    assert shape(compose("paper", [*PAPER, "launch.lead_s=600"])).lead_s == 600
+
+
+def test_examples_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    rows = [
+        {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+        {
+            "conversations": [
+                {"from": "human", "value": "A"},
+                {"from": "gpt", "value": "B"},
+                {"from": "human", "value": "C"},
+            ]
+        },
+        {"instruction": "No answer.", "output": ""},
+        {"messages": [{"role": "tool", "content": "x"}]},
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows) + "not json\n")
+    found = read(str(path))
+    assert [m[-1]["content"] for m in found.conversations] == ["3", "Hello", "B"]
+    assert found.conversations[0][0]["content"] == "Add.\n\n1 and 2"
+    assert found.read == 6 and sum(found.refused.values()) == 3, found.refused
+    limited = read(str(path), limit=2, limit_seed=1)
+    assert len(limited.conversations) == 2 and limited.refused["beyond data.limit"] == 1
+    with pytest.raises(SeedError):
+        read(str(tmp_path / "nothing.jsonl"))
+
+
+def test_examples_of_releases(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    release = tmp_path / "run" / "release"
+    (release / "data").mkdir(parents=True)
+    (tmp_path / "run" / "plan.json").write_text("{}")
+    with pytest.raises(ReleaseError, match="no release yet -> gra status"):
+        read(str(tmp_path / "run"))
+    (release / "manifest.json").write_text('{"fingerprint": "f"}')
+    chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    pq.write_table(
+        pa.table({"messages": [chat, chat], "score": [9.5, 8.0]}), release / "data" / "train-0.parquet"
+    )
+    assert len(read(str(tmp_path / "run")).conversations) == 2
+    assert len(read(str(release), min_score=9).conversations) == 1
+    with pytest.raises(ReleaseError, match="no validation split"):
+        read(str(release), split="validation")
+
+
+def checkpoint(out: FinetuneDir, attempt: str, step: int, sizes: dict[str, int] | None) -> Path:
+    path = out.checkpoints / attempt / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "weights").write_bytes(b"x" * 10)
+    if sizes is not None:
+        (path / COMPLETE).write_text(json.dumps({"step": step, "files": sizes}))
+    return path
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
+    out = FinetuneDir(tmp_path)
+    assert newest(out) is None
+    good = checkpoint(out, "job-1.0", 5, {"weights": 10})
+    checkpoint(out, "job-1.1", 9, None)
+    checkpoint(out, "job-1.1", 8, {"weights": 11})
+    checkpoint(out, "job-1.1", 7, {"weights": 10, "optimizer": 3})
+    (out.checkpoints / "job-1.1" / "checkpoint-6").mkdir()
+    (out.checkpoints / "job-1.1" / "checkpoint-6" / COMPLETE).write_text("{")
+    found = newest(out)
+    assert found and found.path == good and found.step == 5
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "host"),
+    [
+        ("n1", "n1"),
+        ("n[3-5,9],x1", "n3"),
+        ("a,b", "a"),
+        ("r[01-02]n[007,9]", "r01n007"),
+        ("node[12]", "node12"),
+    ],
+)
+def test_first_host(nodelist: str, host: str) -> None:
+    assert first_host(nodelist) == host
+
+
+def test_rendezvous_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    env = {"SLURM_JOB_ID": "42", "SLURM_RESTART_COUNT": "1", "SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2"}
+    env |= {"SLURM_STEP_NODELIST": "localhost,other", "SLURM_JOB_NODELIST": "localhost,other"}
+    for key, value in env.items():
+        monkeypatch.setenv(key, value)
+    here = rendezvous(2)
+    assert (here.node, here.nodes, here.address, here.attempt) == (1, 2, "localhost", "job-42.1")
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    assert rendezvous(2).port == here.port, "the same on all nodes"
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "nowhere.invalid")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "nowhere.invalid")
+    monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.7")
+    assert rendezvous(2).address == "10.0.0.7"
+    with pytest.raises(LaunchError, match=r"launch\.nodes=4, but this is 2 nodes"):
+        rendezvous(4)
+
+
+def here() -> Rendezvous:
+    return Rendezvous(0, 1, "127.0.0.1", free_port(), "test")
+
+
+def test_a_failed_rank_ends_the_others(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time\n"
+        "if os.environ['RANK'] == '1': print('finetune: no such file'); sys.exit(3)\n"
+        "print('I wait'); time.sleep(100)\n"
+    )
+    began = time.monotonic()
+    with pytest.raises(
+        LaunchError, match=r"rank 1: ended with code 3: no such file \(log: .*rank-0001.log\)"
+    ):
+        run_ranks([sys.executable, "-c", code], 3, here(), tmp_path / "logs", Signals())
+    assert time.monotonic() - began < 60
+    assert "I wait" in (tmp_path / "logs" / "rank-0002.log").read_text()
+
+
+def test_a_warning_reaches_ranks_that_start_late(tmp_path: Path) -> None:
+    """Sent while a rank cannot handle it yet, it is sent again; nobody dies of it."""
+    code = (
+        "import os, signal, sys, time\n"
+        "time.sleep(1.5)\n"
+        "signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75))\n"
+        "time.sleep(100)\n"
+    )
+    with Signals().caught() as signals:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+        codes = run_ranks([sys.executable, "-c", code], 2, here(), tmp_path / "logs", signals)
+    assert codes == [75, 75]
+
+
+def test_ranks_die_with_their_launcher(tmp_path: Path) -> None:
+    import subprocess
+
+    import psutil
+
+    code = (
+        "import sys, pathlib\n"
+        "from gra_hpc.launch.ranks import *\n"
+        "where = Rendezvous(0, 1, '127.0.0.1', 1, 'test')\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(100)']\n"
+        f"run_ranks(sleep, 2, where, pathlib.Path({str(tmp_path)!r}), Signals())\n"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 30
+    while len(ranks := psutil.Process(launcher.pid).children()) < 2:
+        assert time.monotonic() < deadline and launcher.poll() is None
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=20)
+    assert not alive

@@ -1,0 +1,129 @@
+"""Which tokens have a loss, and that packed examples do not see each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gra_hpc.errors import ConfigError
+from gra_hpc.training import templates, tokens
+from gra_hpc.training.config import compose
+from gra_hpc.training.tokens import IGNORED, encode, end_of_turn, prepare
+from tests.training.trainings import preset
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a river."},
+    {"role": "assistant", "content": "The Elbe."},
+    {"role": "user", "content": "Another one?"},
+    {"role": "assistant", "content": "The Rhine."},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_llama)
+
+
+def said(tokenizer: Any, encoded: tokens.Encoded) -> str:
+    """What has a loss, as text; pieces apart."""
+    out, before = "", True
+    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
+        if label != IGNORED:
+            assert label == token
+            out += ("|" if before else "") + tokenizer.decode([token])
+        before = label == IGNORED
+    return out
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("", "|The Elbe.<|im_end|>\n|The Rhine.<|im_end|>"),
+        ("alpaca", "|The Elbe.<|im_end|>\n\n|The Rhine.<|im_end|>"),
+    ],
+)
+def test_only_what_the_assistant_says_has_a_loss(tokenizer: Any, template: str, expected: str) -> None:
+    before = tokenizer.chat_template
+    try:
+        if template:
+            tokenizer.chat_template = templates.text(template)
+        encoded = encode(tokenizer, CHAT)
+        assert said(tokenizer, encoded) == expected
+        prompt = tokenizer.apply_chat_template(
+            CHAT[:2], tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        assert encoded.input_ids[: len(prompt)] == prompt, "the tokens that an engine puts before the answer"
+        assert set(encoded.labels[: len(prompt)]) == {IGNORED}
+        assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_templates_that_cannot_be_used(tokenizer: Any) -> None:
+    before = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = None
+        with pytest.raises(ConfigError, match=r"no chat template -> model\.chat_template=alpaca"):
+            encode(tokenizer, CHAT)
+        tokenizer.chat_template = (
+            "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        )
+        with pytest.raises(ConfigError, match="changes earlier turns"):
+            encode(tokenizer, CHAT)
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_packed_examples_do_not_see_each_other(
+    tmp_path: Path, small_model: Path, chats: Path, tokenizer: Any
+) -> None:
+    """The loss of a packed row is the sum of its examples' losses alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    config = compose(
+        str(preset(tmp_path / "p.yaml", small_model, chats)), ["data.packing=true", "data.max_length=128"]
+    )
+    manifest = prepare(config, tokenizer, tmp_path / "tokens")
+    assert (
+        manifest["examples"] == 32
+        and manifest["rows"] < 32
+        and manifest["trained_tokens"] < manifest["tokens"]
+    )
+    assert prepare(config, tokenizer, tmp_path / "tokens") == manifest, "it is read, not made again"
+    row = next(r for r in tokens.load(tmp_path / "tokens") if len(r["seq_lengths"]) > 1)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(small_model), attn_implementation="sdpa"
+    ).eval()
+    packed = DataCollatorForLanguageModeling(pad_token_id=2, padding_free=True)([row])
+    assert "attention_mask" not in packed
+
+    def total(ids: Any, labels: Any, **more: Any) -> float:
+        with torch.inference_mode():
+            logits = model(input_ids=ids, **more).logits
+        return float(torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum"))
+
+    whole = total(packed["input_ids"], packed["labels"], position_ids=packed["position_ids"])
+    apart, start = 0.0, 0
+    for n in row["seq_lengths"]:
+        ids, labels = (torch.tensor([row[k][start : start + n]]) for k in ("input_ids", "labels"))
+        apart += total(ids, labels)
+        start += n
+    assert whole == pytest.approx(apart, rel=1e-5)
+
+
+def test_too_long(tmp_path: Path, small_model: Path, chats: Path, tokenizer: Any) -> None:
+    long = tmp_path / "long.jsonl"
+    long.write_text(chats.read_text() + '{"instruction": "Go on.", "response": "' + "on and " * 200 + '"}\n')
+    yaml = str(preset(tmp_path / "p.yaml", small_model, long))
+    dropped = prepare(compose(yaml), tokenizer, tmp_path / "dropped")
+    assert dropped["examples"] == 32 and dropped["left_out"] == {"longer than data.max_length": 1}
+    cut = prepare(compose(yaml, ["data.too_long=truncate"]), tokenizer, tmp_path / "cut")
+    assert cut["examples"] == 33 and cut["truncated"] == 1

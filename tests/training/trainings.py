@@ -1,0 +1,96 @@
+"""Small fine-tuning jobs for tests: begun as a person would, killed as a machine would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gra_hpc.launch import stages
+from gra_hpc.training import config as configs
+from gra_hpc.training.directory import FinetuneDir
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def preset(path: Path, model: Path, data: Path, **keys: Any) -> Path:
+    """A preset for two ranks on the CPU: twelve steps."""
+    settings: dict[str, Any] = {
+        "model": {"path": str(model), "dtype": "float32", "random_weights": True},
+        "data": {"path": str(data), "max_length": 64, "packing": False},
+        "optimizer": {"epochs": 1.5, "global_batch": 4, "micro_batch": 1, "learning_rate": 0.01},
+        "checkpoint": {"every_minutes": 0, "every_steps": 3},
+        "launch": {"per_node": 2, "device": "cpu"},
+    }
+    for key, value in keys.items():
+        part, _, name = key.partition("__")
+        settings[part] = {**settings.get(part, {}), name: value} if name else value
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return path
+
+
+def begun(out: Path, model: Path, data: Path, **keys: Any) -> FinetuneDir:
+    """A job that is planned but not started."""
+    yaml = preset(out.with_suffix(".yaml"), model, data, **keys)
+    return FinetuneDir(stages.freeze(out, configs.compose(str(yaml))))
+
+
+def start(out: FinetuneDir) -> subprocess.Popen[str]:
+    """Start an attempt, as a job does."""
+    return subprocess.Popen(
+        [sys.executable, "jobs/finetune.py", str(out.path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def run(out: FinetuneDir, code: int = 0, timeout: float = 240) -> str:
+    """One attempt to its end; what it printed."""
+    process = start(out)
+    try:
+        said, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    assert process.returncode == code, said
+    return said
+
+
+def steps_made(out: FinetuneDir) -> int:
+    """The last step that the latest attempt has made."""
+    files = sorted(out.checkpoints.glob("*/loss.jsonl"), key=lambda p: p.stat().st_mtime)
+    lines = files[-1].read_bytes().splitlines() if files else []
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def wait_for_step(out: FinetuneDir, process: subprocess.Popen[str], step: int, timeout: float = 200) -> None:
+    """Until the attempt has made so many steps."""
+    deadline = time.monotonic() + timeout
+    while steps_made(out) < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.02)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for the launcher and all ranks, at once."""
+    everyone = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for one in everyone:
+        one.send_signal(signal.SIGKILL)
+    psutil.wait_procs(everyone, timeout=20)
+    process.communicate()
+
+
+def curve(out: FinetuneDir) -> list[tuple[int, float]]:
+    """Step and loss, of the finished job."""
+    return [(r["step"], r["loss"]) for r in map(json.loads, out.losses.read_text().splitlines())]
