@@ -32,15 +32,15 @@ name = f"/dev/shm/gra_test_{os.getpid()}"
 f = open(name, "w+b")
 f.truncate(4096)
 m = mmap.mmap(f.fileno(), 4096)
-print(kind, os.getpid(), name, flush=True)
+os.write(1, f"{kind} {os.getpid()} {name}\\n".encode())  # whole, also under PYTHONUNBUFFERED
 time.sleep(600)
 """
 
 # A "shard": starts a guard and waits.
 SHARD = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 p = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)
-print("guard", p.pid, flush=True)
+os.write(1, f"guard {p.pid}\\n".encode())
 time.sleep(600)
 """
 
@@ -88,7 +88,9 @@ class Scene:
         """Wait until all three processes run and the guard has seen what they map."""
 
         def complete() -> bool:
-            for line in self.log.read_text().splitlines():
+            for line in self.log.read_text().splitlines(keepends=True):
+                if not line.endswith("\n"):
+                    continue
                 kind, pid, *name = line.split()
                 self.pids[kind] = int(pid)
                 if name and Path(name[0]) not in self.shm:
