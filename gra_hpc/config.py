@@ -332,6 +332,10 @@ class EngineConfig:
     """Calls in flight per replica (vLLM's max_num_seqs)."""
     residency: Residency = place(Residency.auto)
     """together: all engines awake; turns: they take turns on the devices; auto: placement decides."""
+    host_embedder: bool = place(False)
+    """Host the sentence embedding model as an engine beside the others (vLLM pooling), placed with them on the node's
+    devices: accepted samples are embedded as they come. Off: sentence-transformers does it at a shard's end, when the
+    engines have left the devices. Not run on a GPU."""
     python: str = place("")
     """Python of the engines' environment. Empty: the one that runs the shard."""
     env: dict[str, str] = place({})

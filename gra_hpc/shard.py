@@ -24,7 +24,7 @@ from gra_hpc import presets, publish
 from gra_hpc.attempt import Heartbeat
 from gra_hpc.config import Flow, RunConfig
 from gra_hpc.engines.door import Answer, Engine, Request
-from gra_hpc.engines.hosting import open_engine
+from gra_hpc.engines.hosting import embed, hosted_embedder, open_engine
 from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.keep import keep
@@ -100,6 +100,8 @@ class Attempt:
     signals: Signals
     samples: list[Sample] = field(default_factory=list)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    vectors: dict[str, bytes | None] = field(default_factory=dict)
+    """Embeddings by sample, where the embedding model is an engine beside the others."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
     """By `role model`: calls, prompt tokens, completion tokens, of all calls the samples rest on."""
 
@@ -248,6 +250,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
         state.journal,
         state.answered,
     )
+    embeds = bool(hosted_embedder(state.config, state.plan)) and state.round_plan.round > 0
     window = min(state.config.launch.window, len(units))
     first, known = _in_order(units, state.journal.touched(), window)
     first_units, known_units = iter(first), iter(known)
@@ -257,7 +260,10 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
             if state.draining.is_set():
                 return
             try:
-                state.finished(await _make(state.config, unit, asker))
+                sample = await _make(state.config, unit, asker)
+                if embeds and sample.status == ACCEPTED:
+                    state.vectors[sample.id] = await embed(engine, sample.instruction)
+                state.finished(sample)
             except Draining:
                 return
             await asyncio.sleep(0)  # a replayed sample waits for nothing: let others have their turn
@@ -337,8 +343,8 @@ async def _make(config: RunConfig, unit: Unit, asker: Asker) -> Sample:
 
 def _embed(state: Attempt) -> list[bytes | None]:
     """Embeddings of the accepted instructions, so that the merge needs no GPU; None for the others."""
-    out: list[bytes | None] = [None] * len(state.samples)
-    accepted = [i for i, s in enumerate(state.samples) if s.status == ACCEPTED]
+    out: list[bytes | None] = [state.vectors.get(s.id) for s in state.samples]
+    accepted = [i for i, s in enumerate(state.samples) if s.status == ACCEPTED and out[i] is None]
     if state.plan.embed and accepted and state.round_plan.round:
         from gra_hpc.merge.embed import encode
 

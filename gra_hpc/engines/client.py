@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,35 @@ class Client:
             raise EngineTrouble(f"HTTP {status}: {words(data)}")
         return Answer(words(data), "error", 0, 0, seconds)
 
+    async def embed(self, _: Request, messages: tuple[dict[str, str], ...]) -> Answer:
+        """The vector of one text, of a server that embeds; the answer's text is its float16 values in base64.
+
+        Raises:
+            EngineGone, EngineTrouble: as `chat`.
+        """
+        import numpy as np
+
+        start = time.perf_counter()
+        fields = {"model": self._model, "input": messages[-1]["content"], "truncate_prompt_tokens": -1}
+        status, data = await self._fetch("POST", "/v1/embeddings", orjson.dumps(fields))
+        seconds = time.perf_counter() - start
+        if status == 200:
+            try:
+                reply = orjson.loads(data)
+                vector = np.array(reply["data"][0]["embedding"], np.float32)
+                tokens = int(reply["usage"]["prompt_tokens"])
+            except (ValueError, LookupError, TypeError) as e:
+                raise EngineTrouble(f"not an embedding ({type(e).__name__}: {e}): {words(data)}") from None
+            length = float(np.linalg.norm(vector))
+            if not np.isfinite(length) or not length:
+                raise EngineTrouble("the embedding model gives vectors that are not finite, or zero")
+            return Answer(encode_vector(vector / length), "stop", tokens, 0, seconds)
+        if status in (503, 529):
+            raise EngineGone(f"HTTP {status}: {words(data)}")
+        if status >= 500 or status == 429:
+            raise EngineTrouble(f"HTTP {status}: {words(data)}")
+        return Answer(words(data), "error", 0, 0, seconds)
+
     async def health(self, timeout: float = 5.0) -> int:
         """HTTP status of the health check: 200; 503 when the engine behind the server is dead; 0 without an answer."""
         try:
@@ -203,6 +233,11 @@ class Client:
         status, data = await self._fetch("POST", path, b"", timeout)
         if status != 200:
             raise EngineTrouble(f"{path}: HTTP {status}: {words(data)}")
+
+
+def encode_vector(vector: Any) -> str:
+    """A vector as text: its float16 values, little endian, in base64."""
+    return b64encode(vector.astype("<f2").tobytes()).decode()
 
 
 def words(data: bytes) -> str:

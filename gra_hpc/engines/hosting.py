@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import tempfile
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,16 @@ from typing import Any, Protocol
 
 from gra_hpc import hub
 from gra_hpc.config import EngineKind, Flow, ModelConfig, RunConfig, SiteConfig
-from gra_hpc.engines.door import Answer, Engine, Request
-from gra_hpc.engines.model_files import identity
+from gra_hpc.engines.door import Answer, Engine, Request, Sampling
+from gra_hpc.engines.model_files import embedding_length, identity
 from gra_hpc.engines.placement import Solution
 from gra_hpc.errors import EngineError
 from gra_hpc.plan import Plan
 
 log = logging.getLogger(__name__)
+
+EMBEDDER = "sentence-embedder"
+"""Name of the hosted embedding model in a placement."""
 
 
 class Hosted(Engine, Protocol):
@@ -67,6 +71,7 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
     local, models = local_directory(config.site), pinned_models(config, plan)
     await asyncio.to_thread(verify_models, config, plan, models)
     placement = plan_engines(config, plan).placement
+    embedder = hosted_embedder(config, plan)
     async with contextlib.AsyncExitStack() as stack:
         if config.site.copy_weights:
             from gra_hpc.engines.weights_cache import local_weights
@@ -75,7 +80,9 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
             copies = local_weights(models, identities, local, config.site.copy_weights_gb)
             models = await asyncio.to_thread(copies.__enter__)
             stack.push(copies.__exit__)
-        yield await stack.enter_async_context(Node(models, placement, config.engine, local, log_dir))
+        yield await stack.enter_async_context(
+            Node(models | embedder, placement, config.engine, local, log_dir)
+        )
 
 
 def verify_models(config: RunConfig, plan: Plan, models: dict[str, ModelConfig]) -> None:
@@ -125,20 +132,43 @@ def pinned_models(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:
     }
 
 
+def hosted_embedder(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:
+    """The sentence embedding model, if it is to be an engine beside the others; else nothing."""
+    if not (config.engine.host_embedder and config.engine.kind is EngineKind.vllm and plan.embed):
+        return {}
+    directory = Path(plan.embed.directory)
+    return {
+        EMBEDDER: ModelConfig(path=str(directory), dtype="float32", max_model_len=embedding_length(directory))
+    }
+
+
+async def embed(engine: Engine, text: str) -> bytes | None:
+    """A text's vector from a hosted embedding model: float16, little endian, of length one; None if it is refused.
+
+    Raises:
+        EngineError: the engine cannot be kept running.
+    """
+    messages = ({"role": "user", "content": text},)
+    answer = await engine.ask(Request(EMBEDDER, "", messages, Sampling(0, 1, 1, 0)))
+    return b64decode(answer.text) if answer.finish == "stop" else None
+
+
 def plan_engines(config: RunConfig, plan: Plan) -> Solution:
     """Where the engines of one shard run, and why (`placement_report.render` prints it).
 
     Raises:
         ConfigError, EngineError: the models do not fit on the site's nodes.
     """
-    from gra_hpc.engines.load import calibration_of, method_load
+    from gra_hpc.engines.load import calibration_of, embedding_load, method_load
     from gra_hpc.engines.model_facts import read_facts
     from gra_hpc.engines.placement import NodeSpec, constants_of, solve
 
     node = NodeSpec.of_site(config.site)
-    models = pinned_models(config, plan)
+    embedder = hosted_embedder(config, plan)
+    models = pinned_models(config, plan) | embedder
     facts = {name: read_facts(m.path, m.dtype) for name, m in models.items()}
     rates, performance = calibration_of(config)
     load = {name: work for name, work in method_load(config, rates).items() if name in models}
+    load |= dict.fromkeys(embedder, embedding_load(config, rates))
     constants = constants_of(config, node, performance)
     return solve(models, facts, node, load, config.engine.residency, constants=constants)

@@ -88,8 +88,22 @@ def weight_files(directory: Path) -> list[Path]:
     return sorted(p for p in directory.iterdir() if p.suffix in _WEIGHTS and not p.name.startswith("."))
 
 
-def check_files(directory: Path, model: ModelConfig) -> None:
+def embedding_length(directory: Path) -> int:
+    """Longest text that a sentence embedding model looks at, in tokens: what sentence-transformers cuts texts to."""
+    config = text_config(read_config(directory))
+    longest = int(config.get("max_position_embeddings", 512))
+    try:
+        own = orjson.loads((directory / "sentence_bert_config.json").read_bytes())["max_seq_length"]
+        return min(longest, int(own))
+    except (OSError, ValueError, KeyError, TypeError):
+        return longest
+
+
+def check_files(directory: Path, model: ModelConfig, chat: bool = True) -> None:
     """Refuse a model directory that an engine could not load, before minutes are spent on trying.
+
+    Args:
+        chat: it must have a chat template.
 
     Raises:
         EngineError: naming the file or the key, and what was expected.
@@ -127,7 +141,7 @@ def check_files(directory: Path, model: ModelConfig) -> None:
         )
     if model.chat_template and not Path(model.chat_template).is_file():
         raise EngineError(f"chat_template={model.chat_template}: no such file", "give a Jinja file")
-    if chat_template(directory, model) is None and not _has_mistral_tokenizer(directory):
+    if chat and chat_template(directory, model) is None and not _has_mistral_tokenizer(directory):
         raise EngineError(
             f"{directory}: no chat template (tokenizer_config.json, chat_template.jinja): a base model?",
             "set models.NAME.chat_template=FILE.jinja",

@@ -36,6 +36,8 @@ class EnginePlace:
     """KV cache of the replica, in bytes per device; 0: what the memory fraction leaves."""
     turn: int = 0
     """Engines with the same turn are awake together; all 0 when nobody takes turns."""
+    embeds: bool = False
+    """It gives vectors, not text."""
 
     @property
     def name(self) -> str:
@@ -252,6 +254,7 @@ def _placement(rota: Rota, node: NodeSpec, constants: Constants) -> Placement:
                     memory_fraction=fraction,
                     kv_cache_bytes=kv,
                     turn=number,
+                    embeds=not e.need.generates,
                 )
             )
     return Placement(tuple(places), node.kind)

@@ -146,7 +146,8 @@ class Replica:
         process = self.process
         assert process is not None
         try:
-            answer = await process.client.chat(call.request, call.messages)
+            ask = process.client.embed if self.place.embeds else process.client.chat
+            answer = await ask(call.request, call.messages)
         except (EngineGone, EngineTrouble) as e:
             if await self._died(process):
                 return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import os
 import signal
 import subprocess
@@ -148,6 +149,16 @@ class Server:
         reply = {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage}
         return web.Response(body=orjson.dumps(reply), content_type="application/json")
 
+    async def embed(self, http: Any) -> Any:
+        """Vectors of 8 numbers that follow from the text."""
+        from aiohttp import web
+
+        fields = orjson.loads(await http.read())
+        self.calls += 1
+        numbers = [b - 127.5 for b in hashlib.blake2b(fields["input"].encode(), digest_size=8).digest()]
+        usage = {"prompt_tokens": len(fields["input"]) // 4 + 2}
+        return web.json_response({"data": [{"index": 0, "embedding": numbers}], "usage": usage})
+
     async def health(self, _: Any) -> Any:
         from aiohttp import web
 
@@ -202,6 +213,7 @@ async def serve(socket: str, model: str, faults: Faults) -> None:
     server = Server(model, faults)
     app = web.Application(client_max_size=1 << 26)
     app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_post("/v1/embeddings", server.embed)
     app.router.add_get("/health", server.health)
     app.router.add_get("/metrics", server.metrics)
     app.router.add_post("/sleep", server.sleep)

@@ -78,7 +78,7 @@ def launch(spec: EngineSpec) -> Launch:
     return Launch(
         argv=command(spec, directory),
         env=environment(spec, os.environ),
-        fold_system=not model_files.takes_system_role(directory, spec.model),
+        fold_system=not spec.place.embeds and not model_files.takes_system_role(directory, spec.model),
         own_network=spec.engine.own_network is OwnNetwork.always
         or (spec.engine.own_network is OwnNetwork.auto and spec.kind == "cpu"),
     )
@@ -97,7 +97,7 @@ def check(spec: EngineSpec, directory: Path) -> None:
             raise EngineError(f"engine.python={python}: not an executable file")
     elif importlib.util.find_spec("vllm") is None:
         raise EngineError("vllm is not installed", f"pip install 'gra-hpc[{spec.kind}]'")
-    model_files.check_files(directory, spec.model)
+    model_files.check_files(directory, spec.model, chat=not place.embeds)
     config = model_files.text_config(model_files.read_config(directory))
     heads, degree = config.get("num_attention_heads"), place.tensor_parallel
     if isinstance(heads, int) and heads % degree:
@@ -167,6 +167,9 @@ def command(spec: EngineSpec, directory: Path) -> list[str]:
         # Small models fill JSON with blanks until max_tokens where the grammar lets them.
         "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
+    if place.embeds:
+        options["runner"] = "pooling"
+        del options["generation-config"], options["structured-outputs-config"]
     if model.quantization:
         options["quantization"] = model.quantization
     if model.trust_remote_code:
