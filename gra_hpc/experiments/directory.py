@@ -98,6 +98,8 @@ def finetune_config(made: ExperimentDir, config: ExperimentConfig, row: Row, see
 
     settings = merge(config.finetune, config.bases[row.base].finetune)
     preset = settings.pop("preset", "paper")
+    if settings.get("data", {}).get("limit"):  # each training seed draws its own rows
+        settings = merge({"data": {"limit_seed": seed}}, settings)
     settings = merge(settings, {"data": {"path": str(made.data(row).path)}, "seed": seed})
     return training.compose(preset, list(words(settings)), config.cluster)
 

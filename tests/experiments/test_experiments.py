@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from gra_hpc.experiments import directory, page, table
 from gra_hpc.experiments.chain import Chain
 from gra_hpc.experiments.config import Row, compose, rows_of
 from gra_hpc.experiments.directory import ExperimentDir
+from tests.conftest import made
 
 PUBLISHED = ("paper", "ablations")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +180,57 @@ def test_the_table_lays_our_figures_beside_the_printed_ones(tmp_path: Path) -> N
 def test_status_of_what_was_not_begun_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(GraError, match="no such experiment was begun"):
         ExperimentDir.existing("paper", tmp_path)
+
+
+def test_the_miniature_plans_and_holds_out_what_it_does_not_train_on(tmp_path: Path, smollm2: Path) -> None:
+    made("minilm", "all-minilm-l6-v2")
+    config = compose("mini")
+    where = ExperimentDir(tmp_path, "mini")
+    chain = Chain(where, config, rows_of(config), lambda _: None)
+    assert list(chain.plan()) == ["mini-seed", "mini-gra", "mini-no-review"]
+    seeds, held = (
+        [
+            json.loads(line)["instruction"]
+            for line in (ROOT / "configs" / "seeds" / f).read_text().splitlines()
+        ]
+        for f in ("mini.jsonl", "mini-heldout.jsonl")
+    )
+    demo = [
+        json.loads(x)["instruction"] for x in (ROOT / "configs/seeds/demo.jsonl").read_text().splitlines()
+    ]
+    assert not set(seeds) & set(held) and sorted([*seeds, *held]) == sorted(demo)
+    row = Row("mini", "gra", "smollm2")
+    tuned = [directory.finetune_config(where, config, row, s) for s in config.training_seeds]
+    assert [(c.seed, c.data.limit, c.data.limit_seed) for c in tuned] == [(s, 28, s) for s in (0, 1, 2)]
+    untrained = directory.evaluate_config(where, config, Row("mini", "untrained", "smollm2"), 0)
+    assert untrained.model.path == "models/smollm2-135m" and untrained.names == ["heldout", "format", "open"]
+    assert len(directory.seeds_of(config, Row("mini", "untrained", "smollm2"))) == 1
+
+
+def test_the_judge_free_scores() -> None:
+    path = ROOT / "configs" / "evaluate" / "tasks" / "judge_free.py"
+    spec = importlib.util.spec_from_file_location("judge_free", path)
+    assert spec and spec.loader
+    scores: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scores)
+
+    def ok(answer: str, **doc: Any) -> bool:
+        return bool(scores.followed(doc, [answer])["followed"])
+
+    assert ok("- a\n- b\n- c\n", kind="bullets", n=3) and not ok("1. a\n2. b\n3. c", kind="bullets", n=3)
+    assert ok(" Blue. ", kind="words", n=1) and not ok("It is blue.", kind="words", n=1)
+    assert ok("Yes.", kind="choice", options=["yes", "no"]) and not ok(
+        "Yes, it is.", kind="choice", options=["yes"]
+    )
+    assert ok('{"a": 1, "b": 2}', kind="json", keys=["b", "a"]) and not ok(
+        '```{"a": 1}```', kind="json", keys=["a"]
+    )
+    assert ok("Rain is wet. It falls.", kind="sentences", n=2) and not ok("One. Two", kind="sentences", n=2)
+    assert (
+        ok("cats sleep.", kind="lower") and not ok("Cats sleep.", kind="lower") and not ok("", kind="lower")
+    )
+    assert ok("Tea is hot. DONE", kind="ends", word="DONE") and not ok("DONE", kind="ends", word="DONE")
+    assert scores.fluency({}, ["a b c a b c"]) == {"distinct_3": 3 / 4, "words": 6.0}
+    assert scores.fluency({}, ["a b"])["distinct_3"] == 0
+    docs = [json.loads(x) for x in path.with_name("format.jsonl").read_text().splitlines()]
+    assert len(docs) == 21 and {d["kind"] for d in docs} == set(scores.CHECKS)
