@@ -16,6 +16,8 @@ from typer.main import get_command
 
 from gra_hpc import cli, presets
 from gra_hpc.config import RunConfig
+from gra_hpc.evaluation.config import EvaluateConfig
+from gra_hpc.training.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -67,7 +69,12 @@ def test_commands_parse(page: str, line: str) -> None:
     while hasattr(command, "commands"):
         name, command, words = command.resolve_command(context, words)
         context = command.make_context(name, list(words), parent=context)
-    keys = list(presets.all_keys(RunConfig))
+    kind = {"finetune": FinetuneConfig, "evaluate": EvaluateConfig}.get(name, RunConfig)
+    if {"finetune", "evaluate"} & {
+        word.partition("/")[0] for word in words
+    }:  # gra config show --preset finetune/paper
+        kind = FinetuneConfig if any(w.startswith("finetune/") for w in words) else EvaluateConfig
+    keys = list(presets.all_keys(kind))
     for word in words:
         key, eq, _ = word.partition("=")
         if eq and not word.startswith("-"):

@@ -3,7 +3,7 @@
 # merge, release. Makes .venv and the models first.   bash tools/demo.sh [RUN] [KEY=VALUE]...
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
-gra_env cpu dev
+gra_env cpu dev train
 .venv/bin/python tools/get_models.py smollm2 minilm tiny-llama
 run=runs/demo
 if [[ $# -gt 0 && $1 != *=* ]]; then run=$1; shift; fi

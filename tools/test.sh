@@ -4,7 +4,7 @@
 # mostly waits, beside everything else.
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
-gra_env cpu dev
+gra_env cpu dev train
 bin=.venv/bin
 $bin/python tools/get_models.py smollm2 minilm tiny-llama
 $bin/ruff format --check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from gra_hpc.cli.application import Overrides, Preset, Site, app
@@ -15,5 +17,21 @@ def config_show(overrides: Overrides = None, preset: Preset = "demo", site: Site
     """Print the resolved configuration with the meaning of each field."""
     from gra_hpc import presets
 
-    for line in presets.explain(presets.compose(preset, overrides or [], site)):
+    for line in presets.explain(_composed(preset, overrides or [], site)):
         print(line)
+
+
+def _composed(preset: str, overrides: list[str], site: str) -> Any:
+    """The configuration of a run, or of the job that the preset's folder is of; needed values may be missing there."""
+    from gra_hpc import presets
+
+    folder = preset.partition("/")[0]
+    if folder == "finetune":
+        from gra_hpc.training.config import compose as compose_finetune
+
+        return compose_finetune(preset, ["model.path=MODEL", "data.path=DATA", *overrides], site)
+    if folder == "evaluate":
+        from gra_hpc.evaluation.config import compose as compose_evaluate
+
+        return compose_evaluate(preset, ["model.path=MODEL", *overrides], site)
+    return presets.compose(preset, overrides, site)

@@ -28,7 +28,7 @@ from gra_hpc.shard import Signals
 POLL_S = 0.2
 REPEAT_S = 1.0
 """A signal is sent again so often: a rank that has just started ignores it still."""
-GRACE_S = 10.0
+GRACE_S = 5.0
 """After one rank has failed, the others get this long after SIGTERM (they may hang in a collective)."""
 
 
@@ -184,8 +184,8 @@ def _copy(pipe: IO[bytes], log: Path) -> None:
 def _watch(ranks: Sequence[subprocess.Popen[bytes]], signals: Signals) -> list[int]:
     """Until all have ended, or one has failed."""
     sent = 0.0
-    while any(r.poll() is None for r in ranks):
-        if any(r.returncode not in (None, 0, os.EX_TEMPFAIL) for r in ranks):
+    while None in (codes := [r.poll() for r in ranks]):
+        if any(c not in (None, 0, os.EX_TEMPFAIL) for c in codes):
             break
         if signals.first and time.monotonic() - sent > REPEAT_S:
             for r in ranks:
@@ -193,7 +193,7 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]], signals: Signals) -> list[i
                     r.send_signal(signals.first)
             sent = time.monotonic()
         time.sleep(POLL_S)
-    return [r.poll() if r.poll() is not None else -signal.SIGKILL for r in ranks]  # type: ignore[misc]
+    return [-signal.SIGKILL if c is None else c for c in (r.poll() for r in ranks)]
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
