@@ -26,9 +26,16 @@ def page(table: Table) -> str:
         heads=heads,
         rows=rows,
         notes=list(notes(table)),
-        pictures=[(m, picture(table, m)) for m in table.metrics if _known(table, m)],
+        pictures=[(heading(table, m), picture(table, m)) for m in table.metrics if _known(table, m)],
         printed=bool(table.source),
     )
+
+
+def heading(table: Table, metric: str) -> str:
+    """A metric's name; of the compared one also which way is better."""
+    if metric != table.config.metric:
+        return metric
+    return f"{metric} ({'higher' if table.config.higher_is_better else 'lower'} is better)"
 
 
 def _known(table: Table, metric: str) -> list[Line]:
