@@ -172,7 +172,8 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
 
     def need(ok: bool, key: str, value: object, expected: str) -> None:
         if not ok:
-            raise ConfigError(f"{key}={value}: expected {expected}", "gra config show --preset evaluate/paper  (explains every key)")
+            then = "gra config show --preset evaluate/paper  (explains every key)"
+            raise ConfigError(f"{key}={value}: expected {expected}", then)
 
     need(c.model.path != "", "model.path", "", "a fine-tuning job, a model directory or a Hub id")
     template = c.model.chat_template

@@ -98,6 +98,8 @@ def run(
     Raises:
         ConfigError: unknown task or metric, or code that nobody allowed to run.
     """
+    if config.backend.kind is Backend.vllm:
+        _tell_version()
     import lm_eval
 
     benchmark = config.benchmarks[name]
@@ -160,6 +162,25 @@ def run(
         details,
         samples,
     )
+
+
+def _tell_version() -> None:
+    """The harness asks for the version of the package `vllm`; the build for CPUs is a package of another name."""
+    import importlib.metadata
+
+    ask = importlib.metadata.version
+
+    def told(distribution_name: str) -> str:
+        try:
+            return ask(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            import vllm
+
+            return str(vllm.__version__)
+
+    importlib.metadata.version = told  # of this process alone, which does nothing else
 
 
 def _batch(config: EvaluateConfig) -> str | int:

@@ -257,7 +257,8 @@ def checked(c: FinetuneConfig) -> FinetuneConfig:
 
     def need(ok: bool, key: str, value: object, expected: str) -> None:
         if not ok:
-            raise ConfigError(f"{key}={value}: expected {expected}", "gra config show --preset finetune/paper  (explains every key)")
+            then = "gra config show --preset finetune/paper  (explains every key)"
+            raise ConfigError(f"{key}={value}: expected {expected}", then)
 
     o, d, n = c.optimizer, c.data, c.launch
     need(c.model.path != "", "model.path", "", "a Hub id or a directory")
