@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc import hub
-from gra_hpc.attempt import job_id
 from gra_hpc.config import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.launch import stages
@@ -190,5 +189,3 @@ def _refuse_standstill(out: FinetuneDir, where: Rendezvous, before: int) -> None
             " its time limit is too short",
             f"gra finetune {out.path} launch.time_minutes=MORE launch.lead_s=LESS",
         )
-    if job_id():
-        log.info("goes back to the queue")

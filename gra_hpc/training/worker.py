@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from gra_hpc import hub
@@ -45,6 +46,9 @@ def main() -> None:
         format=f"%(asctime)s %(levelname)s rank {rank} %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
     logging.getLogger("gra_hpc").setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    # told by libraries about each other's arguments, which DeepSpeed's own configuration settles
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     hub.offline()
     out = FinetuneDir.existing(sys.argv[1])
     try:

@@ -20,7 +20,7 @@ from tests.training.trainings import ROOT, begun, curve, preset, steps_made
 
 __all__ = ["chats", "small_model"]
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 SITE = [
     "site.executor=slurm",
@@ -49,20 +49,21 @@ def test_chain_on_two_nodes(slurm_env: Any, tmp_path: Path, small_model: Path, c
     merge = submit_evaluate(tmp_path / "eval", evaluation.compose("mini", words), after=[job])
     assert merge and slurm_env.states(merge) == {merge: "PENDING"}
     made = FinetuneDir(out)
-    slurm_env.wait_until(lambda: steps_made(made) >= 2, 120, lambda: logs(out))
+    slurm_env.wait_until(lambda: steps_made(made) >= 2, 200, lambda: logs(out))
     slurm_env.run("scancel", "--signal=USR2", job)
-    slurm_env.wait_until(lambda: len(list(made.checkpoints.iterdir())) == 2, 60, lambda: logs(out))
-    slurm_env.wait_until(lambda: made.done.is_file(), 120, lambda: logs(out))
+    slurm_env.wait_until(lambda: len(list(made.checkpoints.iterdir())) == 2, 200, lambda: logs(out))
+    slurm_env.wait_until(lambda: made.done.is_file(), 200, lambda: logs(out))
     done = read_json(made.done)["metrics"]
     assert (done["steps"], done["ranks"], done["attempts"]) == (12, 2, 2), logs(out)
     assert [step for step, _ in curve(made)] == list(range(1, 13))
     assert submit_finetune(out, config) == ""
     slurm_env.wait_until(
-        lambda: (tmp_path / "eval" / "done.json").is_file(), 120, lambda: logs(tmp_path / "eval")
+        lambda: (tmp_path / "eval" / "done.json").is_file(), 200, lambda: logs(tmp_path / "eval")
     )
     assert 5 < read_json(tmp_path / "eval" / "done.json")["metrics"]["heldout"] < 20
 
 
+@pytest.mark.slow
 def test_plain_sbatch(slurm_env: Any, tmp_path: Path, small_model: Path, chats: Path) -> None:
     out = begun(
         tmp_path / "sft", small_model, chats, launch__per_node=1, launch__nodes=2, launch__interface="lo"
@@ -71,7 +72,7 @@ def test_plain_sbatch(slurm_env: Any, tmp_path: Path, small_model: Path, chats: 
     job = slurm_env.sbatch(
         export, "--nodes=2", "--partition=low", "--time=30", ROOT / "slurm/finetune.sbatch", out.path
     )
-    slurm_env.wait_until(lambda: out.done.is_file(), 150, lambda: logs(out.path))
+    slurm_env.wait_until(lambda: out.done.is_file(), 200, lambda: logs(out.path))
     assert read_json(out.done)["metrics"]["ranks"] == 2
     words = [
         "backend.kind=hf",
@@ -86,6 +87,6 @@ def test_plain_sbatch(slurm_env: Any, tmp_path: Path, small_model: Path, chats: 
     slurm_env.sbatch(
         export, f"--dependency=afterany:{array}", "--partition=low", "--time=30", script, measured, "merge"
     )
-    slurm_env.wait_until(lambda: (measured / "done.json").is_file(), 120, lambda: logs(measured))
+    slurm_env.wait_until(lambda: (measured / "done.json").is_file(), 200, lambda: logs(measured))
     assert "heldout" in (measured / "table.md").read_text()
     assert slurm_env.states(job) in ({}, {str(job): "COMPLETED"}, {str(job): "COMPLETING"})
