@@ -62,7 +62,9 @@ def experiment_rows(name: Name, words: Words = None) -> None:
     found = config.rows_of(experiment, rows)
     for row in found:
         print(row)
-    print(f"gra stage {' '.join(config.repositories(experiment, found))}")
+    needed = config.repositories(experiment, found)
+    if needed:
+        print(f"gra stage {' '.join(needed)}")
 
 
 @experiment_app.command("status")

@@ -29,8 +29,12 @@ class DataVariant:
     """Shown in tables. Empty: its name."""
     trained: bool = True
     """Off: nothing is made and nothing is trained; the base model itself is evaluated."""
+    of: str = ""
+    """Variant whose data are used instead of own ones: for what differs in fine-tuning alone."""
     run: dict[str, Any] = field(default_factory=dict)
     """Fragment of a preset for `gra plan`; `include` names presets that come first."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+    """Fragment of a fine-tuning configuration, last in order."""
 
 
 @dataclass
@@ -96,6 +100,8 @@ class Row:
     seeds: str
     data: str
     base: str
+    of: str = ""
+    """Variant whose data it uses; empty: its own."""
 
     def __str__(self) -> str:
         return f"{self.seeds}/{self.data}/{self.base}"
@@ -103,7 +109,12 @@ class Row:
     @property
     def made(self) -> str:
         """Name of its data: rows with other base models share them."""
-        return f"{self.seeds}-{self.data}"
+        return f"{self.seeds}-{self.of or self.data}"
+
+    @property
+    def name(self) -> str:
+        """Name of its models and results, before the training seed."""
+        return f"{self.seeds}-{self.data}-{self.base}"
 
 
 def compose(experiment: str, overrides: Sequence[str] = (), site: str = "") -> ExperimentConfig:
@@ -135,7 +146,12 @@ def rows_of(config: ExperimentConfig, patterns: Sequence[str] = ()) -> list[Row]
             _names(getattr(rows, axis), list(getattr(config, axis)), f"rows[{i}].{axis}")
             for axis in ("seeds", "data", "bases")
         ]
-        found |= dict.fromkeys(Row(s, d, b) for s in axes[0] for d in axes[1] for b in axes[2])
+        for data in axes[1]:
+            if config.data[data].of and config.data[data].of not in config.data:
+                raise ConfigError(f"data.{data}.of={config.data[data].of}: no such variant")
+        found |= dict.fromkeys(
+            Row(s, d, b, config.data[d].of) for s in axes[0] for d in axes[1] for b in axes[2]
+        )
     for row in found:
         for name in (row.seeds, row.data, row.base):
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
@@ -166,7 +182,7 @@ def _names(wanted: Sequence[str], known: Sequence[str], key: str) -> list[str]:
 
 def fragment(config: ExperimentConfig, row: Row) -> dict[str, Any]:
     """The preset of a row's data run."""
-    parts = (config.run, config.seeds[row.seeds], config.data[row.data].run)
+    parts = (config.run, config.seeds[row.seeds], config.data[row.of or row.data].run)
     include: list[str] = next((p["include"] for p in reversed(parts) if "include" in p), [])
     merged: dict[str, Any] = {"include": include} if include else {}
     for part in parts:
@@ -176,7 +192,7 @@ def fragment(config: ExperimentConfig, row: Row) -> dict[str, Any]:
 
 def preset_text(config: ExperimentConfig, row: Row) -> str:
     """The same as a YAML file."""
-    label = config.data[row.data].label or row.data
+    label = config.data[row.of or row.data].label or row.of or row.data
     head = f"# {config.title or 'An experiment'}: {row.seeds}, {label}. Written by gra experiment.\n"
     return head + yaml.safe_dump(fragment(config, row), sort_keys=False, allow_unicode=True)
 

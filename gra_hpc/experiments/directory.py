@@ -67,10 +67,10 @@ class ExperimentDir:
         return RunDir(self.path / "data" / row.made)
 
     def model(self, row: Row, seed: int) -> Path:
-        return self.path / "models" / f"{row.made}-{row.base}-s{seed}"
+        return self.path / "models" / f"{row.name}-s{seed}"
 
     def result(self, row: Row, seed: int) -> Path:
-        return self.path / "results" / f"{row.made}-{row.base}-s{seed}"
+        return self.path / "results" / f"{row.name}-s{seed}"
 
     def save(self, config: ExperimentConfig, rows: Sequence[Row]) -> None:
         """Write the experiment and its rows' presets."""
@@ -96,7 +96,7 @@ def finetune_config(made: ExperimentDir, config: ExperimentConfig, row: Row, see
     """Configuration of a row's fine-tuning."""
     from gra_hpc.training import config as training
 
-    settings = merge(config.finetune, config.bases[row.base].finetune)
+    settings = merge(merge(config.finetune, config.bases[row.base].finetune), config.data[row.data].finetune)
     preset = settings.pop("preset", "paper")
     if settings.get("data", {}).get("limit"):  # each training seed draws its own rows
         settings = merge({"data": {"limit_seed": seed}}, settings)

@@ -98,6 +98,8 @@ class TrainingDataConfig:
     """Draw the N examples of `limit` at random with this seed. -1: the first N."""
     min_score: float = 0.0
     """Leave out rows of a release with a lower score."""
+    last_round: int = 0
+    """Use only rows of a release that were made up to this round. 0: all."""
     max_length: int = 4096
     """Longest example, in tokens; also the length of a packed row. The paper uses 4096."""
     too_long: TooLong = TooLong.drop
@@ -271,6 +273,7 @@ def checked(c: FinetuneConfig) -> FinetuneConfig:
     )
     need(d.path != "", "data.path", "", "a release directory or a file")
     need(d.limit >= 0, "data.limit", d.limit, "0 or more")
+    need(d.last_round >= 0, "data.last_round", d.last_round, "0 or more")
     need(d.max_length >= 16, "data.max_length", d.max_length, "at least 16")
     need(o.epochs > 0, "optimizer.epochs", o.epochs, "above 0")
     need(o.max_steps >= 0, "optimizer.max_steps", o.max_steps, "0 or more")

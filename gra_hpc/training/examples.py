@@ -37,6 +37,7 @@ def read(
     limit: int = 0,
     limit_seed: int = -1,
     scratch: str = "",
+    last_round: int = 0,
 ) -> Examples:
     """Read all examples, in their order.
 
@@ -46,13 +47,14 @@ def read(
         min_score: leave out rows of a release below it.
         limit: at most so many; 0: all.
         limit_seed: draw them at random with this seed (their order stays); -1: the first ones.
+        last_round: leave out rows of a release from later rounds; 0: none.
 
     Raises:
         ReleaseError: a run that has no release yet, or a release without rows.
         SeedError: nothing there, or nothing that could be read.
     """
     release = release_of(path)
-    found = _release(release, split, min_score) if release else _source(path, split, scratch)
+    found = _release(release, split, min_score, last_round) if release else _source(path, split, scratch)
     if not found.conversations:
         why = "; ".join(f"{n} {reason}" for reason, n in found.refused.most_common(3)) or "no rows"
         raise SeedError(f"{path}: no example in it ({why})", "data.path=A RELEASE, or a file with chats")
@@ -82,7 +84,7 @@ def release_of(path: str) -> Path | None:
     return None
 
 
-def _release(release: Path, split: str, min_score: float) -> Examples:
+def _release(release: Path, split: str, min_score: float, last_round: int) -> Examples:
     import pyarrow.parquet as pq
 
     manifest = read_json(release / "manifest.json")
@@ -92,11 +94,13 @@ def _release(release: Path, split: str, min_score: float) -> Examples:
         raise ReleaseError(f"{release}: no {split} split", f"gra release verify {release}")
     for file in files:
         with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(4096, columns=["messages", "score"]):
+            for batch in table.iter_batches(4096, columns=["messages", "score", "round"]):
                 for row in batch.to_pylist():
                     out.read += 1
                     if row["score"] is not None and row["score"] < min_score:
                         out.refused["below data.min_score"] += 1
+                    elif last_round and row["round"] > last_round:
+                        out.refused["after data.last_round"] += 1
                     else:
                         out.conversations.append(row["messages"])
     return out

@@ -113,6 +113,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
     found = read_examples(
         d.path,
         min_score=d.min_score,
+        last_round=d.last_round,
         limit=d.limit,
         limit_seed=d.limit_seed,
         scratch=config.site.scratch,

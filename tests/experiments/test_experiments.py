@@ -21,7 +21,7 @@ from gra_hpc.experiments.config import Row, compose, rows_of
 from gra_hpc.experiments.directory import ExperimentDir
 from tests.conftest import made
 
-PUBLISHED = ("paper", "ablations")
+PUBLISHED = ("paper", "ablations", "rounds")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -121,6 +121,29 @@ def test_every_printed_figure_has_a_row_and_the_reverse() -> None:
         )
         assert len(with_figure) == len(source["figures"])
     assert table.printed_figure(table.printed("gra-2504.12322"), Row("condor", "gra", "llama")) == 51.60
+
+
+def test_rounds_share_their_data_and_differ_in_what_is_trained_on(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from gra_hpc.training.examples import read
+
+    config = compose("rounds")
+    rows = rows_of(config)
+    made = ExperimentDir(tmp_path, "rounds")
+    assert {r.made for r in rows} == {"wizardlm-gra"} and len({made.model(r, 0) for r in rows}) == 5
+    tuned = [directory.finetune_config(made, config, r, 0) for r in rows]
+    assert [c.data.last_round for c in tuned] == [1, 2, 3, 4, 5]
+    assert {c.data.path for c in tuned} == {str(tmp_path / "data" / "wizardlm-gra")}
+    release = tmp_path / "release"
+    (release / "data").mkdir(parents=True)
+    (release / "manifest.json").write_text("{}")
+    chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    table_ = pa.table({"messages": [chat] * 5, "score": [9.0] * 5, "round": [1, 2, 1, 3, 2]})
+    pq.write_table(table_, release / "data" / "train-00000-of-00001.parquet")
+    found = read(str(release), last_round=2)
+    assert len(found.conversations) == 4 and found.refused == {"after data.last_round": 1}
 
 
 def test_rows_are_chosen_by_patterns() -> None:
