@@ -283,7 +283,8 @@ up() { # NODES COUNT
 wake() { # NODES COUNT: until these nodes take jobs
     local down
     down=$(nodes_in down,drain "$1" | paste -sd,)
-    [[ -z $down ]] || slurm scontrol update nodename="$down" state=resume
+    # Refused where a node has come back by itself in the meantime: whether all are up is seen below.
+    [[ -z $down ]] || slurm scontrol update nodename="$down" state=resume 2>/dev/null || true
     wait_for 60 "$1" up "$1" "$2"
 }
 start() { # [NODES [GPUS]]

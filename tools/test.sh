@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
-# Without arguments the tests run in three parts: real engines first, for they take all cores; then the test cluster, which
-# mostly waits, beside everything else.
+# Without arguments the tests run in parts: real engines first, for they take all cores; then two test clusters, which mostly
+# wait, beside everything else.
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
@@ -18,14 +18,19 @@ default="not slow and not gpu"
 if [[ $# -gt 0 ]]; then
     exec $bin/python -m pytest -m "$default" "$@"
 fi
-part() { $bin/python -m pytest -o cache_dir=".pytest_cache/$1" -q -m "$default and $2" "${@:3}"; }
-log=$(mktemp)
-failed=0
+part() { # NAME MARKERS [ARGUMENTS]
+    $bin/python -m pytest -o cache_dir=".pytest_cache/$1" -q -m "$default and $2" "${@:3}"
+}
+failed=0 jobs=()
 part engines vllm || failed=1
-part cluster "not vllm" tests/cluster >"$log" 2>&1 &
+logs=$(mktemp -d)
+part runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py >"$logs/runs" 2>&1 &
+jobs+=($!)
+part cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' >"$logs/cluster" 2>&1 &
+jobs+=($!)
 part rest "not vllm" --ignore=tests/cluster || failed=1
-wait $! || failed=1
-cat "$log"
-rm -f "$log"
+for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+cat "$logs"/*
+rm -r "$logs"
 [[ $failed == 0 ]] && echo "all checks and tests passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $failed

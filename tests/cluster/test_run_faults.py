@@ -16,7 +16,7 @@ import pytest
 from conftest import NODES, MiniSlurm
 from slurm_runs import release_of
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 MakeRun = Callable[..., Any]
 SLOW = ("engine.simulated_latency_s=2", "launch.window=1")
@@ -105,6 +105,7 @@ def test_preemption_without_it(cluster_term: MiniSlurm, slurm_run: MakeRun) -> N
     run.check()
 
 
+@pytest.mark.slow  # Slurm itself takes two minutes over it
 def test_a_time_limit_drains_and_requeues(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     """A limit of one minute, the shortest that Slurm knows; a shard needs longer."""
     run = slurm_run(
@@ -145,6 +146,7 @@ def test_a_node_loses_power(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     run.check()
 
 
+@pytest.mark.slow  # Slurm itself takes two minutes over it
 def test_the_controller_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     """What runs goes on; a task that must requeue meanwhile waits for the controller."""
     run = slurm_run(cluster, *SLOW)

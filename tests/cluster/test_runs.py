@@ -15,7 +15,7 @@ from gra_hpc.presets import compose
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 MakeRun = Callable[..., Any]
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import MiniSlurm
 from slurm_runs import wait_for
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 MakeRun = Callable[..., Any]
 MOMENTS: dict[str, Callable[[Any], bool]] = {
