@@ -148,6 +148,13 @@ class EvaluateConfig:
         return digest(fingerprinted(self))
 
 
+def located(path: str) -> Path | None:
+    """A file or directory: from the working directory, or beside the configs (`configs/evaluate/tasks`)."""
+    return next(
+        (p for p in (Path(path), *(d.parent / path for d in presets.config_dirs())) if p.exists()), None
+    )
+
+
 def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> EvaluateConfig:
     """The checked configuration of a preset below `configs/evaluate/`, or of a YAML file, with overrides.
 
@@ -196,7 +203,7 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
         if b.kind is Kind.harness:
             need("," in b.metric, f"{where}.metric", b.metric, "METRIC,FILTER, such as acc,none")
             need(
-                not b.include or Path(b.include).is_dir(),
+                not b.include or located(b.include) is not None,
                 f"{where}.include",
                 b.include,
                 "a directory with task files",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ConfigError
-from gra_hpc.evaluation.config import Backend, BenchmarkConfig, EvaluateConfig
+from gra_hpc.evaluation.config import Backend, BenchmarkConfig, EvaluateConfig, located
 from gra_hpc.presets import nearest
+
+log = logging.getLogger(__name__)
 
 
 def task_manager(benchmark: BenchmarkConfig) -> Any:
     """The harness's tasks, and our own."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=str(Path(benchmark.include).absolute()) if benchmark.include else None)
+    found = located(benchmark.include) if benchmark.include else None
+    return TaskManager(include_path=str(found.absolute()) if found else None)
 
 
 def task_name(name: str, benchmark: BenchmarkConfig, manager: Any) -> str:
@@ -165,22 +169,28 @@ def run(
 
 
 def _tell_version() -> None:
-    """The harness asks for the version of the package `vllm`; the build for CPUs is a package of another name."""
+    """The harness asks for the version of the package `vllm`; the build for CPUs is a package of another name.
+
+    Only the harness's module is told: vLLM asks the same question, and finds its platform by the answer.
+    """
     import importlib.metadata
 
+    import vllm
+    from vllm.platforms import current_platform
+
+    log.info(
+        "vLLM %s on %s", vllm.__version__, current_platform.device_type
+    )  # looked up, and kept, before what follows
     ask = importlib.metadata.version
 
     def told(distribution_name: str) -> str:
-        try:
-            return ask(distribution_name)
-        except importlib.metadata.PackageNotFoundError:
-            if distribution_name != "vllm":
-                raise
-            import vllm
+        return str(vllm.__version__) if distribution_name == "vllm" else ask(distribution_name)
 
-            return str(vllm.__version__)
-
-    importlib.metadata.version = told  # of this process alone, which does nothing else
+    importlib.metadata.version = told
+    try:
+        import lm_eval.models.vllm_causallms  # noqa: F401  (takes the function by its name)
+    finally:
+        importlib.metadata.version = ask
 
 
 def _batch(config: EvaluateConfig) -> str | int:

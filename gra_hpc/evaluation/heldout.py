@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gra_hpc.errors import SeedError
-from gra_hpc.evaluation.config import BenchmarkConfig, EvaluateConfig
+from gra_hpc.evaluation.config import BenchmarkConfig, EvaluateConfig, located
 from gra_hpc.training.examples import read
 from gra_hpc.training.tokens import IGNORED, Encoded, encode
 
@@ -52,7 +52,8 @@ def rows_of(
     Raises:
         SeedError: none fits into the model's context.
     """
-    found = read(benchmark.path, split="validation", limit=benchmark.limit, scratch=config.site.scratch)
+    path = str(located(benchmark.path) or benchmark.path)
+    found = read(path, split="validation", limit=benchmark.limit, scratch=config.site.scratch)
     encoded = [encode(tokenizer, messages) for messages in found.conversations]
     fitting = [e for e in encoded if len(e.input_ids) <= config.model.max_model_len]
     if not fitting:
