@@ -180,7 +180,7 @@ def _tell_version() -> None:
 
     log.info(
         "vLLM %s on %s", vllm.__version__, current_platform.device_type
-    )  # looked up, and kept, before what follows
+    )  # it is looked up here, and kept
     ask = importlib.metadata.version
 
     def told(distribution_name: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
 from gra_hpc.launch import stages
-from gra_hpc.launch.finetuning import shape
+from gra_hpc.launch.finetuning import explain, shape
 from gra_hpc.launch.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
 from gra_hpc.shard import Signals
 from gra_hpc.training.config import compose
@@ -92,6 +92,16 @@ def test_what_is_frozen(tmp_path: Path) -> None:
         stages.freeze(
             tmp_path / "job", compose("paper", ["model.path=m", "data.path=d", "site.gpus_per_node=4"])
         )
+
+
+def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
+    words = [*PAPER, "launch.nodes=2", "site.executor=slurm", "site.partition=gpu", "site.cpus_per_task=64"]
+    words += ["optimizer.global_batch=512", "launch.time_minutes=600"]
+    text = "\n".join(explain(tmp_path / "job", compose("paper", words), plan=True))
+    assert "16 ranks on 2 nodes: 4 rows x 8 accumulation x 16 = 512 rows a step" in text
+    for line in ("nodes=2", "ntasks-per-node=1", "gpus-per-node=8", "time=600", "signal=USR2@300", "requeue"):
+        assert f"#SBATCH --{line}\n" in text, text
+    assert "--cpus-per-task=64" in text
 
 
 def test_time_to_save(tmp_path: Path) -> None:
