@@ -114,6 +114,9 @@ def needs(config: RunConfig) -> Iterator[Need]:
     embed = config.merge.embed_model
     if config.merge.semantic and embed and not Path(embed).expanduser().is_dir():
         yield Need(_id(embed, "merge.embed_model"), "model", "embedding model")
+    scorer = config.release.diagnostics.scorer
+    if scorer and not Path(scorer).expanduser().is_dir():
+        yield Need(_id(scorer, "release.diagnostics.scorer"), "model", "scorer of the diagnostics")
     from gra_hpc.sources import find
 
     if find(config.seeds.path) is None:

@@ -160,6 +160,9 @@ def test_needs_leave_out_what_is_here(tmp_path: Path) -> None:
         "datasets/org/seeds",
         "datasets/org/bench",
     }
+    config.release.diagnostics.scorer = "org/scorer"
+    assert "org/scorer" in {n.label for n in needs(config)}
+    config.release.diagnostics.scorer = ""
     (tmp_path / "m").mkdir()
     config.models["tiny"].path = config.merge.embed_model = str(tmp_path / "m")
     assert {n.label for n in needs(config)} == {"datasets/org/seeds", "datasets/org/bench"}
