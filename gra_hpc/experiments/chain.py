@@ -12,7 +12,7 @@ from functools import partial
 
 from gra_hpc import plan as planning
 from gra_hpc.config import Executor, RunConfig
-from gra_hpc.errors import GraError, IncompleteError
+from gra_hpc.errors import GraError, IncompleteError, LaunchError
 from gra_hpc.experiments import directory
 from gra_hpc.experiments.config import ExperimentConfig, Row, rows_of
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of
@@ -88,6 +88,8 @@ class Chain:
         try:
             act()
         except GraError as e:
+            if stopped(e):
+                raise
             log.error("%s: %s", what, e)
             self.problems[what] = str(e)
             return False
@@ -122,6 +124,13 @@ class Chain:
         job = submit_evaluate(result, config, jobs)
         if job:
             self.say(f"  job {job}{_after(jobs)}")
+
+
+def stopped(e: GraError) -> bool:
+    """Whether a stage that ran here was stopped by a person: then nothing else is begun."""
+    from gra_hpc.launch.finetuning import End
+
+    return isinstance(e, LaunchError) and (End.stopped.value in e.what or "interrupted" in e.what)
 
 
 def _after(jobs: Sequence[str]) -> str:
