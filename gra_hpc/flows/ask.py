@@ -95,7 +95,7 @@ class Asker:
             identity=self.identities[m.model],
             messages=render(question.step, variables, m.persona),
             sampling=self.sampling(m, seat, question.schema is not None, key),
-            schema=question.schema,
+            schema=question.schema(variables) if question.schema else None,
         )
 
     def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str) -> Sampling:

@@ -33,18 +33,21 @@ class Question(Generic[T]):
     """Where a sample ends in the ledger if this cannot be answered."""
     parse: Callable[[str, dict[str, Any]], T]
     """From the answer and the template's variables to a value; raises `parsing.Unparsable`."""
-    schema: dict[str, Any] | None = None
-    """JSON schema for guided decoding."""
+    schema: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """From the template's variables to the JSON schema for guided decoding."""
 
 
-def _verdict_schema(criteria: Sequence[str], low: int, high: int) -> dict[str, Any]:
+def _verdict_schema(
+    criteria: Sequence[str], low: int, high: int
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     score = {"type": "integer", "enum": list(range(low, high + 1))}
-    return {
+    schema = {
         "type": "object",
         "properties": {"comment": {"type": "string", "maxLength": 240}, **dict.fromkeys(criteria, score)},
         "required": ["comment", *criteria],
         "additionalProperties": False,
     }
+    return lambda _: schema
 
 
 def _description(answer: str, v: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
@@ -61,25 +64,23 @@ def _description(answer: str, v: dict[str, Any]) -> tuple[str, tuple[str, ...], 
     return domain, found[: v["keywords"]], parsing.summary(str(value.get("summary", "")), v["summary_words"])
 
 
-DESCRIBE: Question[tuple[str, tuple[str, ...], str]] = Question(
-    "describe",
-    "prepare",
-    _description,
-    {
+def _description_schema(v: dict[str, Any]) -> dict[str, Any]:
+    """Bounded by what will be kept: a model that finds no end is stopped before its answer is cut off."""
+    keyword = {"type": "string", "maxLength": 40}
+    return {
         "type": "object",
         "properties": {
             "domain": {"type": "string", "enum": list(DOMAINS)},
-            "keywords": {
-                "type": "array",
-                "items": {"type": "string", "maxLength": 40},
-                "minItems": 1,
-                "maxItems": 10,
-            },
-            "summary": {"type": "string", "maxLength": 300},
+            "keywords": {"type": "array", "items": keyword, "minItems": 1, "maxItems": v["keywords"]},
+            "summary": {"type": "string", "maxLength": 8 * v["summary_words"]},
         },
         "required": ["domain", "keywords", "summary"],
         "additionalProperties": False,
-    },
+    }
+
+
+DESCRIBE: Question[tuple[str, tuple[str, ...], str]] = Question(
+    "describe", "prepare", _description, _description_schema
 )
 
 KEYWORDS: Question[tuple[str, ...]] = Question(

@@ -56,19 +56,22 @@ def test_every_question_of_the_method_is_answered(question: questions.Question[o
 
     variables = {"keywords": 3, "summary_words": 30, "examples": [Example]}
     prompt = "short keywords on one line" if question.step == "keywords" else "Say in one sentence"
+    schema = question.schema(variables) if question.schema else None
     for seed in range(50):
-        question.parse(simulate(request(prompt, seed, question.schema)).text, variables)
+        question.parse(simulate(request(prompt, seed, schema)).text, variables)
 
 
 def test_decisions_of_all_kinds_come_about() -> None:
+    scores, zeros_and_ones = questions.REVIEW_RESPONSE.schema, questions.REVIEW_INSTRUCTION.schema
+    assert scores and zeros_and_ones
     counts = {"accepted": 0, "rejected": 0, "adjudicated": 0, "instruction": 0}
     for sample in range(2000):
         means, zero = [], False
         for reviewer in range(3):
             seed = 10 * sample + reviewer
-            answer = simulate(request("s", seed, questions.REVIEW_RESPONSE.schema))
+            answer = simulate(request("s", seed, scores({})))
             means.append(statistics.mean(parsing.response_scores(answer.text)[0].values()))
-            answer = simulate(request("s", seed, questions.REVIEW_INSTRUCTION.schema))
+            answer = simulate(request("s", seed, zeros_and_ones({})))
             zero = zero or 0 in parsing.instruction_scores(answer.text)[0].values()
         high = statistics.mean(means) >= 8
         kind = "rejected" if not high else "accepted" if statistics.pstdev(means) <= 1.5 else "adjudicated"
