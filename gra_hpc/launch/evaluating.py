@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 from gra_hpc import hub
 from gra_hpc.attempt import job_id, restart_count
 from gra_hpc.config import Executor, SiteConfig
+from gra_hpc.engines import guard
 from gra_hpc.errors import IncompleteError, LaunchError
 from gra_hpc.evaluation import config as configs
 from gra_hpc.evaluation import table
@@ -23,7 +26,6 @@ from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.evaluation.directory import EvaluateDir
 from gra_hpc.launch import stages
 from gra_hpc.launch.arrays import Shape, job_executor, submit_array, submit_one
-from gra_hpc.launch.ranks import in_child
 from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_work
 from gra_hpc.launch.tasks import await_kill, requeue, start_logging
 from gra_hpc.rundir import RunDir
@@ -182,22 +184,33 @@ def environment(site: SiteConfig, extra: dict[str, str], offline: bool = True) -
 def run_worker(
     out: EvaluateDir, name: str, config: EvaluateConfig, signals: Signals, output: Any = None
 ) -> int:
-    """Run one benchmark as a process; when a signal comes, end it. Its exit code."""
+    """Run one benchmark as a process; when a signal comes, end it. Its exit code.
+
+    It runs under an engine's guard: however this process ends, none of the benchmark's (vLLM starts several) is left.
+    """
+    place = os.path.expandvars(config.site.local_dir)
+    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=place if Path(place).is_dir() else None))
+    command = [sys.executable, "-I", "-S", guard.__file__, "--grace", "5"]
+    command += ["--state", f"{private}.state", "--private", str(private)]
+    if not config.site.gpus_per_node:
+        command.append("--own-network")  # no other user reaches the ports of its parts
     process = subprocess.Popen(
-        [sys.executable, "-m", "gra_hpc.evaluation.worker", str(out.path), name],
-        env=environment(config.site, config.backend.env),
-        stdin=subprocess.DEVNULL,
+        [*command, "--", sys.executable, "-m", "gra_hpc.evaluation.worker", str(out.path), name],
+        env=environment(config.site, config.backend.env)
+        | {"TMPDIR": str(private), "VLLM_RPC_BASE_PATH": str(private)},
+        stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT if output else None,
-        start_new_session=True,  # with its engine: both are ended at once
-        preexec_fn=in_child,
+        start_new_session=True,
     )
+    assert process.stdin
     try:
         while process.poll() is None and not signals.first:
             time.sleep(POLL_S)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # nothing is kept of an unfinished benchmark
+        with contextlib.suppress(OSError):  # it has ended by itself
+            process.stdin.write(guard.KILL)  # nothing is kept of an unfinished benchmark
+            process.stdin.close()
     return process.wait()
 
 

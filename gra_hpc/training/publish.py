@@ -87,6 +87,8 @@ def _finish(attempt: Attempt, trainer: Any, temporary: Path, began: float) -> No
 
 def clean(out: FinetuneDir, attempt: Attempt) -> None:
     """Remove what only a further attempt would need."""
+    for left in out.path.glob(".*.tmp"):  # of attempts that were killed while they wrote
+        shutil.rmtree(left, ignore_errors=True)
     if attempt.config.checkpoint.keep_at_end:
         return
     for checkpoint in checkpoints(out):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gra_hpc.storage import read_json
@@ -76,6 +78,25 @@ def test_heldout_loss(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPat
     assert len(rows) == 12 and sum(r["tokens"] for r in rows) == tokens
     again = gra("evaluate", out)
     assert "0 of 1 benchmarks left" in again and "heldout" in again
+
+
+def test_killed_it_leaves_nothing_running(tmp_path: Path, model: Path) -> None:
+    """kill -9 for the command: its benchmark ends too, and nothing half done counts."""
+    words = ["evaluate", str(tmp_path / "out"), "--preset", "mini", f"model.path={model}", "only=[heldout]"]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "gra_hpc.cli", *words], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    children: list[psutil.Process] = []
+    deadline = time.monotonic() + 60
+    while len(children) < 2:  # the guard, and behind it the benchmark
+        assert time.monotonic() < deadline and command.poll() is None
+        time.sleep(0.05)
+        children = psutil.Process(command.pid).children(recursive=True)
+    command.kill()
+    command.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    assert not (tmp_path / "out" / "benchmarks" / "heldout" / "result.json").exists()
 
 
 def test_no_model_is_one_line(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def run(out: FinetuneDir, code: int = 0, timeout: float = 240) -> str:
     process = start(out)
     try:
         said, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    except BaseException:
         kill(process)
         raise
     assert process.returncode == code, said
