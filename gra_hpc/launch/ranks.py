@@ -117,10 +117,15 @@ def run_ranks(
     first = where.node * per_node
     files = [logs / f"rank-{first + i:04d}.log" for i in range(per_node)]
     ranks = [_start(command, first + i, i, per_node, where, files[i], interface) for i in range(per_node)]
+    voice = threading.Thread(target=_copy, args=(ranks[0].stdout, files[0]), daemon=True)
+    if first == 0:
+        voice.start()
     try:
         codes = _watch(ranks, signals)
     finally:
         _end(ranks)
+        if first == 0:
+            voice.join(5)  # its last lines
     # a rank that we or Slurm ended says less than the one that failed by itself
     failed = sorted((c < 0, i) for i, c in enumerate(codes) if c not in (0, os.EX_TEMPFAIL))
     if failed:
@@ -152,7 +157,7 @@ def _start(
     if between:
         for library in ("NCCL", "GLOO"):
             env.setdefault(f"{library}_SOCKET_IFNAME", between)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -161,9 +166,6 @@ def _start(
         start_new_session=True,  # Ctrl-C is for the launcher, which lets the ranks save
         preexec_fn=in_child,
     )
-    if rank == 0:
-        threading.Thread(target=_copy, args=(process.stdout, log), daemon=True).start()
-    return process
 
 
 def in_child() -> None:
