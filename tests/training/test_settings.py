@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,15 +10,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from gra_hpc import presets
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
+from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.launch import stages
 from gra_hpc.launch.finetuning import explain, shape
 from gra_hpc.launch.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
 from gra_hpc.shard import Signals
-from gra_hpc.training.config import compose
+from gra_hpc.training.config import FinetuneConfig, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, newest
 from gra_hpc.training.examples import read
 from gra_hpc.training.settings import deepspeed_settings
@@ -263,3 +267,16 @@ def test_ranks_die_with_their_launcher(tmp_path: Path) -> None:
     launcher.wait()
     _, alive = psutil.wait_procs(ranks, timeout=20)
     assert not alive
+
+
+@pytest.mark.parametrize("kind", [FinetuneConfig, EvaluateConfig])
+def test_every_key_is_explained(kind: type) -> None:
+    def walk(cls: Any) -> None:
+        docs = presets.field_docs(cls)
+        for name, hint in get_type_hints(cls).items():
+            assert docs.get(name), f"{cls.__name__}.{name} has no docstring"
+            for inner in (hint, *get_args(hint)):
+                if dataclasses.is_dataclass(inner):
+                    walk(inner)
+
+    walk(kind)
