@@ -2,7 +2,7 @@
 """What `bench_shard.py compare` starts beside itself: vLLM offline, a peer's pipeline, and a look at a server's load.
 
     PYTHON tools/bench_shard_ways.py raw                     PYTHON has vllm; reads JSON lines, answers JSON lines
-    PYTHON tools/bench_shard_ways.py datatrove CALLS DIR URL MODEL [--chained]   PYTHON has datatrove[inference]
+    PYTHON tools/bench_shard_ways.py datatrove CALLS DIR URL MODEL [--chained]   PYTHON has datatrove[io] aiofiles httpx
     PYTHON tools/bench_shard_ways.py watch ADDRESS           counts running calls until its input is closed
 
 CALLS is the JSON that `bench_shard.py` captures: a list of samples, each a list of calls in the order they were asked.
@@ -153,7 +153,8 @@ def watch(address: str, pause: float = 0.5) -> dict[str, float]:
             host, port = address.split(":")
             connection = socket.create_connection((host, int(port)))
         with connection:
-            connection.sendall(b"GET /metrics HTTP/1.0\r\nHost: engine\r\n\r\n")
+            connection.settimeout(60)
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
             text = b""
             while block := connection.recv(1 << 16):
                 text += block
