@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A simulated node: how the placement that is chosen compares with all others, in the model and in simulated time.
 
-    python tools/simulate_node.py [--gpus 8] [--memory 80] [--models 5] [--samples 6000] [--window 2048] [--json FILE]
+    python tools/simulate_node.py [--gpus 8] [--memory 80] [--models 5] [--samples 6000] [--window 2048] [--only chosen ...]
 
 SIMULATED: no GPU is used. Models are 8-billion-parameter ones by their stated sizes, devices by their public figures,
 the pace of an engine by the performance model that placement uses itself (`gra_hpc/engines/performance.py`); answers
@@ -154,6 +154,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             [Turn(hosts, best, bound=best, ideal=best)], space.constants
         )
     piece = simulation.Slice.of(config, args.samples)
+    if args.only:
+        known = {name: rota for name, rota in known.items() if name in args.only}
     for name, rota in known.items():
         outcome = simulation.through(piece, rota)
         rows.append(
@@ -183,8 +185,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def render(result: dict[str, Any]) -> str:
     """As a table."""
-    by_name = {r["layout"]: r for r in result["layouts"]}
-    chosen = by_name["chosen"]
+    chosen = result["layouts"][0]
     lines = [
         f"SIMULATED node: {result['node']}, {result['models']} models of 8B, {result['samples']} samples,"
         f" window {result['window']}; samples a second (ideal by the model: {result['ideal']})",
@@ -218,6 +219,9 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=5)
     parser.add_argument("--samples", type=int, default=6000)
     parser.add_argument("--window", type=int, default=2048)
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="LAYOUT", help="these layouts alone, by name"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     result = compare(args)

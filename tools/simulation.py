@@ -98,13 +98,14 @@ class Slice:
 
 @dataclass
 class Timed(shard.Attempt):
-    """An attempt that notes when its samples ended, in seconds of the loop's clock."""
+    """An attempt that notes when its samples ended, in seconds of the loop's clock, and the tokens answered by then."""
 
-    ended: list[float] = field(default_factory=list)
+    ended: list[tuple[float, int]] = field(default_factory=list)
 
     def finished(self, sample: Sample) -> None:
         super().finished(sample)
-        self.ended.append(asyncio.get_running_loop().time())
+        tokens = sum(t[2] for t in self.tokens.values())
+        self.ended.append((asyncio.get_running_loop().time(), tokens))
 
 
 async def drive(piece: Slice, engine: Engine) -> Timed:
@@ -162,8 +163,7 @@ class Outcome:
     seconds: float
     """Simulated, from the engines' readiness to the last sample."""
     steady: float
-    """Samples a second while the window was full: of the samples that ended between a quarter and three quarters of
-    the time in which new ones were still begun."""
+    """Samples a second while the window was full, by the tokens answered until then."""
     busy: float
     """Part of the time in which an engine had calls, on average."""
     swap_seconds: float
@@ -192,10 +192,13 @@ def through(piece: Slice, rota: Rota, speed: float = 1.0) -> Outcome:
         return runner.run(work())
 
 
-def steady_rate(ended: Sequence[float], window: int) -> float:
-    """Samples a second between the first quarter and the last of the time in which the window is full."""
-    full = len(ended) - window  # with this one's end the last sample was begun
-    if full < 8:
+def steady_rate(ended: Sequence[tuple[float, int]], window: int) -> float:
+    """Samples a second until the last one was begun, from (time, tokens answered so far) at the end of each.
+
+    A sample counts by its tokens: of those in the window, parts are done.
+    """
+    full = len(ended) - window - 1  # with this one's end the last sample was begun
+    if full < 0 or not ended[full][0]:
         return 0.0
-    first, last = ended[full // 4], ended[full]
-    return (full - full // 4) / (last - first) if last > first else 0.0
+    seconds, tokens = ended[full]
+    return tokens / seconds * len(ended) / ended[-1][1]
