@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A simulated node: how the placement that is chosen compares with all others, in the model and in simulated time.
 
-    python tools/simulate_node.py [--gpus 8] [--memory 80] [--models 5] [--samples 6000] [--window 2048] [--only chosen ...]
+    python tools/simulate_node.py [--gpus 8] [--memory 80] [--models 5] [--samples 6000] [--window 2048] [--only LAYOUT]
 
 SIMULATED: no GPU is used. Models are 8-billion-parameter ones by their stated sizes, devices by their public figures,
 the pace of an engine by the performance model that placement uses itself (`gra_hpc/engines/performance.py`); answers
