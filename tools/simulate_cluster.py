@@ -174,6 +174,20 @@ def experiments(real: int) -> list[Experiment]:
     return sorted(found, key=lambda e: -e.size)
 
 
+def read_measured(path: Path | None) -> list[Measured]:
+    """What an earlier call wrote; nothing if it did not."""
+    if path is None or not path.exists():
+        return []
+    found = []
+    for row in json.loads(path.read_text()):
+        e = row["experiment"]
+        stops = tuple((float(at), int(number)) for at, number in e["interruptions"])
+        experiment = Experiment(e["size"], stops, e["speed"], e["seed"])
+        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k != "experiment"}
+        found.append(Measured(experiment, **kept))
+    return found
+
+
 @dataclass(frozen=True)
 class ShardModel:
     """Seconds of a shard on ready engines: `fixed + size / rate`, times a factor near one."""
@@ -458,7 +472,10 @@ def main() -> None:
     )
     usual = Cluster()
     parser.add_argument("--samples", type=int, default=1_000_000)
-    parser.add_argument("--real", type=int, default=30_000, help="candidates through the real code")
+    parser.add_argument(
+        "--real", type=int, default=30_000, help="candidates through the real code; 0: --measured alone"
+    )
+    parser.add_argument("--measured", type=Path, help="what the real code gave: read if there, and added to")
     parser.add_argument("--window", type=int, default=1024, help="launch.window")
     parser.add_argument("--workers", type=int, default=2, help="processes for the real code")
     parser.add_argument(
@@ -484,10 +501,14 @@ def main() -> None:
     cluster = replace(usual, **given)
     config = simulation.committee(args.window)
     ideal = simulation.solved(config, NODE, simulation.measured_rates(config)).rota.samples_per_s
-    todo = experiments(args.real)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
-        found = list(pool.map(real_shard, todo, [args.window] * len(todo)))
+    found = read_measured(args.measured)
+    todo = experiments(args.real) if args.real else []
+    if todo:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+            found += pool.map(real_shard, todo, [args.window] * len(todo))
+    if args.measured:
+        args.measured.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
     model = ShardModel.fitted(found)
     widths = sorted({*args.widths, cluster.nodes})
     results = sweep(args.samples, cluster, model, ideal, args.sizes, widths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 from dataclasses import asdict, replace
@@ -139,6 +140,18 @@ def test_a_real_shard_in_simulated_time_is_interrupted_and_goes_on() -> None:
     assert m.replayed > 0
     assert m.calls > 60 * 4
     assert asyncio.get_event_loop_policy() is policy
+
+
+def test_what_was_measured_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "measured.json"
+    found = [
+        cluster.Measured(
+            cluster.Experiment(9, ((1.5, 15),), 0.5, 3), (1.0, 2.0), ("stopped", "published"), 7, 0.1, 4
+        )
+    ]
+    file.write_text(json.dumps([asdict(m) for m in found]))
+    assert cluster.read_measured(file) == found
+    assert cluster.read_measured(tmp_path / "none") == []
 
 
 def test_experiments_are_about_so_many_candidates() -> None:
