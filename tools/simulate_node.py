@@ -29,6 +29,7 @@ from gra_hpc.engines.placement_report import _naive
 from gra_hpc.engines.turns import Rota, Turn, combine
 
 Engines = list[tuple[Need, int, int]]
+BEST = "best by exhaustive search"
 CLOSE = 1e-3
 """Layouts within this share of the best are not told apart."""
 
@@ -144,15 +145,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     rows = []
     known = layouts(solution)
     compared, seconds = 0, 0.0
-    if len(solution.rota.turns) == 1:
+    if len(solution.rota.turns) == 1 and (not args.only or BEST in args.only):
         space = Space(tuple(solution.model.needs), args.gpus, solution.model.memory, solution.model.constants)
         began = time.process_time()
         floor = tuple(h for h in solution.rota.turns[0].engines if isinstance(h, Host))
         best, hosts, compared = exhaustive(space, floor, solution.rota.samples_per_s)
         seconds = time.process_time() - began
-        known["best by exhaustive search"] = combine(
-            [Turn(hosts, best, bound=best, ideal=best)], space.constants
-        )
+        known[BEST] = combine([Turn(hosts, best, bound=best, ideal=best)], space.constants)
     piece = simulation.Slice.of(config, args.samples)
     if args.only:
         known = {name: rota for name, rota in known.items() if name in args.only}
