@@ -412,7 +412,7 @@ async def _replay(
                         base,
                     )
                 sink("shard", done | load | {"tokens": replayed.tokens, "same": replayed.same})
-                for way in ("datatrove", "datatrove-chained") if args.peer and n else ():
+                for way in args.peer_ways if args.peer and n else ():
                     urllib.request.urlopen(urllib.request.Request(f"{url}/reset_prefix_cache", method="POST"))
                     command = [
                         args.peer,
@@ -600,6 +600,10 @@ def main() -> None:
     one.add_argument("--samples", type=int, default=0, help="the first samples only (default: all)")
     one.add_argument("--times", type=int, default=5)
     one.add_argument("--peer", metavar="PYTHON", help="also datatrove, with this interpreter")
+    peers = ["datatrove", "datatrove-chained"]
+    one.add_argument(
+        "--peer-ways", nargs="+", choices=peers, default=peers, help="in stages, or a rollout per sample"
+    )
     one.add_argument("--port", type=int, default=28731, help="loopback port of the peer's server")
     one.add_argument("--png", type=Path)
     two = commands.add_parser("cpu", help="our CPU time per call, flow and journal included")
