@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,7 +171,6 @@ def environment(site: SiteConfig, extra: dict[str, str], offline: bool = True) -
         env |= {**hub.OFFLINE, "HF_EVALUATE_OFFLINE": "1"}
     env |= {
         "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_LOGGING_COLOR": "0",
@@ -215,10 +215,11 @@ def run_worker(
 
 
 def last_line(log_file: Path) -> str:
-    """The last thing a log says."""
+    """Why a benchmark failed, by its log: what it said itself, else the last error, else the last line."""
     lines = [x.strip() for x in log_file.read_text(errors="replace").splitlines() if x.strip()]
     told = [x.removeprefix("evaluate: ") for x in lines if x.startswith("evaluate: ")]
-    return (told or lines or ["(nothing)"])[-1]
+    errors = [x for x in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", x)]
+    return (told or errors or lines or ["(nothing)"])[-1]
 
 
 @dataclass(frozen=True)
