@@ -479,9 +479,9 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=1024, help="launch.window")
     parser.add_argument("--workers", type=int, default=2, help="processes for the real code")
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 4000, 8000, 16000, 32000]
+        "--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000]
     )
-    parser.add_argument("--widths", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
+    parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128, 256])
     for name in (
         "nodes",
         "start_s",
