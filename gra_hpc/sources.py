@@ -237,7 +237,8 @@ class Source:
         number = 0
         if not os.isatty(2):
             datasets.disable_progress_bars()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # not a line for each retry: one answer, below
+        # Not a line for each retry: one answer, below.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
             if self.local and any((self.local / n).is_file() for n in ("state.json", "dataset_dict.json")):
                 table = datasets.load_from_disk(str(self.local))

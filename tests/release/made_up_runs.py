@@ -61,7 +61,9 @@ def write_model(directory: Path, hidden: int = 64) -> Path:
     }  # fmt: skip
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "tokenizer.json").write_text("{}")
-    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages[0].content }}"}))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "{{ messages[0].content }}"})
+    )
     weights = {"model.embed_tokens.weight": np.zeros((256, hidden), np.float16)}
     save_file(weights, str(directory / "model.safetensors"))
     return directory
