@@ -189,7 +189,7 @@ def run_worker(
     It runs under an engine's guard: however this process ends, none of the benchmark's (vLLM starts several) is left.
     """
     place = os.path.expandvars(config.site.local_dir)
-    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=place if Path(place).is_dir() else None))
+    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=place if place and Path(place).is_dir() else None))
     command = [sys.executable, "-I", "-S", guard.__file__, "--grace", "5"]
     command += ["--state", f"{private}.state", "--private", str(private)]
     if not config.site.gpus_per_node:
