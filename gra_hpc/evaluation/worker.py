@@ -152,14 +152,17 @@ def _harness(
 
     benchmark = config.benchmarks[name]
     value, error, questions, details, samples = harness.run(name, config, model, device, directory)
-    spread = 0.0 if math.isnan(error) else 196 * error
+    spread = 0.0 if math.isnan(error) else 1.96 * error
+    low, high = value - spread, value + spread
+    if 0 <= value <= 1:  # a share: the normal interval of few questions reaches beyond what can be
+        low, high = max(0.0, low), min(1.0, high)
     result = Result(
         name=name,
         kind=benchmark.kind.value,
         metric=benchmark.metric,
         value=100 * value,
-        low=100 * value - spread,
-        high=100 * value + spread,
+        low=100 * low,
+        high=100 * high,
         questions=questions,
         unit="%",
         seconds=0.0,
