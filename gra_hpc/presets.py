@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from gra_hpc import config as config_module
 from gra_hpc.config import RunConfig, check
@@ -277,6 +277,11 @@ def _object(cfg: DictConfig) -> Any:
         result: Any = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or "?"
+        if isinstance(e, InterpolationResolutionError | GrammarParseError):
+            raise ConfigError(
+                f"{key}: ${{...}} means another setting here, and there is none of that name",
+                "write $NAME, without braces, for a variable of the shell",
+            ) from None
         raise ConfigError(f"{key}: a value is required", f"give it as {key}=...") from None
     if hasattr(result, "site"):
         _expand(result.site)

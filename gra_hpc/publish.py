@@ -100,7 +100,10 @@ def sweep(shard: ShardDir) -> None:
         for file in shard.path.glob(pattern):
             if file.name not in keep:
                 file.unlink(missing_ok=True)
-    shutil.rmtree(shard.attempts, ignore_errors=True)
+    for _ in range(3):  # a heartbeat that is being written at this moment makes a directory that is not empty
+        shutil.rmtree(shard.attempts, ignore_errors=True)
+        if not shard.attempts.exists():
+            return
 
 
 def _history(attempt: AttemptDir) -> dict[str, Any]:

@@ -67,7 +67,7 @@ release: {{licence: apache-2.0, validation: 0}}
     for key, value in cluster.env.items():
         monkeypatch.setenv(key, value)
     shims = Path(__file__).parent / "simulated_tasks"
-    only_some = f"site.setup=['if [ ${{SLURM_ARRAY_TASK_ID:-0}} -gt 1 ]; then export PYTHONPATH={shims}; fi']"
+    only_some = f"site.setup=['if [ 0$SLURM_ARRAY_TASK_ID -gt 1 ]; then export PYTHONPATH={shims}; fi']"
     made = make(runs_dir / "vllm", compose(str(preset), [*SITE, "site.cpus_per_task=1", only_some]))
     run = slurm_run(cluster)  # for its commands; the run is another
     run.run, run.shards = made, [made.round(1).shard(n) for n in range(SHARDS)]
