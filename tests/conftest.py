@@ -30,6 +30,12 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2: the sentence embedding model."""
+    return made("minilm", "all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
 def tiny_llama() -> Path:
     """Two random layers with SmolLM2's tokenizer, without weights (`load_format=dummy`): the fastest real engine."""
     return made("tiny-llama", "tiny-llama")

@@ -189,3 +189,22 @@ def test_two_copies_of_a_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     assert len(run.attempts(shard)) == 2
     assert {a["restart"] for a in run.attempts(shard)} == {0, 1}
     assert release_of(run.run) == release_of(run.reference)
+
+
+def test_a_killed_task_and_a_requeue_by_hand(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """kill -9 of a task's Python fails that task alone; `scontrol requeue` gives no warning. Nothing is asked again."""
+    run = slurm_run(cluster, *SLOW)
+    run.submit()
+    at_work(run)
+    answered = run.answers(2)
+    os.kill(run.beats(1)[0].pid, signal.SIGKILL)
+    cluster.run("scontrol", "requeue", running(run)[2].id)
+    run.quick()
+    run.wait(lambda: not run.queue())
+    assert run.published() == [0, 2, 3, 4, 5, 6, 7]
+    assert run.attempts(2)[-1]["replayed"] >= answered
+    assert "1 of 8 shards are not published: 1 -> gra resume" in run.logs()
+    run.resume()
+    run.wait_release()
+    assert run.attempts(1)[-1]["replayed"] >= 2
+    run.check()

@@ -112,14 +112,11 @@ def test_vectors_come_through_the_same_door(short_dir: Path) -> None:
 
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
-def test_vllm_gives_the_vectors_of_sentence_transformers(short_dir: Path) -> None:
-    from conftest import made
-
+def test_vllm_gives_the_vectors_of_sentence_transformers(short_dir: Path, minilm: Path) -> None:
     from gra_hpc.merge.embed import encode
 
-    directory = made("minilm", "all-minilm-l6-v2")
     texts = ["Name a river.", "Name a river in Asia.", "Prove that 7 is prime. " * 80]
-    model = ModelConfig(str(directory), dtype="float32", max_model_len=embedding_length(directory))
+    model = ModelConfig(str(minilm), dtype="float32", max_model_len=embedding_length(minilm))
     placement = Placement((EnginePlace(EMBEDDER, 0, (0, 1), embeds=True),), "cpu")
 
     async def work() -> list[bytes | None]:
@@ -127,5 +124,5 @@ def test_vllm_gives_the_vectors_of_sentence_transformers(short_dir: Path) -> Non
             return list(await asyncio.gather(*(embed(node, t) for t in texts)))
 
     found = [np.frombuffer(v or b"", "<f2").astype(float) for v in asyncio.run(work())]
-    expected = encode(texts, directory).astype(float)
+    expected = encode(texts, minilm).astype(float)
     assert [float(a @ b) for a, b in zip(found, expected, strict=True)] == pytest.approx([1.0] * 3, abs=5e-3)
