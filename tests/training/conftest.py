@@ -16,7 +16,7 @@ def shrunk(source: Path, target: Path) -> Path:
         shutil.copy(source / name, target / name)
     config = json.loads((source / "config.json").read_text())
     config |= {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
-    config |= {"head_dim": 16, "max_position_embeddings": 1024}
+    config |= {"head_dim": 32, "max_position_embeddings": 1024}  # 32: the smallest that vLLM has on a CPU
     (target / "config.json").write_text(json.dumps(config))
     return target
 
