@@ -48,6 +48,7 @@ def settings(small_model: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow  # ten jobs, each with a Python that imports torch: three minutes
 def test_one_paper_row_is_a_chain_of_jobs(
     slurm_env: MiniSlurm, runs_dir: Path, tmp_path: Path, tiny_llama: Path, small_model: Path
 ) -> None:
@@ -93,7 +94,7 @@ def test_one_paper_row_is_a_chain_of_jobs(
         ("data", "alpaca-gra"), ("models", "alpaca-gra-qwen-s0"), ("results", "alpaca-gra-qwen-s0")
     ))  # fmt: skip
     ends = [data / "release" / "manifest.json", model / "done.json", result / "done.json"]
-    slurm_env.wait_until(lambda: ends[-1].is_file(), 300, lambda: logs(where))
+    slurm_env.wait_until(lambda: ends[-1].is_file(), 500, lambda: logs(where))
     times = [e.stat().st_mtime for e in ends]
     assert times == sorted(times), "data, then the model, then its figure"
     manifest, tuned = read_json(ends[0]), read_json(ends[1])
