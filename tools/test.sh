@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
 # Without arguments the tests run in parts: real engines first, for they take all cores; then two test clusters, which mostly
-# wait, beside everything else.
+# wait, beside everything else (GRA_TEST_SERIAL=1: one part after the other).
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
@@ -19,18 +19,31 @@ if [[ $# -gt 0 ]]; then
     exec $bin/python -m pytest -m "$default" "$@"
 fi
 part() { # NAME MARKERS [ARGUMENTS]
-    $bin/python -m pytest -o cache_dir=".pytest_cache/$1" -q -m "$default and $2" "${@:3}"
+    local cache=.pytest_cache/$1
+    rm -rf "$cache"
+    $bin/python -m pytest -o cache_dir="$cache" -q -m "$default and $2" "${@:3}" || {
+        mkdir -p "$cache" && touch "$cache/failed"
+        return 1
+    }
 }
+runs() { part runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py; }
+cluster() { part cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*'; }
+rest() { part rest "not vllm" --ignore=tests/cluster; }
+
 failed=0 jobs=()
 part engines vllm || failed=1
-logs=$(mktemp -d)
-part runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py >"$logs/runs" 2>&1 &
-jobs+=($!)
-part cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' >"$logs/cluster" 2>&1 &
-jobs+=($!)
-part rest "not vllm" --ignore=tests/cluster || failed=1
-for job in "${jobs[@]}"; do wait "$job" || failed=1; done
-cat "$logs"/*
-rm -r "$logs"
+if [[ -n ${GRA_TEST_SERIAL:-} ]]; then
+    for each in runs cluster rest; do $each || failed=1; done
+else
+    logs=$(mktemp -d)
+    for each in runs cluster; do
+        $each >"$logs/$each" 2>&1 &
+        jobs+=($!)
+    done
+    rest || failed=1
+    for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+    cat "$logs"/*
+    rm -r "$logs"
+fi
 [[ $failed == 0 ]] && echo "all checks and tests passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $failed
