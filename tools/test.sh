@@ -26,21 +26,25 @@ part() { # NAME MARKERS [ARGUMENTS]
         return 1
     }
 }
-runs() { part runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py; }
-cluster() { part cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*'; }
-rest() { part rest "not vllm" --ignore=tests/cluster; }
+others() { # NAME: the parts without real engines
+    case $1 in
+    runs) part runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
+    cluster) part cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
+    rest) part rest "not vllm" --ignore=tests/cluster ;;
+    esac
+}
 
 failed=0 jobs=()
 part engines vllm || failed=1
 if [[ -n ${GRA_TEST_SERIAL:-} ]]; then
-    for each in runs cluster rest; do $each || failed=1; done
+    for each in runs cluster rest; do others $each || failed=1; done
 else
     logs=$(mktemp -d)
     for each in runs cluster; do
-        $each >"$logs/$each" 2>&1 &
+        others $each >"$logs/$each" 2>&1 &
         jobs+=($!)
     done
-    rest || failed=1
+    others rest || failed=1
     for job in "${jobs[@]}"; do wait "$job" || failed=1; done
     cat "$logs"/*
     rm -r "$logs"
