@@ -20,7 +20,7 @@ from tests.training.trainings import ROOT, begun, curve, preset, steps_made
 
 __all__ = ["chats", "small_model"]
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 SITE = [
     "site.executor=slurm",
@@ -53,10 +53,10 @@ def test_two_nodes_warned_and_requeued(
     assert merge and slurm_env.states(merge) == {merge: "PENDING"}
     assert submit_evaluate(tmp_path / "eval", measured, after=[job]) == merge, "submitted once"
     made = FinetuneDir(out)
-    slurm_env.wait_until(lambda: steps_made(made) >= 2, 200, lambda: logs(out))
+    slurm_env.wait_until(lambda: steps_made(made) >= 2, 280, lambda: logs(out))
     slurm_env.run("scancel", "--signal=USR2", job)
-    slurm_env.wait_until(lambda: len(list(made.checkpoints.iterdir())) == 2, 200, lambda: logs(out))
-    slurm_env.wait_until(lambda: made.done.is_file(), 200, lambda: logs(out))
+    slurm_env.wait_until(lambda: len(list(made.checkpoints.iterdir())) == 2, 280, lambda: logs(out))
+    slurm_env.wait_until(lambda: made.done.is_file(), 280, lambda: logs(out))
     done = read_json(made.done)["metrics"]
     assert (done["steps"], done["ranks"], done["attempts"]) == (12, 2, 2), logs(out)
     assert [step for step, _ in curve(made)] == list(range(1, 13))
@@ -72,7 +72,7 @@ def test_plain_sbatch(slurm_env: Any, tmp_path: Path, small_model: Path, chats: 
     job = slurm_env.sbatch(
         export, "--nodes=2", "--partition=low", "--time=30", ROOT / "slurm/finetune.sbatch", out.path
     )
-    slurm_env.wait_until(lambda: out.done.is_file(), 200, lambda: logs(out.path))
+    slurm_env.wait_until(lambda: out.done.is_file(), 280, lambda: logs(out.path))
     assert read_json(out.done)["metrics"]["ranks"] == 2
     words = [
         "backend.kind=hf",
@@ -87,6 +87,6 @@ def test_plain_sbatch(slurm_env: Any, tmp_path: Path, small_model: Path, chats: 
     slurm_env.sbatch(
         export, f"--dependency=afterany:{array}", "--partition=low", "--time=30", script, measured, "merge"
     )
-    slurm_env.wait_until(lambda: (measured / "done.json").is_file(), 200, lambda: logs(measured))
+    slurm_env.wait_until(lambda: (measured / "done.json").is_file(), 280, lambda: logs(measured))
     assert "heldout" in (measured / "table.md").read_text()
     assert slurm_env.states(job) in ({}, {str(job): "COMPLETED"}, {str(job): "COMPLETING"})
