@@ -19,7 +19,7 @@ TIMEOUT_S = 30.0
 """Longest time a client command may take. With its controller gone, squeue gives up after Slurm's MessageTimeout."""
 
 _DOWN = re.compile(
-    r"Unable to contact slurm controller|Connection refused|connect failure|Connection timed out|Zero Bytes were"
+    r"Unable to contact slurm controller|Connection refused|connect failure|Connection timed out|Connection reset|Zero Bytes were"
     r"|Unexpected message received|Socket timed out|standby mode|Unable to establish control|Munge encode failed",
     re.IGNORECASE,
 )

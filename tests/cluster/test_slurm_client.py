@@ -145,7 +145,14 @@ def test_down_and_up_again(slurm_env) -> None:
     with pytest.raises(SlurmDownError):
         slurm.cancel([job], timeout=3)
     slurm_env.start_ctld()
-    slurm_env.wait_until(lambda: [t.state for t in slurm.queue([job])] == ["RUNNING"], 30)
+
+    def back() -> bool:
+        try:
+            return [t.state for t in slurm.queue([job])] == ["RUNNING"]
+        except SlurmDownError:  # it listens before it answers
+            return False
+
+    slurm_env.wait_until(back, 30)
 
 
 def test_a_lost_node_gives_its_task_back(slurm_env) -> None:
