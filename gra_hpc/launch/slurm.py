@@ -20,7 +20,8 @@ TIMEOUT_S = 30.0
 
 _DOWN = re.compile(
     r"Unable to contact slurm controller|Connection refused|connect failure|Connection timed out"
-    r"|Connection reset|Zero Bytes were|Unexpected message received|Socket timed out|standby mode|Unable to establish control|Munge encode failed",
+    r"|Connection reset|Zero Bytes were|Unexpected message received|Socket timed out"
+    r"|standby mode|Unable to establish control|Munge encode failed",
     re.IGNORECASE,
 )
 _ABSENT = re.compile(r"Could not establish a config|Unable to process configuration file", re.IGNORECASE)
