@@ -19,7 +19,7 @@ from tests.training.conftest import small_model
 
 __all__ = ["small_model"]
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(700)]
 
 
 def logs(directory: Path) -> str:
@@ -85,10 +85,10 @@ def test_one_paper_row_is_a_chain_of_jobs(
         "rows"
     ][0]
     assert begun["model"]["state"] == begun["result"]["state"] == "queued"
-    jobs = slurm_env.run("squeue", "-h", "-o", "%A").split()
+    jobs = slurm_env.run("squeue", "-h", "-o", "%F").split()
     again = gra(*words)
     assert "nothing to submit" in again or "tasks wait or run already" in again
-    assert set(slurm_env.run("squeue", "-h", "-o", "%A").split()) <= set(jobs), "typed twice, submitted once"
+    assert set(slurm_env.run("squeue", "-h", "-o", "%F").split()) <= set(jobs), "typed twice, submitted once"
 
     data, model, result = (where / d / n for d, n in (
         ("data", "alpaca-gra"), ("models", "alpaca-gra-qwen-s0"), ("results", "alpaca-gra-qwen-s0")
