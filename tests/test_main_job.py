@@ -90,7 +90,7 @@ def test_seeds_to_release_with_real_models(tmp_path: Path, shm_left: Callable[[]
     assert 0 < rates.steps["response"].completion_tokens <= 64 and prompt / calls > 20
     assert 0.01 < performance["speed"]["smollm2"] < 100 and performance["start_s"] > 1
     planned = subprocess.run(
-        [*plan[:3], str(tmp_path / "run-2"), *plan[4:], f"site.calibration={file}"],
+        [*plan[:4], str(tmp_path / "run-2"), *plan[5:], f"site.calibration={file}"],
         capture_output=True,
         text=True,
         check=False,
