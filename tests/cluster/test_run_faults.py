@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NODES, MiniSlurm
+from conftest import NODES, MiniSlurm, mini_slurm
 from slurm_runs import release_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -208,3 +208,19 @@ def test_a_killed_task_and_a_requeue_by_hand(cluster: MiniSlurm, slurm_run: Make
     run.wait_release()
     assert run.attempts(1)[-1]["replayed"] >= 2
     run.check()
+
+
+@pytest.mark.skipif(
+    not Path("/sys/fs/cgroup/freezer").is_dir(), reason="the test cluster needs cgroup v1 for it"
+)
+def test_out_of_memory(slurm_run: MakeRun) -> None:
+    """Tasks that outgrow their memory are killed; the status says what to raise, and `gra resume` may raise it."""
+    with mini_slurm(cgroup=1) as small:
+        run = slurm_run(small, "site.memory_gb=0.06", "site.merge_memory_gb=4")
+        run.submit()
+        run.wait(lambda: not run.queue())
+        assert run.published() == []
+        assert "out of memory: raise site.memory_gb" in run.gra("status", run.run.path)
+        run.resume("site.memory_gb=4")
+        run.wait_release()
+        run.check()
