@@ -138,6 +138,8 @@ def test_status_and_errors_without_a_controller(slurm_env: Any, tmp_path: Path, 
     run = planned(tmp_path / "run", tiny_llama, "engine.simulated_latency_s=30")
     gra("submit", run)
     slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
+    beats = "rounds/*/shards/*/attempts/*/heartbeat.json"  # Slurm calls a task running before its Python has begun
+    slurm_env.wait_until(lambda: len(list(run.glob(beats))) == 2, 60)
     slurm_env.kill_ctld()
     try:
         began = time.monotonic()
