@@ -1,4 +1,4 @@
-"""The configuration: dataclasses with a docstring per field, checked in one place (`check`).
+"""The configuration: dataclasses with a docstring per field; `config_rules.check` refuses impossible values.
 
 A run is described by one `RunConfig`. `gra_hpc.presets` composes it from YAML files and `key=value` overrides.
 Fields marked `PLACE` say where and how work runs: they may change between two attempts of one shard and are not part
@@ -13,8 +13,6 @@ from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
-
-from gra_hpc.errors import ConfigError
 
 PLACE: dict[str, Any] = {"fingerprint": False}
 """Metadata of a field that does not change what is written, only where and how it is computed."""
@@ -481,131 +479,3 @@ def fingerprinted(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [fingerprinted(v) for v in value]
     return value
-
-
-def check(c: RunConfig) -> None:
-    """Refuse impossible values.
-
-    Raises:
-        ConfigError: naming the key, its value and what was expected.
-    """
-
-    def need(ok: bool, key: str, value: object, expected: str) -> None:
-        if not ok:
-            raise ConfigError(f"{key}={value}: expected {expected}", "gra config show  (explains every key)")
-
-    m = c.method
-    need(bool(c.models) or m.flow is Flow.seeds, "models", "{}", "at least one model")
-    if m.flow is not Flow.synthesize:  # each seed's own instruction, once
-        need(m.rounds == 1, "method.rounds", m.rounds, f"1 with method.flow={m.flow.value}")
-    if m.flow is Flow.seeds:
-        need(
-            m.samples_per_seed == 1, "method.samples_per_seed", m.samples_per_seed, "1 with method.flow=seeds"
-        )
-        need(m.target_accepted == 0, "method.target_accepted", m.target_accepted, "0 with method.flow=seeds")
-    for name, member in c.committee.items():
-        need(
-            member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}"
-        )
-    for name, model in c.models.items():
-        need(model.path not in ("", MISSING), f"models.{name}.path", model.path, "a Hub id or a directory")
-        need(model.max_model_len >= 256, f"models.{name}.max_model_len", model.max_model_len, "at least 256")
-        need(model.tensor_parallel >= 0, f"models.{name}.tensor_parallel", model.tensor_parallel, "0 or more")
-        need(model.replicas >= 0, f"models.{name}.replicas", model.replicas, "0 or more")
-        need(model.kv_cache_gb >= 0, f"models.{name}.kv_cache_gb", model.kv_cache_gb, "0 or more")
-    need(c.seeds.path not in ("", MISSING), "seeds.path", c.seeds.path, "a file or a Hub dataset id")
-    need(c.seeds.duplicates in ("reject", "keep"), "seeds.duplicates", c.seeds.duplicates, "reject or keep")
-    need(1 <= m.reviewers <= 16, "method.reviewers", m.reviewers, "1 to 16")
-    need(1 <= m.samples_per_seed <= 10000, "method.samples_per_seed", m.samples_per_seed, "1 to 10000")
-    need(1 <= m.rounds <= 99, "method.rounds", m.rounds, "1 to 99")
-    need(m.target_accepted >= 0, "method.target_accepted", m.target_accepted, "0 or more")
-    need(
-        0 < m.expected_acceptance <= 1,
-        "method.expected_acceptance",
-        m.expected_acceptance,
-        "above 0, at most 1",
-    )
-    need(
-        1 <= m.examples_min <= m.examples_max <= 16,
-        "method.examples_min",
-        f"{m.examples_min} (max {m.examples_max})",
-        "1 <= examples_min <= examples_max <= 16",
-    )
-    need(1 <= m.keywords <= 10, "method.keywords", m.keywords, "1 to 10")
-    need(1 <= m.max_tries <= 20, "method.max_tries", m.max_tries, "1 to 20")
-    for key in ("accept_mean", "adjudicate_mean"):
-        need(1 <= getattr(m, key) <= 10, f"method.{key}", getattr(m, key), "1 to 10 (scores are 1 to 10)")
-    need(m.accept_sd >= 0, "method.accept_sd", m.accept_sd, "0 or more")
-    members = list(c.committee) or list(c.models)
-    for role in m.role_sampling:
-        need(role in ROLES, f"method.role_sampling.{role}", role, f"one of {', '.join(ROLES)}")
-    if m.policy is Policy.fixed:
-        for key, names in (
-            ("generator", [m.fixed.generator]),
-            ("reviewers", m.fixed.reviewers),
-            ("adjudicator", [m.fixed.adjudicator]),
-        ):
-            need(
-                bool(names) and set(names) <= set(members),
-                f"method.fixed.{key}",
-                names,
-                f"of {', '.join(members)}",
-            )
-    if m.policy is Policy.single and m.fixed.generator:
-        need(
-            m.fixed.generator in members,
-            "method.fixed.generator",
-            m.fixed.generator,
-            f"of {', '.join(members)}",
-        )
-    for where, s in [("method.sampling", m.sampling)] + [
-        (f"method.role_sampling.{k}", v) for k, v in m.role_sampling.items()
-    ]:
-        need(
-            s.temperature is None or 0 <= s.temperature <= 2, f"{where}.temperature", s.temperature, "0 to 2"
-        )
-        need(s.top_p is None or 0 < s.top_p <= 1, f"{where}.top_p", s.top_p, "above 0, at most 1")
-        need(s.max_tokens is None or s.max_tokens >= 1, f"{where}.max_tokens", s.max_tokens, "1 or more")
-    g = c.merge
-    need(0 < g.fuzzy_threshold <= 1, "merge.fuzzy_threshold", g.fuzzy_threshold, "above 0, at most 1")
-    need(
-        0 < g.semantic_threshold <= 1.01,
-        "merge.semantic_threshold",
-        g.semantic_threshold,
-        "above 0, at most 1",
-    )
-    need(g.shingle >= 1, "merge.shingle", g.shingle, "1 or more")
-    need(g.permutations in (32, 64, 128, 256), "merge.permutations", g.permutations, "32, 64, 128 or 256")
-    need(g.decontamination.ngram >= 3, "merge.decontamination.ngram", g.decontamination.ngram, "3 or more")
-    need(0 <= c.release.validation < 1, "release.validation", c.release.validation, "0 to below 1")
-    need(c.release.shard_mb >= 1, "release.shard_mb", c.release.shard_mb, "1 or more")
-    for f in c.release.formats:
-        need(f in ("alpaca", "sharegpt", "chat"), "release.formats", f, "alpaca, sharegpt or chat")
-    for key in ("rows", "picture_rows", "scorer_rows"):
-        value = getattr(c.release.diagnostics, key)
-        need(0 <= value <= 20_000, f"release.diagnostics.{key}", value, "0 to 20000")
-    n = c.launch
-    need(n.shards >= 0, "launch.shards", n.shards, "0 or more")
-    need(n.seeds_per_shard >= 1, "launch.seeds_per_shard", n.seeds_per_shard, "1 or more")
-    need(n.window >= 1, "launch.window", n.window, "1 or more")
-    need(n.parallel >= 0, "launch.parallel", n.parallel, "0 or more")
-    need(
-        c.site.gpu_style in ("gpus", "gres", "none"), "site.gpu_style", c.site.gpu_style, "gpus, gres or none"
-    )
-    need(c.site.gpus_per_node >= 0, "site.gpus_per_node", c.site.gpus_per_node, "0 or more")
-    need(c.site.time_minutes >= 1, "site.time_minutes", c.site.time_minutes, "1 or more")
-    lead = c.site.signal_lead_s
-    need(
-        0 <= lead <= 0.2 * 60 * c.site.time_minutes,
-        "site.signal_lead_s",
-        lead,
-        f"at most a fifth of the time limit ({int(12 * c.site.time_minutes)} s): beyond it submitit takes a time limit"
-        " for a preemption",
-    )
-    container = c.site.container
-    need(
-        not container or container.split(":", 1)[0] in ("apptainer", "pyxis"),
-        "site.container",
-        container,
-        "apptainer:IMAGE or pyxis:IMAGE",
-    )

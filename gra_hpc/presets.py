@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from gra_hpc import config as config_module
-from gra_hpc.config import RunConfig, check
+from gra_hpc.config import RunConfig
+from gra_hpc.config_rules import check
 from gra_hpc.errors import ConfigError
 
 C = TypeVar("C")

@@ -11,7 +11,8 @@ import pytest
 
 from gra_hpc import plan as planning
 from gra_hpc import presets
-from gra_hpc.config import RunConfig, check, fingerprinted
+from gra_hpc.config import RunConfig, fingerprinted
+from gra_hpc.config_rules import check
 from gra_hpc.errors import ConfigError
 from gra_hpc.launch.preview import preview
 from gra_hpc.launch.rounds import finish_round, remaining

@@ -11,7 +11,7 @@ from gra_hpc.config import RunConfig, SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.errors import LaunchError, SlurmDownError
 from gra_hpc.launch import slurm
-from gra_hpc.launch.arrays import shard_executor
+from gra_hpc.launch.arrays import script_of, shard_executor
 from gra_hpc.launch.cluster import ClusterInfo, NodeKind, Partition
 from gra_hpc.launch.refusals import advice
 from gra_hpc.presets import nearest
@@ -158,7 +158,7 @@ def submittable(config: RunConfig, directory: Path) -> Iterable[Finding]:
     """Show Slurm the script of a shard, without submitting it (`sbatch --test-only`)."""
     executor = shard_executor(RunDir(directory / "RUN"), config, "gra:doctor")
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
-        script.write(executor._make_submission_file_text(executor._submitit_command_str, "UID"))
+        script.write(script_of(executor))
         script.flush()
         try:
             slurm.run(["sbatch", "--test-only", script.name])

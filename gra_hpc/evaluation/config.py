@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from gra_hpc import presets
 from gra_hpc.config import PLACE, SiteConfig, fingerprinted, place
-from gra_hpc.errors import ConfigError
+from gra_hpc.config_rules import expecting
 from gra_hpc.presets import nearest
 from gra_hpc.records import digest
 
@@ -177,11 +177,7 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
     """
     from gra_hpc.training.templates import BUILT_IN
 
-    def need(ok: bool, key: str, value: object, expected: str) -> None:
-        if not ok:
-            then = "gra config show --preset evaluate/paper  (explains every key)"
-            raise ConfigError(f"{key}={value}: expected {expected}", then)
-
+    need = expecting("gra config show --preset evaluate/paper  (explains every key)")
     need(c.model.path != "", "model.path", "", "a fine-tuning job, a model directory or a Hub id")
     template = c.model.chat_template
     need(

@@ -169,9 +169,14 @@ def job_executor(run: RunDir, site: SiteConfig, shape: Shape, comment: str, depe
 def sbatch_text(run: RunDir, config: RunConfig, shards: int) -> str:
     """The sbatch file that an array of shards would be submitted with."""
     executor = shard_executor(run, config, "gra:RUN:SUBMISSION:0")
-    executor.parameters["map_count"] = min(shards, config.site.max_array_size or shards)
-    command = executor._submitit_command_str
-    return str(executor._make_submission_file_text(command, "UID"))
+    return script_of(executor, min(shards, config.site.max_array_size or shards))
+
+
+def script_of(executor: Any, tasks: int = 0) -> str:
+    """The sbatch file of a submitit executor: of one job, or of an array of `tasks`."""
+    if tasks:
+        executor.parameters["map_count"] = tasks
+    return str(executor._make_submission_file_text(executor._submitit_command_str, "UID"))
 
 
 def _executor(run: RunDir, site: SiteConfig) -> Any:

@@ -26,7 +26,7 @@ from gra_hpc.evaluation import table
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.evaluation.directory import EvaluateDir
 from gra_hpc.launch import stages
-from gra_hpc.launch.arrays import Shape, job_executor, submit_array, submit_one
+from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_array, submit_one
 from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_work
 from gra_hpc.launch.tasks import await_kill, requeue, start_logging
 from gra_hpc.rundir import RunDir
@@ -98,8 +98,7 @@ def explain(out: Path, config: EvaluateConfig, plan: bool) -> Iterator[str]:
     yield f"model {config.model.path}, {config.backend.kind.value}: {len(left)} of {len(config.names)} benchmarks left"
     if plan and config.site.executor is Executor.slurm:
         executor = job_executor(RunDir(made.path), config.site, shape(config), "gra:RUN:SUBMISSION:0")
-        executor.parameters["map_count"] = len(config.names)
-        yield str(executor._make_submission_file_text(executor._submitit_command_str, "UID"))
+        yield script_of(executor, len(config.names))
 
 
 def shape(config: EvaluateConfig) -> Shape:

@@ -16,7 +16,7 @@ from gra_hpc import hub
 from gra_hpc.config import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.launch import stages
-from gra_hpc.launch.arrays import Shape, job_executor, submit_one
+from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_one
 from gra_hpc.launch.ranks import Rendezvous, rendezvous, run_ranks
 from gra_hpc.launch.submissions import Job, Submission
 from gra_hpc.launch.tasks import await_kill, requeue, start_logging
@@ -91,7 +91,7 @@ def explain(out: Path, config: FinetuneConfig, plan: bool) -> Iterator[str]:
         yield f"resumes after step {last.step}"
     if plan and config.site.executor is Executor.slurm:
         executor = job_executor(RunDir(made.path), config.site, shape(config), "gra:RUN:SUBMISSION:0")
-        yield str(executor._make_submission_file_text(executor._submitit_command_str, "UID"))
+        yield script_of(executor)
 
 
 def shape(config: FinetuneConfig) -> Shape:

@@ -287,7 +287,7 @@ def write(settings: list[Setting], name: str = "", force: bool = False) -> Path:
 
 def show(site: SiteConfig, source: str) -> Iterator[str]:
     """A site's settings with their meaning, and the sbatch lines that they come to."""
-    from gra_hpc.launch.arrays import merge_executor, sbatch_text
+    from gra_hpc.launch.arrays import merge_executor, sbatch_text, script_of
     from gra_hpc.presets import explain
     from gra_hpc.rundir import RunDir
 
@@ -299,8 +299,7 @@ def show(site: SiteConfig, source: str) -> Iterator[str]:
     yield "\n# a shard:"
     yield from _essence(sbatch_text(run, config, 1))
     yield "\n# a merge:"
-    executor = merge_executor(run, config, "gra:RUN:SUBMISSION:0")
-    yield from _essence(executor._make_submission_file_text(executor._submitit_command_str, "UID"))
+    yield from _essence(script_of(merge_executor(run, config, "gra:RUN:SUBMISSION:0")))
 
 
 def _essence(script: str) -> Iterator[str]:

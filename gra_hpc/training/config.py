@@ -1,4 +1,4 @@
-"""What a fine-tuning job does: dataclasses with a docstring per field, checked in one place (`check`).
+"""What a fine-tuning job does: dataclasses with a docstring per field, checked in one place (`checked`).
 
 As in `gra_hpc.config`, fields marked `PLACE` may change between two attempts. All else is frozen when the job is first
 submitted, and that includes the number of ranks: the optimiser's state in a checkpoint is cut by rank, and sums are
@@ -17,7 +17,7 @@ from omegaconf import MISSING
 
 from gra_hpc import presets
 from gra_hpc.config import PLACE, SiteConfig, fingerprinted, place
-from gra_hpc.errors import ConfigError
+from gra_hpc.config_rules import expecting
 from gra_hpc.records import digest
 
 FOLDER = "finetune"
@@ -257,11 +257,7 @@ def checked(c: FinetuneConfig) -> FinetuneConfig:
     """
     from gra_hpc.training.templates import BUILT_IN
 
-    def need(ok: bool, key: str, value: object, expected: str) -> None:
-        if not ok:
-            then = "gra config show --preset finetune/paper  (explains every key)"
-            raise ConfigError(f"{key}={value}: expected {expected}", then)
-
+    need = expecting("gra config show --preset finetune/paper  (explains every key)")
     o, d, n = c.optimizer, c.data, c.launch
     need(c.model.path != "", "model.path", "", "a Hub id or a directory")
     template = c.model.chat_template

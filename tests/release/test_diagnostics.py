@@ -6,7 +6,6 @@ import importlib
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,6 @@ from gra_hpc.release.verify import verify
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
 RNG = np.random.default_rng(0)
 
 
@@ -92,15 +90,14 @@ def test_pictures_are_repeatable() -> None:
     assert abs(one[:40].mean(axis=0) - one[40:].mean(axis=0)).max() > 5, "two groups lie apart"
 
 
-def simulated(tmp_path: Path, **release: Any) -> RunDir:
+def simulated(tmp_path: Path, smollm2: Path, minilm: Path) -> RunDir:
     """A release of a simulated run over the demo's seeds, with real embeddings."""
     words = ["engine.kind=simulated", "method.accept_mean=1", "method.accept_sd=5", "launch.shards=1"]
     words.append("merge.fuzzy=false")
     words += [
-        f"models.smollm2.path={MODELS / 'smollm2-135m'}",
-        f"merge.embed_model={MODELS / 'all-minilm-l6-v2'}",
+        f"models.smollm2.path={smollm2}",
+        f"merge.embed_model={minilm}",
     ]
-    words += [f"release.diagnostics.{k}={v}" for k, v in release.items()]
     run = planning.make(tmp_path / "run", presets.compose("demo", words))
     while steps := remaining(run):
         for shard in steps[0].shards:
@@ -109,9 +106,10 @@ def simulated(tmp_path: Path, **release: Any) -> RunDir:
     return run
 
 
-@pytest.mark.skipif(not (MODELS / "all-minilm-l6-v2").is_dir(), reason="python tools/get_models.py minilm")
-def test_a_release_is_diagnosed_the_same_way_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = simulated(tmp_path)
+def test_a_release_is_diagnosed_the_same_way_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2: Path, minilm: Path
+) -> None:
+    run = simulated(tmp_path, smollm2, minilm)
     assert verify(run.release) == []
     facts = read_json(run.release / "manifest.json")["diagnostics"]
     assert facts["rows"] == facts["rows_of"] > 10 and facts["seeds"] == 42
@@ -140,12 +138,9 @@ def test_without_embeddings_the_texts_are_still_measured(built: RunDir) -> None:
     assert "distinct-2, responses" in page and "Not measured:" in page
 
 
-@pytest.mark.skipif(
-    not (MODELS / "smollm2-135m" / "model.safetensors").exists(), reason="tools/get_models.py smollm2"
-)
-def test_ifd_tells_help_from_none() -> None:
+def test_ifd_tells_help_from_none(smollm2: Path) -> None:
     pytest.importorskip("torch")
-    model = MODELS / "smollm2-135m"
+    model = smollm2
     repeat = ("Repeat after me: purple elephants dance on Tuesdays.", "Purple elephants dance on Tuesdays.")
     foreign = ("Name a colour.", "The mitochondrion is the powerhouse of the cell.")
     scores = difficulty([repeat, foreign, ("Say nothing.", "")], model)
