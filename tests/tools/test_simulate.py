@@ -15,13 +15,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import simulate_cluster as cluster
 import simulate_node as node
+import simulated_shards as shards
 import simulation
 
 from gra_hpc.engines.hosts import Host, Space
 from gra_hpc.engines.placement import NodeSpec, Solution
 
 CONFIG = simulation.committee(64)
-STEADY = cluster.ShardModel(rate=20.0, fixed=50.0, spread=(1.0,), interruption=10.0, smallest=100)
+STEADY = shards.ShardModel(rate=20.0, fixed=50.0, spread=(1.0,), interruption=10.0, smallest=100)
 CALM = cluster.Cluster(nodes=10, start_s=100.0, start_spread=0.0, stragglers=0.0, preempted_per_hour=0.0)
 
 
@@ -121,12 +122,12 @@ def test_best_size_and_width() -> None:
 
 
 def test_fitting_gives_back_what_was_measured() -> None:
-    def measured(size: int, seconds: tuple[float, ...], *stops: tuple[float, int]) -> cluster.Measured:
-        return cluster.Measured(cluster.Experiment(size, stops), seconds, ("published",), 9 * size, 1.0, 0)
+    def measured(size: int, seconds: tuple[float, ...], *stops: tuple[float, int]) -> shards.Measured:
+        return shards.Measured(shards.Experiment(size, stops), seconds, ("published",), 9 * size, 1.0, 0)
 
     found = [measured(n, (40 + n / 16,)) for n in (250, 1000, 4000)]
     found.append(measured(1000, (30.0, 80.0), (30.0, signal.SIGTERM)))
-    model = cluster.ShardModel.fitted(found)
+    model = shards.ShardModel.fitted(found)
     assert (model.rate, model.fixed) == (pytest.approx(16), pytest.approx(40))
     assert model.interruption == pytest.approx(7.5)
     assert model.spread == (pytest.approx(1.0),) * 3
@@ -134,7 +135,7 @@ def test_fitting_gives_back_what_was_measured() -> None:
 
 def test_a_real_shard_in_simulated_time_is_interrupted_and_goes_on() -> None:
     policy = asyncio.get_event_loop_policy()
-    m = cluster.real_shard(cluster.Experiment(60, ((15.0, signal.SIGTERM), (8.0, signal.SIGUSR2))), window=64)
+    m = shards.real_shard((shards.Experiment(60, ((15.0, signal.SIGTERM), (8.0, signal.SIGUSR2))), 64))
     assert m.ends == ("stopped", "drained", "published")
     assert 15.0 <= m.seconds[0] <= 15.0 + 3.1  # DRAIN_ON_TERM_S
     assert m.replayed > 0
@@ -145,16 +146,16 @@ def test_a_real_shard_in_simulated_time_is_interrupted_and_goes_on() -> None:
 def test_what_was_measured_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "measured.json"
     found = [
-        cluster.Measured(
-            cluster.Experiment(9, ((1.5, 15),), 0.5, 3), (1.0, 2.0), ("stopped", "published"), 7, 0.1, 4
+        shards.Measured(
+            shards.Experiment(9, ((1.5, 15),), 0.5, 3), (1.0, 2.0), ("stopped", "published"), 7, 0.1, 4
         )
     ]
     file.write_text(json.dumps([asdict(m) for m in found]))
-    assert cluster.read_measured(file) == found
-    assert cluster.read_measured(tmp_path / "none") == []
+    assert shards.read_measured(file) == found
+    assert shards.read_measured(tmp_path / "none") == []
 
 
 def test_experiments_are_about_so_many_candidates() -> None:
-    todo = cluster.experiments(30_000)
+    todo = shards.experiments(30_000)
     assert 29_000 <= sum(e.size for e in todo) <= 30_000
     assert sum(bool(e.interruptions) for e in todo) == 3
