@@ -46,10 +46,11 @@ def finetune(
 
     Without --preset the settings OUT was begun with are taken.
     """
-    from gra_hpc.launch.begin import begun_finetune
     from gra_hpc.launch.finetuning import explain, submit_finetune
+    from gra_hpc.launch.stages import preset_of
+    from gra_hpc.training.config import compose
 
-    config = begun_finetune(out, preset, overrides or [], site)
+    config = compose(preset_of(out, preset, "finetune"), overrides or [], site)
     for line in explain(out, config, plan):
         print(line)
     if plan:
@@ -76,10 +77,11 @@ def evaluate(
 
     Without --preset the settings OUT was begun with are taken.
     """
-    from gra_hpc.launch.begin import begun_evaluate
+    from gra_hpc.evaluation.config import compose
     from gra_hpc.launch.evaluating import explain, stage_data, submit_evaluate
+    from gra_hpc.launch.stages import preset_of
 
-    config = begun_evaluate(out, preset, overrides or [], site)
+    config = compose(preset_of(out, preset, "evaluate"), overrides or [], site)
     for line in explain(out, config, plan):
         print(line)
     if stage:

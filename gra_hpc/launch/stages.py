@@ -11,11 +11,27 @@ from typing import Any
 
 from gra_hpc import presets
 from gra_hpc.config import fingerprinted
-from gra_hpc.errors import FingerprintError, LaunchError
+from gra_hpc.errors import ConfigError, FingerprintError, LaunchError
 from gra_hpc.launch.submissions import Submission, live, refuse_while_at_work
 from gra_hpc.plan import differences
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import write_atomic
+
+
+def preset_of(out: Path, preset: str, verb: str) -> str:
+    """The preset that was named, else the settings that the directory was begun with.
+
+    Args:
+        verb: finetune or evaluate.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    if preset:
+        return preset
+    if not (out / "config.yaml").is_file():
+        raise ConfigError(f"{out}: was not begun yet", f"gra {verb} {out} --preset paper")
+    return str(out / "config.yaml")
 
 
 def freeze(out: Path, config: Any) -> Path:
