@@ -230,7 +230,6 @@ def against_datatrove(path: Path, rows: int, python: str, ours: dict[str, Any]) 
     return {
         "steps": json.loads(seen.output.strip().splitlines()[-1]),
         "seconds": round(seen.seconds, 1),
-        "cpu_seconds": round(seen.cpu_seconds, 1),
         "peak_mb": round(seen.peak_mb),
         "near_recall": float((gone[planted] | gone[t.base[planted]]).mean()),
         "removed": int(gone.sum()),
@@ -238,7 +237,6 @@ def against_datatrove(path: Path, rows: int, python: str, ours: dict[str, Any]) 
         "our_speed": {
             "exact_and_near": round(seen.seconds / ours["exact_and_near_seconds"], 1),
             "whole_merge": round(seen.seconds / ours["seconds"], 1),
-            "whole_merge_cpu": round(seen.cpu_seconds / ours["cpu_seconds"], 1),
         },
     }
 

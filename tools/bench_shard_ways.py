@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What `bench_shard.py compare` starts beside itself: vLLM offline, a peer's pipeline, and a look at a server's load.
+"""What `bench_shard.py` starts beside itself: vLLM offline, a peer's pipeline, and a look at a server's load.
 
     PYTHON tools/bench_shard_ways.py raw                     PYTHON has vllm; reads JSON lines, answers JSON lines
     PYTHON tools/bench_shard_ways.py datatrove CALLS DIR URL MODEL [--chained]   PYTHON has datatrove[io] aiofiles httpx

@@ -30,7 +30,7 @@ others() { # NAME: the parts without real engines
     case $1 in
     runs) part runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
     cluster) part cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
-    rest) part rest "not vllm" --ignore=tests/cluster ;;
+    rest) part rest "not vllm" --ignore=tests/cluster -n 2 --dist loadfile ;;
     esac
 }
 

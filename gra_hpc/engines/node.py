@@ -147,11 +147,9 @@ class Node:
 
     def _spec(self, index: int, place: EnginePlace, port: int, can_sleep: bool) -> EngineSpec:
         assert self._private is not None
-        if self.placement.kind == "gpu":  # compiling takes minutes there: the cache outlives the shard
-            cache, fd = leftovers.claim_cache(self._local_dir, place.name)
-            self._locks.append(fd)
-        else:
-            cache = self._private / f"e{index:02d}-cache"
+        # What is compiled on a GPU (minutes) or looked up (12 s of each start on a CPU) outlives the shard.
+        cache, fd = leftovers.claim_cache(self._local_dir, place.name)
+        self._locks.append(fd)
         return EngineSpec(
             place=place,
             model=self.models[place.model],

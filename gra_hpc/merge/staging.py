@@ -147,11 +147,9 @@ def sweep(target: Path) -> list[Path]:
 
 def _remove_if_dead(path: Path, target: Path) -> bool:
     try:
-        fd = os.open(path / "lock", os.O_RDWR)
-    except FileNotFoundError:
-        # Killed before it had its lock, or while it was removed; a live owner that was about to take it will notice.
-        shutil.rmtree(path, ignore_errors=True)
-        return True
+        # Made if it is not there: its owner was killed before it had its lock, or is about to take it. Whoever takes it
+        # first has the directory.
+        fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError:
         return False
     try:

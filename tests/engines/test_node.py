@@ -70,7 +70,7 @@ class Host:
 
     def assert_clean(self) -> None:
         assert self.processes() == []
-        assert [p.name for p in self.base.iterdir() if p.name.startswith("gra-")] == []
+        assert [p.name for p in self.base.iterdir() if p.name.startswith(f"gra-{os.getuid()}-")] == []
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_private_directory_and_socket_are_ours_alone(host: Host) -> None:
     async def work() -> None:
         async with host.node() as node:
             await node.start()
-            (private,) = (p for p in host.base.iterdir() if p.name.startswith("gra-"))
+            (private,) = (p for p in host.base.iterdir() if p.name.startswith(f"gra-{os.getuid()}-"))
             assert private.stat().st_mode & 0o777 == 0o700
             assert [p.is_socket() for p in private.glob("*.s")] == [True]
 

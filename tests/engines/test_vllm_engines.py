@@ -113,7 +113,7 @@ def test_two_engines_at_once_one_tensor_parallel_and_a_killed_core(
 
     asyncio.run(work())
     assert shm_left() == set()
-    assert [p.name for p in short_dir.iterdir() if p.name.startswith("gra-")] == []
+    assert [p.name for p in short_dir.iterdir() if p.name.startswith(f"gra-{os.getuid()}-")] == []
 
 
 SHARD = """
