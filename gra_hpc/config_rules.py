@@ -24,6 +24,29 @@ def expecting(then: str) -> Callable[[bool, str, object, str], None]:
     return need
 
 
+_LEAST: dict[str, dict[str, float]] = {
+    "method": {"verdict_tokens": 16, "summary_words": 3},
+    "seeds": {"limit": 0, "max_chars": 1},
+    "merge": {"memory_gb": 0.5},
+    "engine": {
+        "start_timeout_s": 1,
+        "call_timeout_s": 1,
+        "max_restarts": 0,
+        "max_running": 1,
+        "simulated_latency_s": 0,
+    },
+    "launch": {"journal_fsync_s": 0, "journal_fsync_calls": 1, "heartbeat_s": 0.1},
+    "site": {
+        "merge_cpus": 1,
+        "merge_memory_gb": 0,
+        "merge_time_minutes": 1,
+        "cpus_per_task": 0,
+        "memory_gb": 0,
+    },
+}
+"""Smallest values of settings that have no other bound."""
+
+
 def check(c: RunConfig) -> None:
     """Refuse impossible values.
 
@@ -95,14 +118,23 @@ def check(c: RunConfig) -> None:
             m.fixed.generator,
             f"of {', '.join(members)}",
         )
-    for where, s in [("method.sampling", m.sampling)] + [
-        (f"method.role_sampling.{k}", v) for k, v in m.role_sampling.items()
-    ]:
+    samplings = {"method.sampling": m.sampling}
+    samplings |= {f"method.role_sampling.{k}": v for k, v in m.role_sampling.items()}
+    samplings |= {f"committee.{k}.sampling": v.sampling for k, v in c.committee.items() if v.sampling}
+    for where, s in samplings.items():
         need(
             s.temperature is None or 0 <= s.temperature <= 2, f"{where}.temperature", s.temperature, "0 to 2"
         )
         need(s.top_p is None or 0 < s.top_p <= 1, f"{where}.top_p", s.top_p, "above 0, at most 1")
         need(s.max_tokens is None or s.max_tokens >= 1, f"{where}.max_tokens", s.max_tokens, "1 or more")
+        penalty = s.repetition_penalty
+        need(
+            penalty is None or 0 < penalty <= 2, f"{where}.repetition_penalty", penalty, "above 0, at most 2"
+        )
+    for part, least in _LEAST.items():
+        section = getattr(c, part)
+        for key, value in least.items():
+            need(getattr(section, key) >= value, f"{part}.{key}", getattr(section, key), f"{value:g} or more")
     g = c.merge
     need(0 < g.fuzzy_threshold <= 1, "merge.fuzzy_threshold", g.fuzzy_threshold, "above 0, at most 1")
     need(

@@ -97,7 +97,15 @@ def frozen(config: RunConfig, seeds: str, models: dict[str, str], embed: ModelPi
     del out["merge"]["embed_model"]
     out["merge"]["embed_identity"] = embed.identity if embed else ""
     out |= {"seeds": seeds, "prompts": prompts_digest(), "version": __version__}
+    out["code"] = code_digest()
     return out
+
+
+def code_digest() -> str:
+    """Digest of the code that decides what is asked and what is accepted."""
+    here = Path(__file__).parent
+    files = [*sorted((here / "flows").glob("*.py")), here / "committee.py"]
+    return digest([[f.name, f.read_text()] for f in files])
 
 
 def differences(planned: Any, now: Any, prefix: str = "") -> Iterator[str]:
@@ -278,8 +286,11 @@ class RoundPlan:
         write_atomic(directory.plan, to_json(asdict(self)))
 
     def candidates_of(self, seed_index: int, seeds: int) -> int:
-        """Candidates anchored on one seed: spread evenly, the first seeds get one more."""
-        return self.candidates // seeds + (seed_index < self.candidates % seeds)
+        """Candidates anchored on one seed: spread evenly. Which seeds get one more moves on from round to round: a
+        target that needs fewer candidates than there are seeds does not rest on the same ones every time."""
+        more = self.candidates % seeds
+        place = (seed_index - (self.round - 1) * more) % seeds
+        return self.candidates // seeds + (place < more)
 
 
 def first_round(config: RunConfig, plan: Plan) -> RoundPlan:

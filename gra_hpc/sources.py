@@ -202,6 +202,9 @@ class Source:
                 return
             except csv.Error as e:
                 yield Row(label, start, problem=Problem(MALFORMED, f"not CSV: {e}"))
+                for line in range(start + 1, reader.line_num + 1):
+                    why = f"swallowed by the quote that line {start} opens"
+                    yield Row(label, line, problem=Problem(MALFORMED, why))
                 continue
             if not cells:  # a blank line is no record
                 continue

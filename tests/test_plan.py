@@ -112,6 +112,24 @@ def test_rounds_are_sized_by_the_acceptance(tmp_path: Path) -> None:
     assert max(counts) - min(counts) <= 1
 
 
+def test_rounds_of_a_small_target_rest_on_different_seeds() -> None:
+    config = presets.compose("demo", ["method.target_accepted=8"])
+    anchors = []
+    for number in (1, 2, 3):
+        round_plan = size_round(number, config, seeds=42, shards=2, acceptance=0.6)
+        assert round_plan.candidates == 14
+        anchors.append({i for i in range(42) if round_plan.candidates_of(i, 42)})
+    assert [len(a) for a in anchors] == [14] * 3
+    assert set.union(*anchors) == set(range(42))
+
+
+def test_a_plan_is_of_the_code_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path)
+    monkeypatch.setattr(planning, "code_digest", lambda: "another")
+    with pytest.raises(FingerprintError, match=r"code: planned .* now 'another'"):
+        Plan.load(run).verify(presets.load(run.config), run)
+
+
 def test_stage_0_is_planned_only_for_seeds_that_need_it(tmp_path: Path) -> None:
     assert Plan.load(make(tmp_path)).undescribed == 0
     run = make(tmp_path, name="bare", described=False)

@@ -403,7 +403,7 @@ def test_csv(tmp_path: Path) -> None:
 def test_csv_with_an_open_quote_ends(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text('instruction,output\na,b\n"never closed,c\nd,e\n')
     result = load_file(tmp_path / "s.csv")
-    assert len(result.seeds) == 1 and reasons(result) == [(3, "malformed")]
+    assert len(result.seeds) == 1 and reasons(result) == [(3, "malformed"), (4, "malformed")]
 
 
 def test_csv_without_an_instruction_column(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def spec_of(captured: Captured, directory: Path) -> EngineSpec:
     placement = plan_engines(captured.config, captured.plan).placement
     if len(placement.engines) != 1:
         names = ", ".join(e.name for e in placement.engines)
-        raise SystemExit(f"compare: wants a run with one engine (the demo's), this one has {names}")
+        raise SystemExit(
+            f"{captured.run.path}: wants a run with one engine (the demo's), this one has {names}"
+        )
     captured.config.engine.env |= {"VLLM_SERVER_DEV_MODE": "1"}
     place = placement.engines[0]
     for name in ("tmp", "cache"):

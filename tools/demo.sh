@@ -9,7 +9,7 @@ run=runs/demo
 if [[ $# -gt 0 && $1 != *=* ]]; then run=$1; shift; fi
 echo "The demo's model has 135M parameters: what its reviewers say means little. It shows the whole path, for real."
 if [[ -f $run/plan.json ]]; then
-    .venv/bin/gra resume "$run"
+    .venv/bin/gra resume "$run" "$@"
 else
     .venv/bin/gra plan "$run" --preset demo "$@"
     .venv/bin/gra submit "$run"

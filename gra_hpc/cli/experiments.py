@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gra_hpc.cli.application import Json, Site, app
+
+if TYPE_CHECKING:
+    from gra_hpc.experiments.config import ExperimentConfig
+    from gra_hpc.experiments.directory import ExperimentDir
 
 experiment_app = typer.Typer(
     help="Experiments: data, fine-tuning and evaluation in one go.", rich_markup_mode=None
@@ -30,15 +35,23 @@ Directory = Annotated[Path | None, typer.Option("--dir", help="Its directory; ru
 @experiment_app.command("run")
 def experiment_run(name: Name, words: Words = None, directory: Directory = None, site: Site = "") -> None:
     """Make the data, fine-tune and evaluate, as jobs that wait for each other (or here, without Slurm). Typed again, it
-    goes on with what is left."""
-    from gra_hpc.experiments import chain, config
+    goes on with what is left. Ends with the table where all of it was done here."""
+    from gra_hpc.config import Executor
+    from gra_hpc.experiments import chain, config, progress
     from gra_hpc.experiments.directory import ExperimentDir
 
+    began = time.monotonic()
     rows, settings = config.sorted_words(words or [])
     experiment = config.compose(name, settings, site)
-    chain.run(ExperimentDir.of(name, directory), experiment, rows, lambda text: print(text, flush=True))
+    made = ExperimentDir.of(name, directory)
+    chain.run(made, experiment, rows, lambda text: print(text, flush=True))
     shown = f" --dir {directory}" if directory else ""
-    print(f"next: gra experiment status {name}{shown}; gra experiment table {name}{shown}")
+    if progress.executor(experiment) is Executor.local:
+        _show_table(made, experiment, rows, every=True)
+        print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+        print(f"next: gra experiment table {name}{shown} --all")
+    else:
+        print(f"next: gra experiment status {name}{shown}; gra experiment table {name}{shown}")
 
 
 @experiment_app.command("plan")
@@ -98,16 +111,26 @@ def experiment_table(
     every: Annotated[bool, typer.Option("--all", help="All metrics, not only the compared one.")] = False,
 ) -> None:
     """Show our figures beside the printed ones; writes them as NAME.table.md, .csv and .html."""
-    from gra_hpc.experiments import config, page, table
+    from gra_hpc.experiments import config, table
     from gra_hpc.experiments.directory import ExperimentDir
-    from gra_hpc.storage import to_json, write_atomic
 
     made = ExperimentDir.existing(name, directory)
     experiment = config.load(made.config)
-    found = table.build(made, experiment, config.rows_of(experiment, words or []))
     if json:
+        from gra_hpc.storage import to_json
+
+        found = table.build(made, experiment, config.rows_of(experiment, words or []))
         print(to_json(table.to_dict(found)).decode(), end="")
         return
+    _show_table(made, experiment, words or [], every)
+
+
+def _show_table(made: ExperimentDir, experiment: ExperimentConfig, words: list[str], every: bool) -> None:
+    """Print the table; write it where it is of all rows."""
+    from gra_hpc.experiments import config, page, table
+    from gra_hpc.storage import write_atomic
+
+    found = table.build(made, experiment, config.rows_of(experiment, words))
     for line in table.plain(found, every):
         print(line)
     if not words:

@@ -22,9 +22,9 @@ from gra_hpc.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 256
+_CHUNK = 128
 """Characters per step of a prompt's prefix: a few of vLLM's blocks (16 tokens on a GPU, 128 on a CPU)."""
-_CHUNKS = 32
+_CHUNKS = 64
 """Most steps that are told apart."""
 _REMEMBERED = 20_000
 """Prefixes remembered per replica."""

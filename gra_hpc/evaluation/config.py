@@ -59,7 +59,7 @@ class BackendConfig:
     kind: Backend = Backend.vllm
     """vllm, or hf (transformers: slow, needs nothing else)."""
     tensor_parallel: int = place(0)
-    """Devices per model. 0: the GPUs of the job (vllm)."""
+    """Devices per model. 0: as many of the job's GPUs as the model can be split over (vllm)."""
     gpu_memory: float = place(0.9)
     """Share of a GPU's memory that vLLM takes."""
     kv_cache_gb: float = place(1.0)
@@ -111,9 +111,11 @@ class ArrayConfig:
     time_minutes: int = place(0)
     """Time limit of one benchmark, in minutes. 0: `site.time_minutes`."""
     memory_gb: float = place(0.0)
-    """Host memory. 0: `site.memory_gb`."""
+    """Host memory. 0: `site.memory_gb`, or its share for these GPUs."""
     cpus: int = place(0)
-    """CPUs. 0: `site.cpus_per_task`."""
+    """CPUs. 0: `site.cpus_per_task`, or its share for these GPUs."""
+    gpus: int = place(0)
+    """GPUs of one benchmark, on one node. 0: all of the site's nodes' (`site.gpus_per_node`)."""
     partition: str = place("")
     """Slurm partition. Empty: `site.partition`."""
 

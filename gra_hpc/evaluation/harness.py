@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gra_hpc.engines.model_facts import read_facts
 from gra_hpc.errors import ConfigError
 from gra_hpc.evaluation.config import Backend, BenchmarkConfig, EvaluateConfig, located
 from gra_hpc.presets import nearest
@@ -58,7 +59,7 @@ def model_arguments(config: EvaluateConfig, model: Path, device: str, directory:
         return arguments | {"max_length": m.max_model_len} | b.args
     arguments |= {
         "max_model_len": m.max_model_len,
-        "tensor_parallel_size": b.tensor_parallel or _devices(device),
+        "tensor_parallel_size": b.tensor_parallel or _splits(model, _devices(device)),
         "seed": config.seed,
     }
     if device == "cuda":
@@ -83,6 +84,14 @@ def _tokenizer(config: EvaluateConfig, model: Path, directory: Path) -> str:
     tokenizer.chat_template = templates.text(config.model.chat_template)
     tokenizer.save_pretrained(str(directory / "tokenizer"))
     return str(directory / "tokenizer")
+
+
+def _splits(model: Path, devices: int) -> int:
+    """The most devices that vLLM can split the model over: its heads must divide (28 heads go on 4 of 8 devices)."""
+    if devices < 2:
+        return 1
+    facts = read_facts(model)
+    return max(t for t in (1, 2, 4, 8, 16) if t <= devices and facts.can_split(t))
 
 
 def _devices(device: str) -> int:

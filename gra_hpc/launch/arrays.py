@@ -130,8 +130,8 @@ class Shape:
 
     name: str
     nodes: int = 1
-    gpus: bool = True
-    """Whether it gets the site's GPUs."""
+    gpus: int = -1
+    """GPUs per node. -1: as the shards."""
     cpus: int = 0
     memory_gb: float = 0.0
     time_minutes: int = 0
@@ -145,8 +145,7 @@ class Shape:
 def job_executor(run: RunDir, site: SiteConfig, shape: Shape, comment: str, depend: str = "") -> Any:
     """A submitit executor for another job: one task per node."""
     options = _common(site, comment, depend, shape.partition or site.partition)
-    if shape.gpus:
-        options |= _gpus(site)
+    options |= _gpus(site, shape.gpus)
     cpus, memory = shape.cpus or site.cpus_per_task, shape.memory_gb or site.memory_gb
     minutes = shape.time_minutes or site.time_minutes
     executor = _executor(run, site)
@@ -223,13 +222,14 @@ def _common(site: SiteConfig, comment: str, depend: str, partition: str) -> dict
     }
 
 
-def _gpus(site: SiteConfig) -> dict[str, Any]:
-    if not site.gpus_per_node or site.gpu_style == "none":
+def _gpus(site: SiteConfig, count: int = -1) -> dict[str, Any]:
+    count = site.gpus_per_node if count < 0 else min(count, site.gpus_per_node)
+    if not count or site.gpu_style == "none":
         return {}
     typed = f"{site.gpu_type}:" if site.gpu_type else ""
     if site.gpu_style == "gres":
-        return {"gres": f"gpu:{typed}{site.gpus_per_node}"}
-    return {"gpus-per-node": f"{typed}{site.gpus_per_node}"}
+        return {"gres": f"gpu:{typed}{count}"}
+    return {"gpus-per-node": f"{typed}{count}"}
 
 
 def _size(cpus: int, memory_gb: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import signal
@@ -102,12 +103,14 @@ def explain(out: Path, config: EvaluateConfig, plan: bool) -> Iterator[str]:
 
 
 def shape(config: EvaluateConfig) -> Shape:
-    """What a benchmark asks of Slurm."""
-    n = config.launch
+    """What a benchmark asks of Slurm: a node, or the share of one that goes with some of its GPUs."""
+    n, site = config.launch, config.site
+    share = n.gpus / site.gpus_per_node if 0 < n.gpus < site.gpus_per_node else 1.0
     return Shape(
         name="evaluate",
-        cpus=n.cpus,
-        memory_gb=n.memory_gb,
+        gpus=n.gpus or -1,
+        cpus=n.cpus or math.ceil(site.cpus_per_task * share),
+        memory_gb=n.memory_gb or site.memory_gb * share,
         time_minutes=n.time_minutes,
         partition=n.partition,
         parallel=n.parallel,
@@ -118,7 +121,7 @@ def merge_shape(site: SiteConfig) -> Shape:
     """What the merge asks of Slurm: as the merge of a run."""
     return Shape(
         name="evaluate-merge",
-        gpus=False,
+        gpus=0,
         cpus=site.merge_cpus,
         memory_gb=site.merge_memory_gb,
         time_minutes=site.merge_time_minutes,

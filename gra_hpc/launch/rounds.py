@@ -92,6 +92,11 @@ def _plan_next(run: RunDir, plan: Plan, number: int) -> None:
         merged = read_json(run.round(r).manifest)
         candidates += merged["ledger"]["planned"] - merged["ledger"]["pending"]
         survived += merged["counts"]["kept"]
+    if config.method.target_accepted and not survived:
+        raise IncompleteError(
+            f"none of {candidates} candidates of rounds 1 to {number} survived: round {number + 1} is not planned",
+            f"gra inspect {run.path} --status rejected  (or failed)",
+        )
     size_round(number + 1, config, plan.seeds, plan.shards, survived / max(1, candidates)).save(
         run.round(number + 1)
     )

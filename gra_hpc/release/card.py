@@ -43,6 +43,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         rows=sum(s["rows"] for s in facts["splits"].values()),
         method=facts["config"]["method"],
         merge=facts["config"]["merge"],
+        reviewers=reviewers(facts["config"]),
         ledger_line=Ledger.from_dict(facts["ledger"]).line(),
         prepared_line=Ledger.from_dict(facts["prepared"]).line() if facts["prepared"] else "",
         limits=limits(facts),
@@ -104,6 +105,17 @@ _HUB_LICENCES = {
     *("openrail", "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "unlicense", "other"),
 }
 """Identifiers that the Hub knows, in lower case; others go by `license_name`."""
+
+
+def reviewers(config: dict[str, Any]) -> int:
+    """How many Reviewers a sample has: fewer than asked for where the committee is small (`committee.draw_roles`)."""
+    method = config["method"]
+    if method["policy"] == "fixed":
+        return len(method["fixed"]["reviewers"])
+    if method["policy"] == "single":
+        return int(method["reviewers"])
+    members = len(config["committee"]) or len(config["models"])
+    return max(1, min(method["reviewers"], members - 1))
 
 
 def limits(facts: dict[str, Any]) -> list[str]:

@@ -39,7 +39,7 @@ def test_ledger_funnel_benchmarks_and_commands_are_there(facts: dict[str, Any]) 
         assert f"`{row['stage']}`" in text
     removed = facts["dropped"]["contaminated"]
     assert removed and f"bench.txt | {removed} |" in text
-    assert "gra plan runs/two-rounds --preset ./run.yaml" in text and facts["fingerprint"] in text
+    assert "gra plan runs/two-rounds-again --preset RELEASE/run.yaml" in text and facts["fingerprint"] in text
     assert "2504.12322" in text and "A sample" not in text
     assert "You are \\| strict." in text, "a bar in a text does not break a table"
 
