@@ -398,9 +398,13 @@ class SiteConfig:
     gpu_memory_gb: float = place(0.0)
     """Memory of one GPU, in GB."""
     cpus_per_task: int = place(0)
-    """CPUs of a shard. 0: not asked for (local: all)."""
+    """CPUs of a shard. 0: `cpus_per_gpu` for each of its GPUs, or not asked for (local: all)."""
+    cpus_per_gpu: int = place(0)
+    """CPUs of a shard for each of its GPUs, where `cpus_per_task` is 0."""
     memory_gb: float = place(0.0)
-    """Host memory of a shard, in GB. 0: the site's default."""
+    """Host memory of a shard, in GB. 0: `memory_per_gpu_gb` for each of its GPUs, or the site's default."""
+    memory_per_gpu_gb: float = place(0.0)
+    """Host memory of a shard for each of its GPUs, in GB, where `memory_gb` is 0."""
     merge_cpus: int = place(2)
     """CPUs of the merge."""
     merge_memory_gb: float = place(8.0)
@@ -413,6 +417,8 @@ class SiteConfig:
     """Seconds before the time limit at which Slurm signals a shard to drain and requeue."""
     max_array_size: int = place(0)
     """Largest array. 0: ask Slurm (MaxArraySize)."""
+    parallel: int = place(0)
+    """Shards of a run that run at once, where `launch.parallel` is 0. 0: as many as Slurm starts."""
     wckey: bool = place(False)
     """Emit --wckey (submitit does; some sites reject it)."""
     modules: list[str] = place([])
@@ -438,6 +444,16 @@ class SiteConfig:
     calibration: str = place("")
     """What `gra calibrate` measured: plans and placement go by it. Empty: SITE.calibration.json beside the site's file,
     if it is there; else stated defaults."""
+
+    @property
+    def task_cpus(self) -> int:
+        """CPUs to ask for, for one shard. 0: not asked for."""
+        return self.cpus_per_task or self.cpus_per_gpu * self.gpus_per_node
+
+    @property
+    def task_memory_gb(self) -> float:
+        """Host memory to ask for, for one shard, in GB. 0: not asked for."""
+        return self.memory_gb or self.memory_per_gpu_gb * self.gpus_per_node
 
 
 @dataclass

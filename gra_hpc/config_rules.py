@@ -41,6 +41,9 @@ _LEAST: dict[str, dict[str, float]] = {
         "merge_memory_gb": 0,
         "merge_time_minutes": 1,
         "cpus_per_task": 0,
+        "cpus_per_gpu": 0,
+        "memory_per_gpu_gb": 0,
+        "parallel": 0,
         "memory_gb": 0,
     },
 }

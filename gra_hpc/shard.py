@@ -138,8 +138,14 @@ class Gate:
         return await self.engine.ask(request)
 
 
-def run_shard(run: RunDir, round_: int, number: int) -> End:
+def run_shard(run: RunDir, round_: int, number: int, lead_s: int = 0) -> End:
     """Run one attempt at a shard to its end.
+
+    Args:
+        run: its directory.
+        round_: the round.
+        number: the shard.
+        lead_s: seconds from SIGUSR2 to the end, as the job was submitted with; 0: the run's present setting.
 
     On SIGUSR2 (time limit ahead, preemption) it admits no more calls, waits for those in flight and returns
     `End.drained`; the caller requeues. On SIGTERM it does the same, only faster, and returns `End.stopped`.
@@ -148,13 +154,14 @@ def run_shard(run: RunDir, round_: int, number: int) -> End:
         GraError: what stops the shard, in one line; the journal keeps what was answered.
     """
     with Signals().caught() as signals:
-        return _run_shard(run, round_, number, signals)
+        return _run_shard(run, round_, number, lead_s, signals)
 
 
-def _run_shard(run: RunDir, round_: int, number: int, signals: Signals) -> End:
+def _run_shard(run: RunDir, round_: int, number: int, lead_s: int, signals: Signals) -> End:
     config = presets.load(run.config)
     plan = Plan.load(run)
     plan.verify(config, run)
+    config.site.signal_lead_s = lead_s or config.site.signal_lead_s
     round_plan = RoundPlan.load(run.round(round_))
     shard = run.round(round_).shard(number)
     if not 0 <= number < round_plan.shards:

@@ -61,9 +61,9 @@ def _max_tokens(sampling: SamplingConfig, default: int) -> int:
 
 def free(path: Path) -> Room:
     """What this user may still write below a directory: the file system's own figures (on XFS, CephFS and others they
-    follow a directory's quota), and on Lustre the user's and the group's quotas."""
+    follow a directory's quota), and the user's and groups' quotas, by `lfs quota` on Lustre and `quota` elsewhere."""
     s = os.statvfs(path)
-    rooms = [Room(s.f_bavail * s.f_frsize, s.f_favail if s.f_files else None), *_lustre(path)]
+    rooms = [Room(s.f_bavail * s.f_frsize, s.f_favail if s.f_files else None), *_lustre(path), *_quota(path)]
     counts = [r.files for r in rooms if r.files is not None]
     return Room(min(r.bytes for r in rooms), min(counts) if counts else None)
 
@@ -73,24 +73,40 @@ def _lustre(path: Path) -> Iterator[Room]:
     if file_system(path) != "lustre":
         return
     for who in (["-u", str(os.getuid())], ["-g", str(os.getgid())]):
-        try:
-            done = subprocess.run(
-                ["lfs", "quota", "-q", *who, str(path)],
-                capture_output=True,
-                text=True,
-                timeout=QUOTA_TIMEOUT_S,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return
-        room = parse_lfs_quota(done.stdout)
+        room = parse_lfs_quota(_said("lfs", "quota", "-q", *who, str(path)))
         if room is not None:
             yield room
 
 
+def _quota(path: Path) -> Iterator[Room]:
+    """Quotas that `quota` tells of a path's file system, NFS included; nothing where there is no such command."""
+    if file_system(path) == "lustre" or os.getuid() == 0:
+        return
+    for who in ("-u", "-g"):
+        for line in _said("quota", "-w", "-p", who).splitlines():
+            device, _, figures = line.strip().partition(" ")
+            if device == _mount(path)[0] and (room := parse_lfs_quota(f"x {figures}")) is not None:
+                yield room
+
+
+def _said(*command: str) -> str:
+    """What a command prints; nothing when it is not there or does not answer."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=QUOTA_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
+
+
 def parse_lfs_quota(text: str) -> Room | None:
-    """What is left by the line of `lfs quota -q`: `PATH kbytes quota limit grace files quota limit grace`.
+    """What is left by a line of `lfs quota -q` or `quota -w -p`: PATH, then `kbytes quota limit grace`, twice.
 
     There 0 is no limit, and a `*` marks a figure above its quota. None when it tells no limit.
     """
@@ -108,14 +124,19 @@ def parse_lfs_quota(text: str) -> Room | None:
 
 def file_system(path: Path) -> str:
     """Type of the file system that a directory lies on (ext4, nfs4, lustre, ...)."""
-    best, kind = "", ""
+    return _mount(path)[1]
+
+
+def _mount(path: Path) -> tuple[str, str]:
+    """Device (or server's directory) and type of the file system that a directory lies on."""
+    best, source, kind = "", "", ""
     real = str(path.resolve())
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, mount, type_, *_ = line.split(" ")
+        device, mount, type_, *_ = line.split(" ")
         mount = mount.replace("\\040", " ")
         if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
-            best, kind = mount, type_
-    return kind
+            best, source, kind = mount, device, type_
+    return source, kind
 
 
 def check(path: Path, need: Room) -> None:

@@ -1,8 +1,10 @@
 """Merge a round: `python jobs/merge.py RUN [--round R]`. After the last round, the release is built."""
 
 import argparse
+import signal
 import sys
 
+from gra_hpc.attempt import job_id
 from gra_hpc.errors import GraError
 from gra_hpc.launch.rounds import current_round
 from gra_hpc.launch.tasks import MergeTask
@@ -17,6 +19,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         run = RunDir.existing(args.run)
+        if (
+            job_id()
+        ):  # a preempted job that exits by itself is not requeued: wait for the kill, and start again
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         number = current_round(run) if args.round is None else args.round
         print(MergeTask(str(run.path), number)())
     except GraError as e:

@@ -39,10 +39,10 @@ def main() -> None:
         for step in remaining(run):
             for block, some in groupby(step.shards, lambda shard: shard // size):
                 offset, shards = block * size, list(some)
-                jobs.append(Job("shards", step.round, list(range(offset, shards[-1] + 1))))
+                jobs.append(Job("shards", step.round, list(range(offset, shards[-1] + 1)), plain=True))
                 indices = index_ranges(shard - offset for shard in shards)
                 lines.append(("shards", step.round, offset, indices))
-            jobs.append(Job("merge", step.round))
+            jobs.append(Job("merge", step.round, plain=True))
             lines.append(("merge", step.round))
         submission = Submission.new(jobs)
         if jobs:

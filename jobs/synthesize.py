@@ -1,6 +1,7 @@
 """Run one shard: `python jobs/synthesize.py RUN SHARD [--round R]`. By hand, from sbatch, or anywhere else."""
 
 import argparse
+import os
 import signal
 import sys
 
@@ -22,7 +23,7 @@ def main() -> None:
     try:
         run = RunDir.existing(args.run)
         number = current_round(run) if args.round is None else args.round
-        print(ShardTask(str(run.path), number, args.shard)())
+        print(ShardTask(str(run.path), number, args.shard, int(os.environ.get("GRA_LEAD_S") or 0))())
     except GraError as e:
         print(f"synthesize: {e}", file=sys.stderr)
         sys.exit(e.exit_code)

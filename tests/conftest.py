@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,15 @@ def made(name: str, directory: str) -> Path:
     tool = ROOT / "tools" / "get_models.py"
     subprocess.run([sys.executable, str(tool), name, "--dir", str(ROOT / "models")], check=True, timeout=280)
     return ROOT / "models" / directory
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """What a test does to the environment (jobs go offline) ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

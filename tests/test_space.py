@@ -97,3 +97,14 @@ def test_the_estimate_grows_with_the_run() -> None:
 def test_lustre_quotas(text: str, room: Room | None) -> None:
     """As Lustre's manual prints them."""
     assert space.parse_lfs_quota(text) == room
+
+
+def test_a_quota_of_the_path_s_own_file_system(tight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `quota -w -p` prints them: other file systems' lines are not ours."""
+    device = space._mount(tight)[0]
+    told = (
+        f"Disk quotas for user me (uid 7):\n  {device} 900 0 1000 0 90 0 100 0\n  nas:/home 1 0 2 0 1 0 2 0\n"
+    )
+    monkeypatch.setattr(space, "_said", lambda *command: told if command[-1] == "-u" else "")
+    monkeypatch.setattr(space.os, "getuid", lambda: 7)
+    assert space.free(tight) == Room(100 * 1024, 10)

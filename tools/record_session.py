@@ -117,12 +117,11 @@ def record(session: Session) -> None:
     session.type("gra site detect")
     site = session.directory / "configs" / "sites" / "mini.yaml"
     text = site.read_text().replace("gpu_memory_gb: 0.0", "gpu_memory_gb: 80")
-    site.write_text(
-        text.replace("cpus_per_task: 32", "cpus_per_task: 1").replace("memory_gb: 59", "memory_gb: 1")
-    )
+    text = re.sub(r"cpus_per_gpu: \d+", "cpus_per_task: 1", text)
+    site.write_text(re.sub(r"memory_per_gpu_gb: \d+", "memory_gb: 1", text))
     session.say(
         "The file has a comment per line. Here `gpu_memory_gb` was filled in, which these made-up GPUs do not tell, and"
-        " `cpus_per_task` and `memory_gb` were lowered by hand. What the doctor says, here and on a compute node:"
+        " CPUs and memory were lowered by hand. What the doctor says, here and on a compute node:"
     )
     session.type("gra doctor mini --preset first.yaml --job")
     session.say("The plan: nothing is submitted yet.")

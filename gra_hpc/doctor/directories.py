@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from gra_hpc import space
 from gra_hpc.config import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.engines.hosting import local_directory
+from gra_hpc.space import file_system
 
 LOCAL_TYPES = frozenset(
     ["tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "overlay", "zfs", "squashfs"]
@@ -22,23 +24,6 @@ ROOM_GB, LEAST_GB = 10.0, 1.0
 INODES, LEAST_INODES = 50_000, 2_000
 SKEW_S = 5.0
 SLOW_S = 0.1
-
-
-def file_system(path: Path) -> str:
-    """Type of the file system a path lies on (ext4, nfs4, lustre, gpfs, ...); empty if it cannot be told."""
-    try:
-        lines = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return ""
-    target = str(path.resolve())
-    best, kind = "", ""
-    for line in lines:
-        _, mount, type_, *_ = line.split(" ")
-        mount = mount.encode().decode("unicode_escape")
-        inside = mount == "/" or target == mount or target.startswith(f"{mount}/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, type_
-    return kind
 
 
 def shared(directory: Path, slurm: bool) -> Iterable[Finding]:
@@ -114,16 +99,16 @@ def _promises(probe: Path) -> None:
 
 
 def room(directory: Path, least_gb: float = LEAST_GB, good_gb: float = ROOM_GB) -> Iterable[Finding]:
-    """Free bytes and inodes, as the file system tells; quotas may be tighter."""
-    s = os.statvfs(directory)
-    free, inodes = s.f_bavail * s.f_frsize / 1e9, s.f_favail
-    text = f"{directory}: {free:,.0f} GB free" + (f", {inodes:,} inodes" if s.f_files else "")
-    if free < least_gb or (s.f_files and inodes < LEAST_INODES):
+    """Free bytes and inodes, as the file system and the quota commands tell."""
+    left = space.free(directory)
+    free = left.bytes / 1e9
+    text = f"{directory}: {free:,.0f} GB free" + ("" if left.files is None else f", {left.files:,} inodes")
+    if free < least_gb or (left.files is not None and left.files < LEAST_INODES):
         yield failure(text, "make room, or choose another directory")
-    elif free < good_gb or (s.f_files and inodes < INODES):
+    elif free < good_gb or (left.files is not None and left.files < INODES):
         yield warning(text, "a run needs about 10 files per shard and 10 GB per million samples: make room")
     else:
-        yield ok(f"{text} (quotas may be tighter: quota -s, lfs quota)")
+        yield ok(f"{text} (by file system and quota)")
 
 
 def local(site: SiteConfig) -> Iterable[Finding]:

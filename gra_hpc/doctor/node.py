@@ -18,7 +18,7 @@ SHM_GB = 1.0
 
 def cores(config: RunConfig) -> Iterable[Finding]:
     """CPUs and memory that the job may use."""
-    have, wanted = len(os.sched_getaffinity(0)), config.site.cpus_per_task
+    have, wanted = len(os.sched_getaffinity(0)), config.site.task_cpus
     if wanted > have:
         yield warning(f"{have} CPUs may be used, site.cpus_per_task={wanted}", f"site.cpus_per_task={have}")
     else:

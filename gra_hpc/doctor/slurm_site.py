@@ -116,13 +116,12 @@ def _nodes(site: SiteConfig, kinds: list[NodeKind]) -> Iterable[Finding]:
                 "site.gpu_memory_gb=0: placement needs it", "set it: nvidia-smi on a node shows the MiB"
             )
     cpus, memory = max(k.cpus for k in kinds), max(k.memory_mb for k in kinds) / 1024
-    if site.cpus_per_task > cpus:
+    if site.task_cpus > cpus:
+        yield failure(f"site.cpus_per_task={site.task_cpus}: nodes have {cpus}", f"site.cpus_per_task={cpus}")
+    if site.task_memory_gb > memory:
         yield failure(
-            f"site.cpus_per_task={site.cpus_per_task}: nodes have {cpus}", f"site.cpus_per_task={cpus}"
-        )
-    if site.memory_gb > memory:
-        yield failure(
-            f"site.memory_gb={site.memory_gb:g}: nodes have {memory:.0f}", f"site.memory_gb={int(memory)}"
+            f"site.memory_gb={site.task_memory_gb:g}: nodes have {memory:.0f}",
+            f"site.memory_gb={int(memory)}",
         )
 
 

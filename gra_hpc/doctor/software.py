@@ -178,6 +178,6 @@ def _model(label: str, model: ModelConfig, scratch: str) -> Finding:
 
 
 def _local(directory: Path) -> bool:
-    from gra_hpc.doctor.directories import file_system
+    from gra_hpc.space import file_system
 
     return file_system(directory) in ("tmpfs", "ramfs")

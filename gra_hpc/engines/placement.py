@@ -77,9 +77,9 @@ class NodeSpec:
     @classmethod
     def of_site(cls, site: SiteConfig) -> NodeSpec:
         """The node a site's shards get. Where it does not say: this machine's cores, and for local runs its memory."""
-        cores = site.cpus_per_task or len(os.sched_getaffinity(0))
+        cores = site.task_cpus or len(os.sched_getaffinity(0))
         gpus = site.gpus_per_node
-        memory = site.memory_gb
+        memory = site.task_memory_gb
         if not memory and site.executor is Executor.local:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
         return cls(

@@ -22,6 +22,8 @@ from gra_hpc.rundir import RunDir
 
 UNLIMITED = 10**9
 """submitit bounds requeues by time limit; ours are bounded by progress (`shard.run_shard`)."""
+MERGE_TIMEOUTS = 2
+"""A merge starts from the beginning: where it is too long twice, it is too long (`site.merge_time_minutes`)."""
 
 
 def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Iterator[str]:
@@ -58,7 +60,8 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
         before = merges.get(job.round - 1, "")
         if job.kind == "shards":
             depend = f"afterok:{before}" if before else ""
-            tasks = [ShardTask(str(run.path), job.round, s) for s in job.shards]
+            lead = config.site.signal_lead_s
+            tasks = [ShardTask(str(run.path), job.round, s, lead) for s in job.shards]
             job.id = submit_array(shard_executor(run, config, comment, depend), tasks)
             yield f"round {job.round}: array {job.id} of {len(tasks)} shards ({slurm.index_ranges(job.shards)})"
         else:
@@ -93,11 +96,11 @@ def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "
         nodes=1,
         ntasks_per_node=1,
         stderr_to_stdout=True,
-        array_parallelism=config.launch.parallel or 100_000,
-        srun_args=_srun(site.cpus_per_task, site),
+        array_parallelism=config.launch.parallel or site.parallel or 100_000,
+        srun_args=_srun(site.task_cpus, site),
         setup=_setup(site),
         additional_parameters={**options, **site.sbatch},
-        **_size(site.cpus_per_task, site.memory_gb),
+        **_size(site.task_cpus, site.task_memory_gb),
     )
     return _without_wckey(executor, site)
 
@@ -105,7 +108,7 @@ def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "
 def merge_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "") -> Any:
     """A submitit executor for a merge: one CPU task."""
     site = config.site
-    executor = _executor(run, site)
+    executor = _executor(run, site, MERGE_TIMEOUTS)
     executor.update_parameters(
         job_name=f"{job_name(run)}-merge"[:64],
         time=site.merge_time_minutes,
@@ -146,7 +149,7 @@ def job_executor(run: RunDir, site: SiteConfig, shape: Shape, comment: str, depe
     """A submitit executor for another job: one task per node."""
     options = _common(site, comment, depend, shape.partition or site.partition)
     options |= _gpus(site, shape.gpus)
-    cpus, memory = shape.cpus or site.cpus_per_task, shape.memory_gb or site.memory_gb
+    cpus, memory = shape.cpus or site.task_cpus, shape.memory_gb or site.task_memory_gb
     minutes = shape.time_minutes or site.time_minutes
     executor = _executor(run, site)
     executor.update_parameters(
@@ -178,7 +181,7 @@ def script_of(executor: Any, tasks: int = 0) -> str:
     return str(executor._make_submission_file_text(executor._submitit_command_str, "UID"))
 
 
-def _executor(run: RunDir, site: SiteConfig) -> Any:
+def _executor(run: RunDir, site: SiteConfig, timeouts: int = UNLIMITED) -> Any:
     import submitit
 
     class Executor(submitit.SlurmExecutor):
@@ -188,7 +191,7 @@ def _executor(run: RunDir, site: SiteConfig) -> Any:
             return 2
 
     python = launcher(site)
-    return Executor(folder=run.logs / "%A", max_num_timeout=UNLIMITED, python=python)
+    return Executor(folder=run.logs / "%A", max_num_timeout=timeouts, python=python)
 
 
 def launcher(site: SiteConfig) -> str | None:

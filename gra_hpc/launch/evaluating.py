@@ -109,8 +109,8 @@ def shape(config: EvaluateConfig) -> Shape:
     return Shape(
         name="evaluate",
         gpus=n.gpus or -1,
-        cpus=n.cpus or math.ceil(site.cpus_per_task * share),
-        memory_gb=n.memory_gb or site.memory_gb * share,
+        cpus=n.cpus or math.ceil(site.task_cpus * share),
+        memory_gb=n.memory_gb or site.task_memory_gb * share,
         time_minutes=n.time_minutes,
         partition=n.partition,
         parallel=n.parallel,

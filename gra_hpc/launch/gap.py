@@ -38,8 +38,9 @@ def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settin
     """Compare what is left with what is in the queue.
 
     A task that runs is left alone. One that waits keeps its place in the queue, unless its settings have changed
-    since, or it waits for something that cannot happen. Tasks of a job whose submitter died before it had noted the
-    job's id are replaced: what they need may never have been written, and they would fail for lack of it.
+    since (plain sbatch has settings of its own), or it waits for something that cannot happen. Tasks of a job whose
+    submitter died before it had noted the job's id are replaced: what they need may never have been written, and they
+    would fail for lack of it.
 
     Args:
         steps: the rounds that are left, in order.
@@ -53,11 +54,11 @@ def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settin
     gap.cancel += [t.id for job, t in in_queue if job.round not in left and t.waiting]
     for step in steps:
         mine = [(job, t) for job, t in in_queue if job.round == step.round]
-        running = [(job, t) for job, t in mine if t.running and job.id]
+        running = [(job, t) for job, t in mine if t.running and _known(job)]
         covered = {shard_of(job, t) for job, t in running if job.kind == "shards"}
         alive = [str(t.job) for job, t in running if job.kind == "shards"]
         gap.stay += [t.id for _, t in running]
-        gap.cancel += [t.id for job, t in mine if t.running and not job.id]
+        gap.cancel += [t.id for job, t in mine if t.running and not _known(job)]
         for job, t in mine:
             if job.kind != "shards" or not t.waiting:
                 continue
@@ -94,4 +95,9 @@ def shard_of(job: Job, task: Task) -> int:
 
 def _right(job: Job, task: Task, settings: str) -> bool:
     """Whether a waiting task may stay."""
-    return bool(job.id) and job.settings == settings and not task.hopeless
+    return _known(job) and (job.plain or job.settings == settings) and not task.hopeless
+
+
+def _known(job: Job) -> bool:
+    """Whether its submitter came so far that all it needs was written."""
+    return bool(job.id) or job.plain

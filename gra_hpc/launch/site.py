@@ -61,8 +61,7 @@ def detect(info: ClusterInfo, partition: str = "", environ: Mapping[str, str] = 
         _merge_partition(info, chosen),
         _qos(info, chosen),
         *_gpu_settings(info, kind),
-        Setting("cpus_per_task", kind.cpus, f"all CPUs of a node ({_shapes(chosen)})"),
-        Setting("memory_gb", _memory(kind), "most of a node's memory; 0: the site's default"),
+        *_sizes(chosen, kind),
         Setting("time_minutes", minutes, f"the partition allows {_limit(limit)}; a killed shard resumes"),
         Setting("merge_time_minutes", minutes, ""),
         Setting("signal_lead_s", min(90, 12 * minutes), _preemption(info, chosen)),
@@ -212,6 +211,20 @@ def _preemption(info: ClusterInfo, chosen: Partition) -> str:
         f"before the time limit; a preempted job ({chosen.preempt_mode}) gets only SIGTERM and {chosen.grace_s} s:"
         " the journal keeps what was answered"
     )
+
+
+def _sizes(chosen: Partition, kind: NodeKind) -> list[Setting]:
+    """CPUs and memory: by GPU where there are GPUs, so that fewer GPUs ask for less."""
+    shapes, gpus = _shapes(chosen), _gpus(kind)
+    if not gpus:
+        return [
+            Setting("cpus_per_task", kind.cpus, f"all CPUs of a node ({shapes})"),
+            Setting("memory_gb", _memory(kind), "most of a node's memory; 0: the site's default"),
+        ]
+    return [
+        Setting("cpus_per_gpu", kind.cpus // gpus, f"a GPU's share of a node ({shapes})"),
+        Setting("memory_per_gpu_gb", _memory(kind) // gpus, "most of its share; 0: the site's default"),
+    ]
 
 
 def _scratch(environ: Mapping[str, str]) -> Setting:

@@ -6,11 +6,14 @@ the job's id is still known.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import logging
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from gra_hpc.launch import slurm
 from gra_hpc.records import digest
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json, to_json, write_atomic
+
+log = logging.getLogger(__name__)
 
 ELSEWHERE_S = 300.0
 """So long a submitter on another login node, which cannot be looked at, is taken to be alive."""
@@ -38,6 +43,8 @@ class Job:
     """Slurm's id; empty until sbatch has answered."""
     settings: str = ""
     """Digest of the settings in its sbatch text (`gap.settings_digest`)."""
+    plain: bool = False
+    """Submitted by a shell (`slurm/chain.sh`): its id is never noted, and its options are its own."""
 
 
 @dataclass
@@ -95,6 +102,31 @@ def prefix(run: RunDir) -> str:
 def job_name(run: RunDir) -> str:
     """Name of a run's jobs in Slurm; a merge's has `-merge` behind it."""
     return f"gra-{run.name}"[:60]
+
+
+@contextlib.contextmanager
+def alone(run: RunDir) -> Iterator[None]:
+    """Be the only one that submits a run, or does it here: a file lock, which the kernel drops when its holder dies.
+
+    Raises:
+        LaunchError: another process is at it.
+    """
+    run.submissions.mkdir(exist_ok=True)
+    with (run.submissions / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            raise LaunchError(
+                f"{run.path}: is being submitted by {who}", f"wait, then gra status {run.path}"
+            ) from None
+        except OSError:
+            log.debug("%s: no file locks here; submitters go by what each has written", run.path)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def refuse_while_at_work(run: RunDir) -> None:

@@ -10,6 +10,7 @@ from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
 from gra_hpc.launch.display import progress
 from gra_hpc.launch.rounds import remaining
+from gra_hpc.launch.submissions import alone
 from gra_hpc.lead import sized, slowest_call
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan
@@ -21,8 +22,13 @@ def submit(run: RunDir, again: bool) -> None:
     """Submit a run that was not started (`again=False`), or what is left of one.
 
     Raises:
-        LaunchError: the run was started before, and `again` is off.
+        LaunchError: the run was started before, and `again` is off; or another process submits it.
     """
+    with alone(run):
+        _submit(run, again)
+
+
+def _submit(run: RunDir, again: bool) -> None:
     config = presets.load(run.config)
     Plan.load(run).verify(config, run)
     if not again and started(run):

@@ -30,6 +30,8 @@ class ShardTask:
     run: str
     round: int
     shard: int
+    lead_s: int = 0
+    """Seconds between Slurm's signal and the end, as submitted: a later change of the setting changes nothing here."""
 
     def __call__(self) -> str:
         """One attempt; returns one sentence. Requeues itself when it had to drain."""
@@ -37,7 +39,7 @@ class ShardTask:
 
         start_logging()
         hub.offline()
-        end = run_shard(RunDir.existing(self.run), self.round, self.shard)
+        end = run_shard(RunDir.existing(self.run), self.round, self.shard, self.lead_s)
         sentence = f"round {self.round} shard {self.shard}: {end.value}"
         log.info("%s", sentence)
         if end is End.drained:

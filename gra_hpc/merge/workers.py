@@ -166,7 +166,12 @@ def _read(stream: IO[bytes]) -> Any:
 def main() -> None:
     """Answer requests until stdin closes."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGUSR2,
+    ):  # Slurm signals a whole step; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a stray print must not break the answers
     while True:

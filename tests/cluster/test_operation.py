@@ -99,7 +99,7 @@ def test_site_detect_then_doctor(tmp_path: Path, tiny_llama: Path) -> None:
         "executor: slurm",
         "partition: low",
         "gpus_per_node: 8",
-        "cpus_per_task: 32",
+        "cpus_per_gpu: 4",
         "max_array_size: 10001",
     ):
         assert line in text

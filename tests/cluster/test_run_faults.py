@@ -6,15 +6,19 @@ Each test ends with a release equal to that of a run without a fault.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import NODES, MiniSlurm, mini_slurm
 from slurm_runs import release_of
+
+from gra_hpc.storage import read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -166,6 +170,55 @@ def test_the_controller_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     assert run.attempts(3)[-1]["replayed"] == answered
     assert len(run.jobs()) == 2
     run.check()
+
+
+def test_a_merge_that_fails_stops_the_next_round(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """afterok on a failed merge: the next round is cancelled, and does not wait for ever; resume submits both."""
+    run = slurm_run(cluster, *SLOW, "method.rounds=2")
+    run.submit()
+    at_work(run)
+    assert {job.round for job, _ in run.queue()} == {1, 2}
+    cluster.run("scancel", running(run)[5].id)
+    run.wait(lambda: not run.queue())
+    assert "round 1: 1 of 8 shards are not published: 5 -> gra resume" in run.logs()
+    assert not run.run.round(2).shards.exists()
+    run.quick()
+    said = run.resume()
+    assert "round 1: array" in said and "round 2: array" in said
+    run.wait_release()
+    assert len(read_json(run.run.release / "manifest.json")["rounds"]) == 2
+
+
+def test_a_controller_that_forgets(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """A slurmctld killed right after it took a job may not know of it later: resume submits what is not there."""
+    run = slurm_run(cluster)
+    run.submit()
+    cluster.kill_ctld()
+    cluster.start_ctld()
+    run.resume()
+    run.wait_release()
+    run.check()
+
+
+def test_a_batch_step_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """Slurm gives the task up and may start it again while its step lives on: one result, whoever is first."""
+    run = slurm_run(cluster, "engine.simulated_latency_s=4", "launch.window=2", "launch.shards=4")
+    run.submit()
+    at_work(run, shards=4)
+    shown = cluster.run("scontrol", "show", "job", running(run)[1].id)
+    number = re.search(r"JobId=(\d+)", shown)[1]  # type: ignore[index]
+    (batch,) = [
+        p.pid
+        for p in psutil.process_iter(["name", "cmdline"])
+        if f"[{number}.batch]" in " ".join(p.info["cmdline"] or [])
+    ]
+    run.quick()
+    os.kill(batch, signal.SIGKILL)
+    run.wait(lambda: not run.queue(), 300)
+    if 1 not in run.published():
+        run.resume()
+        run.wait_release()
+    assert release_of(run.run) == release_of(run.reference)
 
 
 def test_two_copies_of_a_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:

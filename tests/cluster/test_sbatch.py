@@ -65,6 +65,8 @@ def test_drain_requeue_and_resume(slurm_env: Any, tmp_path: Path, tiny_llama: Pa
     slurm_env.run("scancel", "--batch", "--signal=USR2", array)
     slurm_env.wait_until(lambda: any(s["attempts"] > 1 for s in status(run)["rounds"][0]["shards"]), 120)
     slurm_env.wait_until(lambda: any(s["replayed"] >= 2 for s in status(run)["rounds"][0]["shards"]), 120)
+    assert "nothing to submit" in gra("resume", run)  # while they run: plain jobs are known, and stay
+    assert status(run)["rounds"][0]["shards"][0]["job"].partition("_")[0] == array
     assert "cancelled" in gra("cancel", run)
     gra(
         "resume", run, "engine.simulated_latency_s=0"

@@ -53,6 +53,18 @@ def test_typed_twice_it_changes_nothing() -> None:
     assert sorted(found.stay) == ["7_0", "7_1", "7_2", "8"]
 
 
+def test_plain_sbatch_s_tasks_are_left_alone() -> None:
+    """`slurm/chain.sh` cannot note ids, and its options are not the run's settings."""
+    array, last = Job("shards", 1, [0, 1, 2], plain=True), Job("merge", 1, plain=True)
+    queue = [(array, task(7, 0, "RUNNING", "")), (array, task(7, 1)), (last, task(8, None))]
+    found = gap([Step(1, (0, 1), 3)], queue)
+    assert found.jobs == found.cancel == []
+    assert sorted(found.stay) == ["7_0", "7_1", "8"]
+    hole = gap([Step(1, (0, 1, 2), 3)], queue)
+    assert kinds(hole) == [("shards", 1, [2]), ("merge", 1, [])]
+    assert hole.cancel == ["8"]
+
+
 def test_only_the_holes_are_filled_and_the_merge_waits_for_old_and_new() -> None:
     array, last = shards("7", [0, 1, 2, 3]), merge("8")
     queue = [

@@ -29,7 +29,8 @@ def test_gpus_before_cpus_and_the_merge_without_them() -> None:
     s = found(cluster(partition("batch", CPU, default=True), partition("gpu", A100, V100)))
     assert (s.partition, s.merge_partition, s.account) == ("gpu", "batch", "lab")
     assert (s.gpu_style, s.gpu_type, s.gpus_per_node, s.gpu_memory_gb) == ("gpus", "a100", 4, 80)
-    assert (s.cpus_per_task, s.memory_gb, s.time_minutes, s.max_array_size) == (48, 475, 240, 1001)
+    assert (s.task_cpus, s.task_memory_gb, s.time_minutes, s.max_array_size) == (48, 472, 240, 1001)
+    assert (s.cpus_per_gpu, s.memory_per_gpu_gb) == (12, 118)
 
 
 def test_what_may_not_be_used_is_not_chosen() -> None:
