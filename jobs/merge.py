@@ -19,9 +19,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         run = RunDir.existing(args.run)
-        if (
-            job_id()
-        ):  # a preempted job that exits by itself is not requeued: wait for the kill, and start again
+        if job_id():
+            # A preempted job that exits by itself is not requeued: wait for the kill, and start again.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         number = current_round(run) if args.round is None else args.round
         print(MergeTask(str(run.path), number)())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from gra_hpc.errors import IncompleteError
 from gra_hpc.launch.rounds import current_round, finish_round, remaining
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.plan import RoundPlan
@@ -68,6 +69,14 @@ def test_a_target_is_met_exactly_or_the_shortfall_is_told(
     measured = kept / (first["ledger"]["planned"])
     assert second.acceptance == pytest.approx(measured)
     assert second.candidates == pytest.approx(1.05 * target / measured, abs=1)
+
+
+def test_a_round_without_survivors_stops_the_chain(tmp_path: Path) -> None:
+    """Nothing measures how many candidates the next round would need."""
+    run = make(tmp_path, "method.rounds=2", "method.target_accepted=6", "engine.simulated_failures=1")
+    with pytest.raises(IncompleteError, match="candidates of rounds 1 to 1 survived: round 2 is not planned"):
+        work(run)
+    assert not run.round(2).plan.exists()
 
 
 def test_the_current_round_is_the_first_unmerged(tmp_path: Path) -> None:

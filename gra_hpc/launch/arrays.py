@@ -15,7 +15,7 @@ from gra_hpc.launch import slurm
 from gra_hpc.launch.gap import find_gap, settings_digest
 from gra_hpc.launch.refusals import advice
 from gra_hpc.launch.rounds import Step
-from gra_hpc.launch.submissions import Submission, job_name, live, refuse_while_at_work
+from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_while_at_work
 from gra_hpc.launch.tasks import MergeTask, ShardTask
 from gra_hpc.publish import is_published
 from gra_hpc.rundir import RunDir
@@ -39,7 +39,12 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
         LaunchError: Slurm refused a job; those before it are recorded and stay.
     """
     refuse_while_at_work(run)
-    in_queue = live(run)
+    queue = slurm.queue()
+    in_queue = match(run, queue)
+    known = {task.id for _, task in in_queue}
+    unknown = [task for task in queue if task.id not in known]
+    for step in steps:
+        in_queue += by_hand(run, step.round, step.shards, unknown)
     # published since the steps were worked out: such a task has left the queue, and must not come back
     steps = [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps]
     size = config.site.max_array_size or slurm.max_array_size()

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gra_hpc.attempt import Heartbeat, earlier
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.records import digest
@@ -180,6 +181,29 @@ def match(run: RunDir, tasks: Iterable[slurm.Task]) -> list[tuple[Job, slurm.Tas
             out.append((known[token].jobs[int(number)], task))
         elif str(task.job) in by_id and task.name.startswith(name):
             out.append((by_id[str(task.job)], task))
+    return out
+
+
+def by_hand(
+    run: RunDir, round_: int, shards: Iterable[int], tasks: Iterable[slurm.Task]
+) -> list[tuple[Job, slurm.Task]]:
+    """Running tasks that nobody recorded (`sbatch slurm/synthesize.sbatch`), known by the shards' latest heartbeats.
+
+    Args:
+        run: its directory.
+        round_: the round.
+        shards: shards that are not published.
+        tasks: those of the queue that `match` does not know.
+    """
+    running = {task.id: task for task in tasks if task.running}
+    out = []
+    for shard in shards if running else ():
+        directory = run.round(round_).shard(shard)
+        latest = earlier(directory)[-1:]
+        beat = Heartbeat.read(latest[0]) if latest else None
+        if beat is not None and (task := running.get(beat.job)) is not None:
+            which = [shard] * ((task.index or 0) + 1)
+            out.append((Job("shards", round_, which, str(task.job), plain=True), task))
     return out
 
 

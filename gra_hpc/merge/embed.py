@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gra_hpc.errors import GraError
-from gra_hpc.merge.workers import child_environment, die_with_parent
+from gra_hpc.merge.workers import child_environment, die_with_parent, leave_signals_to_parent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +113,7 @@ def encode(
 def main(model_dir: str, directory: str, batch: str) -> None:
     """Worker: embed `texts.json` of a directory into its `vectors.npy`."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     os.environ.update(_OFFLINE)
     import numpy as np
     import orjson

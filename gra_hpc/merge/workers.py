@@ -163,15 +163,16 @@ def _read(stream: IO[bytes]) -> Any:
     return pickle.loads(data)
 
 
+def leave_signals_to_parent() -> None:
+    """Ignore what a terminal or Slurm sends to all processes of a step: the parent decides, and we die with it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def main() -> None:
     """Answer requests until stdin closes."""
     die_with_parent()
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGUSR2,
-    ):  # Slurm signals a whole step; the parent decides
-        signal.signal(number, signal.SIG_IGN)
+    leave_signals_to_parent()
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a stray print must not break the answers
     while True:

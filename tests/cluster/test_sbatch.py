@@ -85,6 +85,9 @@ def test_by_hand(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     bash("sbatch", out, export, "--array=0", "--partition=low", script, run, cwd=tmp_path)
     slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"] == {"running": 1, "waiting": 1}, 120)
     assert status(run)["rounds"][0]["shards"][1]["state"] == "running", "the index plus GRA_OFFSET"
+    said = gra("resume", run)
+    assert "1 tasks wait or run already" in said and "array" in said and "(0)" in said, said
+    gra("cancel", run)
     # what goes wrong before the run's log is open is in the job's own output
     job = bash(
         "sbatch", "--parsable", out, "--partition=low", script, tmp_path / "nothing", cwd=tmp_path

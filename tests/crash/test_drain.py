@@ -109,6 +109,24 @@ def test_two_attempts_without_progress_stop_with_the_cause(new_run: MakeRun, tmp
     process.wait()
 
 
+@pytest.mark.timeout(300)
+def test_a_drain_keeps_to_the_lead_of_its_job(new_run: MakeRun, tmp_path: Path) -> None:
+    """The setting was raised after the job was submitted: Slurm will not wait any longer for that."""
+    run = new_run("engine.simulated_latency_s=60", "site.signal_lead_s=600")
+    log = tmp_path / "log"
+    process = start(SYNTHESIZE, run.path, 0, "--round", 1, log=log, GRA_LEAD_S="7")
+    wait_for(
+        lambda: (
+            len(journals(run.round(1).shard(0))) == 1 and last_beat(run.round(1).shard(0)).phase == "running"
+        )
+    )
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.signal(signal.SIGUSR2)
+    assert process.wait() == os.EX_TEMPFAIL
+    assert time.monotonic() - began < 30
+
+
 def test_an_interrupted_sample_has_not_failed() -> None:
     """One Reviewer's answer is unusable, the other's was never asked: the sample is the next attempt's."""
 

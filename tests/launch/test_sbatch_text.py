@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gra_hpc.config import Executor, RunConfig
-from gra_hpc.launch.arrays import merge_executor, sbatch_text
+from gra_hpc.launch.arrays import merge_executor, sbatch_text, shard_executor
 from gra_hpc.rundir import RunDir
 
 RUN = RunDir(Path("/scratch/me/runs/first"))
@@ -53,6 +53,12 @@ def test_an_array_is_no_larger_than_the_site_allows() -> None:
 def test_merges(site: str, snapshot: Any) -> None:
     executor = merge_executor(RUN, config(site), "gra:RUN:SUBMISSION:1", "afterany:41:42")
     assert plain(executor._make_submission_file_text(executor._submitit_command_str, "UID")) == snapshot
+
+
+def test_a_merge_that_is_too_long_is_not_requeued_for_ever() -> None:
+    """Shards are bounded by their progress, merges by their time limits: they start from the beginning."""
+    assert merge_executor(RUN, config("gpus"), "", "").max_num_timeout == 2
+    assert shard_executor(RUN, config("gpus"), "").max_num_timeout > 1000
 
 
 def plain(text: str) -> str:

@@ -104,6 +104,25 @@ def test_refine_is_described_as_what_it_is(facts: dict[str, Any]) -> None:
     assert "rewrites the response" in text and "new keywords" not in text
 
 
+@pytest.mark.parametrize(
+    ("method", "members", "count"),
+    [
+        ({"policy": "random", "reviewers": 3}, 5, 3),
+        ({"policy": "random", "reviewers": 3}, 3, 2),
+        ({"policy": "random", "reviewers": 3}, 1, 1),
+        ({"policy": "single", "reviewers": 3}, 1, 3),
+        ({"policy": "fixed", "reviewers": 3, "fixed": {"reviewers": ["a", "b"]}}, 5, 2),
+    ],
+)
+def test_the_card_counts_the_reviewers_that_there_were(
+    facts: dict[str, Any], method: dict[str, Any], members: int, count: int
+) -> None:
+    facts["config"]["method"] |= method
+    (one, *_) = facts["config"]["committee"].values()
+    facts["config"]["committee"] = {str(i): one for i in range(members)}
+    assert f"| reviewers | {count} | 3 |" in render(facts, None)
+
+
 @pytest.mark.parametrize(("n", "text"), [(None, "unknown"), (134_515_008, "135M"), (8.03e9, "8.0B")])
 def test_sizes(n: int | None, text: str) -> None:
     assert millions(n) == text
