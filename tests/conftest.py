@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,21 @@ import pytest
 from gra_hpc.engines.guard import mapped_shm
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--own-cores", action="store_true", help="each worker of -n keeps to its own share of the cores"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two engines on the same cores wait for each other at every step; on cores of their own they do not."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and config.getoption("--own-cores"):
+        workers, number = int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), int(worker.removeprefix("gw"))
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number::workers] or cores)
 
 
 def made(name: str, directory: str) -> Path:
@@ -51,6 +67,12 @@ def tiny_llama() -> Path:
     return made("tiny-llama", "tiny-llama")
 
 
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    """Gemma 3 270M, a base model under Google's terms: a second family, without a system role, for slow tests only."""
+    return made("gemma", "gemma3-270m")
+
+
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A directory with a path short enough for Unix sockets below it (pytest's own are too long)."""
@@ -60,13 +82,23 @@ def short_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def shm_left() -> Callable[[], set[Path]]:
-    """Shared memory files that have come since the test began and that no living process maps: leftovers."""
+    """Shared memory files that have come since the test began and that no living process maps: leftovers.
+
+    Tests beside this one have engines that come and go: what is there only for a moment is not a leftover.
+    """
     memory = Path("/dev/shm")
     before = set(memory.iterdir())
 
-    def left() -> set[Path]:
+    def now() -> set[Path]:
         new = set(memory.iterdir()) - before
         used = mapped_shm(psutil.pids())
         return {p for p in new if p.is_file() and str(p) not in used}
+
+    def left() -> set[Path]:
+        found, deadline = now(), time.monotonic() + 5
+        while found and time.monotonic() < deadline:
+            time.sleep(0.2)
+            found &= now()
+        return found
 
     return left

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
-# Without arguments the tests run in parts: real engines first, for they take all cores; then two test clusters, which mostly
-# wait, beside everything else (GRA_TEST_SERIAL=1: one part after the other).
+# Without arguments the tests run in parts: real engines first, two tests at a time on cores of their own, then those that take
+# all cores; then two test clusters, which mostly wait, beside everything else (GRA_TEST_SERIAL=1: one part after the other).
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
@@ -35,7 +35,8 @@ others() { # NAME: the parts without real engines
 }
 
 failed=0 jobs=()
-part engines vllm || failed=1
+part engines "vllm and not all_cores" tests/test_main_job.py tests -n 2 --maxschedchunk 1 --own-cores || failed=1
+part all_cores "vllm and all_cores" || failed=1
 if [[ -n ${GRA_TEST_SERIAL:-} ]]; then
     for each in runs cluster rest; do others $each || failed=1; done
 else

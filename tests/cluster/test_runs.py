@@ -45,6 +45,7 @@ def test_eight_shards_and_a_merge_make_a_release(
 
 
 @pytest.mark.vllm
+@pytest.mark.all_cores
 def test_eight_shards_two_with_real_engines(
     cluster: MiniSlurm, monkeypatch: pytest.MonkeyPatch, smollm2: Path, runs_dir: Path, slurm_run: MakeRun
 ) -> None:

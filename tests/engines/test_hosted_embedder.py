@@ -117,7 +117,7 @@ def test_vllm_gives_the_vectors_of_sentence_transformers(short_dir: Path, minilm
 
     texts = ["Name a river.", "Name a river in Asia.", "Prove that 7 is prime. " * 80]
     model = ModelConfig(str(minilm), dtype="float32", max_model_len=embedding_length(minilm))
-    placement = Placement((EnginePlace(EMBEDDER, 0, (0, 1), embeds=True),), "cpu")
+    placement = Placement((EnginePlace(EMBEDDER, 0, (0,), embeds=True),), "cpu")
 
     async def work() -> list[bytes | None]:
         async with Node({EMBEDDER: model}, placement, EngineConfig(), short_dir, short_dir / "logs") as node:

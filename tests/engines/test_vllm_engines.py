@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -12,11 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gra_hpc.config import EngineConfig, ModelConfig
 from gra_hpc.engines import guard
 from gra_hpc.engines.door import Request, Sampling
+from gra_hpc.engines.model_files import takes_system_role
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.errors import EngineError
@@ -66,6 +69,7 @@ def descendants_named(root: int, name: str) -> list[int]:
     return found
 
 
+@pytest.mark.all_cores
 def test_two_engines_at_once_one_tensor_parallel_and_a_killed_core(
     tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
 ) -> None:
@@ -188,25 +192,107 @@ def test_vllm_that_cannot_start_says_why(
 
 
 @pytest.mark.slow
+@pytest.mark.all_cores
+@pytest.mark.timeout(1800)
+def test_two_real_models_at_once_one_without_a_system_role(
+    smollm2: Path, gemma: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
+) -> None:
+    """SmolLM2 and Gemma, on cores of their own, at the same time; Gemma's own template has no system role."""
+    half = max(1, len(cores()) // 2)
+    places = (EnginePlace("smol", 0, cores()[:half]), EnginePlace("gemma", 0, cores()[-half:]))
+    models = {
+        "smol": ModelConfig(str(smollm2), max_model_len=1024, kv_cache_gb=0.25),
+        "gemma": ModelConfig(str(gemma), max_model_len=1024, kv_cache_gb=0.25),
+    }
+    assert not takes_system_role(gemma, models["gemma"])
+
+    async def work() -> None:
+        async with Node(
+            models, Placement(places, "cpu"), EngineConfig(), short_dir, short_dir / "logs"
+        ) as node:
+            await node.start()
+            asked = [
+                node.ask(request(name, "Name the capital of France.", 24, system="Be brief.", schema=schema))
+                for name in ("smol", "gemma")
+                for schema in (None, VERDICT)
+            ]
+            answers = await asyncio.gather(*asked)
+            assert all(a.finish in ("stop", "length") and a.text.strip() for a in answers), answers
+            # The system message is part of what Gemma was asked.
+            with_system, without = await asyncio.gather(
+                *(node.ask(request("gemma", "Hello.", 1, system=s)) for s in ("Be brief. " * 20, ""))
+            )
+            assert with_system.prompt_tokens > without.prompt_tokens + 40
+            assert [e["calls"] for e in node.stats()["engines"].values()] == [2, 4]
+
+    asyncio.run(work())
+    assert shm_left() == set()
+
+
+class Watched:
+    """How many engines live at a time, and the memory of all their processes, while a block runs."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.living, self.peak_mb = node, 0, 0.0
+
+    async def __aenter__(self) -> Watched:
+        self.task = asyncio.create_task(self.look())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.task.cancel()
+
+    async def look(self) -> None:
+        while True:
+            processes = [r.process for r in self.node._replicas]
+            pids = [p.pid for p in processes if p is not None and p.pid and not p.dead.is_set()]
+            self.living = max(self.living, len(pids))
+            self.peak_mb = max(self.peak_mb, await asyncio.to_thread(self.memory, pids))
+            await asyncio.sleep(0.1)
+
+    @staticmethod
+    def memory(roots: list[int]) -> float:
+        """Private and shared memory of process trees, in MiB; what several map is divided between them."""
+        total = 0
+        for pid in {p for root in roots for p in (root, *guard.descendants(root))}:
+            with contextlib.suppress(psutil.Error):
+                total += psutil.Process(pid).memory_full_info().pss
+        return total / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.all_cores
 @pytest.mark.timeout(3000)
-def test_rotation_of_three_models_gives_the_same_answers(tiny_llama: Path, short_dir: Path) -> None:
+def test_rotation_of_three_models_gives_the_same_answers(
+    smollm2: Path, gemma: Path, tiny_llama: Path, short_dir: Path
+) -> None:
     """Three models in the memory of one, by stop and start: float32, so that batching does not change texts."""
-    names = ("a", "b", "c")
-    models = {n: tiny(tiny_llama, dtype="float32", engine_args={"seed": i}) for i, n in enumerate(names)}
+    real = {"max_model_len": 1024, "dtype": "float32", "kv_cache_gb": 0.2}
+    models = {
+        "a": ModelConfig(str(smollm2), **real),  # type: ignore[arg-type]
+        "b": ModelConfig(str(gemma), **real),  # type: ignore[arg-type]
+        "c": tiny(tiny_llama, dtype="float32"),
+    }
 
     async def chain(node: Node, sample: int) -> list[str]:
-        texts = [f"sample {sample}"]
+        texts = [f"Tell me about the number {sample}."]
         for name in ("a", "a", "b", "c", "a"):
             texts.append((await node.ask(request(name, texts[-1]))).text)
         return texts
 
-    async def work(turns: tuple[int, int, int]) -> list[list[str]]:
-        engines = tuple(EnginePlace(n, 0, cores(), turn=t) for n, t in zip(names, turns, strict=True))
-        async with Node(
-            models, Placement(engines, "cpu"), EngineConfig(), short_dir, short_dir / "logs"
-        ) as node:
+    async def work(turns: tuple[int, int, int]) -> tuple[list[list[str]], Watched]:
+        engines = tuple(EnginePlace(n, 0, cores(), turn=t) for n, t in zip(models, turns, strict=True))
+        async with (
+            Node(models, Placement(engines, "cpu"), EngineConfig(), short_dir, short_dir / "logs") as node,
+            Watched(node) as seen,
+        ):
             found = list(await asyncio.gather(*(chain(node, i) for i in range(8))))
             assert (node.stats()["rotation"]["swaps"] > 0) is (len(set(turns)) > 1)
-            return found
+            return found, seen
 
-    assert asyncio.run(work((0, 1, 2))) == asyncio.run(work((0, 0, 0)))
+    rotated, one = asyncio.run(work((0, 1, 2)))
+    together, three = asyncio.run(work((0, 0, 0)))
+    assert rotated == together
+    assert (one.living, three.living) == (1, 3)
+    print(f"memory of the engines: {one.peak_mb:.0f} MiB in turns, {three.peak_mb:.0f} MiB together")
+    assert one.peak_mb < three.peak_mb / 2
