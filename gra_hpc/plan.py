@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra_hpc import __version__, hub, presets, space
+from gra_hpc import __version__, benchmark_files, presets, space
+from gra_hpc.benchmark_files import BenchmarkPin
 from gra_hpc.config import EngineKind, Flow, ModelConfig, RunConfig, fingerprinted
 from gra_hpc.engines.model_files import check_files, identity, model_directory
-from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
+from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.flows.prompts import prompts_digest
 from gra_hpc.records import digest
 from gra_hpc.rundir import RoundDir, RunDir
 from gra_hpc.storage import fsync_dir, fsync_file, read_json, room, to_json, write_atomic
 
-FORMAT = 1
+FORMAT = 2
 SEEDS_PER_SHARD_0 = 2000
 """Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
 
@@ -55,8 +56,8 @@ class Plan:
     models: dict[str, ModelPin]
     embed: ModelPin | None
     format: int = FORMAT
-    benchmarks: dict[str, str] = field(default_factory=dict)
-    """Where the decontamination's sources were found."""
+    benchmarks: dict[str, BenchmarkPin] = field(default_factory=dict)
+    """Sources of the decontamination."""
 
     @classmethod
     def load(cls, run: RunDir) -> Plan:
@@ -70,6 +71,7 @@ class Plan:
             raise GraError(f"{run.plan}: plan format {data.get('format')}, this version reads {FORMAT}")
         data["models"] = {k: ModelPin(**v) for k, v in data["models"].items()}
         data["embed"] = ModelPin(**data["embed"]) if data["embed"] else None
+        data["benchmarks"] = {k: BenchmarkPin(**v) for k, v in data["benchmarks"].items()}
         return cls(**data)
 
     def verify(self, config: RunConfig, run: RunDir) -> None:
@@ -79,7 +81,11 @@ class Plan:
             FingerprintError: with the keys that differ.
         """
         now = frozen(
-            config, self.frozen["seeds"], {k: v.identity for k, v in self.models.items()}, self.embed
+            config,
+            self.frozen["seeds"],
+            {k: v.identity for k, v in self.models.items()},
+            self.embed,
+            self.benchmarks,
         )
         if digest(now) != self.fingerprint:
             raise FingerprintError(
@@ -88,7 +94,13 @@ class Plan:
             )
 
 
-def frozen(config: RunConfig, seeds: str, models: dict[str, str], embed: ModelPin | None) -> dict[str, Any]:
+def frozen(
+    config: RunConfig,
+    seeds: str,
+    models: dict[str, str],
+    embed: ModelPin | None,
+    benchmarks: dict[str, BenchmarkPin],
+) -> dict[str, Any]:
     """Everything that the samples of a run depend on, without where and how they are computed."""
     out: dict[str, Any] = fingerprinted(config)
     for name, model in out["models"].items():
@@ -96,6 +108,7 @@ def frozen(config: RunConfig, seeds: str, models: dict[str, str], embed: ModelPi
         model["identity"] = models[name]
     del out["merge"]["embed_model"]
     out["merge"]["embed_identity"] = embed.identity if embed else ""
+    out["merge"]["benchmarks"] = {source: pin.sha256 for source, pin in benchmarks.items()}
     out |= {"seeds": seeds, "prompts": prompts_digest(), "version": __version__}
     out["code"] = code_digest()
     return out
@@ -141,30 +154,6 @@ def pin_embed(config: RunConfig) -> ModelPin | None:
     return ModelPin(str(directory), identity(directory, model), _revision(directory), "")
 
 
-def find_benchmarks(config: RunConfig) -> dict[str, str]:
-    """Where the decontamination's sources lie, so that the merge asks no network.
-
-    Raises:
-        ConfigError: a source that is neither a file nor in a cache.
-    """
-    found = {}
-    for source in config.merge.decontamination.sources:
-        path = Path(source).expanduser()
-        if not path.exists():
-            snapshot = hub.find(source, "", "dataset", config.site.scratch)
-            if snapshot is None:
-                raise ConfigError(
-                    f"merge.decontamination.sources: {source}: no such file or directory, and no Hub dataset of this"
-                    " id in the local cache",
-                    f"gra stage datasets/{source}  (on a machine with network)"
-                    if hub.ID.fullmatch(source)
-                    else "give a file, a directory or a Hub dataset id",
-                )
-            path = snapshot
-        found[source] = str(path.absolute())
-    return found
-
-
 def _revision(directory: Path) -> str:
     """The commit of a snapshot in the Hub's cache layout (`.../snapshots/COMMIT`), else nothing."""
     return directory.name if directory.parent.name == "snapshots" else ""
@@ -192,7 +181,9 @@ def make(path: Path, config: RunConfig) -> RunDir:
             "check seeds.path and seeds.fields",
         )
     pins, embed = pin_models(config), pin_embed(config)
-    what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed)
+    sources = config.merge.decontamination.sources
+    benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}
+    what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed, benchmarks)
     undescribed = sum(not s.described for s in seed_set.seeds) if config.method.flow is not Flow.seeds else 0
     plan = Plan(
         fingerprint=digest(what),
@@ -205,7 +196,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
         undescribed=undescribed,
         models=pins,
         embed=embed,
-        benchmarks=find_benchmarks(config),
+        benchmarks=benchmarks,
     )
     if run.plan.exists():
         before = Plan.load(run)

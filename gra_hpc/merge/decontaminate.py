@@ -6,17 +6,14 @@ instruction that is the same as a whole. Hashes find suspects; words decide.
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gra_hpc import hub
+from gra_hpc.benchmark_files import KEY, BenchmarkPin, texts
 from gra_hpc.errors import ConfigError
 from gra_hpc.merge.words import Hashes, normalise, text_digest, windows, word_hashes
 
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEY = "merge.decontamination.sources"
-_FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _QUOTED = 240
 """Characters of a span that are quoted."""
 
@@ -130,32 +125,31 @@ class Match:
 class Benchmarks:
     """Texts of the configured benchmarks."""
 
-    def __init__(self, sources: Sequence[str], size: int, found: Mapping[str, str] | None = None) -> None:
+    def __init__(self, pins: Mapping[str, BenchmarkPin], size: int) -> None:
         """Read the benchmarks.
 
         Args:
-            sources: files, directories, or Hub dataset ids in the local cache.
+            pins: sources as configured, and where and what they were when the run was planned.
             size: words of a run.
-            found: where sources were found when the run was planned.
 
         Raises:
-            ConfigError: a source that does not exist or holds no text.
+            ConfigError: a source that is gone, has changed since, or holds no text.
         """
         import numpy as np
 
         self.size = size
-        self.sources = list(sources)
+        self.pins = dict(pins)
         self.texts: list[Text] = []
         self.counts: dict[str, int] = {}
-        for source in sources:
+        for source, pin in pins.items():
             before = len(self.texts)
-            for where, record, text in _texts(source, (found or {}).get(source, source)):
+            for where, record, text in texts(source, pin):
                 words = tuple(normalise(text.encode("utf-8", "replace")).split())
                 if words:
                     self.texts.append(Text(source, where, record, words))
             self.counts[source] = len(self.texts) - before
             if not self.counts[source]:
-                raise ConfigError(f"{_KEY}: {source}: holds no text", "gra config show  (explains every key)")
+                raise ConfigError(f"{KEY}: {source}: holds no text", "gra config show  (explains every key)")
         long = [i for i, t in enumerate(self.texts) if len(t.words) >= size]
         values, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for s in range(0, len(long), 2000):
@@ -222,98 +216,3 @@ class Benchmarks:
 def _match(text: Text, field: str, begin: int, words: Sequence[bytes]) -> Match:
     joined = b" ".join(words).decode("utf-8", "replace")
     return Match(text.benchmark, text.source, text.record, field, begin, begin + len(words), joined)
-
-
-def _texts(source: str, place: str) -> Iterator[tuple[str, int, str]]:
-    """Texts of a source: where, record number, text.
-
-    Args:
-        place: where it lies; the source itself if that is not known.
-    """
-    path = Path(place)
-    if path.is_file():
-        for record, text in _read(path, source):
-            yield path.name, record, text
-        return
-    label = source if hub.ID.fullmatch(source) and not Path(source).is_dir() else path.name
-    directory = path if path.is_dir() else _from_hub(source)
-    files = sorted(f for f in directory.rglob("*") if f.suffix.lower() in _FORMATS and f.is_file())
-    files = [f for f in files if not any(p.startswith(".") for p in f.relative_to(directory).parts)]
-    if not files:
-        raise ConfigError(f"{_KEY}: {source}: no {', '.join(_FORMATS)} file in it")
-    for file in files:
-        for record, text in _read(file, source):
-            yield f"{label}/{file.relative_to(directory)}", record, text
-
-
-def _from_hub(source: str) -> Path:
-    """The cached snapshot of a Hub dataset; nothing is downloaded here."""
-    found = hub.find(source, "", "dataset")
-    if found is None:
-        raise ConfigError(
-            f"{_KEY}: {source}: no such file or directory, and no Hub dataset of this id in the local cache",
-            f"gra stage datasets/{source}  (on a machine with network)",
-        )
-    return found
-
-
-def _read(path: Path, source: str) -> Iterator[tuple[int, str]]:
-    """Texts of a file with their line or row number, from 1."""
-    kind = path.suffix.lower()
-    where = ""
-    try:
-        if kind == ".jsonl":
-            with path.open(encoding="utf-8") as f:
-                for n, line in enumerate(f, 1):
-                    where = f":{n}"
-                    if line.strip():
-                        yield from ((n, t) for t in _strings(json.loads(line)))
-        elif kind == ".json":
-            data = json.loads(path.read_text(encoding="utf-8"))
-            for n, record in enumerate(_records(data), 1):
-                yield from ((n, t) for t in _strings(record))
-        elif kind in (".csv", ".tsv"):
-            csv.field_size_limit(1 << 30)
-            with path.open(encoding="utf-8", newline="") as f:
-                for n, row in enumerate(csv.reader(f, delimiter="\t" if kind == ".tsv" else ","), 1):
-                    yield from ((n, t) for t in row)
-        elif kind == ".parquet":
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path) as file:
-                n = 0
-                for batch in file.iter_batches(1000):
-                    for record in batch.to_pylist():
-                        n += 1
-                        yield from ((n, t) for t in _strings(record))
-        elif kind == ".txt":
-            with path.open(encoding="utf-8") as f:
-                yield from enumerate(f, 1)
-        else:
-            raise ConfigError(f"{_KEY}: {source}: expected one of {', '.join(_FORMATS)}")
-    except (OSError, ValueError, csv.Error) as e:
-        why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else e
-        raise ConfigError(f"{_KEY}: {path}{where}: cannot be read ({why})") from None
-
-
-def _records(data: Any) -> list[Any]:
-    """Records of a JSON document: a list, or the longest list in its top level, or the document."""
-    if isinstance(data, list):
-        return data
-    if isinstance(data, dict):
-        lists = [v for v in data.values() if isinstance(v, list)]
-        if lists:
-            return max(lists, key=len)
-    return [data]
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All strings inside a record."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for v in value.values():
-            yield from _strings(v)
-    elif isinstance(value, (list, tuple)):
-        for v in value:
-            yield from _strings(v)

@@ -73,9 +73,7 @@ class Steps:
         benchmarks = None
         if c.decontamination.sources:
             with self.clock("benchmarks"):
-                benchmarks = Benchmarks(
-                    c.decontamination.sources, c.decontamination.ngram, self.plan.benchmarks
-                )
+                benchmarks = Benchmarks(self.plan.benchmarks, c.decontamination.ngram)
                 benchmarks.save(self.scratch / "benchmarks.npz")
         what = Signing(
             self.scratch,
@@ -125,7 +123,7 @@ class Steps:
         import numpy as np
 
         ix = self.ix
-        ranks, details, by_source = [], [], dict.fromkeys(benchmarks.sources, 0)
+        ranks, details, by_source = [], [], dict.fromkeys(benchmarks.pins, 0)
         for unit in ix.units():
             a, b = np.searchsorted(suspects, [unit.start, unit.start + unit.rows])
             if a == b:
@@ -145,8 +143,14 @@ class Steps:
         self.dropped.add("contaminated", drop, details=[details[i] for i in order.tolist()])
         self.found["decontamination"] = {
             "sources": [
-                {"source": s, "texts": benchmarks.counts[s], "dropped": by_source[s]}
-                for s in benchmarks.sources
+                {
+                    "source": s,
+                    "sha256": pin.sha256,
+                    "revision": pin.revision,
+                    "texts": benchmarks.counts[s],
+                    "dropped": by_source[s],
+                }
+                for s, pin in benchmarks.pins.items()
             ],
             "ngram": benchmarks.size,
             "dropped": len(drop),

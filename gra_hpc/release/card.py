@@ -196,13 +196,16 @@ def sampling(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def decontamination(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Benchmarks, and how many rows each removed over all rounds."""
-    removed: dict[str, int] = {}
+    """Benchmarks, what pins them, and how many rows each removed over all rounds."""
+    found: dict[str, dict[str, Any]] = {}
     for r in facts["rounds"]:
         for s in (r["steps"]["decontamination"] or {}).get("sources", []):
-            removed[s["source"]] = removed.get(s["source"], 0) + s["dropped"]
-    sources = facts["config"]["merge"]["decontamination"]["sources"]
-    return [{"source": s, "removed": removed.get(s, 0)} for s in sources]
+            pinned = s["revision"] or f"sha256 {s['sha256'][:16]}"
+            one = found.setdefault(
+                s["source"], {"source": s["source"], "pinned": pinned, "texts": s["texts"], "removed": 0}
+            )
+            one["removed"] += s["dropped"]
+    return [found[s] for s in facts["config"]["merge"]["decontamination"]["sources"] if s in found]
 
 
 def millions(parameters: int | None) -> str:

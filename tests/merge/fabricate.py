@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gra_hpc import presets, publish
+from gra_hpc import benchmark_files, presets, publish
 from gra_hpc.config import MemberConfig, ModelConfig, RunConfig, SeedsConfig
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import ModelPin, Plan, RoundPlan
@@ -90,7 +90,8 @@ def make_run(
     run.path.mkdir(parents=True)
     configure(run, config, **merge)
     pin = ModelPin(embed, digest(embed), "", "") if embed else None
-    plan = Plan(digest("plan", 1), {}, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin)
+    pins = {s: benchmark_files.find(s) for s in config.merge.decontamination.sources}
+    plan = Plan(digest("plan", 1), {}, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin, benchmarks=pins)
     run.plan.write_text(json.dumps(asdict(plan)))
     write_records(run.seeds, seeds)
     for r in range(0 if undescribed else 1, rounds + 1):

@@ -23,7 +23,7 @@ from fabricate import (
 )
 
 from gra_hpc import storage
-from gra_hpc.errors import FingerprintError, IncompleteError, ReleaseError
+from gra_hpc.errors import ConfigError, FingerprintError, IncompleteError, ReleaseError
 from gra_hpc.merge.job import merge_round
 from gra_hpc.rundir import RunDir
 
@@ -383,9 +383,28 @@ def test_planted_benchmark_questions_are_found(tmp_path: Path) -> None:
         lost[sample(2).id]["detail"]
         == 'bench.jsonl:3 instruction words 1-6: "what is the capital of atlantis"'
     )
-    assert summary.manifest["steps"]["decontamination"] == {
-        "ngram": 13, "dropped": 3, "sources": [{"source": str(bench), "texts": 5, "dropped": 3}]
-    }  # fmt: skip
+    step = summary.manifest["steps"]["decontamination"]
+    assert (step["ngram"], step["dropped"]) == (13, 3)
+    (source,) = step["sources"]
+    assert (source["source"], source["texts"], source["dropped"]) == (str(bench), 5, 3)
+    assert len(source["sha256"]) == 64 and not source["revision"]
+
+
+def test_a_benchmark_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    bench = tmp_path / "bench"
+    bench.mkdir()
+    (bench / "a.txt").write_text("What is the meaning of life?\n")
+    run = make_run(tmp_path / "run", [seed(0)], shards=1, decontamination__sources=[str(bench)])
+    publish_shard(run, 1, 0, [sample(0)])
+    (bench / "b.txt").write_text("And of death?\n")
+    with pytest.raises(ConfigError, match="not the files that the run was planned with"):
+        merge_round(run, 1)
+    (bench / "b.txt").unlink()
+    bench.rename(tmp_path / "away")
+    with pytest.raises(ConfigError, match="no longer at"):
+        merge_round(run, 1)
+    (tmp_path / "away").rename(bench)
+    assert merge_round(run, 1).kept == 1
 
 
 def test_a_contaminated_row_beats_nobody(tmp_path: Path) -> None:
