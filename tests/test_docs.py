@@ -50,9 +50,60 @@ ALL = [
 ]
 
 
-def test_the_configuration_reference_is_up_to_date() -> None:
-    tool = ROOT / "tools" / "make_config_reference.py"
-    subprocess.run([sys.executable, str(tool), "--check"], check=True, timeout=60)
+MARKS = re.compile(r'run|run=slurm|run=script|small|tested=(?P<test>\S+)|untested="[^"]+"')
+SMALL = {
+    "python tools/bench_client.py clients": "--calls 60",
+    "python tools/bench_client.py cpu": "--samples 30 --rate 200",
+    "python tools/bench_engine.py": "--seconds 0.5 --tp 1 --batch 1 4 --png engine.png",
+    "python tools/bench_merge.py": "--rows 4000 --shards 2 --semantic",
+    "python tools/chaos.py": "--rounds 2 --seed 3",
+    "python tools/make_config_reference.py": "--check",
+    "python tools/make_placement_cases.py": "placement.md",
+    "python tools/record_session.py": "session.md",
+    "python tools/simulate_cluster.py": "--samples 20000 --nodes 8 --widths 4 --real 5000",
+    "python tools/simulate_node.py": "--gpus 4 --models 2 --samples 60 --window 64",
+}
+"""Tools on these pages that take minutes to hours, and what a test asks of them."""
+
+
+@pytest.mark.parametrize(
+    ("page", "marks"),
+    [(page.name, marks) for page in PAGES for language, marks, _ in blocks(page) if language == "bash"],
+)
+def test_every_block_is_typed_by_a_test_or_says_why_not(page: str, marks: str) -> None:
+    match = MARKS.fullmatch(marks)
+    assert match, f"{page}: `{marks}`"
+    if match["test"]:
+        file, _, name = match["test"].partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text() if name else (ROOT / file).exists(), match["test"]
+
+
+def test_small_blocks_are_known() -> None:
+    lines = {
+        line.split("#")[0].strip()
+        for page in PAGES
+        for _, marks, text in blocks(page)
+        if marks == "small"
+        for line in commands(text, False)
+    }
+    for line in lines:
+        assert any(line.startswith(known) for known in SMALL), line
+    for known in SMALL:
+        assert any(line.startswith(known) for line in lines), known
+
+
+SLOW = {
+    "python tools/bench_engine.py": [pytest.mark.slow, pytest.mark.vllm],
+    "python tools/record_session.py": [pytest.mark.slow, pytest.mark.slurm],
+    "python tools/simulate_cluster.py": [pytest.mark.slow],
+}
+
+
+@pytest.mark.parametrize("tool", [pytest.param(t, marks=SLOW.get(t, ())) for t in SMALL])
+def test_tools_do_what_the_pages_say(tool: str, tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / tool.split()[1]), *tool.split()[2:], *SMALL[tool].split()]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("page", "line"), [x for x in ALL if x[1].startswith("gra ")])
@@ -167,14 +218,21 @@ class Desk:
         return done.stdout
 
 
-def run_page(desk: Desk, page: Path, mark: str) -> int:
-    """Type the marked blocks of a page, in order."""
+def run_page(desk: Desk, page: Path, mark: str, after_detection: str = "") -> int:
+    """Type the marked blocks of a page, in order.
+
+    Args:
+        after_detection: what to type once the site is detected: the test cluster's GPUs are not real.
+    """
     typed = 0
     for language, marks, text in blocks(page):
         if (language == "test" and mark == "run=slurm") or marks == mark:
             for line in commands(text, language == "console"):
-                desk.type(line)
-                typed += 1
+                if not line.startswith("pip install"):  # the desk has an environment
+                    desk.type(line)
+                    typed += 1
+                if after_detection and line.startswith("gra site detect"):
+                    desk.type(after_detection)
     return typed
 
 

@@ -6,6 +6,7 @@ The search stops after two seconds a case: on a busy machine it may end with ano
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from gra_hpc.config import ModelConfig, Residency
@@ -53,4 +54,6 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(text())
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
+    target.write_text(text())
+    print(f"wrote {target}")

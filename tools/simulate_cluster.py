@@ -14,7 +14,7 @@ take an hour of this machine:
    stragglers, preemption, time limits, requeues; every shard's seconds are drawn from step 1.
 
 The engines' pace is the performance model's, from public figures; start times, preemption and stragglers are stated
-below and can be set. No GPU and no Slurm is used.
+below and can be set, or come from a site's calibration. No GPU and no Slurm is used.
 """
 
 from __future__ import annotations
@@ -305,7 +305,14 @@ def main() -> None:
         "max_array",
     ):
         value = getattr(usual, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(value), help=f"default: {value:g}", default=None
+        )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="a site's, by gra calibrate: engines' speed, and --start-s unless it is given",
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
     args = parser.parse_args()
@@ -314,16 +321,17 @@ def main() -> None:
     if 0 < args.real < 5000:
         parser.error("--real: at least 5000 candidates, so that shards of several sizes are measured")
     began = time.monotonic()
-    given = {k: v for k, v in vars(args).items() if k in Cluster.__dataclass_fields__}
-    cluster = replace(usual, **given)
+    pace, start_s = simulation.pace_of(args.calibration)
+    given = {k: v for k, v in vars(args).items() if k in Cluster.__dataclass_fields__ and v is not None}
+    cluster = replace(usual, **({"start_s": start_s} if start_s else {}) | given)
     config = simulation.committee(args.window)
-    ideal = simulation.solved(config, NODE, simulation.measured_rates(config)).rota.samples_per_s
+    ideal = pace * simulation.solved(config, NODE, simulation.measured_rates(config)).rota.samples_per_s
     found = read_measured(args.measured)
     todo = experiments(args.real) if args.real else []
     if todo:
         os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent)  # the workers find these tools by it
         with Workers(args.workers) as workers:
-            found += workers.map(real_shard, [(each, args.window) for each in todo])
+            found += workers.map(real_shard, [(each, args.window, pace) for each in todo])
     if args.measured:
         args.measured.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
     model = ShardModel.fitted(found)

@@ -139,6 +139,7 @@ def layouts(solution: Solution) -> dict[str, Rota]:
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """All layouts in the model, and in simulated time."""
     config = simulation.committee(args.window, args.models)
+    pace, _ = simulation.pace_of(args.calibration)
     rates = simulation.measured_rates(config)
     node = NodeSpec("gpu", args.gpus, args.memory, device_type=args.device)
     solution = simulation.solved(config, node, rates)
@@ -156,13 +157,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     if args.only:
         known = {name: rota for name, rota in known.items() if name in args.only}
     for name, rota in known.items():
-        outcome = simulation.through(piece, rota)
+        outcome = simulation.through(piece, rota, pace)
         rows.append(
             {
                 "layout": name,
                 "engines": sum(len(t.engines) for t in rota.turns),
                 "turns": len(rota.turns),
-                "modelled": round(rota.samples_per_s, 2),
+                "modelled": round(pace * rota.samples_per_s, 2),
                 "steady": round(outcome.steady, 2),
                 "slice": round(outcome.samples / outcome.seconds, 2),
                 "busy": round(outcome.busy, 3),
@@ -175,7 +176,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "models": args.models,
         "samples": args.samples,
         "window": args.window,
-        "ideal": round(solution.rota.ideal, 2),
+        "ideal": round(pace * solution.rota.ideal, 2),
         "placement_seconds": round(solution.seconds, 2),
         "exhaustive": {"compared": compared, "seconds": round(seconds, 1)},
         "layouts": rows,
@@ -221,6 +222,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="LAYOUT", help="these layouts alone, by name"
     )
+    parser.add_argument("--calibration", type=Path, help="a site's, by gra calibrate: engines' speed")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     result = compare(args)

@@ -106,9 +106,13 @@ def simulated_engines(
         asyncio.set_event_loop_policy(policy)
 
 
-def real_shard(asked: tuple[Experiment, int]) -> Measured:
-    """Plan and run one shard, with its interruptions, until it is published; also the window (`launch.window`)."""
-    experiment, window = asked
+def real_shard(asked: tuple[Experiment, int, float]) -> Measured:
+    """Plan and run one shard, with its interruptions, until it is published.
+
+    Args:
+        asked: the experiment, the window (`launch.window`), and the engines' pace as part of the performance model's.
+    """
+    experiment, window, pace = asked
     logging.disable(logging.WARNING)
     config = simulation.committee(window)
     rota = simulation.solved(config, NODE, simulation.measured_rates(config)).rota
@@ -120,7 +124,7 @@ def real_shard(asked: tuple[Experiment, int]) -> Measured:
         began = time.process_time()
         while End.published.name not in ends:
             stop = experiment.interruptions[len(ends)] if len(ends) < len(experiment.interruptions) else None
-            with simulated_engines(rota, experiment.speed, stop, seconds):
+            with simulated_engines(rota, pace * experiment.speed, stop, seconds):
                 ends.append(shard.run_shard(run, 1, 0).name)
         manifest = json.loads(run.round(1).shard(0).manifest.read_bytes())
         spent = time.process_time() - began

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from gra_hpc import presets, shard
 from gra_hpc.attempt import Heartbeat
 from gra_hpc.config import RunConfig
 from gra_hpc.engines.door import Engine
-from gra_hpc.engines.load import MethodRates, StepSize, method_load
+from gra_hpc.engines.load import MethodRates, StepSize, method_load, read_calibration
 from gra_hpc.engines.model_facts import ModelFacts, stated_facts
 from gra_hpc.engines.placement import NodeSpec, Solution, constants_of, solve
 from gra_hpc.engines.simulated import SimulatedEngine
@@ -147,6 +148,16 @@ def measured_rates(config: RunConfig, samples: int = 300) -> MethodRates:
         adjudicated=sum(s.verdict is not None for s in passed) / max(1, len(passed)),
         steps=steps,
     )
+
+
+def pace_of(calibration: Path | None) -> tuple[float, float | None]:
+    """What a site measured (`gra calibrate`): how fast its engines are, as a part of what the performance model says
+    (the models' geometric mean), and the seconds that they take to start; 1 and nothing without a file."""
+    if calibration is None:
+        return 1.0, None
+    _, performance = read_calibration(calibration)
+    speeds = performance.get("speed") or {"": 1.0}
+    return statistics.geometric_mean(speeds.values()), performance.get("start_s")
 
 
 def solved(config: RunConfig, node: NodeSpec, rates: MethodRates) -> Solution:

@@ -135,7 +135,7 @@ class MiniSlurm:
         self.tool("stop")
 
 
-def _free_port_block(stack: ExitStack) -> int:
+def free_port_block(stack: ExitStack) -> int:
     """First of PORTS free ports in a row, below the ephemeral range and locked against other test sessions."""
     locks = Path(tempfile.gettempdir()) / f"gra-slurm-ports-{os.getuid()}"
     locks.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def mini_slurm(accounting: bool = False, **knobs: Any) -> Iterator[MiniSlurm]:
     if missing:
         pytest.skip(f"Slurm is not installed: no {', '.join(missing)} (see .ci/run)")
     with ExitStack() as stack:
-        port = _free_port_block(stack)
+        port = free_port_block(stack)
         # Slurm's socket names must stay short, so not pytest's own directory.
         directory = Path(tempfile.mkdtemp(prefix="gra-slurm-", dir="/tmp"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import free_port_block
 
-from tests.test_docs import ROOT, Desk, run_page
+from tests.test_docs import ROOT, Desk, blocks, run_page
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -29,3 +31,21 @@ def test_the_recipes(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     desk.type(f"gra plan runs/plain --preset demo {site}")
     assert run_page(desk, ROOT / "docs" / "howto.md", "run=slurm") >= 4
     slurm_env.wait_until(lambda: (tmp_path / "runs" / "plain" / "release" / "manifest.json").exists(), 180)
+
+
+def test_the_readme(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
+    desk = Desk(tmp_path, tiny_llama)
+    desk.env |= slurm_env.env | {"PATH": f"{desk.env['PATH']}:{slurm_env.env['PATH']}"}
+    no_gpus = "sed -i 's/gpus_per_node: 8/gpus_per_node: 0/' configs/sites/my-site.yaml"
+    assert run_page(desk, ROOT / "README.md", "run=slurm", no_gpus) >= 8
+    assert (tmp_path / "runs" / "alpaca" / "release" / "manifest.json").exists()
+
+
+def test_the_test_cluster_by_hand(tmp_path: Path, short_dir: Path, tiny_llama: Path) -> None:
+    desk = Desk(tmp_path, tiny_llama)
+    (script,) = (text for _, marks, text in blocks(ROOT / "docs" / "developing.md") if marks == "run=script")
+    with ExitStack() as ports:
+        desk.env["MS_PORT"] = str(free_port_block(ports))
+        short_dir.chmod(0o755)  # munged wants to reach its socket as anybody
+        said = desk.type("set -e\n" + script.replace("/tmp/mini", str(short_dir / "mini")))
+    assert "idle" in said

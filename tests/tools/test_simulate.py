@@ -135,12 +135,20 @@ def test_fitting_gives_back_what_was_measured() -> None:
 
 def test_a_real_shard_in_simulated_time_is_interrupted_and_goes_on() -> None:
     policy = asyncio.get_event_loop_policy()
-    m = shards.real_shard((shards.Experiment(60, ((15.0, signal.SIGTERM), (8.0, signal.SIGUSR2))), 64))
+    m = shards.real_shard((shards.Experiment(60, ((15.0, signal.SIGTERM), (8.0, signal.SIGUSR2))), 64, 1.0))
     assert m.ends == ("stopped", "drained", "published")
     assert 15.0 <= m.seconds[0] <= 15.0 + 3.1  # DRAIN_ON_TERM_S
     assert m.replayed > 0
     assert m.calls > 60 * 4
     assert asyncio.get_event_loop_policy() is policy
+
+
+def test_a_site_s_calibration_sets_the_pace(tmp_path: Path) -> None:
+    file = tmp_path / "site.json"
+    file.write_text(json.dumps({"performance": {"speed": {"a": 0.5, "b": 2.0, "c": 0.8}, "start_s": 90}}))
+    pace, start = simulation.pace_of(file)
+    assert (pace, start) == (pytest.approx(0.8 ** (1 / 3)), 90)
+    assert simulation.pace_of(None) == (1.0, None)
 
 
 def test_what_was_measured_is_read_again(tmp_path: Path) -> None:
