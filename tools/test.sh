@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
-# Without arguments the tests run in parts: real engines first, two tests at a time on cores of their own, then those that take
-# all cores; then two test clusters, which mostly wait, beside everything else (GRA_TEST_SERIAL=1: one part after the other).
+# Without arguments the tests run in parts: two test clusters, which mostly wait, beside real engines, two tests at a time on
+# cores of their own, and beside everything else; at last the engines that take all cores, alone (GRA_TEST_SERIAL=1: one part
+# after the other).
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
@@ -26,29 +27,34 @@ part() { # NAME MARKERS [ARGUMENTS]
         return 1
     }
 }
-others() { # NAME: the parts without real engines
+mapfile -t real < <(grep -rl --include='test_*.py' 'mark\.vllm' tests) # files with real engines
+parts() { # NAME
     case $1 in
+    engines) part engines "vllm and not all_cores" tests/test_main_job.py "${real[@]}" -n 2 --maxschedchunk 1 --own-cores ;;
+    all_cores) part all_cores "vllm and all_cores" "${real[@]}" ;;
     runs) part runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
     cluster) part cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
-    rest) part rest "not vllm" --ignore=tests/cluster -n 2 --dist loadfile ;;
+    rest) # files with long tests first, or one worker ends alone
+        part rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
+            tests/test_docs.py tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder ;;
     esac
 }
 
 failed=0 jobs=()
-part engines "vllm and not all_cores" tests/test_main_job.py tests -n 2 --maxschedchunk 1 --own-cores || failed=1
-part all_cores "vllm and all_cores" || failed=1
 if [[ -n ${GRA_TEST_SERIAL:-} ]]; then
-    for each in runs cluster rest; do others $each || failed=1; done
+    for each in engines all_cores runs cluster rest; do parts $each || failed=1; done
 else
     logs=$(mktemp -d)
     for each in runs cluster; do
-        others $each >"$logs/$each" 2>&1 &
+        parts $each >"$logs/$each" 2>&1 &
         jobs+=($!)
     done
-    others rest || failed=1
+    parts engines || failed=1
+    parts rest || failed=1
     for job in "${jobs[@]}"; do wait "$job" || failed=1; done
     cat "$logs"/*
     rm -r "$logs"
+    parts all_cores || failed=1
 fi
 [[ $failed == 0 ]] && echo "all checks and tests passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $failed

@@ -124,6 +124,8 @@ def sweep(base: Path) -> Swept:
                 continue
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
                 continue
+            if not (path / "owner.json").exists() and any(path.iterdir()):
+                continue  # somebody's, of such a name: ours have that file before all others
             owner = _json(path / "owner.json")
             home = owner.get("host", host)
             if not owner or (home[0] == host[0] and home[1] != host[1]):  # torn, or from before a reboot

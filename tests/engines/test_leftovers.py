@@ -125,9 +125,12 @@ def test_other_hosts_and_other_things_are_left_alone(tmp_path: Path) -> None:
             os.utime(path, (time.time() - 3600, time.time() - 3600))
     (tmp_path / f"gra-{uid}-link").symlink_to(tmp_path)
     (tmp_path / "gra-99999-x").mkdir()
+    (tmp_path / f"gra-{uid}-thesis").mkdir()
+    (tmp_path / f"gra-{uid}-thesis" / "chapter-1").touch()
+    os.utime(tmp_path / f"gra-{uid}-thesis", (time.time() - 3600, time.time() - 3600))
     leftovers.sweep(tmp_path)
     left = {p.name.split("-", 2)[2] for p in tmp_path.iterdir()}
-    assert left == {"other-host", "container", "torn-new", "link", "x"}
+    assert left == {"other-host", "container", "torn-new", "link", "x", "thesis"}
 
 
 def test_two_engines_of_one_name_get_two_caches(tmp_path: Path) -> None:
