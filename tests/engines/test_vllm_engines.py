@@ -19,7 +19,6 @@ import pytest
 from gra_hpc.config import EngineConfig, ModelConfig
 from gra_hpc.engines import guard
 from gra_hpc.engines.door import Request, Sampling
-from gra_hpc.engines.model_files import takes_system_role
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.errors import EngineError
@@ -197,14 +196,14 @@ def test_vllm_that_cannot_start_says_why(
 def test_two_real_models_at_once_one_without_a_system_role(
     smollm2: Path, gemma: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
 ) -> None:
-    """SmolLM2 and Gemma, on cores of their own, at the same time; Gemma's own template has no system role."""
+    """SmolLM2 and Gemma, on cores of their own, at the same time; Gemma's template puts the system message before the
+    user's first."""
     half = max(1, len(cores()) // 2)
     places = (EnginePlace("smol", 0, cores()[:half]), EnginePlace("gemma", 0, cores()[-half:]))
     models = {
         "smol": ModelConfig(str(smollm2), max_model_len=1024, kv_cache_gb=0.25),
         "gemma": ModelConfig(str(gemma), max_model_len=1024, kv_cache_gb=0.25),
     }
-    assert not takes_system_role(gemma, models["gemma"])
 
     async def work() -> None:
         async with Node(
@@ -295,4 +294,4 @@ def test_rotation_of_three_models_gives_the_same_answers(
     assert rotated == together
     assert (one.living, three.living) == (1, 3)
     print(f"memory of the engines: {one.peak_mb:.0f} MiB in turns, {three.peak_mb:.0f} MiB together")
-    assert one.peak_mb < three.peak_mb / 2
+    assert one.peak_mb < 0.7 * three.peak_mb  # Gemma alone takes 6.0 of the 10.6 GB
