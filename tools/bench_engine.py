@@ -124,9 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "models", type=Path, nargs="*", default=[Path("models/smollm2-135m"), Path("models/tiny-llama")]
-    )
+    here = Path(__file__).resolve().parent.parent / "models"
+    parser.add_argument("models", type=Path, nargs="*", default=[here / "smollm2-135m", here / "tiny-llama"])
     parser.add_argument("--tp", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=8.0, help="least time per batch")
