@@ -20,6 +20,7 @@ from gra_hpc.errors import ConfigError
 
 KEY = "merge.decontamination.sources"
 _FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+_THEN = f"{KEY}=[FILE, DIRECTORY or HUB/DATASET]"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def find(source: str, scratch: str = "") -> BenchmarkPin:
                 f"{KEY}: {source}: no such file or directory, and no Hub dataset of this id in the local cache",
                 f"gra stage datasets/{source}  (on a machine with network)"
                 if hub.ID.fullmatch(source)
-                else "give a file, a directory or a Hub dataset id",
+                else f"give a file, a directory or a Hub dataset id: {_THEN}",
             )
         path, revision = snapshot, snapshot.name
     return BenchmarkPin(str(path.absolute()), _sha256(source, path), revision)
@@ -84,13 +85,13 @@ def _files(source: str, path: Path) -> list[tuple[str, Path]]:
     """Files of a source with their names within it, in order; hidden ones do not count."""
     if path.is_file():
         if path.suffix.lower() not in _FORMATS:
-            raise ConfigError(f"{KEY}: {source}: expected one of {', '.join(_FORMATS)}")
+            raise ConfigError(f"{KEY}: {source}: expected one of {', '.join(_FORMATS)}", _THEN)
         return [("", path)]
     found = sorted(f for f in path.rglob("*") if f.suffix.lower() in _FORMATS and f.is_file())
     named = [(f.relative_to(path), f) for f in found]
     files = [(str(n), f) for n, f in named if not any(part.startswith(".") for part in n.parts)]
     if not files:
-        raise ConfigError(f"{KEY}: {source}: no {', '.join(_FORMATS)} file in it")
+        raise ConfigError(f"{KEY}: {source}: no {', '.join(_FORMATS)} file in it", _THEN)
     return files
 
 
@@ -102,7 +103,7 @@ def _sha256(source: str, path: Path) -> str:
                 total.update(f"{name}\0{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
         except OSError as e:
             raise ConfigError(
-                f"{KEY}: {file}: cannot be read ({os.strerror(e.errno) if e.errno else e})"
+                f"{KEY}: {file}: cannot be read ({os.strerror(e.errno) if e.errno else e})", f"ls -l {file}"
             ) from None
     return total.hexdigest()
 
@@ -141,7 +142,7 @@ def _read(path: Path) -> Iterator[tuple[int, str]]:
                 yield from enumerate(f, 1)
     except (OSError, ValueError, csv.Error) as e:
         why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else e
-        raise ConfigError(f"{KEY}: {path}{where}: cannot be read ({why})") from None
+        raise ConfigError(f"{KEY}: {path}{where}: cannot be read ({why})", _THEN) from None
 
 
 def _records(data: Any) -> list[Any]:

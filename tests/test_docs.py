@@ -218,12 +218,8 @@ class Desk:
         return done.stdout
 
 
-def run_page(desk: Desk, page: Path, mark: str, after_detection: str = "") -> int:
-    """Type the marked blocks of a page, in order.
-
-    Args:
-        after_detection: what to type once the site is detected: the test cluster's GPUs are not real.
-    """
+def run_page(desk: Desk, page: Path, mark: str) -> int:
+    """Type the marked blocks of a page, in order."""
     typed = 0
     for language, marks, text in blocks(page):
         if (language == "test" and mark == "run=slurm") or marks == mark:
@@ -231,8 +227,6 @@ def run_page(desk: Desk, page: Path, mark: str, after_detection: str = "") -> in
                 if not line.startswith("pip install"):  # the desk has an environment
                     desk.type(line)
                     typed += 1
-                if after_detection and line.startswith("gra site detect"):
-                    desk.type(after_detection)
     return typed
 
 

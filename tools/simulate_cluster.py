@@ -288,7 +288,11 @@ def main() -> None:
     parser.add_argument(
         "--real", type=int, default=30_000, help="candidates through the real code; 0: --measured alone"
     )
-    parser.add_argument("--measured", type=Path, help="what the real code gave: read if there, and added to")
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        help="what the real code gave: read if there, and added to; one file per --calibration",
+    )
     parser.add_argument("--window", type=int, default=1024, help="launch.window")
     parser.add_argument("--workers", type=int, default=2, help="processes for the real code")
     parser.add_argument(

@@ -19,7 +19,7 @@ default="not slow and not gpu"
 if [[ $# -gt 0 ]]; then
     exec $bin/python -m pytest -m "$default" "$@"
 fi
-part() { # NAME MARKERS [ARGUMENTS]
+tests() { # PART MARKERS [ARGUMENTS]
     local cache=.pytest_cache/$1
     rm -rf "$cache"
     $bin/python -m pytest -o cache_dir="$cache" -q -m "$default and $2" "${@:3}" || {
@@ -28,33 +28,33 @@ part() { # NAME MARKERS [ARGUMENTS]
     }
 }
 mapfile -t real < <(grep -rl --include='test_*.py' 'mark\.vllm' tests) # files with real engines
-parts() { # NAME
+part() { # NAME
     case $1 in
-    engines) part engines "vllm and not all_cores" tests/test_main_job.py "${real[@]}" -n 2 --maxschedchunk 1 --own-cores ;;
-    all_cores) part all_cores "vllm and all_cores" "${real[@]}" ;;
-    runs) part runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
-    cluster) part cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
+    engines) tests engines "vllm and not all_cores" tests/test_main_job.py "${real[@]}" -n 2 --maxschedchunk 1 --own-cores ;;
+    all_cores) tests all_cores "vllm and all_cores" "${real[@]}" ;;
+    runs) tests runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
+    cluster) tests cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
     rest) # files with long tests first, or one worker ends alone
-        part rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
+        tests rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
             tests/test_docs.py tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder ;;
     esac
 }
 
 failed=0 jobs=()
 if [[ -n ${GRA_TEST_SERIAL:-} ]]; then
-    for each in engines all_cores runs cluster rest; do parts $each || failed=1; done
+    for each in engines all_cores runs cluster rest; do part $each || failed=1; done
 else
     logs=$(mktemp -d)
     for each in runs cluster; do
-        parts $each >"$logs/$each" 2>&1 &
+        part $each >"$logs/$each" 2>&1 &
         jobs+=($!)
     done
-    parts engines || failed=1
-    parts rest || failed=1
+    part engines || failed=1
+    part rest || failed=1
     for job in "${jobs[@]}"; do wait "$job" || failed=1; done
     cat "$logs"/*
     rm -r "$logs"
-    parts all_cores || failed=1
+    part all_cores || failed=1
 fi
 [[ $failed == 0 ]] && echo "all checks and tests passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $failed

@@ -239,7 +239,7 @@ class Guard:
     ) -> None:
         self.command, self.state, self.private, self.grace = command, state, private, grace
         self.isolate = isolate and can_have_own_network()
-        self.before = set(os.listdir(SHM)) if os.path.isdir(SHM) else set()  # noqa: PTH112, PTH208
+        self.before = {path.name for path in Path(SHM).glob("*")}
         """Names in shared memory before the engine: not its own, whatever it maps."""
         self.shm: dict[str, int] = {}
         self.strays: dict[int, int] = {}

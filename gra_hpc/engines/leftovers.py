@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -28,6 +29,10 @@ SOCKET_PATH_MAX = 107
 """Longest path of a Unix socket on Linux, in bytes."""
 LONGEST_NAME = 48
 """Bytes that engines need below the private directory: `/e00-00/tmp/` and vLLM's socket names (a UUID)."""
+
+
+_TOKEN = re.compile(r"[0-9a-f]{8}")
+"""End of a private directory's name."""
 
 
 def host_identity() -> list[str]:
@@ -124,8 +129,8 @@ def sweep(base: Path) -> Swept:
                 continue
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
                 continue
-            if not (path / "owner.json").exists() and any(path.iterdir()):
-                continue  # somebody's, of such a name: ours have that file before all others
+            if not _TOKEN.fullmatch(path.name.rpartition("-")[2]):
+                continue  # somebody's, of a name like ours
             owner = _json(path / "owner.json")
             home = owner.get("host", host)
             if not owner or (home[0] == host[0] and home[1] != host[1]):  # torn, or from before a reboot

@@ -110,27 +110,29 @@ def test_dead_owner_is_swept(owner: tuple[subprocess.Popen[str], Path]) -> None:
 def test_other_hosts_and_other_things_are_left_alone(tmp_path: Path) -> None:
     uid = os.getuid()
     host = leftovers.host_identity()
-    directories = {
-        "other-host": {"pid": 1, "start": 1, "host": ["elsewhere", "boot", "pid:[1]"]},
-        "container": {"pid": 1, "start": 1, "host": [host[0], host[1], "pid:[1]"]},
-        "rebooted": {"pid": 1, "start": 1, "host": [host[0], "another boot", host[2]]},
-        "torn-old": None,
-        "torn-new": None,
+    directories: dict[str, tuple[str, dict[str, object] | None]] = {
+        "0000000a": ("other host", {"pid": 1, "start": 1, "host": ["elsewhere", "boot", "pid:[1]"]}),
+        "0000000b": ("container", {"pid": 1, "start": 1, "host": [host[0], host[1], "pid:[1]"]}),
+        "0000000c": ("rebooted", {"pid": 1, "start": 1, "host": [host[0], "another boot", host[2]]}),
+        "0000000d": ("torn, old", None),
+        "0000000e": ("torn, new", None),
     }
-    for name, record in directories.items():
+    for name, (what, record) in directories.items():
         path = tmp_path / f"gra-{uid}-{name}"
         path.mkdir()
         (path / "owner.json").write_text(json.dumps(record) if record else "{")
-        if name in ("rebooted", "torn-old"):
+        if what in ("rebooted", "torn, old"):
             os.utime(path, (time.time() - 3600, time.time() - 3600))
-    (tmp_path / f"gra-{uid}-link").symlink_to(tmp_path)
+    (tmp_path / f"gra-{uid}-0000000f").symlink_to(tmp_path)
     (tmp_path / "gra-99999-x").mkdir()
     (tmp_path / f"gra-{uid}-thesis").mkdir()
     (tmp_path / f"gra-{uid}-thesis" / "chapter-1").touch()
     os.utime(tmp_path / f"gra-{uid}-thesis", (time.time() - 3600, time.time() - 3600))
     leftovers.sweep(tmp_path)
     left = {p.name.split("-", 2)[2] for p in tmp_path.iterdir()}
-    assert left == {"other-host", "container", "torn-new", "link", "x", "thesis"}
+    assert {directories[n][0] if n in directories else n for n in left} == {
+        "other host", "container", "torn, new", "0000000f", "x", "thesis"
+    }  # fmt: skip
 
 
 def test_two_engines_of_one_name_get_two_caches(tmp_path: Path) -> None:
