@@ -70,6 +70,8 @@ class Attempt:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         name = os.environ["GRA_ATTEMPT"]
         arguments = _arguments(config, device, out.checkpoints / name)
+        # DeepSpeed learns of the group that this joined: ZeRO-3 divides the model among the ranks while it is made.
+        deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         tokenizer = load_tokenizer(config)
         start: list[Any] = [None, None, 0]
         if dist.get_rank() == 0:
