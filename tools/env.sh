@@ -4,6 +4,7 @@
 # needed where pip does not find `torch==...+cpu` by itself.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONDONTWRITEBYTECODE # set in many images: every process would compile this package again, in half a second
 
 gra_env() { # EXTRA...: .venv with the package and these extras
     local python=${PYTHON:-python3} wanted have stamp=.venv/.gra-env index=() log extra missing=

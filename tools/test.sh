@@ -1,22 +1,21 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
-# Without arguments the tests run in parts: two test clusters, which mostly wait, beside real engines, two tests at a time on
-# cores of their own, and beside everything else; at last the engines that take all cores, alone (GRA_TEST_SERIAL=1: one part
-# after the other).
+# Without arguments they run in parts: two test clusters, which mostly wait, beside the checks, real engines (two tests at a
+# time on cores of their own) and everything else; at last what needs all cores, alone (GRA_TEST_SERIAL=1: one part after
+# the other).
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
 bin=.venv/bin
 $bin/python tools/get_models.py smollm2 minilm tiny-llama
-$bin/ruff format --check .
-$bin/ruff check .
-$bin/mypy
-$bin/lint-imports
-$bin/codespell
-$bin/shellcheck -x tools/*.sh .ci/run
+checks() {
+    $bin/ruff format --check . && $bin/ruff check . && $bin/mypy && $bin/lint-imports && $bin/codespell &&
+        $bin/shellcheck -x tools/*.sh .ci/run
+}
 
 default="not slow and not gpu"
 if [[ $# -gt 0 ]]; then
+    checks
     exec $bin/python -m pytest -m "$default" "$@"
 fi
 tests() { # PART MARKERS [ARGUMENTS]
@@ -30,10 +29,11 @@ tests() { # PART MARKERS [ARGUMENTS]
 mapfile -t real < <(grep -rl --include='test_*.py' 'mark\.vllm' tests) # files with real engines
 part() { # NAME
     case $1 in
+    checks) checks || { mkdir -p .pytest_cache/checks && touch .pytest_cache/checks/failed && return 1; } ;;
     engines) tests engines "vllm and not all_cores" tests/test_main_job.py "${real[@]}" -n 2 --maxschedchunk 1 --own-cores ;;
-    all_cores) tests all_cores "vllm and all_cores" "${real[@]}" ;;
+    all_cores) tests all_cores all_cores "${real[@]}" tests/cluster/test_scale.py ;;
     runs) tests runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
-    cluster) tests cluster "not vllm" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
+    cluster) tests cluster "not vllm and not all_cores" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
     rest) # files with long tests first, or one worker ends alone
         tests rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
             tests/test_docs.py tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder ;;
@@ -42,13 +42,14 @@ part() { # NAME
 
 failed=0 jobs=()
 if [[ -n ${GRA_TEST_SERIAL:-} ]]; then
-    for each in engines all_cores runs cluster rest; do part $each || failed=1; done
+    for each in checks engines all_cores runs cluster rest; do part $each || failed=1; done
 else
     logs=$(mktemp -d)
     for each in runs cluster; do
         part $each >"$logs/$each" 2>&1 &
         jobs+=($!)
     done
+    part checks || failed=1
     part engines || failed=1
     part rest || failed=1
     for job in "${jobs[@]}"; do wait "$job" || failed=1; done

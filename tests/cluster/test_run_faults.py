@@ -190,11 +190,16 @@ def test_a_merge_that_fails_stops_the_next_round(cluster: MiniSlurm, slurm_run: 
 
 
 def test_a_controller_that_forgets(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
-    """A slurmctld killed right after it took a job may not know of it later: resume submits what is not there."""
+    """A slurmctld killed right after it took a job may not know of it later: resume submits what is not there.
+
+    Or it knows of the job, but not that it runs: it starts the job again, its node refuses, and Slurm holds the job.
+    """
     run = slurm_run(cluster)
     run.submit()
     cluster.kill_ctld()
     cluster.start_ctld()
+    run.resume()
+    run.wait(lambda: not any(job.kind == "shards" and not task.hopeless for job, task in run.queue()))
     run.resume()
     run.wait_release()
     run.check()
