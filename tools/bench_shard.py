@@ -87,6 +87,7 @@ def offline(spec: EngineSpec) -> Iterator[Callable[[list[dict[str, Any]]], dict[
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": longest,
         }
+    settings |= {str(k).replace("-", "_"): v for k, v in spec.model.engine_args.items()}
     with subprocess.Popen(
         [sys.executable, str(WAYS), "raw"],
         stdin=subprocess.PIPE,
