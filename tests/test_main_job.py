@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable
@@ -16,8 +15,9 @@ import pytest
 from gra_hpc.engines.load import read_calibration
 from gra_hpc.ledger import Ledger
 from gra_hpc.rundir import RunDir
+from tests import offline
+from tests.mini_hub import mini_hub
 
-MODELS = Path(__file__).parent.parent / "models"
 GRA = [sys.executable, "-m", "gra_hpc.cli"]
 
 
@@ -45,54 +45,50 @@ def small_seeds(path: Path) -> Path:
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-def test_seeds_to_release_with_real_models(tmp_path: Path, shm_left: Callable[[], set[Path]]) -> None:
+def test_seeds_to_release_with_real_models(
+    tmp_path: Path, smollm2: Path, minilm: Path, shm_left: Callable[[], set[Path]]
+) -> None:
+    """Models are staged, then there is no network (where that can be had): weights go from the cache to the node."""
     mark = uuid.uuid4().hex
     run = RunDir(tmp_path / "run")
-    plan = [
-        *(*GRA, "plan", str(run.path), "--preset", "demo", f"seeds.path={small_seeds(tmp_path / 's.jsonl')}"),
-        *(
-            f"models.smollm2.path={MODELS / 'smollm2-135m'}",
-            f"merge.embed_model={MODELS / 'all-minilm-l6-v2'}",
-        ),
-        *("launch.shards=1", "method.accept_mean=1", "method.review_instruction=false", "method.max_tries=2"),
+    words = [
+        *("--preset", "demo", f"seeds.path={small_seeds(tmp_path / 's.jsonl')}"),
+        *("models.smollm2.path=org/smollm2", "merge.embed_model=org/minilm"),
+        *(f"site.scratch={tmp_path}", f"site.local_dir={tmp_path / 'node'}", "site.copy_weights=true"),
+        *("launch.shards=1", "method.accept_mean=1", "method.review_instruction=false"),
         *(
             "method.sampling.max_tokens=64",
             "method.verdict_tokens=96",
             f"engine.env={{GRA_TEST_MARK: {mark}}}",
         ),
     ]
-    done = subprocess.run(plan, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "planned 3 = accepted 0 + rejected 0 + failed 0 + pending 3" in done.stdout
-    done = subprocess.run(
-        [*GRA, "submit", str(run.path)], capture_output=True, text=True, timeout=800, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    home = tmp_path / "home"
+    with mini_hub() as hub:
+        hub.add("models/org/smollm2", smollm2)
+        hub.add("models/org/minilm", minilm)
+        assert "digests agree" in offline.run(*GRA, "stage", *words, hub=hub, home=home)
+
+    def gra(*args: object, code: int = 0) -> str:
+        return offline.run(*GRA, *args, home=home, blocked=offline.can_block(), code=code, timeout=800)
+
+    assert "planned 3 = accepted 0 + rejected 0 + failed 0 + pending 3" in gra("plan", run.path, *words)
+    said = gra("submit", run.path)
     manifest = json.loads((run.release / "manifest.json").read_text())
     ledger = Ledger.from_dict(manifest["ledger"])
     ledger.check("release")
     assert ledger.planned == 3 and ledger.pending == 0
-    assert ledger.line() in done.stdout
+    assert ledger.line() in said
     shard = json.loads(run.round(1).shard(0).manifest.read_text())
     assert sum(n for n, _, _ in shard["tokens"].values()) == shard["calls"]["rows"]
-    again = subprocess.run([*GRA, "submit", str(run.path)], capture_output=True, text=True, check=False)
-    assert again.returncode == 1 and "gra resume" in again.stderr
+    assert list((tmp_path / "node").rglob("*.safetensors")), "no copy of the weights on the node"
+    assert "gra resume" in gra("submit", run.path, code=1)
     assert not marked(mark)
     assert not shm_left()
     file = tmp_path / "here.calibration.json"
-    done = subprocess.run(
-        [*GRA, "calibrate", str(run.path), "--to", str(file)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    gra("calibrate", run.path, "--to", file)
     rates, performance = read_calibration(file)
     assert rates.acceptance == pytest.approx(ledger.accepted / 3, abs=1e-3)
     calls, prompt, _ = (sum(column) for column in zip(*shard["tokens"].values(), strict=True))
     assert 0 < rates.steps["response"].completion_tokens <= 64 and prompt / calls > 20
     assert 0.01 < performance["speed"]["smollm2"] < 100 and performance["start_s"] > 1
-    planned = subprocess.run(
-        [*plan[:4], str(tmp_path / "run-2"), *plan[5:], f"site.calibration={file}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert f"calibrated by {file}" in planned.stdout, planned.stderr
+    assert f"calibrated by {file}" in gra("plan", tmp_path / "run-2", *words, f"site.calibration={file}")

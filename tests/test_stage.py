@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,24 +15,11 @@ import pytest
 from gra_hpc.config import ModelConfig
 from gra_hpc.errors import GraError
 from gra_hpc.stage import Need, StageError, needs, wanted
-from tests.conftest import ROOT, made
+from tests.conftest import made
 from tests.mini_hub import MiniHub, mini_hub
+from tests.offline import blocked_only, can_block, run
 
 GRA = [sys.executable, "-m", "gra_hpc.cli"]
-NO_NETWORK = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
-
-
-def run(*args: object, hub: MiniHub | None = None, home: Path, blocked: bool = False, code: int = 0) -> str:
-    """A command's output. Without a hub the real one is named, which nothing here can reach."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "http", "HTTP"))}
-    env |= {"HF_HOME": str(home)} | ({"HF_ENDPOINT": hub.url} if hub else {})
-    done = subprocess.run(
-        [*(NO_NETWORK if blocked else []), *map(str, args)],
-        env=env, cwd=ROOT, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    text = done.stdout + done.stderr
-    assert done.returncode == code, text
-    return text
 
 
 @pytest.fixture
@@ -60,7 +45,7 @@ def hub(tmp_path: Path) -> Iterator[MiniHub]:
         yield server
 
 
-def preset(tmp_path: Path, **site: str) -> Path:
+def preset(tmp_path: Path) -> Path:
     path = tmp_path / "offline.yaml"
     path.write_text(
         "seeds: {path: org/seeds}\n"
@@ -68,7 +53,7 @@ def preset(tmp_path: Path, **site: str) -> Path:
         "committee: {a: {model: tiny}, b: {model: tiny}, c: {model: tiny}}\n"
         "method: {max_tries: 1, verdict_tokens: 16, sampling: {max_tokens: 16}}\n"
         "merge: {embed_model: org/minilm, decontamination: {sources: [org/bench]}}\n"
-        f"site: {json.dumps({'scratch': str(tmp_path / 'scratch'), **site})}\n"
+        f"site: {{scratch: {tmp_path / 'scratch'}}}\n"
     )
     return path
 
@@ -125,7 +110,7 @@ def test_bytes_changed_on_the_way_are_refused(hub: MiniHub, tmp_path: Path) -> N
 
 def test_without_a_network_staging_says_so(tmp_path: Path) -> None:
     began = time.monotonic()
-    said = run(*GRA, "stage", "org/tiny", home=tmp_path, blocked=_can_block(), code=1)
+    said = run(*GRA, "stage", "org/tiny", home=tmp_path, blocked=can_block(), code=1)
     assert "cannot be reached from here" in said and "login or transfer node" in said
     assert time.monotonic() - began < 60
 
@@ -171,17 +156,6 @@ def test_needs_leave_out_what_is_here(tmp_path: Path) -> None:
         list(needs(config))
 
 
-def _can_block() -> bool:
-    if os.getuid() or not shutil.which("unshare") or not shutil.which("ip"):
-        return False
-    return subprocess.run([*NO_NETWORK, "true"], capture_output=True, check=False).returncode == 0
-
-
-blocked_only = pytest.mark.skipif(
-    not _can_block(), reason="no network namespace can be made here (root only)"
-)
-
-
 @blocked_only
 def test_a_staged_run_needs_no_network(hub: MiniHub, tmp_path: Path) -> None:
     """Stage with a network; plan, run, merge and release without one. Unstaged, each step fails with what to type."""
@@ -220,27 +194,4 @@ def test_a_staged_run_needs_no_network(hub: MiniHub, tmp_path: Path) -> None:
     began = time.monotonic()
     said = run(sys.executable, "jobs/synthesize.py", runs / "late", 0, home=home, blocked=True, code=1)
     assert "gra stage org/minilm" in said
-    assert time.monotonic() - began < 30
-
-
-@blocked_only
-@pytest.mark.vllm
-def test_real_engines_start_without_a_network(hub: MiniHub, tmp_path: Path) -> None:
-    """vLLM from the staged cache, its weights' directory copied to the node; the hub's address leads nowhere."""
-    home, file = tmp_path / "home", preset(tmp_path, copy_weights="true")  # type: ignore[arg-type]
-    run(*GRA, "stage", "--preset", file, "merge.semantic=false", hub=hub, home=home)
-    path = tmp_path / "run"
-    words = ["merge.semantic=false", "seeds.limit=2", "method.review_instruction=false"]
-    run(*GRA, "plan", path, *words, "--preset", file, home=home, blocked=True)
-    said = run(sys.executable, "jobs/synthesize.py", path, 0, home=home, blocked=True)
-    assert "published" in said and "weights of tiny:" in said
-    manifest = json.loads((path / "rounds" / "01" / "shards" / "00000" / "manifest.json").read_text())
-    assert manifest["ledger"]["planned"] == 2
-
-    path = tmp_path / "run2"
-    run(*GRA, "plan", path, *words, "--preset", file, home=home, blocked=True)
-    shutil.rmtree(tmp_path / "scratch" / "hub" / "models--org--tiny")
-    began = time.monotonic()
-    said = run(sys.executable, "jobs/synthesize.py", path, 0, home=home, blocked=True, code=1)
-    assert "gra stage org/tiny" in said
     assert time.monotonic() - began < 30
