@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from tests.mini_hub import MiniHub
 NO_NETWORK = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
 
 
+@functools.cache
 def can_block() -> bool:
     """Whether a network namespace can be made here."""
     if os.getuid() or not shutil.which("unshare") or not shutil.which("ip"):

@@ -43,7 +43,7 @@ def boundaries(run: RunDir, nursery: Nursery, log: Path) -> list[str]:
 def test_death_at_every_write_boundary(
     tiny: tuple[RunDir, RunDir], nursery: Nursery, tmp_path: Path, of_a_kind: int
 ) -> None:
-    """Of boundaries that differ in numbers alone, only so many (the test after this one dies at every answer)."""
+    """Of boundaries that differ in numbers alone, only so many; the test after this one dies at every answer."""
     run, reference = tiny
     log = tmp_path / "log"
     steps = boundaries(run, nursery, log)
@@ -51,11 +51,11 @@ def test_death_at_every_write_boundary(
     assert {"write", "write_table", "fsync", "rename", "link", "remove", "rmtree"} <= kinds
     seen: Counter[str] = Counter()
     for at, step in enumerate(steps, 1):
-        kind = re.sub(r"\d[\w-]*", "N", step)
+        torn = at % 2 == 1  # where it is a write: half of it is done
+        kind = re.sub(r"\d[\w-]*", "N", step) + (" torn" if torn and step.startswith("write") else "")
         seen[kind] += 1
         if seen[kind] > of_a_kind:
             continue
-        torn = at % 2 == 1  # where it is a write: half of it is done
         where = f"{step} (boundary {at})"
         copy = copy_of(run, "dying")
         shard = copy.round(1).shard(0)
@@ -72,6 +72,7 @@ def test_death_at_every_write_boundary(
         assert audit.published()[1] == 0, f"{where}: an answered call was lost"
         assert audit.reasked == 0, f"{where}: an answered call was asked again"
         check_shard(shard, reference.round(1).shard(0))
+    assert len(seen) > 25
 
 
 @pytest.mark.timeout(600)

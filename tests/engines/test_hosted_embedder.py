@@ -1,4 +1,7 @@
-"""The sentence embedding model as an engine beside the others: placed with them, asked through the same door."""
+"""The sentence embedding model as an engine beside the others: placed with them, asked through the same door.
+
+With a real engine: test_vllm_engines.py.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import pytest
 from gra_hpc import presets
 from gra_hpc.config import EngineConfig, EngineKind, ModelConfig, RunConfig
 from gra_hpc.engines import hosting, vllm_server
-from gra_hpc.engines.hosting import EMBEDDER, embed, hosted_embedder, plan_engines
+from gra_hpc.engines.hosting import EMBEDDER, hosted_embedder, plan_engines
 from gra_hpc.engines.model_files import check_files, embedding_length
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import EnginePlace, Placement
@@ -108,21 +111,3 @@ def test_vectors_come_through_the_same_door(short_dir: Path) -> None:
             assert (stats[f"{EMBEDDER}-0"]["calls"], stats["m-0"]["calls"]) == (3, 0)
 
     asyncio.run(work())
-
-
-@pytest.mark.vllm
-@pytest.mark.timeout(600)
-def test_vllm_gives_the_vectors_of_sentence_transformers(short_dir: Path, minilm: Path) -> None:
-    from gra_hpc.merge.embed import encode
-
-    texts = ["Name a river.", "Name a river in Asia.", "Prove that 7 is prime. " * 80]
-    model = ModelConfig(str(minilm), dtype="float32", max_model_len=embedding_length(minilm))
-    placement = Placement((EnginePlace(EMBEDDER, 0, (0,), embeds=True),), "cpu")
-
-    async def work() -> list[bytes | None]:
-        async with Node({EMBEDDER: model}, placement, EngineConfig(), short_dir, short_dir / "logs") as node:
-            return list(await asyncio.gather(*(embed(node, t) for t in texts)))
-
-    found = [np.frombuffer(v or b"", "<f2").astype(float) for v in asyncio.run(work())]
-    expected = encode(texts, minilm).astype(float)
-    assert [float(a @ b) for a, b in zip(found, expected, strict=True)] == pytest.approx([1.0] * 3, abs=5e-3)

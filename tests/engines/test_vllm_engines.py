@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from gra_hpc.config import EngineConfig, ModelConfig
 from gra_hpc.engines import guard
 from gra_hpc.engines.door import Request, Sampling
+from gra_hpc.engines.hosting import EMBEDDER, embed
+from gra_hpc.engines.model_files import embedding_length
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.errors import EngineError
@@ -70,53 +73,63 @@ def descendants_named(root: int, name: str) -> list[int]:
 
 @pytest.mark.all_cores
 def test_two_engines_at_once_one_tensor_parallel_and_a_killed_core(
-    tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
+    tiny_llama: Path, minilm: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
 ) -> None:
-    """TP=2 beside TP=1 with a template that refuses system messages; kill -9 of an EngineCore during calls."""
+    """TP=2, its template refusing system messages, beside an embedding model; kill -9 of an EngineCore."""
+    from gra_hpc.merge.embed import encode
+
     template = short_dir / "refuses.jinja"
     template.write_text(REFUSES_SYSTEM)
-    models = {"wide": tiny(tiny_llama), "narrow": tiny(tiny_llama, chat_template=str(template))}
-    placement = Placement(
-        (EnginePlace("wide", 0, cores(), len(cores())), EnginePlace("narrow", 0, cores()[:1])), "cpu"
+    models = {
+        "wide": tiny(tiny_llama, chat_template=str(template)),
+        EMBEDDER: ModelConfig(str(minilm), dtype="float32", max_model_len=embedding_length(minilm)),
+    }
+    places = (
+        EnginePlace("wide", 0, cores(), len(cores())),
+        EnginePlace(EMBEDDER, 0, cores()[:1], embeds=True),
     )
+    texts = ["Name a river.", "Name a river in Asia.", "Prove that 7 is prime. " * 80]
 
-    async def work() -> None:
-        async with Node(models, placement, EngineConfig(), short_dir, short_dir / "logs") as node:
-            first = await asyncio.gather(
+    async def work() -> list[bytes | None]:
+        async with Node(
+            models, Placement(places, "cpu"), EngineConfig(), short_dir, short_dir / "logs"
+        ) as node:
+            *first, vectors = await asyncio.gather(
                 node.ask(request("wide", "Say hello.")),
-                node.ask(request("narrow", "Say hello.", system="Be brief.")),
+                node.ask(request("wide", "Say hello.", system="Be brief.")),
+                asyncio.gather(*(embed(node, t) for t in texts)),
             )
             assert [(a.finish, a.completion_tokens) for a in first] == [("length", 16)] * 2
-            wide, narrow = node._replicas
+            wide = node._replicas[0]
             assert wide.process is not None
-            assert narrow.process is not None
             assert len(descendants_named(wide.process.pid, "VLLM::Worker")) == len(cores())
-            over_long = await node.ask(request("narrow", "word " * 2000))
+            over_long = await node.ask(request("wide", "word " * 2000))
             assert over_long.finish == "error"
             assert "maximum context length is 1024" in over_long.text
-            clamped = await node.ask(request("narrow", "Say hello.", tokens=4096))
+            clamped = await node.ask(request("wide", "Say hello.", tokens=4096))
             assert clamped.finish == "length"
             assert clamped.prompt_tokens + clamped.completion_tokens == 1024
 
-            asked = [
-                asyncio.create_task(node.ask(request("narrow", f"Count to {i}.", 600))) for i in range(4)
-            ]
+            asked = [asyncio.create_task(node.ask(request("wide", f"Count to {i}.", 600))) for i in range(4)]
             await asyncio.sleep(0.5)
-            (core,) = descendants_named(narrow.process.pid, "VLLM::EngineCore")
+            (core,) = descendants_named(wide.process.pid, "VLLM::EngineCore")
             begin = time.monotonic()
             os.kill(core, signal.SIGKILL)
-            while not narrow.stats.causes:
+            while not wide.stats.causes:
                 await asyncio.sleep(0.02)
             assert time.monotonic() - begin < 10  # 0.6 s on a quiet machine
             answers = await asyncio.gather(*asked)
             assert [(a.finish, a.completion_tokens) for a in answers] == [("length", 600)] * 4
             stats = node.stats()["engines"]
-            assert (stats["narrow-0"]["restarts"], stats["wide-0"]["restarts"]) == (1, 0)
-            assert stats["narrow-0"]["calls"] == 7
+            assert (stats["wide-0"]["restarts"], stats[f"{EMBEDDER}-0"]["restarts"]) == (1, 0)
+            assert (stats["wide-0"]["calls"], stats[f"{EMBEDDER}-0"]["calls"]) == (8, 3)
+            return vectors
 
-    asyncio.run(work())
+    found = [np.frombuffer(v or b"", "<f2").astype(float) for v in asyncio.run(work())]
     assert shm_left() == set()
     assert [p.name for p in short_dir.iterdir() if p.name.startswith(f"gra-{os.getuid()}-")] == []
+    expected = encode(texts, minilm).astype(float)  # by sentence-transformers
+    assert [float(a @ b) for a, b in zip(found, expected, strict=True)] == pytest.approx([1.0] * 3, abs=5e-3)
 
 
 SHARD = """
