@@ -201,11 +201,14 @@ def _look(shard: ShardDir) -> ShardStatus | _Seen:
 
 
 def eta(shards: list[ShardStatus]) -> float | None:
-    """Seconds until all shards are through, if as many run as run now, at the rate measured so far."""
+    """Seconds until all shards are through, if as many run as run now, at the rate measured so far.
+
+    None before a tenth of what has begun is done: a window's samples are finished late and all at once.
+    """
     running = [s for s in shards if s.state == "running"]
-    done = sum(s.done for s in shards if s.seconds > 0)
-    spent = sum(s.seconds for s in shards)
-    if not running or not done or spent <= 0:
+    begun = [s for s in shards if s.seconds > 0]
+    done, spent = sum(s.done for s in begun), sum(s.seconds for s in begun)
+    if not running or not done or done < 0.1 * sum(s.planned for s in begun):
         return None
     rate = done / spent  # of one shard; both published and running ones have measured it
     slowest = max((s.planned - s.done) / rate for s in running)
