@@ -36,7 +36,7 @@ part() { # NAME
     cluster) tests cluster "not vllm and not all_cores" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
     rest) # files with long tests first, or one worker ends alone
         tests rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
-            tests/test_docs.py tests --ignore=tests/cluster -n 3 --dist loadfile --no-loadscope-reorder ;;
+            tests/test_docs.py tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder ;;
     esac
 }
 
