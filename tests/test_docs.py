@@ -95,6 +95,7 @@ def test_small_blocks_are_known() -> None:
 SLOW = {
     "python tools/bench_engine.py": [pytest.mark.slow, pytest.mark.vllm],
     "python tools/record_session.py": [pytest.mark.slow, pytest.mark.slurm],
+    "python tools/chaos.py": [pytest.mark.slow],  # by default: crash/test_chaos.py
     "python tools/simulate_cluster.py": [pytest.mark.slow],
 }
 

@@ -31,29 +31,38 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def small_seeds(path: Path) -> Path:
-    rows = [
+def small_seeds(path: Path, described: bool) -> Path:
+    rows: list[dict[str, object]] = [
         {"instruction": "Multiply 12 by 12.", "response": "144", "domain": "math",
          "keywords": ["multiplication", "square", "arithmetic"], "summary": "Multiply twelve by itself."},
         {"instruction": "Solve x + 3 = 5.", "response": "x = 2", "domain": "math",
          "keywords": ["equation", "algebra", "unknown"], "summary": "Solve a linear equation."},
         {"instruction": "What is a prime number?", "response": "A number above 1 that only 1 and itself divide."},
     ]  # fmt: skip
+    if described:
+        rows[2] |= {
+            "domain": "math",
+            "keywords": ["prime", "number", "divisor"],
+            "summary": "Define prime numbers.",
+        }
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path
 
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("described", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_seeds_to_release_with_real_models(
-    tmp_path: Path, smollm2: Path, minilm: Path, shm_left: Callable[[], set[Path]]
+    tmp_path: Path, smollm2: Path, minilm: Path, shm_left: Callable[[], set[Path]], described: bool
 ) -> None:
-    """Models are staged, then there is no network (where that can be had): weights go from the cache to the node."""
+    """Models and a benchmark are staged, then there is no network (where that can be had): weights go from the cache to
+    the node. With a seed that is not described, stage 0 is a job before, with an engine of its own."""
     mark = uuid.uuid4().hex
     run = RunDir(tmp_path / "run")
     words = [
-        *("--preset", "demo", f"seeds.path={small_seeds(tmp_path / 's.jsonl')}"),
+        *("--preset", "demo", f"seeds.path={small_seeds(tmp_path / 's.jsonl', described)}"),
         *("models.smollm2.path=org/smollm2", "merge.embed_model=org/minilm"),
+        "merge.decontamination.sources=[org/bench]",
         *(f"site.scratch={tmp_path}", f"site.local_dir={tmp_path / 'node'}", "site.copy_weights=true"),
         *("launch.shards=1", "method.accept_mean=1", "method.review_instruction=false"),
         *(
@@ -63,7 +72,12 @@ def test_seeds_to_release_with_real_models(
         ),
     ]
     home = tmp_path / "home"
+    bench = tmp_path / "bench"
+    bench.mkdir()
+    question = {"question": "one two three four five six seven eight " * 3}
+    (bench / "test.jsonl").write_text(json.dumps(question) + "\n")
     with mini_hub() as hub:
+        hub.add("datasets/org/bench", bench)
         hub.add("models/org/smollm2", smollm2)
         hub.add("models/org/minilm", minilm)
         assert "digests agree" in offline.run(*GRA, "stage", *words, hub=hub, home=home)
@@ -81,6 +95,7 @@ def test_seeds_to_release_with_real_models(
     shard = json.loads(run.round(1).shard(0).manifest.read_text())
     assert sum(n for n, _, _ in shard["tokens"].values()) == shard["calls"]["rows"]
     assert list((tmp_path / "node").rglob("*.safetensors")), "no copy of the weights on the node"
+    assert "org/bench" in (run.release / "README.md").read_text()
     assert "gra resume" in gra("submit", run.path, code=1)
     assert not marked(mark)
     assert not shm_left()

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
 # Without arguments they run in parts: two test clusters, which mostly wait, beside the checks, real engines (two tests at a
-# time on cores of their own) and everything else; at last what needs all cores, alone (GRA_TEST_SERIAL=1: one part after
-# the other).
+# time on cores of their own) and everything else; at last what needs all cores, alone.
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
@@ -40,22 +39,15 @@ part() { # NAME
     esac
 }
 
-failed=0 jobs=()
-if [[ -n ${GRA_TEST_SERIAL:-} ]]; then
-    for each in checks engines all_cores runs cluster rest; do part $each || failed=1; done
-else
-    logs=$(mktemp -d)
-    for each in runs cluster; do
-        part $each >"$logs/$each" 2>&1 &
-        jobs+=($!)
-    done
-    part checks || failed=1
-    part engines || failed=1
-    part rest || failed=1
-    for job in "${jobs[@]}"; do wait "$job" || failed=1; done
-    cat "$logs"/*
-    rm -r "$logs"
-    part all_cores || failed=1
-fi
+failed=0 jobs=() logs=$(mktemp -d)
+for each in runs cluster; do
+    part $each >"$logs/$each" 2>&1 &
+    jobs+=($!)
+done
+for each in checks engines rest; do part $each || failed=1; done
+for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+cat "$logs"/*
+rm -r "$logs"
+part all_cores || failed=1
 [[ $failed == 0 ]] && echo "all checks and tests passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $failed

@@ -20,7 +20,7 @@ from gra_hpc.publish import is_published
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json
 
-SHARDS, SEEDS = 8, 16
+SHARDS, SEEDS = 4, 8
 SITE = (
     "site.executor=slurm",
     "site.name=mini",

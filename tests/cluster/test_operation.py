@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -161,19 +162,24 @@ def test_ctrl_c_while_watching_leaves_the_jobs_alone(
     run = planned(tmp_path / "run", tiny_llama, "engine.simulated_latency_s=30")
     gra("submit", run)
     slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
+    terminal, theirs = os.openpty()
     watch = subprocess.Popen(
         [sys.executable, "-m", "gra_hpc.cli", "status", str(run), "--watch"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run under nohup
-        text=True,
     )
-    while watch.poll() is None:  # a busy machine may still be importing: there Python can lose the first one
-        time.sleep(3)
-        os.killpg(watch.pid, signal.SIGINT)
-    said = watch.communicate(timeout=60)[0]
+    said = os.read(terminal, 4096)  # before it has shown something, Python may still be importing
+    os.killpg(watch.pid, signal.SIGINT)
+    watch.wait(60)
+    os.close(theirs)
+    with contextlib.suppress(OSError):  # all is read
+        while more := os.read(terminal, 65536):
+            said += more
+    os.close(terminal)
     assert watch.returncode == 130
-    assert "Traceback" not in said
+    assert b"Traceback" not in said
     time.sleep(2)
     assert status(run)["rounds"][0]["states"] == {"running": 2}

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import NODES, MiniSlurm, mini_slurm
-from slurm_runs import release_of
+from slurm_runs import SHARDS, release_of
 
 from gra_hpc.storage import read_json
 
@@ -32,10 +32,10 @@ def running(run: Any) -> dict[int, Any]:
     return {job.shards[t.index or 0]: t for job, t in run.queue() if job.kind == "shards" and t.running}
 
 
-def at_work(run: Any, shards: int = 8, answers: int = 2) -> None:
+def at_work(run: Any, answers: int = 2) -> None:
     """Until all shards run and have been answered something."""
-    run.wait(lambda: len(running(run)) == shards)
-    run.wait(lambda: all(run.answers(n) >= answers for n in range(shards)))
+    run.wait(lambda: len(running(run)) == SHARDS)
+    run.wait(lambda: all(run.answers(n) >= answers for n in range(SHARDS)))
 
 
 def test_resume_while_it_runs_and_after_a_cancelled_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
@@ -45,26 +45,26 @@ def test_resume_while_it_runs_and_after_a_cancelled_task(cluster: MiniSlurm, slu
     before = {t.id for _, t in run.queue()}
     for _ in range(2):  # typed while tasks run, and twice
         assert (
-            "9 tasks wait or run already\nnothing to submit: all that is left is in the queue" in run.resume()
+            "5 tasks wait or run already\nnothing to submit: all that is left is in the queue" in run.resume()
         )
     assert {t.id for _, t in run.queue()} == before
     assert len(run.jobs()) == 2
-    cluster.run("scancel", running(run)[5].id)
+    cluster.run("scancel", running(run)[2].id)
     run.wait(lambda: not run.queue())
-    assert run.published() == [0, 1, 2, 3, 4, 6, 7]
-    assert run.answers(5) >= 2
+    assert run.published() == [0, 1, 3]
+    assert run.answers(2) >= 2
     # the merge did not wait for ever; it says what is missing and what to type
     assert not run.run.release.exists()
-    assert "round 1: 1 of 8 shards are not published: 5 -> gra resume" in run.logs()
+    assert "round 1: 1 of 4 shards are not published: 2 -> gra resume" in run.logs()
     run.quick()
     said = run.resume()
     array, merge = run.jobs()[-2:]
-    assert f"round 1: array {array.id} of 1 shards (5)" in said
+    assert f"round 1: array {array.id} of 1 shards (2)" in said
     assert f"merge {merge.id} after afterany:{array.id}" in said
     run.resume()
     assert len(run.jobs()) == 4
     run.wait_release()
-    assert run.attempts(5)[-1]["replayed"] >= 2
+    assert run.attempts(2)[-1]["replayed"] >= 2
     run.check()
 
 
@@ -78,13 +78,13 @@ def test_preemption_with_the_jobs_own_signal(cluster: MiniSlurm, slurm_run: Make
     run.submit()
     at_work(run)
     other = preempt(cluster)
-    run.wait(lambda: not running(run) and len(run.queue()) == 9)
-    answered = [run.answers(n) for n in range(8)]
-    assert {run.beats(n)[-1].phase for n in range(8)} <= {"drained", "published"}
+    run.wait(lambda: not running(run) and len(run.queue()) == SHARDS + 1)
+    answered = [run.answers(n) for n in range(SHARDS)]
+    assert {run.beats(n)[-1].phase for n in range(SHARDS)} <= {"drained", "published"}
     run.quick()
     cluster.run("scancel", other)
     run.wait_release()
-    for n in range(8):
+    for n in range(SHARDS):
         first, *_, last = run.attempts(n)
         assert (first["restart"], last["restart"]) == (0, 1)
         assert last["replayed"] == answered[n], "an answered call was asked again, or lost"
@@ -98,13 +98,13 @@ def test_preemption_without_it(cluster_term: MiniSlurm, slurm_run: MakeRun) -> N
     run.submit()
     at_work(run)
     other = preempt(cluster_term)
-    run.wait(lambda: not running(run) and len(run.queue()) == 9)
-    answered = [run.answers(n) for n in range(8)]
-    assert {run.beats(n)[-1].phase for n in range(8)} <= {"stopped", "running", "draining"}
+    run.wait(lambda: not running(run) and len(run.queue()) == SHARDS + 1)
+    answered = [run.answers(n) for n in range(SHARDS)]
+    assert {run.beats(n)[-1].phase for n in range(SHARDS)} <= {"stopped", "running", "draining"}
     run.quick()
     cluster_term.run("scancel", other)
     run.wait_release()
-    assert [run.attempts(n)[-1]["replayed"] for n in range(8)] == answered
+    assert [run.attempts(n)[-1]["replayed"] for n in range(SHARDS)] == answered
     assert len(run.jobs()) == 2
     run.check()
 
@@ -164,7 +164,7 @@ def test_the_controller_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     run.wait(lambda: "not requeued yet" in run.logs(), 120)
     said = run.gra("status", run.run.path)
     assert "Slurm could not be asked" in said
-    run.wait(lambda: len(run.published()) == 7)
+    run.wait(lambda: len(run.published()) == SHARDS - 1)
     cluster.start_ctld()
     run.wait_release()
     assert run.attempts(3)[-1]["replayed"] == answered
@@ -178,9 +178,9 @@ def test_a_merge_that_fails_stops_the_next_round(cluster: MiniSlurm, slurm_run: 
     run.submit()
     at_work(run)
     assert {job.round for job, _ in run.queue()} == {1, 2}
-    cluster.run("scancel", running(run)[5].id)
+    cluster.run("scancel", running(run)[2].id)
     run.wait(lambda: not run.queue())
-    assert "round 1: 1 of 8 shards are not published: 5 -> gra resume" in run.logs()
+    assert "round 1: 1 of 4 shards are not published: 2 -> gra resume" in run.logs()
     assert not run.run.round(2).shards.exists()
     run.quick()
     said = run.resume()
@@ -189,27 +189,29 @@ def test_a_merge_that_fails_stops_the_next_round(cluster: MiniSlurm, slurm_run: 
     assert len(read_json(run.run.release / "manifest.json")["rounds"]) == 2
 
 
-def test_a_controller_that_forgets(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+def test_a_controller_that_forgets(slurm_run: MakeRun) -> None:
     """A slurmctld killed right after it took a job may not know of it later: resume submits what is not there.
 
     Or it knows of the job, but not that it runs: it starts the job again, its node refuses, and Slurm holds the job.
+    On a cluster of its own: ids that the controller has forgotten are given again, and nodes refuse those.
     """
-    run = slurm_run(cluster)
-    run.submit()
-    cluster.kill_ctld()
-    cluster.start_ctld()
-    run.resume()
-    run.wait(lambda: not any(job.kind == "shards" and not task.hopeless for job, task in run.queue()))
-    run.resume()
-    run.wait_release()
-    run.check()
+    with mini_slurm() as small:
+        run = slurm_run(small)
+        run.submit()
+        small.kill_ctld()
+        small.start_ctld()
+        run.resume()
+        run.wait(lambda: not any(job.kind == "shards" and not task.hopeless for job, task in run.queue()))
+        run.resume()
+        run.wait_release()
+        run.check()
 
 
 def test_a_batch_step_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     """Slurm gives the task up and may start it again while its step lives on: one result, whoever is first."""
-    run = slurm_run(cluster, "engine.simulated_latency_s=4", "launch.window=2", "launch.shards=4")
+    run = slurm_run(cluster, "engine.simulated_latency_s=4", "launch.window=1")
     run.submit()
-    at_work(run, shards=4)
+    at_work(run)
     shown = cluster.run("scontrol", "show", "job", running(run)[1].id)
     number = re.search(r"JobId=(\d+)", shown)[1]  # type: ignore[index]
     (batch,) = [
@@ -228,11 +230,9 @@ def test_a_batch_step_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
 
 def test_two_copies_of_a_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     """The daemon of a node dies and its tasks live on: Slurm starts them elsewhere too."""
-    run = slurm_run(
-        cluster, "engine.simulated_latency_s=4", "launch.window=2", "launch.shards=4", "site.cpus_per_task=16"
-    )
+    run = slurm_run(cluster, "engine.simulated_latency_s=4", "launch.window=1", "site.cpus_per_task=16")
     run.submit()
-    at_work(run, shards=4)
+    at_work(run)
     shard = next(n for n, t in running(run).items() if t.node == "node2")  # two to a node: others are free
     first = run.beats(shard)[0]
     run.quick()
@@ -259,9 +259,9 @@ def test_a_killed_task_and_a_requeue_by_hand(cluster: MiniSlurm, slurm_run: Make
     cluster.run("scontrol", "requeue", running(run)[2].id)
     run.quick()
     run.wait(lambda: not run.queue())
-    assert run.published() == [0, 2, 3, 4, 5, 6, 7]
+    assert run.published() == [0, 2, 3]
     assert run.attempts(2)[-1]["replayed"] >= answered
-    assert "1 of 8 shards are not published: 1 -> gra resume" in run.logs()
+    assert "1 of 4 shards are not published: 1 -> gra resume" in run.logs()
     run.resume()
     run.wait_release()
     assert run.attempts(1)[-1]["replayed"] >= 2

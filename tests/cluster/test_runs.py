@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import MiniSlurm, mini_slurm
-from slurm_runs import SHARDS, SITE
+from slurm_runs import SEEDS, SHARDS, SITE
 
 from gra_hpc.plan import make
 from gra_hpc.presets import compose
@@ -20,14 +20,12 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 MakeRun = Callable[..., Any]
 
 
-def test_eight_shards_and_a_merge_make_a_release(
-    cluster: MiniSlurm, slurm_run: MakeRun, tmp_path: Path
-) -> None:
+def test_an_array_and_a_merge_make_a_release(cluster: MiniSlurm, slurm_run: MakeRun, tmp_path: Path) -> None:
     run = slurm_run(cluster)
     said = run.submit()
     array, merge = run.jobs()
     assert (array.kind, array.shards, merge.kind) == ("shards", list(range(SHARDS)), "merge")
-    assert f"round 1: array {array.id} of 8 shards (0-7)" in said
+    assert f"round 1: array {array.id} of 4 shards (0-3)" in said
     assert f"merge {merge.id} after afterany:{array.id}" in said
     run.wait_release()
     run.check()
@@ -40,7 +38,7 @@ def test_eight_shards_and_a_merge_make_a_release(
 
     opened = load_dataset(str(run.run.release), cache_dir=str(tmp_path))
     assert sum(split.num_rows for split in opened.values()) == rows
-    assert manifest["ledger"]["planned"] == 16
+    assert manifest["ledger"]["planned"] == SEEDS
     assert run.resume().strip() == f"nothing left to do; release in {run.run.release}"
 
 
@@ -56,12 +54,12 @@ def test_eight_shards_two_with_real_engines(
 models:
   small: {{path: {smollm2}, licence: apache-2.0, dtype: float32, max_model_len: 2048, kv_cache_gb: 0.3}}
 committee: {{ada: {{model: small}}, ben: {{model: small}}, cyd: {{model: small}}}}
-seeds: {{path: {runs_dir / "seeds-16.jsonl"}, licence: cc0-1.0, limit: {SHARDS}}}
+seeds: {{path: {runs_dir / f"seeds-{SEEDS}.jsonl"}, licence: cc0-1.0}}
 method:
   {{review_instruction: false, accept_mean: 1, accept_sd: 4, reviewers: 2, verdict_tokens: 96,
    sampling: {{max_tokens: 40, temperature: 0.4, repetition_penalty: 1.1}}}}
 merge: {{semantic: false}}
-launch: {{shards: {SHARDS}}}
+launch: {{shards: {SEEDS}}}
 release: {{licence: apache-2.0, validation: 0}}
 """
     )
@@ -71,11 +69,11 @@ release: {{licence: apache-2.0, validation: 0}}
     only_some = f"site.setup=['if [ 0$SLURM_ARRAY_TASK_ID -gt 1 ]; then export PYTHONPATH={shims}; fi']"
     made = make(runs_dir / "vllm", compose(str(preset), [*SITE, "site.cpus_per_task=1", only_some]))
     run = slurm_run(cluster)  # for its commands; the run is another
-    run.run, run.shards = made, [made.round(1).shard(n) for n in range(SHARDS)]
+    run.run, run.shards = made, [made.round(1).shard(n) for n in range(SEEDS)]
     run.submit()
     run.wait_release(500)
     manifest = read_json(made.release / "manifest.json")
-    assert manifest["ledger"]["planned"] == SHARDS
+    assert manifest["ledger"]["planned"] == SEEDS
     assert manifest["ledger"]["pending"] == 0
     for number, shard in enumerate(run.shards):
         published = read_json(shard.manifest)
@@ -90,11 +88,11 @@ release: {{licence: apache-2.0, validation: 0}}
 
 
 def test_an_array_is_split_at_the_sites_limit(slurm_run: MakeRun) -> None:
-    with mini_slurm(array=4) as small:
+    with mini_slurm(array=2) as small:
         run = slurm_run(small)
         said = run.submit()
         one, two, merge = run.jobs()
-        assert (one.shards, two.shards, merge.kind) == ([0, 1, 2, 3], [4, 5, 6, 7], "merge")
+        assert (one.shards, two.shards, merge.kind) == ([0, 1], [2, 3], "merge")
         assert f"merge {merge.id} after afterany:{one.id}:{two.id}" in said
         run.wait_release()
         run.check()
@@ -111,4 +109,4 @@ def test_two_rounds_follow_each_other(cluster: MiniSlurm, slurm_run: MakeRun) ->
     run.wait_release()
     assert len(run.jobs()) == 4
     manifest = read_json(RunDir(run.run.path).round(2).manifest)
-    assert manifest["ledger"]["planned"] == 16
+    assert manifest["ledger"]["planned"] == SEEDS

@@ -19,7 +19,7 @@ MakeRun = Callable[..., Any]
 MOMENTS: dict[str, Callable[[Any], bool]] = {
     "before the first sbatch": lambda run: any(run.run.submissions.glob("*.json")),
     "when Slurm has the first array": lambda run: bool(names(run)),
-    "when all but the merge are there": lambda run: len([j for j in run.jobs() if j.id]) >= 4,
+    "when all but the merge are there": lambda run: len([j for j in run.jobs() if j.id]) >= 2,
 }
 
 
@@ -61,6 +61,6 @@ def test_two_submitters_at_once(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     first.send_signal(signal.SIGCONT)
     out, _ = first.communicate(timeout=120)
     assert first.returncode == 0, out
-    assert len(run.jobs()) == 5
+    assert len(run.jobs()) == 3
     run.wait_release()
     run.check()

@@ -1,6 +1,6 @@
 """The sentence embedding model as an engine beside the others: placed with them, asked through the same door.
 
-With a real engine: test_vllm_engines.py.
+With a real engine: test_vllm_engines.py (slow).
 """
 
 from __future__ import annotations

@@ -185,6 +185,7 @@ def test_five_8b_models_on_eight_gpus_are_near_the_ideal_and_far_above_one_per_g
     assert chosen.proven
 
 
+@pytest.mark.slow
 def test_five_8b_models_on_eight_gpus_equal_exhaustive_search_over_blocks(
     eight_gpus: Space, chosen: Layout
 ) -> None:

@@ -9,89 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gra_hpc.config import EngineConfig, ModelConfig
-from gra_hpc.engines import guard, process, replica
+from gra_hpc.config import EngineConfig
+from gra_hpc.engines import guard, replica
 from gra_hpc.engines.client import Metrics
-from gra_hpc.engines.door import Answer, Request, Sampling
-from gra_hpc.engines.node import Node
+from gra_hpc.engines.door import Answer, Request
 from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.engines.simulated import SimulatedEngine
 from gra_hpc.engines.simulated_server import Faults, launcher
 from gra_hpc.errors import EngineError
-
-
-def request(text: str = "hello", model: str = "m", seed: int = 0) -> Request:
-    return Request(model, "identity", ({"role": "user", "content": text},), Sampling(0.2, 0.9, 64, seed))
-
-
-def places(*models: str, replicas: int = 1) -> Placement:
-    return Placement(tuple(EnginePlace(m, r, ()) for m in models for r in range(replicas)), "cpu")
-
-
-class Host:
-    """Makes nodes of simulated servers below one short directory, and says what is left of them."""
-
-    def __init__(self, base: Path) -> None:
-        self.base, self.logs = base, base / "logs"
-
-    def node(
-        self,
-        faults: Faults = Faults(),
-        *,
-        placement: Placement | None = None,
-        by_model: dict[str, Faults] | None = None,
-        **config: Any,
-    ) -> Node:
-        placement = placement or places("m")
-        models = {e.model: ModelConfig(path=e.model, max_model_len=512) for e in placement.engines}
-        settings = EngineConfig(start_timeout_s=60, **config)
-        return Node(models, placement, settings, self.base, self.logs, launcher(faults, by_model))
-
-    def log(self) -> str:
-        return "".join(p.read_text() for p in sorted(self.logs.glob("*.log")))
-
-    def processes(self) -> list[int]:
-        """Processes that work below our directory: guards, engines, whatever they started."""
-        found = []
-        for pid in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()):
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(self.base).encode() in words and guard.start_time(pid) and pid != os.getpid():
-                found.append(pid)
-        return found
-
-    def assert_clean(self) -> None:
-        assert self.processes() == []
-        assert [p.name for p in self.base.iterdir() if p.name.startswith(f"gra-{os.getuid()}-")] == []
-
-
-@pytest.fixture
-def host(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    monkeypatch.setattr(process, "TERM_GRACE_S", 1.0)
-    return Host(short_dir)
-
-
-def run(work: Coroutine[Any, Any, Any], seconds: float = 60.0) -> Any:
-    async def bounded() -> Any:
-        async with asyncio.timeout(seconds):
-            return await work
-
-    return asyncio.run(bounded())
-
-
-def engine_pid(node: Node, index: int = 0) -> int:
-    """Pid of the server process of an engine."""
-    process = node._replicas[index].process
-    assert process is not None
-    return next(p for p in guard.descendants(process.pid) if guard.stat_of(p)[0] == process.pid)  # type: ignore[index]
+from tests.engines.node_host import Host, engine_pid, places, request, run
 
 
 def test_answers_as_the_engine_in_process_does(host: Host) -> None:
@@ -150,145 +81,6 @@ def test_private_directory_and_socket_are_ours_alone(host: Host) -> None:
     host.assert_clean()
 
 
-@pytest.mark.parametrize("victim", ["engine", "guard"])
-def test_killed_engine_is_restarted_and_the_calls_are_answered(host: Host, victim: str) -> None:
-    async def work() -> None:
-        async with host.node(Faults(latency_s=1.0)) as node:
-            await node.start()
-            asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(8)]
-            await asyncio.sleep(0.3)
-            assert node._replicas[0].process is not None
-            pid = engine_pid(node) if victim == "engine" else node._replicas[0].process.pid
-            begin = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
-            while node._replicas[0].stats.restarts == 0:
-                await asyncio.sleep(0.01)
-            assert time.monotonic() - begin < 5.0  # noticed and cleaned up: 0.1 s on a quiet machine
-            answers = await asyncio.gather(*asked)
-            assert {a.finish for a in answers} == {"stop"}
-            mine = node.stats()["engines"]["m-0"]
-            assert (mine["calls"], mine["starts"], mine["restarts"]) == (8, 2, 1)
-
-    run(work())
-    host.assert_clean()
-
-
-def test_engine_that_dies_after_every_few_calls_still_answers_all(host: Host) -> None:
-    async def work() -> None:
-        async with host.node(Faults(die_after=10), max_running=4) as node:
-            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(35)))
-            assert {a.finish for a in answers} == {"stop"}
-            assert node.stats()["engines"]["m-0"]["restarts"] >= 3
-            assert node.stats()["given_up"] == 0
-
-    run(work())
-
-
-def test_poisonous_call_is_given_up_and_only_it(host: Host) -> None:
-    async def work() -> None:
-        async with host.node(Faults(die_on="poison", latency_s=0.05)) as node:
-            texts = [f"q{i}" for i in range(30)]
-            texts[7] = "a poison call"
-            answers: list[Answer] = await asyncio.gather(*(node.ask(request(t)) for t in texts))
-            bad = [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"]
-            assert bad == ["a poison call"]
-            assert answers[7].text.startswith(
-                "engine died twice while answering this call alone (4 deaths in all"
-            )
-            assert "killed by signal 9" in answers[7].text
-            assert node.stats()["given_up"] == 1
-            assert (await node.ask(request("after"))).finish == "stop"
-
-    run(work())
-    host.assert_clean()
-
-
-def test_several_poisonous_calls_on_two_replicas(host: Host) -> None:
-    async def work() -> None:
-        faults = Faults(die_on="poison", latency_s=0.05)
-        async with host.node(faults, placement=places("m", replicas=2), max_restarts=6) as node:
-            texts = [f"poison {i}" if i in (3, 11) else f"q{i}" for i in range(24)]
-            answers = await asyncio.gather(*(node.ask(request(t)) for t in texts))
-            assert [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"] == [
-                "poison 3",
-                "poison 11",
-            ]
-
-    run(work())
-
-
-def test_lone_poisonous_call_is_given_up_after_two_deaths(host: Host) -> None:
-    async def work() -> None:
-        async with host.node(Faults(die_on="poison")) as node:
-            assert (await node.ask(request("poison"))).finish == "error"
-            assert (await node.ask(request("harmless"))).finish == "stop"
-            assert node.stats()["engines"]["m-0"]["causes"] == ["killed by signal 9 (out of memory?)"] * 2
-
-    run(work())
-
-
-@pytest.mark.parametrize("fault", [{"hang_after": 3}, {"hang_on": "q5"}])
-def test_hung_engine_counts_as_dead(host: Host, fault: dict[str, Any], short_dir: Path) -> None:
-    async def work() -> None:
-        faults = Faults(once=str(short_dir / "once"), **fault)
-        async with host.node(faults, call_timeout_s=1) as node:
-            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(8)))
-            assert {a.finish for a in answers} == {"stop"}
-            (cause,) = node.stats()["engines"]["m-0"]["causes"]
-            assert "calls in flight, no token for 1 s" in cause
-
-    run(work())
-    host.assert_clean()
-
-
-def test_stopped_engine_counts_as_hung(host: Host) -> None:
-    async def work() -> None:
-        async with host.node(call_timeout_s=1) as node:
-            await node.start()
-            os.kill(engine_pid(node), signal.SIGSTOP)
-            assert (await node.ask(request())).finish == "stop"
-            assert node.stats()["engines"]["m-0"]["restarts"] == 1
-
-    run(work())
-    host.assert_clean()
-
-
-def test_slow_calls_of_a_working_engine_are_no_hang(host: Host) -> None:
-    async def work() -> None:
-        async with host.node(Faults(latency_s=0.4, slots=1), call_timeout_s=1) as node:
-            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(6)))
-            assert {a.finish for a in answers} == {"stop"}
-            assert node.stats()["engines"]["m-0"]["restarts"] == 0
-
-    run(work())
-
-
-def test_front_end_without_engine_core_is_dead(host: Host, short_dir: Path) -> None:
-    async def work() -> None:
-        faults = Faults(core_dies_on="now", once=str(short_dir / "once"))
-        async with host.node(faults) as node:
-            assert (await node.ask(request("now"))).finish == "stop"
-            (cause,) = node.stats()["engines"]["m-0"]["causes"]
-            assert cause.startswith("its engine core died")
-
-    run(work())
-
-
-def test_internal_errors_of_a_living_engine(host: Host, short_dir: Path) -> None:
-    """Asked again; a call that always meets one is answered as an error, and the engine is left alone."""
-
-    async def work() -> None:
-        once = Faults(error_on="unlucky", once=str(short_dir / "once"))
-        by_model = {"a": once, "b": Faults(error_on="always")}
-        async with host.node(placement=places("a", "b"), by_model=by_model) as node:
-            assert (await node.ask(request("unlucky", model="a"))).finish == "stop"
-            answer = await node.ask(request("always", model="b"))
-            assert (answer.finish, answer.text) == ("error", "engine b-0: HTTP 500: a mishap")
-            assert [e["restarts"] for e in node.stats()["engines"].values()] == [0, 0]
-
-    run(work())
-
-
 def test_admission_follows_the_engines_own_queue() -> None:
     async def work() -> None:
         woken: list[replica.Replica] = []
@@ -322,23 +114,6 @@ def test_engine_that_does_not_start_is_one_clear_line(host: Host) -> None:
             ) as e:
                 await node.ask(request())
             assert Path(str(e.value).split("log: ")[-1]).read_text().startswith("$ ")
-
-    run(work())
-    host.assert_clean()
-
-
-def test_engine_that_keeps_dying_fails_the_node(host: Host) -> None:
-    async def work() -> None:
-        async with host.node(Faults(die_on="q"), max_restarts=2) as node:
-            assert (await node.ask(request("first"))).finish == "stop"
-            asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(5)]
-            await asyncio.wait(asked, return_when=asyncio.ALL_COMPLETED)
-            errors = {str(t.exception()) for t in asked}
-            assert len(errors) == 1
-            assert (
-                "engine m-0 died 6 times in a row: killed by signal 9 (out of memory?) -> see its log"
-                in errors.pop()
-            )
 
     run(work())
     host.assert_clean()

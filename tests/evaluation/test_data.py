@@ -24,6 +24,7 @@ metric_list: [{metric: acc}]
 """
 
 
+@pytest.mark.slow  # three processes that import the harness
 def test_fetched_once_then_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lm_eval")
     dataset, tasks = tmp_path / "dataset", tmp_path / "tasks"

@@ -104,31 +104,31 @@ def test_no_model_is_one_line(tmp_path: Path) -> None:
     assert "no such directory, and not in a cache -> gra stage" in said and "Traceback" not in said
 
 
-@pytest.mark.slow
+def transformers(model: Path) -> list[str]:
+    return [f"model.path={model}", "backend.kind=hf", "model.max_model_len=1024", "only=[yes_no]"]
+
+
 def test_with_transformers(tmp_path: Path, model: Path) -> None:
-    words = [f"model.path={model}", "backend.kind=hf", "model.max_model_len=1024", "only=[yes_no]"]
-    said = gra("evaluate", tmp_path / "out", "--preset", "mini", *words)
+    said = gra("evaluate", tmp_path / "out", "--preset", "mini", *transformers(model))
     assert said.splitlines()[-1].split()[0] == "mean", said
     yes_no = read_json(tmp_path / "out" / "benchmarks" / "yes_no" / "result.json")
     assert yes_no["questions"] == 12 and 0 <= yes_no["value"] <= 100
     assert (tmp_path / "out" / "benchmarks" / "yes_no" / "samples.jsonl").read_text().count("\n") == 12
-    said = gra(
-        "evaluate",
-        tmp_path / "bad",
-        "--preset",
-        "mini",
-        *words,
-        "benchmarks.yes_no.metric=acc_nom,none",
-        code=1,
-    )
+
+
+@pytest.mark.slow
+def test_a_metric_that_is_not_there_is_named(tmp_path: Path, model: Path) -> None:
+    words = [*transformers(model), "benchmarks.yes_no.metric=acc_nom,none"]
+    said = gra("evaluate", tmp_path / "bad", "--preset", "mini", *words, code=1)
     assert "benchmarks.yes_no.metric=acc_nom,none: not among acc,none; did you mean acc,none?" in said
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
 def test_with_vllm(tmp_path: Path, model: Path) -> None:
-    """Likelihoods through vLLM's CPU backend (generated answers: tests/training/test_resume.py, slow)."""
+    """Likelihoods through vLLM's CPU backend (generated answers: tests/training/test_resume.py)."""
     out = tmp_path / "out"
     words = [f"model.path={model}", "model.max_model_len=1024", "only=[yes_no]", "backend.kv_cache_gb=0.1"]
     gra("evaluate", out, "--preset", "mini", *words)

@@ -24,6 +24,7 @@ def test_the_papers_ten() -> None:
     assert [n for n, b in c.benchmarks.items() if b.unsafe_code] == ["humaneval", "mbpp"]
 
 
+@pytest.mark.slow
 def test_the_tasks_exist() -> None:
     """In the installed harness: names are looked up, nothing is loaded."""
     pytest.importorskip("lm_eval")

@@ -164,6 +164,7 @@ def test_a_directory_that_the_node_does_not_see(tmp_path: Path) -> None:
     assert shared._shared().level == OK
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_vllm_is_imported_as_an_engine_would() -> None:
     config = RunConfig()

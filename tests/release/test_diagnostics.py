@@ -138,6 +138,7 @@ def test_without_embeddings_the_texts_are_still_measured(built: RunDir) -> None:
     assert "distinct-2, responses" in page and "Not measured:" in page
 
 
+@pytest.mark.slow
 def test_ifd_tells_help_from_none(smollm2: Path) -> None:
     pytest.importorskip("torch")
     model = smollm2

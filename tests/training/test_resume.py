@@ -43,6 +43,7 @@ def test_the_loss_falls_and_the_model_is_published(undisturbed: FinetuneDir) -> 
     assert 2 in [generation["eos_token_id"]] or 2 in generation["eos_token_id"]
 
 
+@pytest.mark.slow  # by default, without the comparison: cluster/test_training_on_slurm.py
 def test_warned_then_killed_then_resumed(
     tmp_path: Path, small_model: Path, chats: Path, undisturbed: FinetuneDir
 ) -> None:

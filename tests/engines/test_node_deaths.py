@@ -1,0 +1,172 @@
+"""Engines of a node that die, hang, or are killed by a call: what was asked is answered, or given up alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gra_hpc.engines.door import Answer
+from gra_hpc.engines.simulated_server import Faults
+from tests.engines.node_host import Host, engine_pid, places, request, run
+
+
+@pytest.mark.parametrize("victim", ["engine", "guard"])
+def test_killed_engine_is_restarted_and_the_calls_are_answered(host: Host, victim: str) -> None:
+    async def work() -> None:
+        async with host.node(Faults(latency_s=1.0)) as node:
+            await node.start()
+            asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(8)]
+            await asyncio.sleep(0.3)
+            assert node._replicas[0].process is not None
+            pid = engine_pid(node) if victim == "engine" else node._replicas[0].process.pid
+            begin = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            while node._replicas[0].stats.restarts == 0:
+                await asyncio.sleep(0.01)
+            assert time.monotonic() - begin < 5.0  # noticed and cleaned up: 0.1 s on a quiet machine
+            answers = await asyncio.gather(*asked)
+            assert {a.finish for a in answers} == {"stop"}
+            mine = node.stats()["engines"]["m-0"]
+            assert (mine["calls"], mine["starts"], mine["restarts"]) == (8, 2, 1)
+
+    run(work())
+    host.assert_clean()
+
+
+def test_engine_that_dies_after_every_few_calls_still_answers_all(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(die_after=10), max_running=4) as node:
+            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(35)))
+            assert {a.finish for a in answers} == {"stop"}
+            assert node.stats()["engines"]["m-0"]["restarts"] >= 3
+            assert node.stats()["given_up"] == 0
+
+    run(work())
+
+
+def test_poisonous_call_is_given_up_and_only_it(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(die_on="poison", latency_s=0.05)) as node:
+            texts = [f"q{i}" for i in range(30)]
+            texts[7] = "a poison call"
+            answers: list[Answer] = await asyncio.gather(*(node.ask(request(t)) for t in texts))
+            bad = [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"]
+            assert bad == ["a poison call"]
+            assert answers[7].text.startswith(
+                "engine died twice while answering this call alone (4 deaths in all"
+            )
+            assert "killed by signal 9" in answers[7].text
+            assert node.stats()["given_up"] == 1
+            assert (await node.ask(request("after"))).finish == "stop"
+
+    run(work())
+    host.assert_clean()
+
+
+def test_several_poisonous_calls_on_two_replicas(host: Host) -> None:
+    async def work() -> None:
+        faults = Faults(die_on="poison", latency_s=0.05)
+        async with host.node(faults, placement=places("m", replicas=2), max_restarts=6) as node:
+            texts = [f"poison {i}" if i in (3, 11) else f"q{i}" for i in range(24)]
+            answers = await asyncio.gather(*(node.ask(request(t)) for t in texts))
+            assert [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"] == [
+                "poison 3",
+                "poison 11",
+            ]
+
+    run(work())
+
+
+def test_lone_poisonous_call_is_given_up_after_two_deaths(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(die_on="poison")) as node:
+            assert (await node.ask(request("poison"))).finish == "error"
+            assert (await node.ask(request("harmless"))).finish == "stop"
+            assert node.stats()["engines"]["m-0"]["causes"] == ["killed by signal 9 (out of memory?)"] * 2
+
+    run(work())
+
+
+@pytest.mark.parametrize("fault", [{"hang_after": 3}, {"hang_on": "q5"}])
+def test_hung_engine_counts_as_dead(host: Host, fault: dict[str, Any], short_dir: Path) -> None:
+    async def work() -> None:
+        faults = Faults(once=str(short_dir / "once"), **fault)
+        async with host.node(faults, call_timeout_s=1) as node:
+            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(8)))
+            assert {a.finish for a in answers} == {"stop"}
+            (cause,) = node.stats()["engines"]["m-0"]["causes"]
+            assert "calls in flight, no token for 1 s" in cause
+
+    run(work())
+    host.assert_clean()
+
+
+def test_stopped_engine_counts_as_hung(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(call_timeout_s=1) as node:
+            await node.start()
+            os.kill(engine_pid(node), signal.SIGSTOP)
+            assert (await node.ask(request())).finish == "stop"
+            assert node.stats()["engines"]["m-0"]["restarts"] == 1
+
+    run(work())
+    host.assert_clean()
+
+
+def test_slow_calls_of_a_working_engine_are_no_hang(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(latency_s=0.4, slots=1), call_timeout_s=1) as node:
+            answers = await asyncio.gather(*(node.ask(request(f"q{i}")) for i in range(6)))
+            assert {a.finish for a in answers} == {"stop"}
+            assert node.stats()["engines"]["m-0"]["restarts"] == 0
+
+    run(work())
+
+
+def test_front_end_without_engine_core_is_dead(host: Host, short_dir: Path) -> None:
+    async def work() -> None:
+        faults = Faults(core_dies_on="now", once=str(short_dir / "once"))
+        async with host.node(faults) as node:
+            assert (await node.ask(request("now"))).finish == "stop"
+            (cause,) = node.stats()["engines"]["m-0"]["causes"]
+            assert cause.startswith("its engine core died")
+
+    run(work())
+
+
+def test_internal_errors_of_a_living_engine(host: Host, short_dir: Path) -> None:
+    """Asked again; a call that always meets one is answered as an error, and the engine is left alone."""
+
+    async def work() -> None:
+        once = Faults(error_on="unlucky", once=str(short_dir / "once"))
+        by_model = {"a": once, "b": Faults(error_on="always")}
+        async with host.node(placement=places("a", "b"), by_model=by_model) as node:
+            assert (await node.ask(request("unlucky", model="a"))).finish == "stop"
+            answer = await node.ask(request("always", model="b"))
+            assert (answer.finish, answer.text) == ("error", "engine b-0: HTTP 500: a mishap")
+            assert [e["restarts"] for e in node.stats()["engines"].values()] == [0, 0]
+
+    run(work())
+
+
+def test_engine_that_keeps_dying_fails_the_node(host: Host) -> None:
+    async def work() -> None:
+        async with host.node(Faults(die_on="q"), max_restarts=2) as node:
+            assert (await node.ask(request("first"))).finish == "stop"
+            asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(5)]
+            await asyncio.wait(asked, return_when=asyncio.ALL_COMPLETED)
+            errors = {str(t.exception()) for t in asked}
+            assert len(errors) == 1
+            assert (
+                "engine m-0 died 6 times in a row: killed by signal 9 (out of memory?) -> see its log"
+                in errors.pop()
+            )
+
+    run(work())
+    host.assert_clean()
