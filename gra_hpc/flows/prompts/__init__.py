@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from gra_hpc.records import digest
+
+if TYPE_CHECKING:
+    import jinja2
 
 DIRECTORY = Path(__file__).parent
 _MARK = "\x1e"  # ASCII record separator: taken out of every variable, so that no text can begin a message
@@ -22,6 +23,8 @@ def _clean(value: Any) -> Any:
 
 @cache
 def _environment() -> jinja2.Environment:
+    import jinja2  # commands that only look at a plan do without it
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(DIRECTORY),
         undefined=jinja2.StrictUndefined,
