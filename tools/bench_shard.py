@@ -3,11 +3,12 @@
 
     python tools/bench_shard.py RUN [--samples N] [--times 5] [--peer PYTHON] [--png FILE]
 
-Captures every call of a published run and asks the same calls again: offline (`LLM.chat`, one batch, longest answers
-first: no dependence between calls, so an upper bound), through our flow, journal, routing and engines, and (PYTHON: an
-interpreter that has datatrove) through datatrove's `InferenceRunner` in three stages. Engines are started once, with
-the same settings on the same cores; prefix caches are emptied before each replay; start-up is not counted. Each call is
-asked as it was; the flow then goes on with the recorded answer, so that every way asks the same.
+Captures every call of a published run and asks the same calls again: offline (`LLM.chat`, one batch for each model,
+longest answers first: no dependence between calls, so an upper bound), through our flow, journal, routing and engines,
+and (PYTHON: an interpreter that has datatrove) through datatrove's `InferenceRunner` in three stages, one runner for
+each model. Every way has one engine for each model of the run, with the same settings on the same cores; engines are
+started once, prefix caches are emptied before each replay, start-up is not counted. Each call is asked as it was; the
+flow then goes on with the recorded answer, so that every way asks the same.
 
 Our process alone, without engines beside it: tools/bench_client.py.
 """
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,85 +39,106 @@ from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import Placement
 from gra_hpc.engines.vllm_server import EngineSpec
 
-WAYS = Path(__file__).with_name("bench_shard_ways.py")
+SCRIPT = Path(__file__).with_name("bench_shard_ways.py")
+WAYS = ("raw", "shard", "datatrove")
+FIGURES = ("seconds", "tokens_per_s", "cpu_ms_per_call", "idle_share", "mean_running", "whole_seconds")
 
 
-def spec_of(captured: Captured, directory: Path) -> EngineSpec:
-    """The one engine of a run over one model, as its placement has it; its prefix cache can be emptied."""
+def specs_of(captured: Captured, directory: Path) -> list[EngineSpec]:
+    """The engines of a run, one for each model, as its placement has them; their prefix caches can be emptied."""
     placement = plan_engines(captured.config, captured.plan).placement
-    if len(placement.engines) != 1:
+    if placement.takes_turns or len({e.model for e in placement.engines}) < len(placement.engines):
         names = ", ".join(e.name for e in placement.engines)
         raise SystemExit(
-            f"{captured.run.path}: wants a run with one engine (the demo's), this one has {names}"
+            f"{captured.run.path}: wants a run with one engine for each model, all awake; this one has {names}"
         )
     captured.config.engine.env |= {"VLLM_SERVER_DEV_MODE": "1"}
-    place = placement.engines[0]
-    for name in ("tmp", "cache"):
-        (directory / name).mkdir(parents=True)
-    return EngineSpec(
-        place,
-        pinned_models(captured.config, captured.plan)[place.model],
-        captured.config.engine,
-        placement.kind,
-        directory / "unused.s",
-        directory / "tmp",
-        directory / "cache",
-        29500,
-    )
+    models = pinned_models(captured.config, captured.plan)
+    specs = []
+    for n, place in enumerate(placement.engines):
+        private, cache = directory / f"{n}", directory / f"{n}-cache"
+        for path in (private, cache):
+            path.mkdir(parents=True)
+        socket, port = directory / f"{n}.s", 29500 + 32 * n
+        specs.append(
+            EngineSpec(
+                place,
+                models[place.model],
+                captured.config.engine,
+                placement.kind,
+                socket,
+                private,
+                cache,
+                port,
+            )
+        )
+    return specs
 
 
-@contextlib.contextmanager
-def offline(spec: EngineSpec) -> Iterator[Callable[[list[dict[str, Any]]], dict[str, Any]]]:
-    """vLLM's `LLM` in a process of its own, with the server's settings."""
-    argv = vllm_server.launch(spec).argv
-    settings: dict[str, Any] = {
-        "model": argv[argv.index("--model") + 1],
-        "dtype": spec.model.dtype,
-        "max_model_len": spec.model.max_model_len,
-        "max_num_seqs": spec.engine.max_running,
-        "load_format": spec.model.load_format,
-        "generation_config": "vllm",
-        "seed": 0,
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-        "kv_cache_memory_bytes": vllm_server.kv_cache_bytes(spec),
-    }
-    if spec.kind == "cpu":
-        longest = max(2048, spec.model.max_model_len)
-        settings |= {
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": longest,
+class Offline:
+    """vLLM's `LLM` in a process of its own, with the server's settings; a context manager."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        argv = vllm_server.launch(spec).argv
+        settings: dict[str, Any] = {
+            "model": argv[argv.index("--model") + 1],
+            "dtype": spec.model.dtype,
+            "max_model_len": spec.model.max_model_len,
+            "max_num_seqs": spec.engine.max_running,
+            "load_format": spec.model.load_format,
+            "generation_config": "vllm",
+            "seed": 0,
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+            "kv_cache_memory_bytes": vllm_server.kv_cache_bytes(spec),
         }
-    settings |= {str(k).replace("-", "_"): v for k, v in spec.model.engine_args.items()}
-    with subprocess.Popen(
-        [sys.executable, str(WAYS), "raw"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(spec.private / "raw.log").open("w"),
-        env=vllm_server.environment(spec, os.environ),
-        start_new_session=True,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        if spec.kind == "cpu":
+            longest = max(2048, spec.model.max_model_len)
+            settings |= {
+                "enforce_eager": True,
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": longest,
+            }
+        settings |= {str(k).replace("-", "_"): v for k, v in spec.model.engine_args.items()}
+        self.log = spec.private / "raw.log"
+        self.process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), "raw"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log.open("w"),
+            env=vllm_server.environment(spec, os.environ),
+            start_new_session=True,
+            text=True,
+        )
+        self.say(settings)
 
-        def say(what: Any) -> dict[str, Any]:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps(what) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            if not line:
-                raise SystemExit("raw vLLM ended:\n" + (spec.private / "raw.log").read_text()[-2000:])
-            found: dict[str, Any] = json.loads(line)
-            return found
+    def __enter__(self) -> Offline:
+        self.hear()  # it has started
+        return self
 
-        try:
-            say(settings)
-            yield say
-        finally:
-            process.stdin.close()
-            end_group(process)
+    def __exit__(self, *error: object) -> None:
+        end_group(self.process)
+
+    def say(self, what: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("raw vLLM ended:\n" + self.log.read_text()[-2000:])
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+def ask_offline(offline: Sequence[Offline], calls: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each model's calls as one batch, all models at once: the time is that of the slowest."""
+    for one in offline:
+        one.say([c for c in calls if c["model"] == one.spec.place.model])
+    found = [one.hear() for one in offline]
+    return {k: (max if k == "seconds" else sum)(f[k] for f in found) for k in found[0]}
 
 
 def end_group(process: subprocess.Popen[Any]) -> None:
@@ -152,10 +174,10 @@ def tcp_server(spec: EngineSpec, port: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def watched(address: str, found: dict[str, Any]) -> Iterator[None]:
-    """Look at a server's load meanwhile, from another process."""
+def watched(addresses: list[str], found: dict[str, Any]) -> Iterator[None]:
+    """Look at the engines' load meanwhile, from another process."""
     with subprocess.Popen(
-        [sys.executable, "-I", str(WAYS), "watch", address],
+        [sys.executable, "-I", str(SCRIPT), "watch", *addresses],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -178,30 +200,18 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         (base / "calls.json").write_text(json.dumps(samples))
         asyncio.run(_replay(args, captured, calls, base, rows))
     figures: dict[str, Any] = {
-        way: {
-            key: _spread([r[key] for r in found])
-            for key in (
-                "seconds",
-                "tokens_per_s",
-                "cpu_ms_per_call",
-                "idle_share",
-                "mean_running",
-                "whole_seconds",
-            )
-            if key in found[0]
-        }
+        way: {key: _spread([r[key] for r in found]) for key in FIGURES if key in found[0]}
         | {"tokens": found[0]["tokens"], "same_texts": min(r["same"] for r in found)}
         for way, found in rows.items()
     }
-    for way, found in rows.items():
-        if way != "raw":
-            ratios = [r["tokens_per_s"] / b["tokens_per_s"] for r, b in zip(found, rows["raw"], strict=True)]
-            figures[way]["of_raw"] = _spread(ratios)
-    for way in ("datatrove", "datatrove-chained"):
-        if way in rows:
-            pairs = zip(rows["shard"], rows[way], strict=True)
-            figures[f"shard_over_{way}"] = _spread([a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs])
-    return {"samples": len(samples), "calls": len(calls), "times": args.times, **figures}
+    for way, over in (("shard", "raw"), ("datatrove", "raw"), ("shard", "datatrove")):
+        if way in rows and over in rows:
+            pairs = zip(rows[way], rows[over], strict=True)
+            figures[f"{way}_over_{over}"] = _spread([a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs])
+    by_model: dict[str, int] = {}
+    for c in calls:
+        by_model[c["model"]] = by_model.get(c["model"], 0) + 1
+    return {"samples": len(samples), "calls": by_model, "times": args.times, **figures}
 
 
 async def _replay(
@@ -211,34 +221,37 @@ async def _replay(
     base: Path,
     rows: dict[str, list[dict[str, Any]]],
 ) -> None:
-    spec = spec_of(captured, base / "e")
-    placement = Placement((spec.place,), spec.kind)
-    models = {spec.place.model: spec.model}
+    specs = specs_of(captured, base / "e")
+    placement = Placement(tuple(s.place for s in specs), specs[0].kind)
+    models = {s.place.model: s.model for s in specs}
 
     def keep(way: str, found: dict[str, Any]) -> None:
         found["tokens_per_s"] = found["tokens"] / found["seconds"]
         found["cpu_ms_per_call"] = 1000 * found["cpu_seconds"] / len(calls)
         rows.setdefault(way, []).append(found)
         print(
-            f"{way:18} {json.dumps({k: round(v, 3) for k, v in found.items()})}", file=sys.stderr, flush=True
+            f"{way:10} {json.dumps({k: round(v, 3) for k, v in found.items()})}", file=sys.stderr, flush=True
         )
 
     with contextlib.ExitStack() as stack:
-        raw = stack.enter_context(offline(spec))
-        url = stack.enter_context(tcp_server(spec, args.port)) if args.peer else ""
+        offline = [stack.enter_context(Offline(s)) for s in specs]
+        urls = {}
+        if args.peer:
+            urls = {
+                s.place.model: stack.enter_context(tcp_server(s, args.port + n)) for n, s in enumerate(specs)
+            }
         async with Node(models, placement, captured.config.engine, base, base / "logs") as node:
             await node.start()
-            process = node._replicas[0].process
-            assert process is not None
+            processes = [r.process for r in node._replicas if r.process is not None]
             for n in range(args.times + 1):  # the first time warms up
                 sink = keep if n else (lambda *_: None)
-                some = calls if n else calls[:20]
-                sink("raw", raw(some))
-                await process.client._command("/reset_prefix_cache", 30.0)
+                sink("raw", ask_offline(offline, calls if n else calls[:40]))
+                for process in processes:
+                    await process.client._command("/reset_prefix_cache", 30.0)
                 replayed = Replayed(captured.known, node)
                 units = captured.units()
                 load: dict[str, Any] = {}
-                with watched(str(process.spec.socket), load):
+                with watched([str(p.spec.socket) for p in processes], load):
                     done = await drive(
                         captured.run,
                         captured.config,
@@ -249,24 +262,22 @@ async def _replay(
                         base,
                     )
                 sink("shard", done | load | {"tokens": replayed.tokens, "same": replayed.same})
-                for way in args.peer_ways if args.peer and n else ():
-                    urllib.request.urlopen(urllib.request.Request(f"{url}/reset_prefix_cache", method="POST"))
-                    command = [
-                        args.peer,
-                        str(WAYS),
-                        "datatrove",
-                        str(base / "calls.json"),
-                        str(base / f"{way}{n}"),
-                        url,
-                    ]
-                    command += [spec.place.model, *(["--chained"] if "chained" in way else [])]
-                    load = {}
-                    with watched(url.removeprefix("http://"), load):
-                        ended = subprocess.run(command, capture_output=True, text=True)
-                    if ended.returncode:
-                        raise SystemExit(f"datatrove failed:\n{ended.stderr[-2000:]}")
-                    found = json.loads(ended.stdout.split("RESULT ")[1])
-                    keep(way, found | load)
+                if args.peer and n:
+                    keep("datatrove", _peer(args.peer, base, urls, n))
+
+
+def _peer(python: str, base: Path, urls: dict[str, str], n: int) -> dict[str, Any]:
+    """The peer's pipeline, once."""
+    for url in urls.values():
+        urllib.request.urlopen(urllib.request.Request(f"{url}/reset_prefix_cache", method="POST"))
+    command = [python, str(SCRIPT), "datatrove", str(base / "calls.json"), str(base / f"peer{n}")]
+    load: dict[str, Any] = {}
+    with watched([u.removeprefix("http://") for u in urls.values()], load):
+        ended = subprocess.run([*command, json.dumps(urls)], capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"datatrove failed:\n{ended.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(ended.stdout.split("RESULT ")[1])
+    return found | load
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -284,7 +295,7 @@ def chart(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    ways = [w for w in ("raw", "shard", "datatrove", "datatrove-chained") if w in result]
+    ways = [w for w in WAYS if w in result]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     for axis, key, title in (
         (axes[0], "tokens_per_s", "output tokens a second"),
@@ -296,11 +307,13 @@ def chart(result: dict[str, Any], path: Path) -> None:
             [m - v["min"] for m, v in zip(middle, values, strict=True)],
             [v["max"] - v["median"] for v in values],
         ]
-        axis.barh(ways, middle, xerr=spread, color=["#999", "#27c", "#c72", "#c93"][: len(ways)], capsize=3)
+        axis.barh(ways, middle, xerr=spread, color=["#999", "#27c", "#c72"][: len(ways)], capsize=3)
         axis.set_title(title, fontsize=10)
         axis.invert_yaxis()
     figure.suptitle(
-        f"{result['calls']} calls of {result['samples']} samples, {result['times']} times", fontsize=10
+        f"{sum(result['calls'].values())} calls of {result['samples']} samples to {len(result['calls'])} engines,"
+        f" {result['times']} times",
+        fontsize=10,
     )
     figure.tight_layout()
     figure.savefig(path, dpi=120)
@@ -314,11 +327,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=0, help="the first samples only (default: all)")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--peer", metavar="PYTHON", help="also datatrove, with this interpreter")
-    peers = ["datatrove", "datatrove-chained"]
-    parser.add_argument(
-        "--peer-ways", nargs="+", choices=peers, default=peers, help="in stages, or a rollout per sample"
-    )
-    parser.add_argument("--port", type=int, default=28731, help="loopback port of the peer's server")
+    parser.add_argument("--port", type=int, default=28731, help="first loopback port of the peer's servers")
     parser.add_argument("--png", type=Path)
     args = parser.parse_args()
     result = compare(args)

@@ -2,10 +2,11 @@
 """What `bench_shard.py` starts beside itself: vLLM offline, a peer's pipeline, and a look at a server's load.
 
     PYTHON tools/bench_shard_ways.py raw                     PYTHON has vllm; reads JSON lines, answers JSON lines
-    PYTHON tools/bench_shard_ways.py datatrove CALLS DIR URL MODEL [--chained]   PYTHON has datatrove[io] aiofiles httpx
-    PYTHON tools/bench_shard_ways.py watch ADDRESS           counts running calls until its input is closed
+    PYTHON tools/bench_shard_ways.py datatrove CALLS DIR URLS    PYTHON has datatrove[io] aiofiles httpx
+    PYTHON tools/bench_shard_ways.py watch ADDRESS...        counts running calls until its input is closed
 
 CALLS is the JSON that `bench_shard.py` captures: a list of samples, each a list of calls in the order they were asked.
+URLS: JSON, a server by model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import select
 import socket
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,34 @@ def raw() -> None:
         print(json.dumps(result), file=out, flush=True)
 
 
-def datatrove(calls: Path, work: Path, url: str, model: str, chained: bool) -> dict[str, Any]:
-    """The same calls as three stages of `InferenceRunner`, as its examples write them: a stage reads what the stage
-    before it has written. `chained`: one stage, whose rollout asks all calls of a sample."""
+def datatrove(calls: Path, work: Path, urls: dict[str, str]) -> dict[str, Any]:
+    """The same calls as three stages of `InferenceRunner`. A runner has one model, so every stage has one runner for
+    each, in processes of their own, all at once; a stage begins when the one before it has ended, since its prompts
+    hold what others have answered."""
+    source = work / "in"
+    source.mkdir(parents=True)
+    with (source / "samples.jsonl").open("w") as f:
+        for n, sample in enumerate(json.loads(calls.read_text())):
+            f.write(json.dumps({"id": str(n), "text": "sample", "metadata": {"calls": sample}}) + "\n")
+    seconds, sums = 0.0, {"cpu_seconds": 0.0, "tokens": 0, "calls": 0, "same": 0}
+    with ProcessPoolExecutor(len(urls)) as processes:
+        began = time.perf_counter()
+        for stage in ("generate", "review", "adjudicate"):
+            runners = [processes.submit(run_stage, source, work, stage, m, url) for m, url in urls.items()]
+            found = [r.result() for r in runners]
+            seconds += max(f["last"] for f in found) - min(f["first"] for f in found)
+            for key in sums:
+                sums[key] += sum(f[key] for f in found)
+        whole = time.perf_counter() - began
+    return {"seconds": seconds, "whole_seconds": whole, **sums}
+
+
+def run_stage(source: Path, work: Path, stage: str, model: str, url: str) -> dict[str, Any]:
+    """One model's calls of a stage, through one `InferenceRunner`, as its examples write them.
+
+    Returns:
+        `first` and `last`: when the first question was asked and the last one answered, on this host's steady clock.
+    """
     import asyncio
 
     from datatrove.data import Document
@@ -74,96 +101,82 @@ def datatrove(calls: Path, work: Path, url: str, model: str, chained: bool) -> d
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers import JsonlWriter
 
-    spans: list[list[float]] = []
-    counted = {"tokens": 0, "calls": 0, "same": 0}
+    counted: dict[str, Any] = {"first": float("inf"), "last": 0.0, "tokens": 0, "calls": 0, "same": 0}
 
     async def ask(generate: Any, call: dict[str, Any]) -> str:
         payload = {"messages": call["messages"], **call["sampling"]}
         if call.get("schema"):
             form = {"name": "answer", "schema": call["schema"], "strict": True}
             payload["response_format"] = {"type": "json_schema", "json_schema": form}
-        now = time.perf_counter()
-        spans[-1][0] = min(spans[-1][0], now)
+        counted["first"] = min(counted["first"], time.perf_counter())
         result = await generate(payload)
-        spans[-1][1] = max(spans[-1][1], time.perf_counter())
+        counted["last"] = max(counted["last"], time.perf_counter())
         counted["tokens"] += result.usage["completion_tokens"]
         counted["calls"] += 1
         counted["same"] += result.text == call["text"]
         return str(result.text)
 
-    def rollout(stage: str) -> Any:
-        async def one(document: Document, generate: Any) -> list[str]:
-            waves: dict[int, list[dict[str, Any]]] = {}
-            for call in document.metadata["calls"]:
-                if stage in ("", STAGES[call["role"]]):
-                    waves.setdefault(call["wave"], []).append(call)
-            texts: list[str] = []
-            for wave in sorted(waves):  # the calls of a wave do not depend on each other
-                texts += await asyncio.gather(*(ask(generate, c) for c in waves[wave]))
-            return texts
+    async def rollout(document: Document, generate: Any) -> list[str]:
+        waves: dict[int, list[dict[str, Any]]] = {}
+        for call in document.metadata["calls"]:
+            if (STAGES[call["role"]], call["model"]) == (stage, model):
+                waves.setdefault(call["wave"], []).append(call)
+        texts: list[str] = []
+        for wave in sorted(waves):  # the calls of a wave do not depend on each other
+            texts += await asyncio.gather(*(ask(generate, c) for c in waves[wave]))
+        return texts
 
-        return one
-
-    stages = [""] if chained else ["generate", "review", "adjudicate"]
-    source = work / "in"
-    source.mkdir(parents=True)
-    with (source / "samples.jsonl").open("w") as f:
-        for n, sample in enumerate(json.loads(calls.read_text())):
-            f.write(json.dumps({"id": str(n), "text": "sample", "metadata": {"calls": sample}}) + "\n")
-    began, cpu = time.perf_counter(), time.process_time()
-    for stage in stages:
-        spans.append([float("inf"), 0.0])
-        target = work / (stage or "chained")
-        config = InferenceConfig(
-            server_type="endpoint",
-            endpoint_url=url,
-            model_name_or_path=model,
-            model_max_context=2048,
-            use_chat=True,
-        )
-        LocalPipelineExecutor(
-            [
-                JsonlReader(str(source)),
-                InferenceRunner(rollout(stage), config, JsonlWriter(str(target), compression=None)),
-            ],
-            logging_dir=str(work / "logs" / (stage or "chained")),
-        ).run()
-        source = target
-    return {
-        "seconds": sum(last - first for first, last in spans),
-        "whole_seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - cpu,
-        **counted,
-    }
+    name = f"{stage}-{model}"
+    config = InferenceConfig(
+        server_type="endpoint",
+        endpoint_url=url,
+        model_name_or_path=model,
+        model_max_context=2048,
+        use_chat=True,
+    )
+    writer = JsonlWriter(str(work / name), compression=None)
+    cpu = time.process_time()
+    LocalPipelineExecutor(
+        [JsonlReader(str(source)), InferenceRunner(rollout, config, writer)],
+        logging_dir=str(work / "logs" / name),
+    ).run()
+    return {**counted, "cpu_seconds": time.process_time() - cpu}
 
 
-def watch(address: str, pause: float = 0.5) -> dict[str, float]:
-    """Share of looks at which a server computed nothing, and the mean number of calls that it computed.
+def watch(addresses: list[str], pause: float = 0.5) -> dict[str, float]:
+    """Share of looks at which a server computed nothing (the mean over servers), and the mean number of calls that
+    all of them computed.
 
     Args:
-        address: path of a Unix socket, or HOST:PORT.
+        addresses: paths of Unix sockets, or HOST:PORT.
         pause: seconds between two looks.
     """
-    seen: list[float] = []
+    seen: list[list[float]] = []
     while not select.select([sys.stdin], [], [], pause)[0]:
-        if address.startswith("/"):
-            connection = socket.socket(socket.AF_UNIX)
-            connection.connect(address)
-        else:
-            host, port = address.split(":")
-            connection = socket.create_connection((host, int(port)))
-        with connection:
-            connection.settimeout(60)
-            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
-            text = b""
-            while block := connection.recv(1 << 16):
-                text += block
-        running = re.findall(rb"^vllm:num_requests_running(?:\{[^}]*\})? ([0-9.eE+-]+)$", text, re.MULTILINE)
-        seen.append(sum(map(float, running)))
+        seen.append([running(a) for a in addresses])
+    looks = max(1, len(seen) * len(addresses))
     return {
-        "idle_share": sum(n == 0 for n in seen) / max(1, len(seen)),
-        "mean_running": sum(seen) / max(1, len(seen)),
+        "idle_share": sum(n == 0 for row in seen for n in row) / looks,
+        "mean_running": sum(map(sum, seen)) / max(1, len(seen)),
     }
+
+
+def running(address: str) -> float:
+    """Calls that a server computes now."""
+    if address.startswith("/"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(address)
+    else:
+        host, port = address.split(":")
+        connection = socket.create_connection((host, int(port)))
+    with connection:
+        connection.settimeout(60)
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
+        text = b""
+        while block := connection.recv(1 << 16):
+            text += block
+    found = re.findall(rb"^vllm:num_requests_running(?:\{[^}]*\})? ([0-9.eE+-]+)$", text, re.MULTILINE)
+    return sum(map(float, found))
 
 
 if __name__ == "__main__":
@@ -171,7 +184,7 @@ if __name__ == "__main__":
     if kind == "raw":
         raw()
     elif kind == "watch":
-        print(json.dumps(watch(rest[0])))
+        print(json.dumps(watch(rest)))
     else:
-        result = datatrove(Path(rest[0]), Path(rest[1]), rest[2], rest[3], "--chained" in rest)
+        result = datatrove(Path(rest[0]), Path(rest[1]), json.loads(rest[2]))
         print("RESULT " + json.dumps(result))
