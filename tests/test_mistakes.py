@@ -65,7 +65,7 @@ def preset(tmp_path: Path, tiny_llama: Path) -> Path:
         (["sumbit", "r"], "Did you mean 'submit'", "gra --help"),
         (["plan"], "missing argument 'RUN'", "gra plan --help"),
         (["plan", "r", "--prest", "demo"], "no such option: --prest", "--preset"),
-        (["logs", "r", "first"], "valid integer", "gra logs --help"),
+        (["logs", "r", "first"], "valid int", "gra logs --help"),
         (
             ["plan", "r", "method.reviewrs=2"],
             "unknown key method.reviewrs; did you mean reviewers?",

@@ -143,10 +143,11 @@ def send(pids: Iterable[int], number: int) -> None:
 def mapped_shm(pids: Iterable[int]) -> dict[str, int]:
     """Shared memory that processes map now: name to inode. Already removed files are left out.
 
-    POSIX shared memory lies directly in /dev/shm and is mapped shared and writable. Weights that somebody keeps there
+    POSIX shared memory and semaphores lie directly in /dev/shm and are mapped shared and writable. They are told by
+    inode: a semaphore is made under another name, by which its maps go on calling it. Weights that somebody keeps there
     are mapped for reading, and are nobody's leftovers.
     """
-    names: dict[str, int] = {}
+    inodes: set[int] = set()
     needle = SHM.encode()
     for pid in pids:
         try:
@@ -157,15 +158,15 @@ def mapped_shm(pids: Iterable[int]) -> dict[str, int]:
             continue
         for line in maps.splitlines():
             fields = line.split(None, 5)
-            if len(fields) != 6 or not fields[5].startswith(needle) or fields[5].endswith(b" (deleted)"):
+            if len(fields) < 6 or not fields[5].startswith(needle) or b"/" in fields[5][len(needle) :]:
                 continue
-            if (
-                fields[1].startswith(b"rw")
-                and fields[1].endswith(b"s")
-                and b"/" not in fields[5][len(needle) :]
-            ):
-                names[os.fsdecode(fields[5])] = int(fields[4])
-    return names
+            if fields[1].startswith(b"rw") and fields[1].endswith(b"s"):
+                inodes.add(int(fields[4]))
+    if not inodes:
+        return {}
+    with contextlib.suppress(OSError), os.scandir(SHM) as entries:
+        return {e.path: e.inode() for e in entries if e.inode() in inodes}
+    return {}
 
 
 def unlink_shm(names: dict[str, int]) -> list[str]:

@@ -17,9 +17,10 @@ import pytest
 
 from gra_hpc.engines import guard, leftovers
 
-# An "engine": a child that ignores SIGTERM, a grandchild in a session of its own, and shared memory nobody removes.
+# An "engine": a child that ignores SIGTERM, a grandchild in a session of its own, and shared memory nobody removes, a
+# semaphore among it.
 LITTER = """
-import mmap, os, signal, subprocess, sys, time
+import _multiprocessing, mmap, os, signal, subprocess, sys, time
 kind = sys.argv[1]
 if kind == "engine":
     subprocess.Popen([sys.executable, __file__, "stubborn"])
@@ -28,10 +29,14 @@ if kind == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if kind == "stray":
     os.setsid()
-name = f"/dev/shm/gra_test_{os.getpid()}"
-f = open(name, "w+b")
-f.truncate(4096)
-m = mmap.mmap(f.fileno(), 4096)
+if kind == "stubborn":
+    name = f"/dev/shm/sem.gra_test_{os.getpid()}"
+    semaphore = _multiprocessing.SemLock(0, 0, 1, f"/gra_test_{os.getpid()}", False)
+else:
+    name = f"/dev/shm/gra_test_{os.getpid()}"
+    f = open(name, "w+b")
+    f.truncate(4096)
+    m = mmap.mmap(f.fileno(), 4096)
 os.write(1, f"{kind} {os.getpid()} {name}\\n".encode())  # whole, also under PYTHONUNBUFFERED
 time.sleep(600)
 """
