@@ -271,8 +271,9 @@ class MergeConfig:
     """Cosine similarity from which the worse row is dropped; the paper uses 0.9."""
     embed_model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Sentence embedding model: Hub id or local directory; empty: no semantic step."""
-    exact_search_rows: int = place(200_000)
-    """Up to this many rows the semantic step compares all pairs; above, an approximate index."""
+    exact_search_rows: int = 200_000
+    """Up to this many rows the semantic step compares all pairs; above, each row with the clusters nearest to it, which
+    can miss some: so it is frozen."""
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     """Removal of rows that overlap with benchmarks."""
     allow_partial: bool = place(False)

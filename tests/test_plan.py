@@ -55,6 +55,13 @@ def test_another_method_is_refused_with_the_keys(tmp_path: Path) -> None:
         make(tmp_path, "method.accept_mean=7.5")
 
 
+def test_where_the_semantic_step_becomes_approximate_is_frozen(tmp_path: Path) -> None:
+    """It decides which rows stay."""
+    make(tmp_path)
+    with pytest.raises(FingerprintError, match=r"merge.exact_search_rows: planned 200000, now 10"):
+        make(tmp_path, "merge.exact_search_rows=10")
+
+
 def test_other_seeds_are_refused(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(FingerprintError, match="seeds"):
