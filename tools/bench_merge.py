@@ -147,11 +147,11 @@ def score(rows: int, dropped: Any, manifest: dict[str, Any]) -> dict[str, Any]:
 
     step = np.array(dropped["step"].to_pylist())
     row, winner = number(dropped["id"]), number(dropped["winner"])
-    gone = np.zeros(rows, bool)
-    gone[row] = True
 
-    def together(planted: np.ndarray) -> float:
-        """Share of planted pairs of which at most one row is left."""
+    def together(planted: np.ndarray, *by: str) -> float:
+        """Share of planted pairs of which these steps left at most one row: what a later step drops is not theirs."""
+        gone = np.zeros(rows, bool)
+        gone[row[np.isin(step, by)]] = True
         return float((gone[planted] | gone[t.base[planted]]).mean()) if len(planted) else 1.0
 
     result: dict[str, Any] = {}
@@ -160,7 +160,7 @@ def score(rows: int, dropped: Any, manifest: dict[str, Any]) -> dict[str, Any]:
     result["exact"] = {
         "planted": len(twins),
         "dropped": int(here.sum()),
-        "recall": together(twins),
+        "recall": together(twins, "exact"),
         "precision": float((t.base[row[here]] == t.base[winner[here]]).mean()) if here.any() else 1.0,
     }
     near = np.flatnonzero((t.kind == NEAR) & (t.jaccard >= THRESHOLD))
@@ -176,7 +176,7 @@ def score(rows: int, dropped: Any, manifest: dict[str, Any]) -> dict[str, Any]:
     result["near"] = {
         "planted": len(near),
         "dropped": int(here.sum()),
-        "recall": together(near),
+        "recall": together(near, "exact", "fuzzy"),
         "precision": float(right.mean()) if here.any() else 1.0,
     }
     semantic = manifest["steps"]["semantic"]
@@ -186,7 +186,7 @@ def score(rows: int, dropped: Any, manifest: dict[str, Any]) -> dict[str, Any]:
         result["semantic"] = {
             "planted": len(planted),
             "dropped": int(here.sum()),
-            "recall": together(planted),
+            "recall": together(planted, "exact", "fuzzy", "semantic"),
             "precision": float((t.base[row[here]] == t.base[winner[here]]).mean()) if here.any() else 1.0,
             "method": semantic["method"],
             "measured_recall": semantic["recall"],
