@@ -1,8 +1,8 @@
 """Near-duplicates: MinHash bands propose pairs, the real Jaccard similarity of word shingles decides, and of every
 connected component the best-ranked row stays (and rows of the pool, which always stay).
 
-Per band, keys and ranks are packed into one integer each and sorted; equal keys are neighbours. Pairs are verified on
-the shingle sets of the rows that occur in pairs, read again from the tables.
+Pairs are verified on the shingle sets of the rows that occur in pairs, read again from the tables: all bands' at once,
+or, where memory does not hold them, in instalments. After one, pairs within a family that it found are not looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gra_hpc.merge import signing
+from gra_hpc.merge.candidates import candidate_pairs, pack, unpack
+from gra_hpc.merge.families import Families
 from gra_hpc.merge.index import Index, Unit
 from gra_hpc.merge.signing import Signing
 from gra_hpc.merge.words import Hashes, unique_sorted
@@ -25,12 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ALL_PAIRS = 64
-"""Buckets up to this size are compared completely; in larger ones each row meets the best-ranked and its neighbours."""
-LEADERS = 16
-"""Best-ranked rows, and next neighbours in rank, that each row of a larger bucket is compared with."""
 _LEAST_PAIRS = 1_000_000
 """Candidate pairs that are held whatever the memory."""
+_PAIR_BYTES = 96
+"""What a candidate pair takes while it is verified."""
 _CHUNK = 8_000_000
 """Shingles verified at a time."""
 
@@ -50,7 +50,7 @@ class Near:
     candidates: int
     """Pairs compared."""
     pairs: int
-    """Pairs at or above the threshold."""
+    """Of these, at or above the threshold."""
 
 
 def duplicates(
@@ -64,137 +64,56 @@ def duplicates(
         alive: bool [rows], by rank.
         threshold: Jaccard similarity from which two rows are near-duplicates.
         workers: processes that read and compare.
-        memory: bytes that candidate pairs may take.
+        memory: bytes that candidate pairs may take (those of a million are always held).
     """
     import numpy as np
 
     assert what.banding
     counts = np.fromfile(what.counts, np.uint32)
     usable = alive & (counts[ix.row] > 0) if len(ix) else alive
-    limit = max(_LEAST_PAIRS, memory // 64)
+    limit = max(_LEAST_PAIRS, memory // _PAIR_BYTES)
+    families = Families(len(ix))
     pending: list[np.ndarray] = []
-    edges: list[np.ndarray] = []
-    weights: list[np.ndarray] = []
-    candidates = 0
+    held = candidates = near_pairs = 0
+
+    def tidy() -> None:
+        nonlocal held
+        pending[:] = [np.unique(np.concatenate([np.empty(0, np.uint64), *pending]))]
+        held = len(pending[0])
 
     def settle() -> None:
-        nonlocal candidates
-        pairs = np.unique(np.concatenate(pending)) if pending else np.empty(0, np.uint64)
-        pending.clear()
+        nonlocal held, candidates, near_pairs
+        tidy()
+        pairs, held = pending.pop(), 0
         similarity = jaccard(ix, what, pairs, counts, workers)
         near = similarity >= threshold
         candidates += len(pairs)
-        edges.append(pairs[near])
-        weights.append(similarity[near])
+        near_pairs += int(near.sum())
+        families.join(pairs[near], similarity[near])
 
     for b in range(what.banding.bands):
         keys = np.fromfile(what.band(b), np.uint64)
         what.band(b).unlink()
-        pending.append(candidate_pairs(keys, ix, usable))
-        if sum(map(len, pending)) > limit // 4:
-            pending[:] = [np.unique(np.concatenate(pending))]
-        if len(pending[0]) > limit:  # huge families of near-equal rows: in instalments
-            settle()
+        for pairs in candidate_pairs(keys, ix, usable, limit // 8):
+            pending.append(families.apart(pairs) if near_pairs else pairs)
+            held += len(pending[-1])
+            if held > limit - limit // 8:
+                tidy()
+                if held > limit // 2:  # huge families of near-equal rows: in instalments
+                    settle()
     settle()
-    pairs, first = np.unique(np.concatenate(edges), return_index=True)
-    similarity = np.concatenate(weights)[first]
-    drop, winner = components(pairs, ix.pool)
-    # Similarity with the winner, for rows that were not compared with it directly.
+    drop = np.flatnonzero(families.best != np.arange(len(ix)))
+    drop = drop[drop >= ix.pool]
+    winner = families.best[drop]
+    # Similarity with the winner, also for rows that were not compared with it directly.
     direct = pack(winner, drop)
-    at = np.searchsorted(pairs, direct)
-    found = (at < len(pairs)) & (pairs[np.minimum(at, len(pairs) - 1)] == direct) if len(pairs) else at < 0
-    result = np.empty(len(drop))
-    result[found] = similarity[at[found]]
-    others = direct[~found]
-    order = np.argsort(others)
-    extra = np.empty(len(others))
-    extra[order] = jaccard(ix, what, others[order], counts, workers)
-    result[~found] = extra
-    return Near(drop, winner, result, ~found & (result < threshold), candidates, len(pairs))
-
-
-def pack(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Two ranks in one integer."""
-    import numpy as np
-
-    return (low.astype(np.uint64) << np.uint64(32)) | high.astype(np.uint64)
-
-
-def unpack(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two ranks of a pair, the better first."""
-    import numpy as np
-
-    return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
-
-
-def candidate_pairs(keys: np.ndarray, ix: Index, usable: np.ndarray) -> np.ndarray:
-    """Pairs of ranks whose keys agree, packed; at least one of each is not of the pool.
-
-    Args:
-        keys: uint64 [rows], by row.
-        ix: the rows.
-        usable: bool [rows], by rank.
-    """
-    import numpy as np
-
-    # The key gives up its lowest bits to the rank: what that merges by chance, verification parts again.
-    bits = np.uint64(max(1, len(keys).bit_length()))
-    packed = (keys[ix.row] >> bits) << bits
-    packed |= np.arange(len(keys), dtype=np.uint64)
-    packed = packed[usable]
-    packed.sort()
-    key = packed >> bits
-    same = key[1:] == key[:-1]
-    inside = np.zeros(len(key), bool)
-    inside[1:] |= same
-    inside[:-1] |= same
-    key = key[inside]
-    rank = (packed[inside] & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-    del packed, same, inside
-    if not len(key):
-        return np.empty(0, np.uint64)
-    begins = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    sizes = np.diff(np.append(begins, len(key)))
-    size = np.repeat(sizes, sizes)
-    place = np.arange(len(key)) - np.repeat(begins, sizes)
-    found = []
-    reach = np.where(size <= ALL_PAIRS, size - 1, LEADERS)
-    at = np.arange(len(key))
-    for d in range(1, ALL_PAIRS):
-        at = at[(place[at] + d < size[at]) & (reach[at] >= d)]
-        if not len(at):
-            break
-        found.append(_pairs(rank[at], rank[at + d], ix.pool))
-    for leader in range(LEADERS):
-        at = np.flatnonzero((size > ALL_PAIRS) & (place > leader))
-        if not len(at):
-            break
-        found.append(_pairs(rank[at - place[at] + leader], rank[at], ix.pool))
-    return np.unique(np.concatenate(found))
-
-
-def _pairs(low: np.ndarray, high: np.ndarray, pool: int) -> np.ndarray:
-    new = high >= pool
-    return pack(low[new], high[new])
-
-
-def components(pairs: np.ndarray, pool: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to drop and the row of their component that stays, from verified pairs."""
-    import numpy as np
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    if not len(pairs):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    low, high = unpack(pairs)
-    nodes, flat = np.unique(np.concatenate([low, high]), return_inverse=True)
-    a, b = flat[: len(low)], flat[len(low) :]
-    graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(len(nodes), len(nodes)))
-    _, label = connected_components(graph, directed=False)
-    _, best = np.unique(label, return_index=True)  # nodes ascend, so the first of a label ranks best
-    winner = nodes[best[label]]
-    drop = (winner != nodes) & (nodes >= pool)
-    return nodes[drop], winner[drop]
+    found, similarity = families.known(direct)
+    others = np.flatnonzero(~found)
+    others = others[np.argsort(direct[others])]
+    for s in range(0, len(others), limit):
+        some = others[s : s + limit]
+        similarity[some] = jaccard(ix, what, direct[some], counts, workers)
+    return Near(drop, winner, similarity, ~found & (similarity < threshold), candidates, near_pairs)
 
 
 def jaccard(ix: Index, what: Signing, pairs: np.ndarray, counts: np.ndarray, workers: Workers) -> np.ndarray:

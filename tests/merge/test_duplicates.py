@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import random
 import tempfile
+import tracemalloc
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from fabricate import change, make_run, publish_shard, rows, sample, seed, text
+from fabricate import change, make_run, publish_shard, rows, sample, seed, tables, text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gra_hpc.merge import fuzzy, signing
+from gra_hpc.merge.candidates import LEADERS, candidate_pairs
+from gra_hpc.merge.index import Index
 from gra_hpc.merge.job import merge_round
 from gra_hpc.merge.words import Hashes, normalise, windows, word_hashes
+from gra_hpc.rundir import RunDir
 
 
 def shingle_set(instruction: str, response: str, size: int = 5) -> set[tuple[bytes, ...]]:
@@ -96,19 +101,63 @@ def test_large_buckets_are_covered(tmp_path: Path) -> None:
     assert merge_round(run, 1).kept == 2
 
 
-def test_pairs_in_instalments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A family whose pairs do not fit in the memory given."""
+def families_of(tmp_path: Path, name: str, sizes: list[int]) -> RunDir:
+    """Families of texts in which one word differs."""
     rng = random.Random(1)
-    base = text(rng, 150)
-    samples = [
-        sample(i, "The same question", change(base, [rng.randrange(150)], by=f"y{i}")) for i in range(60)
-    ]
-    run = make_run(tmp_path / "run", [seed(0)], shards=1)
+    run = make_run(tmp_path / name, [seed(0)], shards=1)
+    samples = []
+    for size in sizes:
+        base = text(rng, 150)
+        for _ in range(size):
+            i = len(samples)
+            answer = change(base, [rng.randrange(150)], by=f"y{i}")
+            samples.append(sample(i, "The same question", answer, score=rng.choice([8.0, 9.0])))
     publish_shard(run, 1, 0, samples)
-    real = fuzzy.duplicates
-    monkeypatch.setattr(fuzzy, "_LEAST_PAIRS", 100)
+    return run
+
+
+def test_pairs_in_instalments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Families whose pairs do not fit in the memory given: never more at a time, and the same rows stay."""
+    sizes = [60, 2, 300, 40, 1, 90]
+    whole = families_of(tmp_path, "whole", sizes)
+    assert merge_round(whole, 1).kept == len(sizes)
+    run = families_of(tmp_path, "run", sizes)
+    real, jaccard = fuzzy.duplicates, fuzzy.jaccard
+    compared = []
+
+    def counted(ix: Any, what: Any, pairs: np.ndarray, *more: Any) -> np.ndarray:
+        compared.append(len(pairs))
+        return jaccard(ix, what, pairs, *more)
+
+    monkeypatch.setattr(fuzzy, "_LEAST_PAIRS", 1000)
     monkeypatch.setattr(fuzzy, "duplicates", lambda *a: real(*a[:5], memory=1))
-    assert merge_round(run, 1).kept == 1
+    monkeypatch.setattr(fuzzy, "jaccard", counted)
+    merge_round(run, 1)
+    assert len(compared) > 5
+    assert max(compared) <= 1000
+    assert tables(run) == tables(whole)
+
+
+def test_candidates_of_a_corpus_that_repeats_itself_come_in_blocks(tmp_path: Path) -> None:
+    """One bucket of many rows, and small ones: what is held at a time is bounded, and nothing is left out."""
+    n = 20_000
+    ix = Index([], 3, np.empty(n, "S1"), np.arange(n), np.arange(n))
+    keys = np.full(n, 1 << 40, np.uint64)
+    keys[n // 2 :] = np.arange(n // 2).astype(np.uint64) // 5 << np.uint64(20)
+    usable = np.ones(n, bool)
+    tracemalloc.start()
+    blocks = []
+    for block in candidate_pairs(keys, ix, usable, 2000):
+        blocks.append(len(block))
+        peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(blocks) <= 2000
+    assert peak < 100 * n, "bytes: of the rows, not of their pairs"
+    some = np.unique(np.concatenate(list(candidate_pairs(keys, ix, usable, 2000))))
+    (whole,) = candidate_pairs(keys, ix, usable, 64 * n)
+    assert (some == whole).all()
+    met = np.minimum(np.arange(n // 2), 2 * LEADERS)  # leaders, and as many next in rank
+    assert len(whole) == met.sum() - 3 + n // 2 // 5 * 10
 
 
 def test_rows_without_words_are_no_near_duplicates(tmp_path: Path) -> None:
