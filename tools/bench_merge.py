@@ -245,7 +245,7 @@ def against_semhash(path: Path, rows: int, python: str, ours: dict[str, Any]) ->
     """SemHash on the same rows' embeddings, with the same threshold."""
     import pyarrow.parquet as pq
 
-    from gra_hpc.merge.vectors import matrix
+    from gra_hpc.merge.columns import matrix
 
     files = sorted((path / "rounds" / "01" / "shards").glob("*/samples-*.parquet"))
     with tempfile.TemporaryDirectory(prefix="bench-semhash-", dir=path.parent) as temporary:

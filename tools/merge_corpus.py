@@ -190,7 +190,7 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
 
     from gra_hpc import publish, storage
     from gra_hpc.ledger import Ledger
-    from gra_hpc.merge import vectors
+    from gra_hpc.merge.columns import column
     from gra_hpc.plan import Plan
     from gra_hpc.records import ACCEPTED, sample_schema
     from gra_hpc.rundir import RunDir
@@ -217,7 +217,7 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
                 "response": response,
                 "score": pa.array(np.round(8 + 2 * uniform(i, 8), 2)),
                 "status": pa.repeat(ACCEPTED, len(i)),
-                "embedding": vectors.column(embeddings(i, t)) if embedded else pa.nulls(len(i), pa.binary()),
+                "embedding": column(embeddings(i, t)) if embedded else pa.nulls(len(i), pa.binary()),
             }
             columns = [
                 given[f.name].cast(f.type) if f.name in given else pa.nulls(len(i), f.type) for f in schema

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra_hpc.config import Flow, RunConfig
-from gra_hpc.merge import exact, fuzzy, semantic, signing, tables, vectors
+from gra_hpc.merge import columns, exact, fuzzy, semantic, signing, tables, vectors
 from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.index import Index
 from gra_hpc.merge.signing import Signing
@@ -206,4 +206,4 @@ class Steps:
             log.info("semantic step: approximate, recall %.4f on a sample", found.recall)
         place = np.full(len(ix), -1, np.int64)
         place[ix.row[ranks]] = np.arange(len(ranks))
-        self.fill = lambda rows, _: vectors.column(matrix[place[rows]])
+        self.fill = lambda rows, _: columns.column(matrix[place[rows]])

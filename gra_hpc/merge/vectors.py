@@ -1,117 +1,33 @@
 """Embeddings of the rows that reach the semantic step, in order of rank.
 
 A shard stores the embeddings of its accepted samples; the merge of an earlier round stored those it computed in
-`kept.parquet`; what none has (seeds, shards without an embedding model) is computed here once and kept beside the run,
-so that a second merge decides by the same numbers.
+`kept.parquet`; what none has (seeds, shards without an embedding model) is computed here once and kept beside the run
+(`store`), so that a second merge decides by the same numbers.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gra_hpc import storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge import embed, index
 from gra_hpc.merge.collect import id_bytes
+from gra_hpc.merge.columns import matrix
 from gra_hpc.merge.index import Index
+from gra_hpc.merge.store import Store
 from gra_hpc.plan import ModelPin
 from gra_hpc.rundir import RunDir
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 50_000
-"""Texts embedded per worker process; what was done is kept after each."""
-Encode = Callable[[Sequence[str]], "np.ndarray"]
-
-
-class Store:
-    """Embeddings by id, in a small Parquet file of the run."""
-
-    def __init__(self, path: Path, model: str) -> None:
-        import numpy as np
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self._path, self._model = path, model
-        self.ids: np.ndarray = np.empty(0, "S1")
-        self.vectors: np.ndarray = np.empty((0, 0), np.float16)
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException):
-            return
-        if (table.schema.metadata or {}).get(b"model") == model.encode():
-            self.ids = id_bytes(table["id"])
-            self.vectors = matrix(table["embedding"].combine_chunks())[1]
-
-    def find(self, ids: np.ndarray) -> np.ndarray:
-        """Places of these ids, or -1."""
-        import numpy as np
-
-        if not len(self.ids):
-            return np.full(len(ids), -1)
-        order = np.argsort(self.ids, kind="stable")
-        at = order[np.minimum(np.searchsorted(self.ids[order], ids), len(order) - 1)]
-        return np.where(self.ids[at] == ids, at, -1)
-
-    def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
-        """Keep more embeddings; the file is replaced whole."""
-        import numpy as np
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.ids = np.concatenate([self.ids, ids])
-        self.vectors = np.concatenate([self.vectors, vectors]) if len(self.vectors) else vectors
-        schema = pa.schema([("id", pa.string()), ("embedding", pa.binary())], metadata={"model": self._model})
-        table = pa.table(
-            {"id": [i.decode() for i in self.ids.tolist()], "embedding": column(self.vectors)}, schema=schema
-        )
-        temporary = self._path.with_name(f".{self._path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-        with storage.room(self._path):
-            try:
-                pq.write_table(table, temporary, compression="zstd")
-                storage.fsync_file(temporary)
-                temporary.replace(self._path)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-
-def matrix(embeddings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the rows that have an embedding, and the embeddings, float16 [n, d].
-
-    Raises:
-        ReleaseError: embeddings of different lengths.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    array = embeddings.combine_chunks() if isinstance(embeddings, pa.ChunkedArray) else embeddings
-    there = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
-    values = array.drop_null().to_pylist()
-    if not values:
-        return there, np.empty((0, 0), np.float16)
-    width = len(values[0])
-    if width == 0 or width % 2 or any(len(v) != width for v in values):
-        raise ReleaseError(f"embeddings of different lengths ({width} bytes and others)")
-    return there, np.frombuffer(b"".join(values), "<f2").reshape(len(values), width // 2)
-
-
-def column(vectors: np.ndarray) -> pa.Array:
-    """Embeddings as a binary column."""
-    import numpy as np
-    import pyarrow as pa
-
-    data = np.ascontiguousarray(vectors, "<f2")
-    n, width = data.shape[0], data.shape[1] * 2 if data.ndim == 2 else 0
-    offsets = pa.py_buffer((np.arange(n + 1, dtype=np.int64) * width).astype(np.int32))
-    return pa.Array.from_buffers(pa.binary(), n, [None, offsets, pa.py_buffer(data)])
+"""Texts embedded per worker process; what was done is kept after each, as a part of its own."""
 
 
 def assemble(
@@ -187,24 +103,25 @@ def assemble(
                         put_by_id(id_bytes(batch["id"])[there], vectors, str(path))
     computed = 0
     if not have.all():
+        rows = ix.row[ranks]
         stores = (
-            Store(run.path / "seeds.embeddings.parquet", model.identity),
-            Store(run.round(round_).path / "embeddings.parquet", model.identity),
+            (Store(run.path / "seeds.embeddings", model.identity), rows < ix.pool),
+            (Store(run.round(round_).path / "embeddings", model.identity), rows >= ix.pool),
         )
-        for store in stores:
-            lacking = np.flatnonzero(~have)
-            at = store.find(ix.ids[ix.row[ranks[lacking]]])
-            put(lacking[at >= 0], store.vectors[at[at >= 0]], model.directory)
+        for store, of in stores:
+            lacking = np.flatnonzero(of & ~have)
+            for at, vectors in store.find(ix.ids[rows[lacking]]):
+                put(lacking[at], vectors, str(store.path))
         lacking = np.flatnonzero(~have)
         if len(lacking):
             log.info("embedding %d rows with %s", len(lacking), model.directory)
         for s in range(0, len(lacking), _AT_ONCE):
             some = lacking[s : s + _AT_ONCE]
-            rows = ix.row[ranks[some]]
-            vectors = embed.encode(_instructions(ix, rows), model.directory)
-            for store, mine in zip(stores, (rows < ix.pool, rows >= ix.pool), strict=True):
+            vectors = embed.encode(_instructions(ix, rows[some]), model.directory)
+            for store, of in stores:
+                mine = of[some]
                 if mine.any():
-                    store.add(ix.ids[rows[mine]], vectors[mine])
+                    store.add(ix.ids[rows[some[mine]]], vectors[mine])
             put(some, vectors, model.directory)
             computed += len(some)
     return result if result is not None else np.empty((0, 0), np.float16), computed

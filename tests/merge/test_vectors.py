@@ -13,7 +13,7 @@ from fabricate import make_run, publish_shard, rows, sample, seed, tables
 
 from gra_hpc import storage
 from gra_hpc.errors import GraError, ReleaseError
-from gra_hpc.merge import embed, vectors
+from gra_hpc.merge import columns, embed
 from gra_hpc.merge.job import merge_round
 from gra_hpc.rundir import RunDir
 
@@ -51,7 +51,7 @@ def test_missing_embeddings_are_computed_once(
     steps = storage.read_json(run.round(1).manifest)
     assert steps["steps"]["semantic"]["embedded_here"] == 5
     assert sum(steps["similarity"]["counts"]) == 4
-    _, found = vectors.matrix(pq.read_table(run.round(1).kept)["embedding"])
+    _, found = columns.matrix(pq.read_table(run.round(1).kept)["embedding"])
     assert (found.shape, found.dtype) == ((2, 384), np.float16)
     assert np.allclose(np.linalg.norm(found.astype(float), axis=1), 1, atol=2e-3)
     assert "sentence_transformers" not in sys.modules, "a worker process has it"
@@ -86,10 +86,3 @@ def test_embeddings_of_different_models_are_named(tmp_path: Path) -> None:
     run = with_embeddings(tmp_path, [16, 16, 8])
     with pytest.raises(ReleaseError, match="different lengths"):
         merge_round(run, 1)
-
-
-def test_columns_and_matrices() -> None:
-    v = np.arange(12, dtype=np.float16).reshape(3, 4)
-    there, back = vectors.matrix(vectors.column(v))
-    assert there.tolist() == [0, 1, 2]
-    assert (back == v).all()

@@ -81,7 +81,7 @@ def _draw(paths: Iterable[Path], rows: int, embedded: bool) -> Texts:
 
 def _stored(column: object) -> np.ndarray | None:
     """Stored embeddings, if every row has one."""
-    from gra_hpc.merge.vectors import matrix
+    from gra_hpc.merge.columns import matrix
 
     there, vectors = matrix(column)
     return vectors if len(there) == len(column) else None  # type: ignore[arg-type]
@@ -96,20 +96,18 @@ def embed(inputs: Inputs, texts: Texts) -> None:
     import numpy as np
 
     from gra_hpc.merge.embed import encode
-    from gra_hpc.merge.vectors import Store
+    from gra_hpc.merge.store import Store
 
     model = inputs.plan.embed
     if texts.vectors is not None or model is None or not len(texts):
         return
-    store = Store(inputs.run.path / "seeds.embeddings.parquet", model.identity)
-    at = store.find(np.array([i.encode() for i in texts.ids]))
-    lacking = np.flatnonzero(at < 0)
-    fresh = encode([texts.instructions[i] for i in lacking.tolist()], model.directory)
-    width = fresh.shape[1] if len(lacking) else store.vectors.shape[1]
-    vectors = np.empty((len(texts), width), np.float16)
+    store = Store(inputs.run.path / "seeds.embeddings", model.identity)
+    known = list(store.find(np.array([i.encode() for i in texts.ids])))
+    there = np.concatenate([np.empty(0, np.int64), *(at for at, _ in known)])
+    lacking = np.setdiff1d(np.arange(len(texts)), there)
     if len(lacking):
-        vectors[lacking] = fresh
-    known = np.flatnonzero(at >= 0)
-    if len(known):
-        vectors[known] = store.vectors[at[known]]
+        known.append((lacking, encode([texts.instructions[i] for i in lacking.tolist()], model.directory)))
+    vectors = np.empty((len(texts), known[0][1].shape[1]), np.float16)
+    for at, some in known:
+        vectors[at] = some
     texts.vectors = vectors
