@@ -2,8 +2,7 @@
 
 Rows are assigned to the nearest of k centres (spherical k-means on a sample) and stored by cluster, within a cluster by
 rank; a row is then compared, by matrix products, with the better-ranked rows of its nearest clusters. How many clusters
-that takes is measured before: a sample of rows is compared with everything, and enough clusters are visited to meet
-their true neighbours. A second sample measures the recall that is reported.
+that takes, and what share of the duplicates it meets, is measured before (`calibration`).
 
 Unlike a graph index built by several threads it finds the same pairs every time. (Measured on 100,000 rows of 384
 numbers, seconds of one core at equal recall: this 10, faiss IVF-Flat range search 14; usearch's HNSW had not built its
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gra_hpc.merge.calibration import calibrate
 from gra_hpc.merge.semantic import _MARGIN, Similar, settle, unit
 from gra_hpc.merge.workers import Workers
 
@@ -33,10 +33,6 @@ _TILE = 8192
 """Rows multiplied at a time."""
 _ROUNDS = 6
 """Iterations of k-means: the centres only cut space into cells, they need not have converged."""
-_SAMPLE = 1_500
-"""Rows compared with everything, to choose the number of clusters to visit, and again to measure recall."""
-_WANTED = 0.995
-"""Recall that the number of visited clusters is chosen for."""
 _VISITS = (4, 256)
 """Fewest and most clusters a row is compared with."""
 _EDGES = 64
@@ -103,20 +99,19 @@ def duplicates(
     k = int(np.clip(2 * np.sqrt(n), 16, 16_384))
     centres = _centres(vectors, k, rng)
     files.save("centres", centres)
-    sampled = np.sort(rng.permutation(np.arange(pool, n))[: 2 * _SAMPLE])
-    row, other = _neighbours(files, sampled, threshold, workers)
-    place = _visit_of(vectors, centres, row, other)
-    half = np.isin(row, sampled[::2])  # one half chooses, the other measures
-    visits = _VISITS[0]
-    if half.any():
-        visits = int(np.ceil(np.quantile(place[half], _WANTED, method="higher"))) + 1
-    visits = int(np.clip(visits, _VISITS[0], min(_VISITS[1], k)))
-    recall = float((place[~half] < visits).mean()) if (~half).any() else None
-    log.info("semantic step: %d rows, %d clusters, %d visited by each row", n, k, visits)
-    _lay_out(files, n, d, k, visits, workers)
+    c = calibrate(files.vectors, pool, threshold, centres, _VISITS, rng, workers)
+    log.info("semantic step: %d rows, %d clusters, %d visited by each row", n, k, c.visits)
+    _lay_out(files, n, d, k, c.visits, workers)
     found = _search(files, n, pool, threshold, workers)
-    detail = {"clusters": k, "visited": visits, "recall_pairs": int((~half).sum())}
-    return Similar(*found, "clusters", recall, detail)
+    detail = {
+        "clusters": k,
+        "visited": c.visits,
+        "recall_low": c.recall_low,
+        "recall_pairs": c.pairs,
+        "recall_rows": c.rows,
+        "sampled": c.sampled,
+    }
+    return Similar(*found, "clusters", c.recall, detail)
 
 
 def _centres(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -142,47 +137,6 @@ def _blocks(matrix: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 def _ranges(n: int, size: int) -> list[tuple[int, int]]:
     return [(s, min(s + size, n)) for s in range(0, n, size)]
-
-
-def _neighbours(
-    files: _Files, rows: np.ndarray, threshold: float, workers: Workers
-) -> tuple[np.ndarray, np.ndarray]:
-    """All better-ranked rows at or above the threshold, for some rows: pairs (row, other)."""
-    import numpy as np
-
-    last = int(rows[-1]) if len(rows) else 0
-    asked = [(files, rows, threshold, s, e) for s, e in _ranges(last, _BLOCK)]
-    found = list(workers.map(_neighbours_in, asked))
-    none = np.empty(0, np.int64)
-    return np.concatenate([none, *(r for r, _ in found)]), np.concatenate([none, *(o for _, o in found)])
-
-
-def _neighbours_in(asked: tuple[_Files, np.ndarray, float, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    import numpy as np
-
-    files, rows, threshold, begin, end = asked
-    vectors = files.open("vectors")
-    some = unit(vectors[rows])
-    found_row, found_other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for s in range(begin, end, _TILE):
-        cosine = some @ unit(vectors[s : min(s + _TILE, end)]).T
-        r, c = np.nonzero(cosine >= threshold)
-        earlier = s + c < rows[r]
-        found_row.append(rows[r[earlier]])
-        found_other.append(s + c[earlier])
-    return np.concatenate(found_row), np.concatenate(found_other)
-
-
-def _visit_of(vectors: np.ndarray, centres: np.ndarray, row: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """At which visit (from 0) each row would meet the cluster of the other."""
-    import numpy as np
-
-    result = np.empty(len(row), np.int64)
-    for s in range(0, len(row), 8192):
-        near = unit(vectors[row[s : s + 8192]]) @ centres.T
-        home = (unit(vectors[other[s : s + 8192]]) @ centres.T).argmax(axis=1)
-        result[s : s + 8192] = (near > near[np.arange(len(home)), home][:, None]).sum(axis=1)
-    return result
 
 
 def _lay_out(files: _Files, n: int, d: int, k: int, visits: int, workers: Workers) -> None:

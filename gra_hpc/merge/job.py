@@ -19,7 +19,7 @@ from typing import Any
 from gra_hpc import presets, storage
 from gra_hpc.config import RunConfig
 from gra_hpc.errors import FingerprintError, IncompleteError, ReleaseError
-from gra_hpc.merge import index, writing
+from gra_hpc.merge import index, semantic, writing
 from gra_hpc.merge.collect import collect, published
 from gra_hpc.merge.staging import Staging, sweep
 from gra_hpc.merge.steps import Steps
@@ -50,8 +50,8 @@ class MergeSummary:
     """Rows of the pool after this round."""
     shortfall: int
     """Rows missing to `method.target_accepted`."""
-    recall: float | None
-    """Measured recall of the semantic step, when it was approximate."""
+    approximate: str
+    """Of the semantic step, when it was approximate: its recall, in words."""
     manifest: dict[str, Any] = field(repr=False)
     seconds: float = 0.0
 
@@ -68,7 +68,7 @@ class MergeSummary:
             dropped=counts["dropped"],
             pool=counts["pool"],
             shortfall=(manifest["target"] or {}).get("shortfall", 0),
-            recall=(manifest["steps"]["semantic"] or {}).get("recall"),
+            approximate=semantic.approximate(manifest["steps"]["semantic"]),
             manifest=manifest,
             seconds=seconds,
         )
@@ -84,8 +84,8 @@ class MergeSummary:
             parts.append(f"PARTIAL: {self.published} of {self.expected} shards")
         if self.shortfall:
             parts.append(f"{self.shortfall} short of method.target_accepted")
-        if self.recall is not None:
-            parts.append(f"semantic recall {self.recall:.3f}")
+        if self.approximate:
+            parts.append(f"semantic step {self.approximate}")
         parts.append("was merged before; nothing to do" if self.done_before else f"{self.seconds:.1f} s")
         return "; ".join(parts)
 

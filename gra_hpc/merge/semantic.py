@@ -9,8 +9,9 @@ whatever comes within `_MARGIN` of the threshold again in 64-bit, so that the re
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,9 +45,10 @@ class Similar:
     compared); -1 if there was nothing."""
     method: str
     recall: float | None
-    """Approximate: share of true pairs above the threshold that were found, measured on a sample."""
-    detail: dict[str, int]
-    """Approximate: how it searched."""
+    """Approximate: share of true pairs above the threshold that were met, measured on a sample; none: not measurable,
+    the sample had too few."""
+    detail: dict[str, float | None]
+    """Approximate: how it searched, and what the recall rests on."""
 
     def histogram(self) -> list[int]:
         """Rows by `nearest`, in `BINS` equal bins from 0 to 1; below 0 counts as 0."""
@@ -54,6 +56,23 @@ class Similar:
 
         counts, _ = np.histogram(np.clip(self.nearest, 0, 1), bins=BINS, range=(0, 1))
         return [int(c) for c in counts]
+
+
+def approximate(found: Mapping[str, Any] | None) -> str:
+    """What a merge says of an approximate search, in words; empty where every pair was compared.
+
+    Args:
+        found: the semantic step's entry in the manifest.
+    """
+    if not found or found["method"] != "clusters":
+        return ""
+    pairs = found.get("recall_pairs", 0)
+    if found["recall"] is None:
+        few = f"{pairs} such pair{'' if pairs == 1 else 's'} of {found.get('sampled', 0):,} sampled rows"
+        return f"approximate, its recall not measurable: {few}"
+    low = found.get("recall_low")
+    least = "" if low is None else f", 95% interval from {low:.4f}"
+    return f"approximate, measured recall {found['recall']:.4f} ({pairs:,} pairs{least})"
 
 
 def duplicates(

@@ -202,8 +202,8 @@ class Steps:
             "threshold": c.semantic_threshold,
             "counts": found.histogram(),
         }
-        if found.recall is not None:
-            log.info("semantic step: approximate, recall %.4f on a sample", found.recall)
+        if words := semantic.approximate(self.found["semantic"]):
+            log.info("semantic step: %s", words)
         place = np.full(len(ix), -1, np.int64)
         place[ix.row[ranks]] = np.arange(len(ranks))
         self.fill = lambda rows, _: columns.column(matrix[place[rows]])

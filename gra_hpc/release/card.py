@@ -12,6 +12,7 @@ import yaml
 
 from gra_hpc.flows.questions import DOMAIN_NAMES
 from gra_hpc.ledger import Ledger
+from gra_hpc.merge.semantic import approximate
 from gra_hpc.release.schema import OUTCOMES
 
 NAME = "README.md"
@@ -244,6 +245,7 @@ def _template() -> jinja2.Template:
         autoescape=False,
     )
     environment.filters |= {"millions": millions, "clip": clip, "cell": cell, "number": lambda n: f"{n:,}"}
+    environment.filters["approximate"] = approximate
     return environment.get_template("card.md.j2")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gra_hpc.merge import clusters, semantic
+from gra_hpc.merge import calibration, clusters, semantic
 from gra_hpc.merge.workers import Workers
 
 
@@ -93,11 +93,83 @@ def test_clusters_find_what_brute_force_finds(tmp_path: Path, count: int) -> Non
     assert len(exact.drop) > 300
     assert found.recall is not None
     assert found.recall >= 0.97
+    assert found.detail["recall_rows"] >= 200
+    assert 0.95 < found.detail["recall_low"] < found.recall
     both = np.intersect1d(exact.drop, found.drop)
     assert len(both) >= 0.97 * len(exact.drop)
     assert len(both) >= 0.99 * len(found.drop)
     assert found.drop.tolist() == again.drop.tolist()
     assert found.winner.tolist() == again.winner.tolist()
+
+
+def rare(n: int, d: int, share: float, shape: str) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of which few lie at a cosine of 0.905 to 0.99 of an earlier one, and which those are.
+
+    Noise has no clusters, so neighbours are often of different cells; in `manifold` they differ in a few directions.
+    """
+    rng = np.random.default_rng(7)
+    basis = rng.normal(size=(40, d)) if shape == "manifold" else np.eye(d)
+
+    def draw(rows: int) -> np.ndarray:
+        v = rng.normal(size=(rows, len(basis))) @ basis + 0.3 * rng.normal(size=(rows, d))
+        return v / np.linalg.norm(v, axis=1, keepdims=True)
+
+    v = draw(n)
+    planted = np.sort(rng.permutation(np.arange(n // 2, n))[: int(n * share)])
+    base = v[rng.integers(n // 2, size=len(planted))]
+    away = draw(len(planted))
+    away -= (away * base).sum(axis=1, keepdims=True) * base
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    cosine = rng.uniform(0.905, 0.99, len(planted))[:, None]
+    v[planted] = cosine * base + np.sqrt(1 - cosine**2) * away
+    return v.astype(np.float16), planted
+
+
+@pytest.mark.parametrize(("shape", "d"), [("noise", 48), ("manifold", 128)])
+@pytest.mark.parametrize("share", [0.001, 0.003])
+def test_rare_duplicates_are_found(
+    tmp_path: Path, share: float, shape: str, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few in the samples to choose the number of visits by, and to measure recall: it is not made up."""
+    monkeypatch.setattr(calibration, "_COMPARED", 0)  # as in a corpus of millions: 3,000 rows
+    v, planted = rare(20_000, d, share, shape)
+    exact = semantic.exact(v, 0, 0.9)
+    assert np.isin(planted, exact.drop).all()
+    with Workers(2) as workers:
+        found = clusters.duplicates(v, 0, 0.9, tmp_path, workers)
+    assert len(np.intersect1d(exact.drop, found.drop)) >= 0.97 * len(exact.drop)
+    assert found.detail["recall_rows"] < calibration._FEWEST
+    assert found.recall is None
+    words = semantic.approximate({"method": found.method, "recall": found.recall, **found.detail})
+    assert words.startswith("approximate, its recall not measurable: ")
+    assert f"{found.detail['recall_pairs']} such pair" in words
+
+
+def test_more_rows_are_sampled_where_duplicates_are_few(tmp_path: Path) -> None:
+    """Until enough have one: 3,000 rows would have 45 here, half of them to measure."""
+    v, _ = rare(20_000, 48, 0.03, "noise")
+    with Workers(2) as workers:
+        found = clusters.duplicates(v, 0, 0.9, tmp_path, workers)
+    assert found.recall is not None
+    assert found.detail["sampled"] > 10_000
+    assert found.detail["recall_rows"] >= 200
+    assert semantic.approximate({"method": found.method, "recall": found.recall, **found.detail}) == (
+        f"approximate, measured recall {found.recall:.4f} ({found.detail['recall_pairs']} pairs, "
+        f"95% interval from {found.detail['recall_low']:.4f})"
+    )
+
+
+def test_wilson() -> None:
+    """Against the values of Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20."""
+    assert calibration.wilson(81 / 263, 263) == pytest.approx(0.2553, abs=5e-5)
+    assert calibration.wilson(15 / 148, 148) == pytest.approx(0.0624, abs=5e-5)
+    assert calibration.wilson(0.0, 20) == pytest.approx(0, abs=1e-12)
+    assert calibration.wilson(1.0, 200) == pytest.approx(0.98115, abs=5e-5)
+
+
+def test_of_an_exact_search_nothing_is_said() -> None:
+    assert semantic.approximate(None) == ""
+    assert semantic.approximate({"method": "exact", "recall": None}) == ""
 
 
 def test_the_size_decides_the_method(tmp_path: Path) -> None:

@@ -45,6 +45,24 @@ def test_ledger_funnel_benchmarks_and_commands_are_there(facts: dict[str, Any]) 
     assert "You are \\| strict." in text, "a bar in a text does not break a table"
 
 
+def test_an_approximate_semantic_step_is_stated(facts: dict[str, Any]) -> None:
+    """Also where its recall could not be measured."""
+    assert "approximate" not in render(facts, None)
+    step = {
+        "method": "clusters",
+        "recall": 0.9951,
+        "recall_pairs": 1234,
+        "recall_low": 0.9712,
+        "sampled": 9000,
+    }
+    facts["rounds"][0]["steps"]["semantic"] = step
+    said = "Round 1: the semantic step was approximate, measured recall 0.9951 (1,234 pairs, 95% interval from 0.9712)."
+    assert said in render(facts, None)
+    step |= {"recall": None, "recall_pairs": 1, "recall_low": None}
+    said = "semantic step was approximate, its recall not measurable: 1 such pair of 9,000 sampled rows."
+    assert said in render(facts, None)
+
+
 def test_without_benchmarks_it_says_none(facts: dict[str, Any]) -> None:
     facts["config"]["merge"]["decontamination"]["sources"] = []
     assert "None: the rows were not compared with any benchmark." in render(facts, None)
