@@ -54,7 +54,7 @@ def find(repo: str, revision: str = "", kind: Kind = "model", scratch: str = "")
         root = cache / folder
         commit = revision or "main"
         with contextlib.suppress(OSError):  # a commit, not a branch
-            commit = (root / "refs" / commit).read_text().strip() or commit
+            commit = (root / "refs" / commit).read_text(encoding="utf-8").strip() or commit
         snapshot = root / "snapshots" / commit
         if re.fullmatch(r"[\w.-]+", commit) and snapshot.is_dir():
             return snapshot

@@ -118,7 +118,7 @@ def code_digest() -> str:
     """Digest of the code that decides what is asked and what is accepted."""
     here = Path(__file__).parent
     files = [*sorted((here / "flows").glob("*.py")), here / "committee.py"]
-    return digest([[f.name, f.read_text()] for f in files])
+    return digest([[f.name, f.read_text(encoding="utf-8")] for f in files])
 
 
 def differences(planned: Any, now: Any, prefix: str = "") -> Iterator[str]:
@@ -220,7 +220,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
             draft = RunDir(temporary)
             for d in (draft.logs, draft.submissions, draft.round(1).path):
                 d.mkdir(parents=True)
-            draft.config.write_text(presets.dump(config))
+            draft.config.write_text(presets.dump(config), encoding="utf-8")
             seed_module.write_records(draft.seeds, seed_set.seeds)
             seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
             if undescribed:

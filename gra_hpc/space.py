@@ -131,7 +131,7 @@ def _mount(path: Path) -> tuple[str, str]:
     """Device (or server's directory) and type of the file system that a directory lies on."""
     best, source, kind = "", "", ""
     real = str(path.resolve())
-    for line in Path("/proc/self/mounts").read_text().splitlines():
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
         device, mount, type_, *_ = line.split(" ")
         mount = mount.replace("\\040", " ")
         if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):

@@ -61,7 +61,7 @@ def watch(command: list[str], **more: Any) -> Watched:
     import psutil
 
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with tempfile.TemporaryFile("w+") as out:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
         process = subprocess.Popen(command, stdout=out, **more)
         peak = 0.0
         stop = threading.Event()
@@ -221,7 +221,7 @@ def against_datatrove(path: Path, rows: int, python: str, ours: dict[str, Any]) 
         seen = watch(
             [python, script, "datatrove", str(work / "texts"), str(work), *numbers], stderr=subprocess.DEVNULL
         )
-        kept = np.array((work / "kept.txt").read_text().split(), "S32")
+        kept = np.array((work / "kept.txt").read_text(encoding="utf-8").split(), "S32")
     t = truth(rows)
     gone = ~np.isin(np.array(identity(np.arange(rows)), "S32"), kept)
     planted = np.flatnonzero((t.kind == NEAR) & (t.jaccard >= THRESHOLD))
@@ -256,7 +256,7 @@ def against_semhash(path: Path, rows: int, python: str, ours: dict[str, Any]) ->
         np.save(work / "vectors.npy", np.concatenate(parts))
         script = str(Path(__file__).with_name("bench_merge_peers.py"))
         seen = watch([python, script, "semhash", str(work), str(COSINE)], stderr=subprocess.DEVNULL)
-        kept = np.array((work / "kept.txt").read_text().split(), "S32")
+        kept = np.array((work / "kept.txt").read_text(encoding="utf-8").split(), "S32")
     t = truth(rows)
     gone = ~np.isin(np.array(identity(np.arange(rows)), "S32"), kept)
     planted = np.flatnonzero(t.kind == SEMANTIC)
@@ -310,7 +310,7 @@ def main() -> None:
             results.append(result)
             print(json.dumps(result, indent=2))
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -54,9 +54,9 @@ def datatrove(texts: Path, work: Path, workers: int, bands: int, rows: int, shin
             pipeline, tasks=tasks, workers=min(workers, tasks), logging_dir=str(work / "logs" / name)
         ).run()
         seconds[name] = round(time.monotonic() - began, 2)
-    with (work / "kept.txt").open("w") as out:
+    with (work / "kept.txt").open("w", encoding="utf-8") as out:
         for file in sorted((work / "kept").glob("*.jsonl")):
-            with file.open() as f:
+            with file.open(encoding="utf-8") as f:
                 out.writelines(f"{json.loads(line)['id']}\n" for line in f)
     return seconds
 
@@ -73,7 +73,7 @@ def semhash(work: Path, threshold: float) -> dict[str, float]:
     built = time.monotonic()
     kept = index.self_deduplicate(threshold=threshold).selected
     seconds = {"index": round(built - began, 2), "deduplicate": round(time.monotonic() - built, 2)}
-    (work / "kept.txt").write_text("\n".join(kept))
+    (work / "kept.txt").write_text("\n".join(kept), encoding="utf-8")
     return seconds
 
 

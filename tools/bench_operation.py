@@ -35,14 +35,16 @@ def plan(path: Path, shards: int, model: Path, *overrides: str) -> RunDir:
     seeds = path.with_suffix(".jsonl")
     row = {"response": "Yes.", "domain": "qa", "keywords": ["words"], "summary": "A question."}
     seeds.write_text(
-        "".join(json.dumps({"instruction": f"Is {n} a number?", **row}) + "\n" for n in range(shards))
+        "".join(json.dumps({"instruction": f"Is {n} a number?", **row}) + "\n" for n in range(shards)),
+        encoding="utf-8",
     )
     preset = path.with_suffix(".yaml")
     preset.write_text(
         f"seeds: {{path: {seeds}}}\n"
         f"models: {{tiny: {{path: {model}, load_format: dummy}}}}\n"
         "committee: {a: {model: tiny}, b: {model: tiny}, c: {model: tiny}}\n"
-        f"merge: {{semantic: false}}\nengine: {{kind: simulated}}\nlaunch: {{shards: {shards}}}\n"
+        f"merge: {{semantic: false}}\nengine: {{kind: simulated}}\nlaunch: {{shards: {shards}}}\n",
+        encoding="utf-8",
     )
     command = [*GRA, "plan", str(path), "--preset", str(preset), *overrides]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

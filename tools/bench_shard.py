@@ -105,7 +105,7 @@ class Offline:
             [sys.executable, str(SCRIPT), "raw"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.log.open("w"),
+            stderr=self.log.open("w", encoding="utf-8"),
             env=vllm_server.environment(spec, os.environ),
             start_new_session=True,
             text=True,
@@ -128,7 +128,7 @@ class Offline:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("raw vLLM ended:\n" + self.log.read_text()[-2000:])
+            raise SystemExit("raw vLLM ended:\n" + self.log.read_text(encoding="utf-8")[-2000:])
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -156,7 +156,7 @@ def tcp_server(spec: EngineSpec, port: int) -> Iterator[str]:
     argv = list(vllm_server.launch(spec).argv)
     at = argv.index("--uds")
     argv[at : at + 2] = ["--host", "127.0.0.1", "--port", str(port)]
-    log = (spec.private / "server.log").open("w")
+    log = (spec.private / "server.log").open("w", encoding="utf-8")
     process = subprocess.Popen(
         argv, env=vllm_server.environment(spec, os.environ), stdout=log, stderr=log, start_new_session=True
     )
@@ -166,7 +166,9 @@ def tcp_server(spec: EngineSpec, port: int) -> Iterator[str]:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2):
                 break
             if process.poll() is not None:
-                raise SystemExit("server ended:\n" + (spec.private / "server.log").read_text()[-2000:])
+                raise SystemExit(
+                    "server ended:\n" + (spec.private / "server.log").read_text(encoding="utf-8")[-2000:]
+                )
             time.sleep(0.5)
         yield url
     finally:
@@ -197,7 +199,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="gb-", dir="/tmp") as temporary:
         base = Path(temporary)
-        (base / "calls.json").write_text(json.dumps(samples))
+        (base / "calls.json").write_text(json.dumps(samples), encoding="utf-8")
         asyncio.run(_replay(args, captured, calls, base, rows))
     figures: dict[str, Any] = {
         way: {key: _spread([r[key] for r in found]) for key in FIGURES if key in found[0]}

@@ -33,7 +33,7 @@ STAGES = {
 
 def raw() -> None:
     """Offline `LLM.chat`, in vLLM's default mode: all calls in one batch, those with the longest answers first."""
-    out = os.fdopen(os.dup(1), "w")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # vLLM talks on stdout
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
@@ -71,8 +71,8 @@ def datatrove(calls: Path, work: Path, urls: dict[str, str]) -> dict[str, Any]:
     hold what others have answered."""
     source = work / "in"
     source.mkdir(parents=True)
-    with (source / "samples.jsonl").open("w") as f:
-        for n, sample in enumerate(json.loads(calls.read_text())):
+    with (source / "samples.jsonl").open("w", encoding="utf-8") as f:
+        for n, sample in enumerate(json.loads(calls.read_text(encoding="utf-8"))):
             f.write(json.dumps({"id": str(n), "text": "sample", "metadata": {"calls": sample}}) + "\n")
     seconds, sums = 0.0, {"cpu_seconds": 0.0, "tokens": 0, "calls": 0, "same": 0}
     with ProcessPoolExecutor(len(urls)) as processes:

@@ -379,7 +379,7 @@ def main() -> None:
             results = list(pool.map(lambda i: shard_round(bench, i, shards[i], seeds[i]), range(len(shards))))
         t = time.monotonic()
         if start(MERGE, bench.run.path, "--round", 1, log=bench.logs / "merge.log").wait():
-            bench.problems.append((bench.logs / "merge.log").read_text()[-300:])
+            bench.problems.append((bench.logs / "merge.log").read_text(encoding="utf-8")[-300:])
         bench.merge_s = time.monotonic() - t
         last = Round("merge of all disturbed shards")
         compare_release(bench, last)

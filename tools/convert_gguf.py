@@ -305,9 +305,12 @@ def save_tokenizer(fast: PreTrainedTokenizerFast, out: Path) -> None:
     """Write the tokenizer's files, under the class name that transformers 4 and 5 both know."""
     fast.save_pretrained(out)
     path = out / "tokenizer_config.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content.pop("backend", None)
-    path.write_text(json.dumps(content | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
+    path.write_text(
+        json.dumps(content | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n",
+        encoding="utf-8",
+    )
 
 
 def read(path: Path) -> gguf.GGUFReader:
@@ -361,8 +364,8 @@ def convert(out: Path, sources: Sequence[Path]) -> Conversion:
             "eos_token_id": stops,
             "pad_token_id": content["pad_token_id"],
         }
-        (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-        (out / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+        (out / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return Conversion(sum(t.numel() for t in tensors.values()), time.perf_counter() - start)
 
 

@@ -125,7 +125,7 @@ def serve() -> None:
     import gra_hpc.release.build
     import gra_hpc.shard  # noqa: F401
 
-    out = os.fdopen(os.dup(1), "w", buffering=1)
+    out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     for line in sys.stdin:
         order = json.loads(line)
         if "start" in order:
@@ -146,7 +146,7 @@ def _become(order: dict[str, Any]) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         for fd, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(fd, target)
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
         os.environ.update(order.get("env", {}))
         if order.get("below"):
             listing = order.get("listing")

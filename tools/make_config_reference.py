@@ -55,10 +55,10 @@ def main() -> None:
     """Write or compare."""
     text = "\n".join(page()) + "\n"
     if "--check" in sys.argv[1:]:
-        if not TARGET.exists() or TARGET.read_text() != text:
+        if not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
             sys.exit(f"{TARGET.name} is not up to date -> python tools/make_config_reference.py")
         return
-    TARGET.write_text(text)
+    TARGET.write_text(text, encoding="utf-8")
 
 
 def page() -> Iterator[str]:

@@ -55,5 +55,5 @@ def text() -> str:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
-    target.write_text(text())
+    target.write_text(text(), encoding="utf-8")
     print(f"wrote {target}")

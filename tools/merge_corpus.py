@@ -253,10 +253,10 @@ def make_corpus(path: Path, rows: int, shards: int, semantic: bool) -> None:
     config.merge.embed_model = "synthetic" if semantic else ""
     run = RunDir(path)
     run.path.mkdir(parents=True)
-    run.config.write_text(presets.dump(config))
+    run.config.write_text(presets.dump(config), encoding="utf-8")
     pin = ModelPin("synthetic", "synthetic", "", "") if semantic else None
     plan = Plan(digest("bench", rows, shards), {}, "bench", 0.0, shards, 0, 0, 0, {}, pin)
-    run.plan.write_text(json.dumps(asdict(plan)))
+    run.plan.write_text(json.dumps(asdict(plan)), encoding="utf-8")
     write_records(run.seeds, [])
     RoundPlan(1, rows, shards).save(run.round(1))
     sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -116,9 +116,9 @@ def record(session: Session) -> None:
     session.say("Slurm knows most of a site file already:")
     session.type("gra site detect")
     site = session.directory / "configs" / "sites" / "mini.yaml"
-    text = site.read_text().replace("gpu_memory_gb: 0.0", "gpu_memory_gb: 80")
+    text = site.read_text(encoding="utf-8").replace("gpu_memory_gb: 0.0", "gpu_memory_gb: 80")
     text = re.sub(r"cpus_per_gpu: \d+", "cpus_per_task: 1", text)
-    site.write_text(re.sub(r"memory_per_gpu_gb: \d+", "memory_gb: 1", text))
+    site.write_text(re.sub(r"memory_per_gpu_gb: \d+", "memory_gb: 1", text), encoding="utf-8")
     session.say(
         "The file has a comment per line. Here `gpu_memory_gb` was filled in, which these made-up GPUs do not tell, and"
         " CPUs and memory were lowered by hand. What the doctor says, here and on a compute node:"
@@ -155,10 +155,10 @@ def main() -> None:
             directory = base / "you"
             (directory / "configs").mkdir(parents=True)
             (directory / "models").symlink_to(ROOT / "models")
-            (directory / "first.yaml").write_text(PRESET.format(latency=1.0))
+            (directory / "first.yaml").write_text(PRESET.format(latency=1.0), encoding="utf-8")
             session = Session(directory, env)
             record(session)
-        target.write_text("\n".join(session.lines) + "\n")
+        target.write_text("\n".join(session.lines) + "\n", encoding="utf-8")
         print(f"wrote {target}")
     finally:
         shutil.rmtree(base, ignore_errors=True)

@@ -337,7 +337,7 @@ def main() -> None:
         with Workers(args.workers) as workers:
             found += workers.map(real_shard, [(each, args.window, pace) for each in todo])
     if args.measured:
-        args.measured.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
+        args.measured.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n", encoding="utf-8")
     model = ShardModel.fitted(found)
     widths = sorted({*args.widths, cluster.nodes})
     results = sweep(args.samples, cluster, model, ideal, args.sizes, widths)
@@ -349,7 +349,7 @@ def main() -> None:
             for r in results
         ]
         text = {"simulated": True, "model": asdict(model), "cluster": asdict(cluster), "results": rows}
-        args.json.write_text(json.dumps(text, indent=2) + "\n")
+        args.json.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
     if args.png:
         chart(results, args.png)
 

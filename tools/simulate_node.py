@@ -228,7 +228,7 @@ def main() -> None:
     result = compare(args)
     print(render(result))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

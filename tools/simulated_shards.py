@@ -64,8 +64,10 @@ def make_run(path: Path, config: RunConfig, size: int) -> RunDir:
     """A planned run of one shard, with the simulated engine and models that lie nowhere."""
     model = path / "model"
     model.mkdir(parents=True)
-    (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
-    with (path / "seeds.jsonl").open("w") as f:
+    (model / "config.json").write_text(
+        '{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}', encoding="utf-8"
+    )
+    with (path / "seeds.jsonl").open("w", encoding="utf-8") as f:
         for r in simulation.seeds(size):
             row = {k: getattr(r, k) for k in ("instruction", "response", "domain", "summary")}
             f.write(json.dumps(row | {"keywords": list(r.keywords)}) + "\n")
@@ -161,7 +163,7 @@ def read_measured(path: Path | None) -> list[Measured]:
     if path is None or not path.exists():
         return []
     found = []
-    for row in json.loads(path.read_text()):
+    for row in json.loads(path.read_text(encoding="utf-8")):
         e = row["experiment"]
         stops = tuple((float(at), int(number)) for at, number in e["interruptions"])
         experiment = Experiment(e["size"], stops, e["speed"], e["seed"])

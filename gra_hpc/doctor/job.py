@@ -59,13 +59,13 @@ class ExamineNode:
         findings = [self._shared(), *examine(node_checks(config, self.directory))]
         report = {"host": socket.gethostname(), "at": time.time(), "findings": [asdict(f) for f in findings]}
         temporary = self.directory / "report.tmp"
-        temporary.write_text(json.dumps(report))
+        temporary.write_text(json.dumps(report), encoding="utf-8")
         temporary.replace(self.directory / "report.json")
         return "examined"
 
     def _shared(self) -> Finding:
         try:
-            found = (self.directory / "token").read_text()
+            found = (self.directory / "token").read_text(encoding="utf-8")
         except OSError as e:
             return failure(
                 f"{self.directory}: not visible on this node ({e.strerror})", "use a shared directory"
@@ -95,8 +95,8 @@ def examine_node(
     """
     directory = Path(tempfile.mkdtemp(prefix="gra-doctor-", dir=base))
     token = os.urandom(8).hex()
-    (directory / "token").write_text(token)
-    (directory / "run.yaml").write_text(presets.dump(config))
+    (directory / "token").write_text(token, encoding="utf-8")
+    (directory / "run.yaml").write_text(presets.dump(config), encoding="utf-8")
     run = RunDir(directory)
     minutes = min(MINUTES, config.site.time_minutes)
     brief = replace(
@@ -132,7 +132,7 @@ def examine_node(
     except BaseException:
         slurm.cancel([job])
         raise
-    report = json.loads((directory / "report.json").read_text())
+    report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     shutil.rmtree(directory, ignore_errors=True)
     return report["host"], [Finding(**f) for f in report["findings"]]
 

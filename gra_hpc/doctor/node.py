@@ -34,7 +34,7 @@ def _cgroup_limit() -> float:
 
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            text = Path(file).read_text().strip()
+            text = Path(file).read_text(encoding="utf-8").strip()
         except OSError:
             continue
         if text.isdigit() and int(text) < 1 << 60:

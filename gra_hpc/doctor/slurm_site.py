@@ -156,7 +156,7 @@ def _limits(site: SiteConfig, info: ClusterInfo) -> Iterable[Finding]:
 def submittable(config: RunConfig, directory: Path) -> Iterable[Finding]:
     """Show Slurm the script of a shard, without submitting it (`sbatch --test-only`)."""
     executor = shard_executor(RunDir(directory / "RUN"), config, "gra:doctor")
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
+    with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as script:
         script.write(script_of(executor))
         script.flush()
         try:

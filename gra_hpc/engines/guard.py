@@ -65,9 +65,9 @@ def own_network() -> bool:
         ):  # only root may; others need a user namespace, with themselves in it
             if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
                 return False
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+            Path("/proc/self/setgroups").write_text("deny", encoding="utf-8")
+            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="utf-8")
+            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="utf-8")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
     except (OSError, AttributeError):

@@ -38,7 +38,7 @@ _TOKEN = re.compile(r"[0-9a-f]{8}")
 def host_identity() -> list[str]:
     """Host name, boot and pid namespace: pids are comparable only where all three are the same."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         boot = ""
     return [os.uname().nodename, boot, os.readlink("/proc/self/ns/pid")]  # noqa: PTH115
@@ -63,7 +63,7 @@ def private_directory(base: Path) -> Path:
             path.mkdir(mode=0o700)
             me = os.getpid()
             owner = {"pid": me, "start": guard.start_time(me), "host": host_identity()}
-            (path / "owner.json").write_text(json.dumps(owner))
+            (path / "owner.json").write_text(json.dumps(owner), encoding="utf-8")
         except OSError as e:
             causes.append(f"{parent}: {e.strerror}")
             continue

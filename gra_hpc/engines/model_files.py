@@ -163,13 +163,15 @@ def _tokenizer_config(directory: Path) -> dict[str, Any]:
 def chat_template(directory: Path, model: ModelConfig) -> str | None:
     """The Jinja text that turns messages into a prompt; none when the model has none."""
     if model.chat_template:
-        return Path(model.chat_template).read_text()
+        return Path(model.chat_template).read_text(encoding="utf-8")
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     template = _tokenizer_config(directory).get("chat_template")
     if template is None and (directory / "chat_template.json").is_file():
-        template = json.loads((directory / "chat_template.json").read_text()).get("chat_template")
+        template = json.loads((directory / "chat_template.json").read_text(encoding="utf-8")).get(
+            "chat_template"
+        )
     if isinstance(template, list):  # several named ones
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default") or next(iter(named.values()), None)

@@ -54,7 +54,7 @@ def _free_steps() -> dict[str, str]:
     guided = set(_GUIDED.values())
     found = {}
     for file in sorted(DIRECTORY.glob("*.j2")):
-        m = _SYSTEM.search(file.read_text())
+        m = _SYSTEM.search(file.read_text(encoding="utf-8"))
         if m and file.stem not in guided:
             found[m.group(1)] = file.stem
     return found

@@ -100,7 +100,7 @@ class Server:
 
     def note(self, event: str) -> None:
         if self.faults.events:
-            with Path(self.faults.events).open("a") as f:
+            with Path(self.faults.events).open("a", encoding="utf-8") as f:
                 f.write(f"{event} {self.model}\n")
 
     async def chat(self, http: Any) -> Any:

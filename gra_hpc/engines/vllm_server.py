@@ -130,10 +130,10 @@ def free_memory() -> int:
 
     free = int(psutil.virtual_memory().available)
     try:
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().split("::", 1)[
-            1
-        ].strip().lstrip("/")
-        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").split("::", 1)[1].strip()
+        group = Path("/sys/fs/cgroup") / own.lstrip("/")
+        limit = (group / "memory.max").read_text(encoding="utf-8").strip()
+        used = int((group / "memory.current").read_text(encoding="utf-8"))
     except (OSError, IndexError, ValueError):
         return free
     return free if limit == "max" else min(free, max(0, int(limit) - used))

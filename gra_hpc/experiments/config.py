@@ -234,7 +234,7 @@ def repositories(config: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
         for row in rows:
             named = [str(config.bases[row.base].finetune.get("model", {}).get("path", ""))]
             if config.data[row.data].trained:
-                file.write_text(preset_text(config, row))
+                file.write_text(preset_text(config, row), encoding="utf-8")
                 run = presets.compose(str(file))
                 named += [f"datasets/{run.seeds.path}", *(m.path for m in run.models.values())]
                 named += [run.merge.embed_model] if run.merge.semantic else []

@@ -73,7 +73,7 @@ def printed(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: no such table.
     """
-    tables: dict[str, Any] = yaml.safe_load(PRINTED.read_text())
+    tables: dict[str, Any] = yaml.safe_load(PRINTED.read_text(encoding="utf-8"))
     if name not in tables:
         raise ConfigError(f"printed={name}: no such table", f"there are: {', '.join(tables)}")
     return dict(tables[name])

@@ -218,7 +218,9 @@ def run_worker(
 
 def last_line(log_file: Path) -> str:
     """Why a benchmark failed, by its log: what it said itself, else the last error, else the last line."""
-    lines = [x.strip() for x in log_file.read_text(errors="replace").splitlines() if x.strip()]
+    lines = [
+        x.strip() for x in log_file.read_text(errors="replace", encoding="utf-8").splitlines() if x.strip()
+    ]
     told = [x.removeprefix("evaluate: ") for x in lines if x.startswith("evaluate: ")]
     errors = [x for x in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", x)]
     return (told or errors or lines or ["(nothing)"])[-1]

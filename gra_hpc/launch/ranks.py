@@ -218,7 +218,9 @@ def _ended(code: int) -> str:
 def last_line(log: Path) -> str:
     """`: ` and the last thing a log says, or nothing."""
     try:
-        lines = [x.strip() for x in log.read_text(errors="replace").splitlines() if x.strip()]
+        lines = [
+            x.strip() for x in log.read_text(errors="replace", encoding="utf-8").splitlines() if x.strip()
+        ]
     except OSError:
         return ""
     told = [x.removeprefix("finetune: ") for x in lines if x.startswith("finetune: ")]

@@ -113,7 +113,7 @@ def alone(run: RunDir) -> Iterator[None]:
         LaunchError: another process is at it.
     """
     run.submissions.mkdir(exist_ok=True)
-    with (run.submissions / ".lock").open("a+") as file:
+    with (run.submissions / ".lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -93,7 +93,7 @@ def encode(
                 process.kill()
                 raise
         if code != 0:
-            last = (directory / "log").read_text(errors="replace").strip()[-_TAIL:]
+            last = (directory / "log").read_text(errors="replace", encoding="utf-8").strip()[-_TAIL:]
             lines = [line for line in last.splitlines() if line.strip()]
             if "sentence_transformers" in last and "No module named" in last:
                 raise GraError(

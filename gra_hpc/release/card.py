@@ -28,7 +28,7 @@ SAMPLE_CHARS = 1200
 
 def write(facts: dict[str, Any], release: Path) -> None:
     """Write the card of a release whose data lie there already."""
-    (release / NAME).write_text(render(facts, first_row(release)))
+    (release / NAME).write_text(render(facts, first_row(release)), encoding="utf-8")
 
 
 def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:

@@ -40,7 +40,9 @@ def public_config(config: RunConfig) -> dict[str, Any]:
 
 def write_run_config(config: RunConfig, path: Path) -> None:
     """`run.yaml`, from which the run can be planned again."""
-    path.write_text(yaml.safe_dump(public_config(config), sort_keys=False, allow_unicode=True))
+    path.write_text(
+        yaml.safe_dump(public_config(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
 
 
 def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[str, int]) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
         "version": __version__,
         "planned_with": plan.version,
         "config": public_config(config),
-        "prompts": {p.name: p.read_text() for p in sorted(prompts.DIRECTORY.glob("*.j2"))},
+        "prompts": {p.name: p.read_text(encoding="utf-8") for p in sorted(prompts.DIRECTORY.glob("*.j2"))},
         "models": {name: model(config.models[name].path, pin) for name, pin in sorted(plan.models.items())},
         "embedding": model(config.merge.embed_model, plan.embed) if plan.embed else None,
         "seeds": {

@@ -59,7 +59,7 @@ def write(inputs: Inputs, facts: dict[str, Any], diagnosis: Diagnosis, release: 
         {"shards": len(sampled), "of": len(tables)},
         list(samples(release, facts)),
     )
-    (release / NAME).write_text(page)
+    (release / NAME).write_text(page, encoding="utf-8")
 
 
 def render(

@@ -154,7 +154,7 @@ def _books(manifest: dict[str, Any]) -> list[str]:
 def _card(release: Path, manifest: dict[str, Any]) -> list[str]:
     """Whether the card is there, its header can be read, and it says what the manifest says."""
     try:
-        text = (release / card.NAME).read_text()
+        text = (release / card.NAME).read_text(encoding="utf-8")
     except OSError:
         return []  # named as missing already
     parts = text.split("---\n", 2)

@@ -23,4 +23,4 @@ BUILT_IN = {"alpaca": ALPACA}
 
 def text(name: str) -> str:
     """The Jinja text of a built-in template, or of a file."""
-    return BUILT_IN.get(name) or Path(name).read_text()
+    return BUILT_IN.get(name) or Path(name).read_text(encoding="utf-8")

@@ -72,4 +72,4 @@ def render(name: str, variables: dict[str, Any], persona: str = "") -> tuple[dic
 
 def prompts_digest() -> str:
     """Digest of all templates: part of a run's fingerprint."""
-    return digest([[p.name, p.read_text()] for p in sorted(DIRECTORY.glob("*.j2"))])
+    return digest([[p.name, p.read_text(encoding="utf-8")] for p in sorted(DIRECTORY.glob("*.j2"))])

@@ -61,7 +61,7 @@ def difficulty(
                 check=False,
             ).returncode
         if code:
-            last = (directory / "log").read_text(errors="replace").strip()[-_TAIL:]
+            last = (directory / "log").read_text(errors="replace", encoding="utf-8").strip()[-_TAIL:]
             if "No module named" in last and ("torch" in last or "transformers" in last):
                 raise GraError(
                     "torch and transformers are not installed", "pip install 'gra-hpc[cpu]'  (or [gpu])"
