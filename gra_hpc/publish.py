@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 from collections.abc import Iterable, Sequence
@@ -10,12 +11,15 @@ from typing import Any
 
 from gra_hpc import __version__
 from gra_hpc.attempt import Heartbeat
+from gra_hpc.errors import ReleaseError
 from gra_hpc.ledger import Ledger
 from gra_hpc.records import Call, Sample, call_schema, sample_schema
 from gra_hpc.rundir import AttemptDir, ShardDir
-from gra_hpc.storage import fsync_dir, fsync_file, read_json, room, sha256, to_json, write_once
+from gra_hpc.shard_manifest import FORMAT, ShardManifest
+from gra_hpc.storage import fsync_dir, fsync_file, room, sha256, to_json, write_once
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
 _BATCH = 2000
 
 
@@ -88,14 +92,22 @@ def table_entry(file: Path) -> dict[str, Any]:
 
 def sweep(shard: ShardDir) -> None:
     """Remove what a published shard no longer needs: journals (now in its calls table), tables and temporary files of
-    attempts that lost or were killed.
+    attempts that lost or were killed. Nothing under a manifest that is not sound: the merge names that one, and what it
+    would be made from again is here.
 
     An attempt that still runs in another job notices that its directory has gone, or that the manifest is there.
     """
     if not is_published(shard):
         return
-    manifest = read_json(shard.manifest)
-    keep = {manifest["samples"]["file"], manifest["calls"]["file"]}
+    try:
+        manifest = ShardManifest.load(shard)
+    except ReleaseError as e:
+        log.warning("%s; nothing is removed there", e.what)
+        return
+    if manifest.shard != shard.number or not shard.samples(manifest.attempt).is_file():
+        log.warning("%s: of another shard, or without its table; nothing is removed there", shard.manifest)
+        return
+    keep = {shard.samples(manifest.attempt).name, shard.calls(manifest.attempt).name}
     for pattern in ("*.parquet", ".*.tmp"):
         for file in shard.path.glob(pattern):
             if file.name not in keep:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from gra_hpc import storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
 from gra_hpc.ledger import Ledger
 from gra_hpc.merge.workers import Workers
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
 from gra_hpc.rundir import RunDir, ShardDir
+from gra_hpc.shard_manifest import ShardManifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,8 +185,6 @@ def verify(asked: tuple[str, str, int, int, str]) -> Shard | GraError:
 
 
 def _verify(shard: ShardDir, round_: int, fingerprint: str) -> Shard:
-    import hashlib
-
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -197,42 +194,29 @@ def _verify(shard: ShardDir, round_: int, fingerprint: str) -> Shard:
         if not ok:
             raise kind(what)
 
-    where = shard.manifest
-    try:
-        raw = where.read_bytes()
-        manifest: dict[str, Any] = orjson.loads(raw)
-        samples = manifest["samples"]
-        name, rows, size, sha = (
-            samples["file"],
-            int(samples["rows"]),
-            int(samples["bytes"]),
-            samples["sha256"],
-        )
-        attempt, ledger = str(manifest["attempt"]), Ledger.from_dict(manifest["ledger"])
-        stated = (manifest["round"], manifest["shard"], manifest["fingerprint"])
-    except OSError as e:
-        raise ReleaseError(f"{where}: {e.strerror}") from None
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as e:
-        raise ReleaseError(f"{where}: not a shard manifest ({type(e).__name__}: {e})") from None
+    where, manifest = shard.manifest, ShardManifest.load(shard)
     need(
-        stated[:2] == (round_, shard.number),
-        f"{where}: says round {stated[0]} shard {stated[1]}, expected round {round_} shard {shard.number}",
+        (manifest.round, manifest.shard) == (round_, shard.number),
+        f"{where}: says round {manifest.round} shard {manifest.shard}, expected round {round_} shard "
+        f"{shard.number}",
     )
     need(
-        stated[2] == fingerprint,
-        f"{where}: made with other settings (fingerprint {str(stated[2])[:12]}, this run's is "
+        manifest.fingerprint == fingerprint,
+        f"{where}: made with other settings (fingerprint {manifest.fingerprint[:12]}, this run's is "
         f"{fingerprint[:12]})",
         FingerprintError,
     )
-    need(Path(name).name == name, f"{where}: names a table outside its directory ({name})")
-    table = shard.path / name
+    table, ledger, rows = shard.samples(manifest.attempt), manifest.ledger, manifest.rows
     try:
         actual = table.stat().st_size
-        need(actual == size, f"{table}: {actual} bytes, its manifest says {size}")
+        need(actual == manifest.bytes, f"{table}: {actual} bytes, its manifest says {manifest.bytes}")
         digest = storage.sha256(table)
     except OSError as e:
         raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
-    need(digest == sha, f"{table}: SHA-256 {digest[:12]}..., its manifest says {str(sha)[:12]}...")
+    need(
+        digest == manifest.sha256,
+        f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...",
+    )
     try:
         with pq.ParquetFile(table) as file:
             need(
@@ -273,12 +257,12 @@ def _verify(shard: ShardDir, round_: int, fingerprint: str) -> Shard:
     )
     return Shard(
         number=shard.number,
-        attempt=attempt,
+        attempt=manifest.attempt,
         part=Part(str(table), tuple(groups), accepted_only=True),
         rows=rows,
-        bytes=size,
+        bytes=manifest.bytes,
         sha256=digest,
-        manifest_sha256=hashlib.sha256(raw).hexdigest(),
+        manifest_sha256=manifest.digest,
         ledger=ledger,
         seeds=len(pc.unique(pa.chunked_array(seeds, pa.string()))) if seeds else 0,
         ids=np.concatenate(ids) if ids else np.empty(0, "S1"),

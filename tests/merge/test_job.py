@@ -298,6 +298,69 @@ def test_bad_manifests_are_named(tmp_path: Path) -> None:
         merge_round(run, 1)
 
 
+@pytest.mark.parametrize(
+    ("change_", "message"),
+    [
+        ({"samples": {"file": 5}}, "samples.file is 5, expected 'samples-a1.parquet'"),
+        ({"samples": {"file": "samples-\0.parquet"}}, r"samples.file is 'samples-\\x00.parquet', expected"),
+        ({"samples": {"file": "../00000/samples-a1.parquet"}}, "expected 'samples-a1.parquet'"),
+        ({"attempt": "a2"}, "samples.file is 'samples-a1.parquet', expected 'samples-a2.parquet'"),
+        ({"attempt": "a\0"}, "expected an attempt's name"),
+        ({"samples": {"rows": "1"}}, "samples.rows is '1', expected a count"),
+        ({"samples": {"bytes": True}}, "samples.bytes is True, expected a count"),
+        ({"ledger": {"accepted": "1"}}, "ledger.accepted is '1', expected a count"),
+        ({"ledger": {"rejected": {"a": "x"}}}, r"ledger.rejected\['a'\] is 'x', expected a count"),
+        ({"ledger": {"failed": {"a": None}}}, r"ledger.failed\['a'\] is nothing, expected a count"),
+        ({"ledger": {"failed": [1]}}, r"ledger.failed is \[1\], expected an object"),
+        ({"ledger": 7}, "ledger is 7, expected an object"),
+        ({"round": None}, "round is nothing, expected a count"),
+        ({"fingerprint": 5}, "fingerprint is 5, expected a text"),
+        ({"attempts": [{}]}, r"attempts\[\].attempt is nothing, expected an attempt's name"),
+        ({"format": 9}, "format is 9, this version reads 1"),
+        (None, "samples is nothing, expected an object|attempt is nothing"),
+        ([], r"it is \[\], expected an object"),
+    ],
+)
+def test_manifests_of_wrong_types_are_named_and_nothing_is_removed(
+    tmp_path: Path, change_: dict | list | None, message: str
+) -> None:
+    """As the job that ends a round does it: remains of attempts are swept first, then it merges."""
+    from gra_hpc.publish import sweep
+
+    run = damaged(tmp_path)
+    for n in (0, 1):
+        shard = run.round(1).shard(n)
+        good = json.loads(shard.manifest.read_text())
+        bad = change_ or ({} if change_ is None else [])
+        if isinstance(bad, dict) and bad:
+            (key, value), *_ = bad.items()
+            inner = good[key] | value if isinstance(value, dict) else value
+            bad = good | {key: inner}
+        shard.manifest.write_text(json.dumps(bad))
+        shard.attempt("a2").path.mkdir(parents=True)
+        shard.attempt("a2").journal.write_text("answers")
+        sweep(shard)
+        assert shard.attempt("a2").journal.is_file() and shard.samples("a1").is_file()
+    with pytest.raises(ReleaseError, match=message) as e:
+        merge_round(run, 1)
+    assert "00000/manifest.json: not a shard manifest" in e.value.what
+    assert "00001/manifest.json: not a shard manifest" in e.value.what
+    assert "\n" not in str(e.value) and "gra resume" in e.value.then
+
+
+def test_nothing_is_swept_under_the_manifest_of_another_shard(tmp_path: Path) -> None:
+    from gra_hpc.publish import sweep
+
+    run = damaged(tmp_path)
+    shard = run.round(1).shard(1)
+    shard.manifest.write_bytes(run.round(1).shard(0).manifest.read_bytes())
+    shard.attempt("a2").path.mkdir(parents=True)
+    sweep(shard)
+    assert shard.attempt("a2").path.is_dir() and shard.samples("a1").is_file()
+    with pytest.raises(ReleaseError, match="says round 1 shard 0"):
+        merge_round(run, 1)
+
+
 def test_all_bad_shards_are_named_at_once(tmp_path: Path) -> None:
     run = damaged(tmp_path)
     for n in (0, 1):
