@@ -92,8 +92,8 @@ def table_entry(file: Path) -> dict[str, Any]:
 
 def sweep(shard: ShardDir) -> None:
     """Remove what a published shard no longer needs: journals (now in its calls table), tables and temporary files of
-    attempts that lost or were killed. Nothing under a manifest that is not sound: the merge names that one, and what it
-    would be made from again is here.
+    attempts that lost or were killed. Anything else there is left alone, and all of it under a manifest that is not
+    sound: the merge names that one, and what it would be made from again is here.
 
     An attempt that still runs in another job notices that its directory has gone, or that the manifest is there.
     """
@@ -107,11 +107,12 @@ def sweep(shard: ShardDir) -> None:
     if manifest.shard != shard.number or not shard.samples(manifest.attempt).is_file():
         log.warning("%s: of another shard, or without its table; nothing is removed there", shard.manifest)
         return
-    keep = {shard.samples(manifest.attempt).name, shard.calls(manifest.attempt).name}
-    for pattern in ("*.parquet", ".*.tmp"):
+    counted = {shard.samples(manifest.attempt).name, shard.calls(manifest.attempt).name}
+    for name in sorted(manifest.tables(shard) - counted):
+        (shard.path / name).unlink(missing_ok=True)
+    for pattern in (".samples-*.parquet.tmp", ".calls-*.parquet.tmp", ".manifest.json.*.tmp"):
         for file in shard.path.glob(pattern):
-            if file.name not in keep:
-                file.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
     for _ in range(3):  # a heartbeat that is being written at this moment makes a directory that is not empty
         shutil.rmtree(shard.attempts, ignore_errors=True)
         if not shard.attempts.exists():

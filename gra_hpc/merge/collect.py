@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"\d{5,}")
-_IN_SHARD = re.compile(r"attempts|manifest\.json|(samples|calls)-.+\.parquet|\..+")
+_IN_SHARD = re.compile(r"attempts|manifest\.json|\..+")
+"""Beside its attempts' tables."""
 FEW, FEW_BYTES = 16, 64 << 20
 """Up to this many shards of this size are not worth a second process."""
 SHOWN = 8
@@ -64,6 +65,8 @@ class Shard:
     """Accepted rows: bytes [n], padded with NUL."""
     scores: np.ndarray
     """Accepted rows: float64 [n]; -inf without a score."""
+    foreign: list[str]
+    """Entries of its directory that are none of its own."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Collected:
     expected: int
     missing: list[int]
     foreign: list[str] = field(default_factory=list)
-    """Entries of the shards directory that belong to no shard of this run; left alone."""
+    """Entries of the shards directory that belong to no shard or attempt of this run; left alone."""
 
     @property
     def complete(self) -> bool:
@@ -116,11 +119,6 @@ def published(run: RunDir, round_: int, expected: int) -> tuple[list[ShardDir], 
             continue
         if (entry / "manifest.json").is_file():
             have.append(number)
-            foreign += [
-                str(f.relative_to(run.path))
-                for f in sorted(entry.iterdir())
-                if not _IN_SHARD.fullmatch(f.name)
-            ]
     missing = sorted(set(range(expected)) - set(have))
     return [run.round(round_).shard(n) for n in have], missing, foreign
 
@@ -136,8 +134,6 @@ def collect(
         ReleaseError: a manifest or table that is not what it should be. All bad ones are logged, the first are named.
     """
     have, missing, foreign = published(run, round_, expected)
-    for entry in foreign:
-        log.warning("%s: not part of this run's round %d; left alone", entry, round_)
     if missing and not (allow_partial and have):
         raise IncompleteError(
             f"round {round_}: {len(missing)} of {expected} shards are not published: {_short(ranges(missing))}",
@@ -157,6 +153,9 @@ def collect(
         else:
             log.error("%s", result.what)
             problems.append(result)
+    foreign = sorted(foreign + [entry for s in shards for entry in s.foreign])
+    for entry in foreign:
+        log.warning("%s: not part of this run's round %d; left alone", entry, round_)
     if problems:
         named = "; ".join(p.what for p in problems[:SHOWN])
         more = f"; and {len(problems) - SHOWN} more (see the log)" if len(problems) > SHOWN else ""
@@ -178,13 +177,13 @@ def verify(asked: tuple[str, str, int, int, str]) -> Shard | GraError:
     run, path, number, round_, fingerprint = asked
     shard = ShardDir(Path(path), number)
     try:
-        return _verify(shard, round_, fingerprint)
+        return _verify(Path(run), shard, round_, fingerprint)
     except GraError as e:
         e.what = e.what.replace(f"{run}/", "")
         return e
 
 
-def _verify(shard: ShardDir, round_: int, fingerprint: str) -> Shard:
+def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -255,6 +254,7 @@ def _verify(shard: ShardDir, round_: int, fingerprint: str) -> Shard:
         f"{table}: {', '.join(f'{v} {k}' for k, v in counts.items())}; the manifest's "
         f"ledger says {ledger.line()}",
     )
+    own = manifest.tables(shard)
     return Shard(
         number=shard.number,
         attempt=manifest.attempt,
@@ -267,6 +267,11 @@ def _verify(shard: ShardDir, round_: int, fingerprint: str) -> Shard:
         seeds=len(pc.unique(pa.chunked_array(seeds, pa.string()))) if seeds else 0,
         ids=np.concatenate(ids) if ids else np.empty(0, "S1"),
         scores=np.nan_to_num(np.concatenate(scores), nan=-np.inf) if scores else np.empty(0),
+        foreign=[
+            str(f.relative_to(run))
+            for f in sorted(shard.path.iterdir())
+            if f.name not in own and not _IN_SHARD.fullmatch(f.name)
+        ],
     )
 
 

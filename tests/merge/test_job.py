@@ -412,6 +412,25 @@ def test_foreign_files_are_named_and_left_alone(tmp_path: Path, caplog: pytest.L
     assert (shards / "notes.txt").read_text() == "mine"
 
 
+def test_a_foreign_table_survives_the_sweep_of_a_shard(tmp_path: Path) -> None:
+    from gra_hpc.publish import sweep
+
+    run = damaged(tmp_path)
+    shard = run.round(1).shard(0)
+    shard.attempt("killed").path.mkdir(parents=True)
+    gone = [shard.samples("killed"), shard.calls("killed"), shard.path / ".samples-killed.parquet.tmp"]
+    foreign = [shard.path / n for n in ("my-analysis.parquet", "samples-foreign.parquet", ".mine.tmp")]
+    for file in (*gone, *foreign):
+        file.write_bytes(b"x")
+    sweep(shard)
+    assert not any(f.exists() for f in gone) and not shard.attempts.exists()
+    assert all(f.exists() for f in foreign)
+    assert merge_round(run, 1).manifest["ignored"] == [
+        f"rounds/01/shards/00000/{n}" for n in ("my-analysis.parquet", "samples-foreign.parquet")
+    ]
+    assert all(f.exists() for f in foreign)
+
+
 def test_a_foreign_merged_directory_is_not_touched(tmp_path: Path) -> None:
     run = damaged(tmp_path)
     run.round(1).merged.mkdir()
