@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -14,14 +15,19 @@ from typing import Any
 from gra_hpc import __version__, benchmark_files, presets, space
 from gra_hpc.benchmark_files import BenchmarkPin
 from gra_hpc.config import EngineKind, Flow, ModelConfig, RunConfig, fingerprinted
-from gra_hpc.engines.model_files import check_files, identity, model_directory
+from gra_hpc.engines.model_facts import read_facts
+from gra_hpc.engines.model_files import check_files, identity, model_directory, stated_licence
 from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.flows.prompts import prompts_digest
 from gra_hpc.records import digest
 from gra_hpc.rundir import RoundDir, RunDir
 from gra_hpc.storage import fsync_dir, fsync_file, read_json, room, to_json, write_atomic
 
-FORMAT = 2
+log = logging.getLogger(__name__)
+
+FORMAT = 3
+READABLE = (2, FORMAT)
+"""Format 2 did not note the models' sizes."""
 SEEDS_PER_SHARD_0 = 2000
 """Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
 
@@ -36,6 +42,20 @@ class ModelPin:
     """Digest of its files, wherever they lie."""
     revision: str
     licence: str
+    """As the configuration states it, else as the model's own card does; empty: neither."""
+    parameters: int | None = None
+    """Number of its weights; none: not known."""
+
+    @classmethod
+    def of(cls, directory: Path, model: ModelConfig) -> ModelPin:
+        """What lies there now: the files may have moved by the time that the release tells of them."""
+        return cls(
+            str(directory),
+            identity(directory, model),
+            _revision(directory),
+            model.licence or stated_licence(directory),
+            _parameters(directory),
+        )
 
 
 @dataclass(frozen=True)
@@ -67,8 +87,11 @@ class Plan:
             GraError: when it was made by an incompatible version.
         """
         data = read_json(run.plan)
-        if data.get("format") != FORMAT:
-            raise GraError(f"{run.plan}: plan format {data.get('format')}, this version reads {FORMAT}")
+        if data.get("format") not in READABLE:
+            raise GraError(
+                f"{run.plan}: plan format {data.get('format')}, this version reads {READABLE[0]} to {FORMAT}",
+                f"gra plan {run.path}-2 ...",
+            )
         data["models"] = {k: ModelPin(**v) for k, v in data["models"].items()}
         data["embed"] = ModelPin(**data["embed"]) if data["embed"] else None
         data["benchmarks"] = {k: BenchmarkPin(**v) for k, v in data["benchmarks"].items()}
@@ -141,7 +164,7 @@ def pin_models(config: RunConfig) -> dict[str, ModelPin]:
         directory = model_directory(model.path, model.revision, config.site.scratch)
         if config.engine.kind is EngineKind.vllm:
             check_files(directory, model)
-        pins[name] = ModelPin(str(directory), identity(directory, model), _revision(directory), model.licence)
+        pins[name] = ModelPin.of(directory, model)
     return pins
 
 
@@ -150,13 +173,21 @@ def pin_embed(config: RunConfig) -> ModelPin | None:
     if not (config.merge.semantic and config.merge.embed_model):
         return None
     directory = model_directory(config.merge.embed_model, "", config.site.scratch)
-    model = ModelConfig(path=str(directory))
-    return ModelPin(str(directory), identity(directory, model), _revision(directory), "")
+    return ModelPin.of(directory, ModelConfig(path=str(directory)))
 
 
 def _revision(directory: Path) -> str:
     """The commit of a snapshot in the Hub's cache layout (`.../snapshots/COMMIT`), else nothing."""
     return directory.name if directory.parent.name == "snapshots" else ""
+
+
+def _parameters(directory: Path) -> int | None:
+    """Number of a model's weights, from its files."""
+    try:
+        return read_facts(directory).parameters
+    except GraError as e:
+        log.warning("size of %s is not known: %s", directory, e.what)
+        return None
 
 
 def make(path: Path, config: RunConfig) -> RunDir:

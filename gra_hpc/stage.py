@@ -27,6 +27,7 @@ from gra_hpc.storage import read_json, room, to_json, write_atomic
 
 MODEL_FILES = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.model.v*", "*.tiktoken", "*.safetensors", "LICENSE*", "NOTICE*",
+    "README.md",  # states the licence
 )  # fmt: skip
 UNWANTED = (
     "original/*",

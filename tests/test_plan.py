@@ -49,6 +49,19 @@ def test_planning_twice_is_the_same_plan(tmp_path: Path) -> None:
     assert presets.load(run.config).site.partition == "gpu"  # placement may change
 
 
+def test_plans_without_models_sizes_are_still_read_others_are_not(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    plan = json.loads(run.plan.read_text())
+    assert all(pin["parameters"] for pin in plan["models"].values())
+    for pin in plan["models"].values():
+        del pin["parameters"]
+    run.plan.write_text(json.dumps(plan | {"format": 2}))
+    assert [pin.parameters for pin in Plan.load(run).models.values()] == [None] * len(plan["models"])
+    run.plan.write_text(json.dumps(plan | {"format": 1}))
+    with pytest.raises(GraError, match="plan format 1, this version reads 2 to 3 -> gra plan"):
+        Plan.load(run)
+
+
 def test_another_method_is_refused_with_the_keys(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(FingerprintError, match=r"method.accept_mean: planned 8.4, now 7.5"):

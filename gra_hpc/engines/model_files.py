@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from gra_hpc import hub
 from gra_hpc.config import ModelConfig, SystemRole
@@ -81,6 +82,20 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(config.get(key), dict):
             return {**config, **config[key]}
     return config
+
+
+def stated_licence(directory: Path) -> str:
+    """The licence that a model's own card (README.md, as on the Hub) states in its header; empty if none does."""
+    try:
+        text = (directory / "README.md").read_text(encoding="utf-8")
+        header = yaml.safe_load(text.split("---\n", 2)[1]) if text.startswith("---\n") else None
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return ""
+    if not isinstance(header, dict):
+        return ""
+    named = header.get("license_name") if header.get("license") == "other" else None
+    licence = named or header.get("license")
+    return " ".join(licence.split()) if isinstance(licence, str) else ""
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -142,6 +142,12 @@ def limits(facts: dict[str, Any]) -> list[str]:
             f"**Models under one billion parameters: their verdicts mean little.** {sizes}. A high score from such a"
             " model is no evidence of quality."
         )
+    unknown = [n for n, m in facts["models"].items() if not m["parameters"]]
+    if unknown and not facts["simulated"]:
+        out.append(
+            f"**How large some models are is not known**: {', '.join(unknown)}. A high score from one under one billion"
+            " parameters is no evidence of quality."
+        )
     if not method["review_response"]:
         out.append("**Responses were not reviewed**: every response that could be read was accepted.")
     elif not method["review_instruction"]:

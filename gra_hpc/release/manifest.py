@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,11 @@ from omegaconf import OmegaConf
 
 from gra_hpc import __version__
 from gra_hpc.config import Flow, RunConfig
-from gra_hpc.errors import GraError
 from gra_hpc.flows import prompts
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import ModelPin
 from gra_hpc.release.funnel import funnel
 from gra_hpc.release.inputs import Inputs, MergedRound
-
-log = logging.getLogger(__name__)
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -92,25 +88,14 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
 
 
 def model(path: str, pin: ModelPin) -> dict[str, Any]:
-    """A model: where it comes from, exactly which one it was, under which licence, how large."""
+    """A model: where it comes from, exactly which one it was, under which licence, how large, as planned."""
     return {
         "path": path,
         "revision": pin.revision,
         "identity": pin.identity,
         "licence": pin.licence,
-        "parameters": parameters(Path(pin.directory)),
+        "parameters": pin.parameters,
     }
-
-
-def parameters(directory: Path) -> int | None:
-    """Number of a model's weights, from its files; none if they are not here any more."""
-    from gra_hpc.engines.model_facts import read_facts
-
-    try:
-        return read_facts(directory).parameters
-    except (GraError, OSError) as e:
-        log.warning("size of %s is not known: %s", directory, e)
-        return None
 
 
 def stages(config: RunConfig) -> list[str]:

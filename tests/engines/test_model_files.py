@@ -139,6 +139,24 @@ def test_where_templates_are_found(model: Path, tmp_path: Path) -> None:
     assert model_files.chat_template(model, entry(model, chat_template=str(own))) == "OWN"
 
 
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0\n---\n# Model\n", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: my-terms\n---\n", "my-terms"),
+        ("---\nlicense: other\n---\n", "other"),
+        ("---\nlicense: [a, b]\n---\n", ""),
+        ("---\n: {\n---\n", ""),
+        ("# no header\n", ""),
+        (None, ""),
+    ],
+)
+def test_the_licence_is_that_of_the_models_own_card(tmp_path: Path, card: str | None, licence: str) -> None:
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert model_files.stated_licence(tmp_path) == licence
+
+
 def test_folding_of_the_system_message() -> None:
     system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}
     assistant = {"role": "assistant", "content": "Hi"}

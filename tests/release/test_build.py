@@ -136,6 +136,19 @@ def test_a_damaged_release_is_built_anew(maker: Maker) -> None:
     assert digests(build(run)) == before
 
 
+def test_models_that_have_moved_since_the_plan_change_no_word(maker: Maker) -> None:
+    maker.models[0].joinpath("README.md").write_text("---\nlicense: other\nlicense_name: ant-terms\n---\n")
+    config = maker.config(seeds=6)
+    config.models["ant"].licence = ""
+    run = maker.make("run", config)
+    before = {p.name: p.read_bytes() for p in build(run).glob("*.*")}
+    assert "their verdicts mean little" in before["README.md"].decode()
+    assert "| ant-terms |" in before["README.md"].decode(), "as the model's own card says"
+    shutil.rmtree(run.release)
+    maker.models[0].parent.rename(maker.path / "elsewhere")
+    assert {p.name: p.read_bytes() for p in build(run).glob("*.*")} == before
+
+
 def test_rebuilt_when_the_merge_was_redone(maker: Maker) -> None:
     config = maker.config()
     config.merge.allow_partial = True

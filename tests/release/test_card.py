@@ -79,6 +79,7 @@ def test_without_benchmarks_it_says_none(facts: dict[str, Any]) -> None:
         ({"review_response": False}, "not reviewed"),
         ({"settle": "majority"}, "their majority decided"),
         ({"parameters": 134_515_008}, "ant (135M)"),
+        ({"parameters": None}, "How large some models are is not known**: ant."),
         ({"target": 1000}, "short of the target"),
         ({"one_model": True}, "All seats of the committee are one model"),
     ],
