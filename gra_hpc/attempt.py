@@ -70,6 +70,8 @@ class Heartbeat:
     restart: int = field(default_factory=restart_count)
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
+    gpus: int | None = None
+    """GPUs that the attempt was given, used or not; none: not recorded."""
     started: float = field(default_factory=time.time)
     at: float = 0.0
     phase: str = "starting"

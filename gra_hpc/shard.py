@@ -178,7 +178,7 @@ def _run_shard(run: RunDir, round_: int, number: int, lead_s: int, signals: Sign
             f"{shard.path}: two attempts in a row ended without an answered call; not tried again",
             f"read {run.logs}, raise site.time_minutes, then gra resume {run.path}",
         )
-    beat = Heartbeat(here.id, number, round_, planned=len(units))
+    beat = Heartbeat(here.id, number, round_, planned=len(units), gpus=config.site.gpus_per_node)
     try:
         beat.write(here)
         journal = Journal(

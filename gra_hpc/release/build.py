@@ -1,6 +1,7 @@
 """The release directory, built beside its place and renamed into it: data, rejects, settings, report, card, manifest.
 
-The same plan and the same merges give the same bytes, on any machine and however the shards came in.
+The same plan and the same merges give the same bytes, on any machine and however the shards came in; only report and
+manifest also tell what the work took.
 """
 
 from __future__ import annotations
@@ -79,13 +80,13 @@ def _build(inputs: Inputs) -> bool:
 
 
 def made_from(release: Path) -> str:
-    """What a release in place was made from; empty if there is none, or one with files missing or cut."""
+    """What a release in place was made from; empty if there is none, one of another format, or with files missing."""
     try:
         there = storage.read_json(release / manifests.NAME)
         whole = all((release / name).stat().st_size == f["bytes"] for name, f in there["files"].items())
     except (OSError, storage.StorageError, KeyError, TypeError):
         return ""
-    return str(there.get("made_from", "")) if whole else ""
+    return str(there.get("made_from", "")) if whole and there.get("format") == manifests.FORMAT else ""
 
 
 class Builder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from gra_hpc.config import Flow, RunConfig
 from gra_hpc.flows import prompts
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import ModelPin
+from gra_hpc.release.allocation import allocation
 from gra_hpc.release.funnel import funnel
 from gra_hpc.release.inputs import Inputs, MergedRound
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 PRIVATE = ("site", "engine.env", "engine.python")
 """Keys of the configuration that say nothing of the data, and may say something of its makers."""
 
@@ -82,6 +84,9 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
         "funnel": funnel(ledger, dropped, stages(config), steps(config)),
         "coverage": coverage(inputs.rounds),
         "rounds": [of_round(r) for r in inputs.rounds],
+        "work": asdict(
+            allocation((t for r in inputs.all_rounds for t in r.tables()), config.site.gpus_per_node)
+        ),
         "splits": splits,
         "rejects": rejects,
     }

@@ -380,8 +380,13 @@ def _work(w: Work, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operations(w: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
-    c = facts["coverage"]
+    c, held = facts["coverage"], facts["work"]
+    lacking = f", without {held['unrecorded']} that left no record" if held["unrecorded"] else ""
+    hours = [(f"hours that all attempts ran, lost ones included{lacking}", number(round(held["hours"], 2)))]
+    if held["gpu_hours"]:
+        hours.append((f"GPU-hours allocated to them{lacking}", number(round(held["gpu_hours"], 2))))
     return [
+        *hours,
         ("shards published", f"{c['published']} of {c['expected']}"),
         ("attempts they took", number(w.attempts)),
         ("nodes", number(w.hosts)),

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from made_up_runs import Maker
 from gra_hpc.ledger import Ledger
 from gra_hpc.records import CRITERIA
 from gra_hpc.release import charts
+from gra_hpc.release.allocation import Allocation, allocation
 from gra_hpc.release.build import build
 from gra_hpc.release.inputs import Inputs
-from gra_hpc.release.measures import SPANS, choose, distributions, time_line, work
+from gra_hpc.release.measures import SPANS, Work, choose, distributions, time_line, work
+from gra_hpc.release.report import _operations
 from gra_hpc.release.verify import verify
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json
@@ -85,6 +88,31 @@ def test_work_adds_up(inputs: Inputs) -> None:
     line = time_line(tables)
     assert len(line.tokens) == SPANS and sum(line.calls) == total
     assert sum(line.tokens) == sum(c for _, _, c in w.tokens.values())
+
+
+def test_allocated_hours_count_lost_attempts_and_idle_gpus(inputs: Inputs) -> None:
+    table = next(inputs.rounds[0].tables())
+    lost = {"attempt": "lost", "started": 1000.0, "at": 1000.0 + 7200, "gpus": 4}
+    won = {"attempt": table.attempt, "started": 9_000.0, "at": 9_000.0 + 1800, "gpus": 2}
+    manifest = table.manifest | {
+        "attempts": [lost, {"attempt": "silent"}, won],
+        "timings": {"started": 9_100.0, "ended": 9_000.0 + 3600},
+    }
+    found = allocation([replace(table, manifest=manifest)], gpus=8)
+    assert found == Allocation(attempts=3, unrecorded=1, hours=3.0, gpu_hours=2 * 4 + 1 * 2)
+    of_old = manifest | {"attempts": [{k: v for k, v in lost.items() if k != "gpus"}]}
+    assert allocation([replace(table, manifest=of_old)], gpus=8).gpu_hours == 16
+
+
+def test_manifest_and_report_tell_the_allocated_hours(built: RunDir) -> None:
+    facts = read_json(built.release / "manifest.json")
+    assert facts["work"] == {"attempts": 6, "unrecorded": 0, "hours": 0.6, "gpu_hours": 0.0}
+    page = (built.release / "report.html").read_text()
+    assert "hours that all attempts ran, lost ones included" in page
+    work = dict(
+        _operations(Work({}, {}), facts | {"work": facts["work"] | {"gpu_hours": 4.8, "unrecorded": 2}})
+    )
+    assert work["GPU-hours allocated to them, without 2 that left no record"] == "4.8"
 
 
 def test_a_part_of_the_shards_is_drawn_by_their_place(inputs: Inputs) -> None:
