@@ -35,6 +35,8 @@ from gra_hpc.release.schema import OUTCOMES, REASONS, data_schema, rejects_schem
 NAME = "report.html"
 SAMPLES = 20
 """Samples shown of each outcome."""
+CAUSES = 10
+"""Reasons shown of each side; the rest is one row."""
 TEXT_CHARS = 4000
 """Longer texts of samples are cut."""
 _ROLES = ("generator", "reviewer", "adjudicator", "summarizer")
@@ -418,7 +420,11 @@ def _causes(ledger: Ledger) -> Markup | None:
         ("rejected", ledger.rejected, ledger.rejected_total),
         ("failed", ledger.failed, ledger.failed_total),
     ):
-        for key, n in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))[:10]:
+        order = sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))
+        shown, rest = order[:CAUSES], order[CAUSES:]
+        if rest:
+            shown.append((f"{len(rest)} more, in the card and manifest.json", sum(n for _, n in rest)))
+        for key, n in shown:
             rows.append(Bar(key, [Part(css, n, css)], f"{number(n)} ({percent(n, total)} of {css})"))
     return bars("Reasons", rows, label=400, note=190) if rows else None
 

@@ -21,7 +21,7 @@ from gra_hpc.release.allocation import Allocation, allocation
 from gra_hpc.release.build import build
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.release.measures import SPANS, Work, choose, distributions, time_line, work
-from gra_hpc.release.report import _operations
+from gra_hpc.release.report import _causes, _operations
 from gra_hpc.release.verify import verify
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json
@@ -133,6 +133,15 @@ def test_the_page_tells_the_manifest_and_loads_nothing(built: RunDir) -> None:
         shown = page.count(f'class="sample is-{outcome}"')
         assert shown == min(20, rows)
     assert "<tag>" not in page and "&lt;tag&gt;" in page, "texts of models are text"
+
+
+def test_causes_beyond_the_first_are_one_row_with_their_sum() -> None:
+    many = {f"response: cause {i:02}": 20 - i for i in range(13)}
+    page = str(_causes(Ledger(planned=400, rejected=many, failed={"response: cut": 3}, pending=0)))
+    assert "cause 09" in page and "cause 10" not in page
+    assert "3 more, in the card and manifest.json" in page and "27 (14.8% of rejected)" in page
+    exactly = str(_causes(Ledger(rejected=dict(list(many.items())[:10]))))
+    assert "more" not in exactly
 
 
 def test_a_report_of_nothing(maker: Maker) -> None:
