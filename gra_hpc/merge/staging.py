@@ -104,9 +104,13 @@ class Staging:
             Whether ours is in place.
         """
         with storage.room(self.out):
-            for file in sorted(self.out.rglob("*")):
-                if file.is_file():
-                    storage.fsync_file(file)
+            for path in sorted(
+                self.out.rglob("*"), reverse=True
+            ):  # what is in a directory before its entries
+                if path.is_dir():
+                    storage.fsync_dir(path)
+                elif path.is_file():
+                    storage.fsync_file(path)
             storage.fsync_dir(self.out)
             while True:
                 try:

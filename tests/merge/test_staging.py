@@ -16,6 +16,7 @@ import psutil
 import pytest
 from fabricate import make_run, publish_shard, sample, seed, tables
 
+from gra_hpc import storage
 from gra_hpc.merge.job import existing, merge_round
 from gra_hpc.merge.staging import Staging, sweep
 from gra_hpc.plan import Plan
@@ -168,6 +169,20 @@ def test_publish_onto_something(tmp_path: Path) -> None:
             assert staging.publish(lambda better=better: better) is (expected == content)
         assert (target / "file").read_text() == expected
         assert [p.name for p in tmp_path.iterdir()] == ["merged"]
+
+
+def test_files_and_their_directories_are_durable_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    for name in ("fsync_file", "fsync_dir"):
+        real = getattr(storage, name)
+        monkeypatch.setattr(storage, name, lambda path, real=real: (synced.append(path.name), real(path)))
+    with Staging(tmp_path / "release") as staging:
+        (staging.out / "exports" / "deep").mkdir(parents=True)
+        (staging.out / "exports" / "deep" / "file").write_text("x")
+        staging.publish(lambda: True)
+    assert synced == ["file", "deep", "exports", "out", tmp_path.name]
 
 
 def test_publish_without_atomic_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
