@@ -170,6 +170,9 @@ def _checks(facts: dict[str, Any]) -> Iterator[str]:
     c = facts["coverage"]
     if c["published"] < c["expected"]:
         yield f"**Partial**: made from {c['published']} of {c['expected']} planned shards."
+    pending = facts["ledger"]["pending"]
+    if pending:
+        yield f"{pending} candidates are pending: they are neither in the data nor in `rejects/`."
     short = sum(max(0, r["target"] - r["survived"]) for r in facts["rounds"])
     if short:
         yield f"{short} rows short of the target."

@@ -63,6 +63,16 @@ def test_an_approximate_semantic_step_is_stated(facts: dict[str, Any]) -> None:
     assert said in render(facts, None)
 
 
+def test_pending_candidates_are_not_said_to_be_in_the_rejects(facts: dict[str, Any]) -> None:
+    assert "Every sample that is not in the data is in `rejects/`" in render(facts, None)
+    facts["ledger"]["planned"] += 1200
+    facts["ledger"]["pending"] = 1200
+    text = render(facts, None)
+    assert "Every sample that is not in the data" not in text and "every sample that is not" not in text
+    assert "1,200 candidates are pending" in text
+    assert any("pending" in x for x in limits(facts))
+
+
 def test_without_benchmarks_it_says_none(facts: dict[str, Any]) -> None:
     facts["config"]["merge"]["decontamination"]["sources"] = []
     assert "None: the rows were not compared with any benchmark." in render(facts, None)
