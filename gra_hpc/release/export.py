@@ -119,17 +119,30 @@ def dataset_info(name: str, directory: Path) -> dict[str, Any]:
     return out
 
 
+def is_export(path: Path, release: Path, split: str, form: str) -> bool:
+    """Whether a file is what `export` writes of a split, byte by byte."""
+    items = (convert(row, form) for row in rows(release, split))
+    with path.open("rb") as f:
+        same = all(f.read(len(c)) == c for c in _chunks(items, SUFFIX[form] == ".jsonl"))
+        return same and not f.read(1)
+
+
+def _chunks(items: Iterator[dict[str, Any]], lines: bool) -> Iterator[bytes]:
+    head = b"" if lines else b"[\n"
+    for item in items:
+        yield head + orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE if lines else 0)
+        head = b"" if lines else b",\n"
+    if not lines:
+        yield b"[]\n" if head == b"[\n" else b"\n]\n"
+
+
 def _write(path: Path, items: Iterator[dict[str, Any]], lines: bool) -> None:
     """JSON lines, or a JSON array with one item a line; whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage.room(path):
         try:
             with temporary.open("wb") as f:
-                for i, item in enumerate(items):
-                    f.write(b"" if lines else b",\n" if i else b"[\n")
-                    f.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE if lines else 0))
-                if not lines:
-                    f.write(b"\n]\n" if f.tell() else b"[]\n")
+                f.writelines(_chunks(items, lines))
                 f.flush()
                 os.fsync(f.fileno())
             temporary.replace(path)

@@ -20,6 +20,12 @@ from gra_hpc.release.inputs import Inputs, MergedRound
 
 NAME = "manifest.json"
 FORMAT = 2
+KEYS = (
+    "config", "coverage", "created", "diagnostics", "dropped", "embedding", "files", "fingerprint", "format", "frozen",
+    "funnel", "ledger", "made_from", "models", "name", "planned_with", "prepared", "prompts", "rejects", "rounds",
+    "run", "seeds", "simulated", "splits", "version", "work",
+)  # fmt: skip
+"""What a manifest has."""
 PRIVATE = ("site", "engine.env", "engine.python")
 """Keys of the configuration that say nothing of the data, and may say something of its makers."""
 
@@ -56,6 +62,7 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
     for r in inputs.rounds:
         for step, n in r.dropped.items():
             dropped[step] = dropped.get(step, 0) + n
+    settings, rounds = public_config(config), [of_round(r) for r in inputs.rounds]
     return {
         "format": FORMAT,
         "name": config.release.name or inputs.run.name,
@@ -65,7 +72,8 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
         "created": plan.created,
         "version": __version__,
         "planned_with": plan.version,
-        "config": public_config(config),
+        "config": settings,
+        "frozen": plan.frozen,
         "prompts": {p.name: p.read_text(encoding="utf-8") for p in sorted(prompts.DIRECTORY.glob("*.j2"))},
         "models": {name: model(config.models[name].path, pin) for name, pin in sorted(plan.models.items())},
         "embedding": model(config.merge.embed_model, plan.embed) if plan.embed else None,
@@ -81,9 +89,9 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
         "ledger": ledger.to_dict(),
         "prepared": inputs.prepared.ledger.to_dict() if inputs.prepared else None,
         "dropped": dropped,
-        "funnel": funnel(ledger, dropped, stages(config), steps(config)),
-        "coverage": coverage(inputs.rounds),
-        "rounds": [of_round(r) for r in inputs.rounds],
+        "funnel": funnel(ledger, dropped, stages(settings), steps(settings)),
+        "coverage": coverage(rounds),
+        "rounds": rounds,
         "work": asdict(
             allocation((t for r in inputs.all_rounds for t in r.tables()), config.site.gpus_per_node)
         ),
@@ -103,38 +111,38 @@ def model(path: str, pin: ModelPin) -> dict[str, Any]:
     }
 
 
-def stages(config: RunConfig) -> list[str]:
+def stages(config: dict[str, Any]) -> list[str]:
     """Stages that a run's candidates go through."""
-    m = config.method
-    judged = ["response_review", "adjudication"] if m.review_response else []
-    if m.flow is Flow.seeds:
+    m = config["method"]
+    judged = ["response_review", "adjudication"] if m["review_response"] else []
+    if m["flow"] == Flow.seeds.value:
         return ["response"]
-    if m.flow is Flow.refine:
+    if m["flow"] == Flow.refine.value:
         return ["response", *judged]
-    first = ["instruction_review"] if m.review_instruction else []
+    first = ["instruction_review"] if m["review_instruction"] else []
     return ["keywords", "instruction", *first, "response", *judged]
 
 
-def steps(config: RunConfig) -> list[str]:
+def steps(config: dict[str, Any]) -> list[str]:
     """Steps of a run's merge."""
-    m = config.merge
+    m = config["merge"]
     on = {
-        "contaminated": bool(m.decontamination.sources),
-        "exact": m.exact,
-        "fuzzy": m.fuzzy,
-        "semantic": bool(m.semantic and m.embed_model),
-        "surplus": bool(config.method.target_accepted),
+        "contaminated": bool(m["decontamination"]["sources"]),
+        "exact": m["exact"],
+        "fuzzy": m["fuzzy"],
+        "semantic": bool(m["semantic"] and m["embed_model"]),
+        "surplus": bool(config["method"]["target_accepted"]),
     }
     return [name for name, is_on in on.items() if is_on]
 
 
-def coverage(rounds: list[MergedRound]) -> dict[str, Any]:
-    """Shards merged and expected, over all rounds."""
-    each = [r.coverage for r in rounds]
+def coverage(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shards merged and expected, over all rounds, each as `of_round` describes it."""
+    each = {str(r["round"]): r["coverage"] for r in rounds}
     return {
-        "published": sum(c["published"] for c in each),
-        "expected": sum(c["expected"] for c in each),
-        "missing": {str(r.number): c["missing"] for r, c in zip(rounds, each, strict=True) if c["missing"]},
+        "published": sum(c["published"] for c in each.values()),
+        "expected": sum(c["expected"] for c in each.values()),
+        "missing": {number: c["missing"] for number, c in each.items() if c["missing"]},
     }
 
 

@@ -105,7 +105,7 @@ def data_rows(samples: pa.Table, models: Mapping[str, str]) -> pa.Table:
         samples: rows of `records.sample_schema`, a few thousand at a time.
         models: model of each committee member.
     """
-    return _conform({**_shared(samples, models), "messages": _chat(samples)}, data_schema())
+    return _conform({**_shared(samples, models), "messages": chat(samples)}, data_schema())
 
 
 def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> pa.Table:
@@ -141,7 +141,6 @@ REASONS = {
 
 def _shared(samples: pa.Table, models: Mapping[str, str]) -> dict[str, pa.Array]:
     """Columns that both tables have."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     table = samples.combine_chunks()
@@ -155,13 +154,22 @@ def _shared(samples: pa.Table, models: Mapping[str, str]) -> dict[str, pa.Array]
     seats = {n: _array(table[n]) for n in ("generator", "reviewers", "summarizer")}
     seats["adjudicator"] = pc.if_else(verdict.is_valid(), _array(table["adjudicator"]), None)
     out["members"] = _seats(seats)
-    out["models"] = _seats(
+    out["models"] = models_of(out["members"], models)
+    return out
+
+
+def models_of(members: pa.StructArray, models: Mapping[str, str]) -> pa.StructArray:
+    """Column `models` of a column `members`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    seats = {f.name: pc.struct_field(members, f.name) for f in _roles()}
+    return _seats(
         {
             n: _relist(v, _model(v.flatten(), models)) if pa.types.is_list(v.type) else _model(v, models)
             for n, v in seats.items()
         }
     )
-    return out
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
@@ -216,7 +224,7 @@ def _offsets(lists: pa.Array) -> pa.Array:
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
 
-def _chat(samples: pa.Table) -> pa.Array:
+def chat(samples: pa.Table) -> pa.Array:
     """Each sample as `[{user, instruction}, {assistant, response}]`."""
     import numpy as np
     import pyarrow as pa

@@ -1,26 +1,24 @@
-"""Check a release against its own manifest: every digest, the tables' rows and schemas, ids, splits, ledger, card."""
+"""Check a release against its own manifest: every file, every row, and everything that follows from something else."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jinja2
+import orjson
 import yaml
 
-from gra_hpc import storage
+from gra_hpc import __version__, storage
 from gra_hpc.errors import GraError, StorageError
 from gra_hpc.ledger import Ledger
-from gra_hpc.release import card
-from gra_hpc.release.manifest import FORMAT, NAME
-from gra_hpc.release.schema import OUTCOMES, data_schema, rejects_schema
-from gra_hpc.release.shuffle import keys_of
+from gra_hpc.plan import differences
+from gra_hpc.records import digest
+from gra_hpc.release import books, card, export, report, rows
+from gra_hpc.release.manifest import FORMAT, KEYS, NAME
 
-if TYPE_CHECKING:
-    import numpy as np
-
-REQUIRED = (card.NAME, "run.yaml", "report.html")
-_TABLE = re.compile(r"(data|rejects)/([a-z]+)-(\d{5})-of-(\d{5})\.parquet")
+REQUIRED = (card.NAME, "run.yaml", report.NAME)
+_SEEDS = "rejects/seeds.jsonl"
 _IGNORED = (".git", ".gitattributes", ".cache")
 """What a download from the Hub or a clone adds."""
 
@@ -32,21 +30,30 @@ def verify(release: Path) -> list[str]:
         files: dict[str, dict[str, Any]] = manifest["files"]
         if manifest["format"] != FORMAT:
             return [f"{NAME}: format {manifest['format']}, this version reads {FORMAT}"]
-    except (OSError, StorageError, KeyError, TypeError) as e:
+        problems = [
+            f"{name}: not in the manifest" for name in _present(release) if name not in {*files, NAME}
+        ]
+        problems += [f"{name}: not in the release" for name in REQUIRED if name not in files]
+        found = {name: _file(release / name, name, entry) for name, entry in sorted(files.items())}
+    except (OSError, StorageError, KeyError, TypeError, AttributeError) as e:
         return [f"{release / NAME}: no manifest of a release ({e})"]
-    problems = [f"{name}: not in the manifest" for name in _present(release) if name not in {*files, NAME}]
-    problems += [f"{name}: not in the release" for name in REQUIRED if name not in files]
-    sound = []
-    for name, entry in sorted(files.items()):
-        found = _file(release / name, name, entry)
-        problems += found
-        if not found and _TABLE.fullmatch(name):
-            sound.append(name)
+    problems += [p for each in found.values() for p in each]
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        return [*problems, f"{NAME}: without {', '.join(missing)}"]
+    sound = [name for name, wrong in found.items() if not wrong]
+    tables = [name for name in files if rows.NAME.fullmatch(name)]
     try:
-        problems += _tables(release, manifest, sound)
-        problems += _books(manifest)
-        problems += _card(release, manifest)
-    except (KeyError, TypeError, ValueError, GraError) as e:
+        problems += rows.check(release, manifest, sound)
+        problems += books.check(manifest)
+        problems += _frozen(manifest)
+        problems += _settings(release, manifest) if "run.yaml" in sound else []
+        problems += _seeds(release, manifest, sound)
+        problems += _report(release, manifest) if report.NAME in sound else []
+        if set(tables) <= set(sound):
+            problems += _exports(release, manifest, sound)
+            problems += _card(release, manifest) if card.NAME in sound else []
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, jinja2.TemplateError, GraError) as e:
         problems.append(f"{NAME}: not as it should be ({type(e).__name__}: {e})")
     return problems
 
@@ -72,91 +79,93 @@ def _file(path: Path, name: str, entry: dict[str, Any]) -> list[str]:
     return []
 
 
-def _tables(release: Path, manifest: dict[str, Any], names: list[str]) -> list[str]:
-    """Schemas, rows, ids and splits of the tables whose digests are right."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _frozen(manifest: dict[str, Any]) -> list[str]:
+    """Whether the fingerprint is that of what was frozen, and settings, prompts, models and seeds are those."""
+    frozen, settings = manifest["frozen"], manifest["config"]
+    if digest(frozen) != manifest["fingerprint"]:
+        return [f"{NAME}: the fingerprint is not that of the frozen settings"]
+    embedding = manifest["embedding"]
+    pairs: dict[str, tuple[Any, Any]] = {
+        "prompts": (
+            frozen["prompts"],
+            digest([[n, text] for n, text in sorted(manifest["prompts"].items())]),
+        ),
+        "seeds": (frozen["seeds"], manifest["seeds"]["digest"]),
+        "planned_with": (frozen["version"], manifest["planned_with"]),
+        "models": (
+            {name: m["identity"] for name, m in frozen["models"].items()},
+            {name: m["identity"] for name, m in manifest["models"].items()},
+        ),
+        "embedding": (frozen["merge"]["embed_identity"], embedding["identity"] if embedding else ""),
+        "simulated": (frozen["engine"]["kind"] == "simulated", manifest["simulated"]),
+        **{f"config.{part}": (frozen[part], settings[part]) for part in ("method", "committee")},
+    }
+    wrong = [line for key, (a, b) in pairs.items() for line in differences(a, _like(b, a), f"{key}.")]
+    return [f"{NAME}: not what was frozen: {line}" for line in wrong]
 
-    problems: list[str] = []
-    rows: dict[str, int] = {}
-    ids: list[np.ndarray] = []
-    seeds: dict[str, list[np.ndarray]] = {}
-    for name in names:
-        match = _TABLE.fullmatch(name)
-        assert match
-        folder, part = match[1], match[2]
-        try:
-            with pq.ParquetFile(release / name) as file:
-                schema = data_schema() if folder == "data" else rejects_schema()
-                if not file.schema_arrow.equals(schema):
-                    problems.append(f"{name}: other columns than a release of format {FORMAT} has")
-                    continue
-                if file.metadata.num_rows != manifest["files"][name].get("rows"):
-                    problems.append(f"{name}: {file.metadata.num_rows} rows, the manifest says otherwise")
-                rows[part] = rows.get(part, 0) + file.metadata.num_rows
-                for batch in file.iter_batches(65_536, columns=["id", "seed_id"]):
-                    ids.append(keys_of(batch["id"]))
-                    if folder == "data":
-                        seeds.setdefault(part, []).append(np.unique(keys_of(batch["seed_id"], "split")))
-        except (pa.ArrowException, OSError) as e:
-            problems.append(f"{name}: not a readable Parquet file ({str(e).splitlines()[0]})")
-    booked = {s: c["rows"] for s, c in manifest["splits"].items()} | manifest["rejects"]
-    problems += [
-        f"{part}: {rows.get(part, 0)} rows in its files, the manifest says {n}"
-        for part, n in booked.items()
-        if rows.get(part, 0) != n
-    ]
-    every = np.concatenate(ids) if ids else np.empty(0, np.uint64)
-    if len(np.unique(every)) != len(every):
-        problems.append(f"{len(every) - len(np.unique(every))} ids occur more than once")
-    if len(seeds) > 1:
-        one, other = (np.unique(np.concatenate(s)) for s in seeds.values())
-        both = np.intersect1d(one, other)
-        if len(both):
-            problems.append(f"{len(both)} seeds have rows in both splits")
+
+def _like(value: Any, frozen: Any) -> Any:
+    """A part of the configuration with only the keys that are frozen (others may differ between attempts)."""
+    if not (isinstance(value, dict) and isinstance(frozen, dict)):
+        return value
+    return {k: _like(v, frozen.get(k)) for k, v in value.items() if k in frozen}
+
+
+def _settings(release: Path, manifest: dict[str, Any]) -> list[str]:
+    """Whether run.yaml is the manifest's configuration."""
+    try:
+        there = yaml.safe_load((release / "run.yaml").read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError):
+        return ["run.yaml: not readable"]
+    if not isinstance(there, dict):
+        return ["run.yaml: not a configuration"]
+    keys = [line.split(": planned")[0] for line in differences(manifest["config"], there)]
+    return [f"run.yaml: not the manifest's configuration: {', '.join(keys[:5])}"] if keys else []
+
+
+def _seeds(release: Path, manifest: dict[str, Any], sound: list[str]) -> list[str]:
+    """Whether every record that was no usable seed is listed."""
+    lines, rejected = 0, manifest["seeds"]["rejected"]
+    if _SEEDS in manifest["files"]:
+        if _SEEDS not in sound:
+            return []  # named already
+        with (release / _SEEDS).open("rb") as file:
+            lines = sum(1 for _ in file)
+    return [f"{_SEEDS}: {lines} records, the manifest says {rejected}"] if lines != rejected else []
+
+
+def _exports(release: Path, manifest: dict[str, Any], sound: list[str]) -> list[str]:
+    """Whether the exports are there, and hold what the data hold."""
+    wanted = {
+        f"exports/{form}-{split}{export.SUFFIX[form]}": (split, form)
+        for form in manifest["config"]["release"]["formats"]
+        for split in manifest["splits"]
+    }
+    there = {name for name in manifest["files"] if name.startswith("exports/")}
+    info = f"exports/{export.INFO}"
+    problems = [f"{name}: not an export that was asked for" for name in sorted(there - {*wanted, info})]
+    for name, (split, form) in wanted.items():
+        if name not in there:
+            problems.append(f"{name}: not in the release")
+        elif name in sound and not export.is_export(release / name, release, split, form):
+            problems.append(f"{name}: not the rows of the data")
+    if wanted and info in sound:
+        described = storage.to_json(export.dataset_info(manifest["name"], release / "exports"))
+        if (release / info).read_bytes() != described:
+            problems.append(f"{info}: does not describe these exports")
     return problems
 
 
-def _books(manifest: dict[str, Any]) -> list[str]:
-    """Whether the ledgers balance, among themselves and with the rows."""
-    problems = []
-    ledger = Ledger.from_dict(manifest["ledger"])
-    for where, books in [
-        ("the ledger", ledger),
-        *((f"round {r['round']}'s ledger", Ledger.from_dict(r["ledger"])) for r in manifest["rounds"]),
-    ]:
-        try:
-            books.check(where)
-        except StorageError as e:
-            problems.append(e.what)
-    rounds = sum((Ledger.from_dict(r["ledger"]) for r in manifest["rounds"]), Ledger())
-    if rounds.to_dict() != ledger.to_dict():
-        problems.append("the ledger is not the sum of the rounds' ledgers")
-    released = sum(s["rows"] for s in manifest["splits"].values())
-    rejects = {o: manifest["rejects"].get(o, 0) for o in OUTCOMES}
-    stage0 = Ledger.from_dict(manifest["prepared"]) if manifest["prepared"] else Ledger()
-    if ledger.accepted != released + rejects["dropped"]:
-        problems.append(
-            f"{ledger.accepted} samples accepted, but {released} released and {rejects['dropped']} dropped"
-        )
-    if sum(manifest["dropped"].values()) != rejects["dropped"]:
-        problems.append("dropped rows by step do not add up to the dropped rows")
-    for name, booked in (
-        ("rejected", ledger.rejected_total + stage0.rejected_total),
-        ("failed", ledger.failed_total + stage0.failed_total),
-    ):
-        if rejects[name] != booked:
-            problems.append(f"{booked} samples {name} in the ledger, {rejects[name]} rows of them")
-    return problems
+def _report(release: Path, manifest: dict[str, Any]) -> list[str]:
+    """Whether the report is of this release. It tells of shards that are not here: only that can be checked."""
+    text = (release / report.NAME).read_text(encoding="utf-8", errors="replace")
+    wanted = (Ledger.from_dict(manifest["ledger"]).line(), str(manifest["fingerprint"])[:12])
+    return [f"{report.NAME}: without the manifest's {w!r}" for w in wanted if w not in text]
 
 
 def _card(release: Path, manifest: dict[str, Any]) -> list[str]:
-    """Whether the card is there, its header can be read, and it says what the manifest says."""
-    try:
-        text = (release / card.NAME).read_text(encoding="utf-8")
-    except OSError:
-        return []  # named as missing already
+    """Whether the card's header can be read, and the card says what manifest and data say."""
+    text = (release / card.NAME).read_text(encoding="utf-8", errors="replace")
     parts = text.split("---\n", 2)
     try:
         header = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
@@ -173,4 +182,18 @@ def _card(release: Path, manifest: dict[str, Any]) -> list[str]:
         problems.append(f"{card.NAME}: its header names other data files than the manifest")
     if Ledger.from_dict(manifest["ledger"]).line() not in text:
         problems.append(f"{card.NAME}: without the manifest's ledger line")
+    if manifest["version"] != __version__:  # its wording is not ours
+        if f"gra-hpc {manifest['version']}" not in text:
+            problems.append(f"{card.NAME}: not of version {manifest['version']}, as the manifest says")
+    elif text != (expected := card.render(orjson.loads(storage.to_json(manifest)), card.first_row(release))):
+        problems.append(f"{card.NAME}: not what manifest and data say{_first_difference(text, expected)}")
     return problems
+
+
+def _first_difference(text: str, expected: str) -> str:
+    """Where two texts part, for one line."""
+    there, wanted = text.splitlines(), expected.splitlines()
+    for number, (a, b) in enumerate(zip(there, wanted, strict=False), 1):
+        if a != b:
+            return f" (line {number}: {a[:60]!r}, expected {b[:60]!r})"
+    return f" ({len(there)} lines, expected {len(wanted)})"

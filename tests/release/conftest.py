@@ -30,6 +30,7 @@ def built(shared_maker: Maker) -> Iterator[RunDir]:
     benchmark = shared_maker.path / "bench.txt"
     benchmark.write_text(BENCHMARK + "\n")
     config.merge.decontamination.sources = [str(benchmark)]
+    config.release.formats = ["alpaca", "chat"]
     run = shared_maker.make("two-rounds", config, rounds=2)
     build(run)
     yield run

@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_runs import Maker
 
+from gra_hpc import plan
+from gra_hpc.config import Flow
+from gra_hpc.merge.job import merge_round
+from gra_hpc.release.build import build
+from gra_hpc.release.manifest import KEYS
 from gra_hpc.release.schema import data_schema
 from gra_hpc.release.verify import verify
 from gra_hpc.rundir import RunDir
+from gra_hpc.shard import run_shard
 from gra_hpc.storage import read_json, sha256, to_json
 
 
@@ -40,6 +47,7 @@ def sign(release: Path, *names: str) -> None:
 
 TRAIN = "data/train-00000-of-00001.parquet"
 VALIDATION = "data/validation-00000-of-00001.parquet"
+REJECTED, DROPPED = (f"rejects/{o}-00000-of-00001.parquet" for o in ("rejected", "dropped"))
 
 
 def test_sound(release: Path) -> None:
@@ -108,6 +116,198 @@ def test_books_that_do_not_balance(release: Path) -> None:
     assert "the ledger is not the sum of the rounds' ledgers" in problems
     assert "accepted, but" in problems
     assert "without the manifest's ledger line" in problems
+
+
+Rows = list[dict[str, Any]]
+
+
+def rewrite(release: Path, name: str, change: Callable[[Rows], Rows | None]) -> None:
+    """Change a table's rows, and make the manifest agree with the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(release / name)
+    rows = table.to_pylist()
+    rows = change(rows) or rows
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), release / name)
+    sign(release, name)
+
+
+def of_first(**columns: Any) -> Callable[[Rows], None]:
+    def change(rows: Rows) -> None:
+        rows[0] |= columns
+
+    return change
+
+
+def bare(rows: Rows) -> None:
+    rows[0]["models"] = dict.fromkeys(rows[0]["models"])
+
+
+def anonymous(rows: Rows) -> None:
+    for column in ("models", "members"):
+        rows[0][column] |= {"generator": None}
+
+
+def quiet(rows: Rows) -> None:
+    rows[0]["instruction"] = rows[0]["messages"][0]["content"] = " "
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (TRAIN, lambda rows: rows[::-1], "rows are not in the order of their ids' digests"),
+        (TRAIN, of_first(response="Something else."), "messages are not instruction and response"),
+        (TRAIN, of_first(messages=[]), "messages are not instruction and response"),
+        (TRAIN, quiet, "rows with an empty instruction"),
+        (TRAIN, of_first(instruction=None), "rows without instruction"),
+        (TRAIN, of_first(models=None), "rows without models"),
+        (TRAIN, bare, "models are not those of the members"),
+        (TRAIN, anonymous, "rows that no model of the committee generated"),
+        (TRAIN, of_first(round=99), "data: rows of round 99: 1, but 0 by the merges"),
+        (
+            REJECTED,
+            of_first(reason="because"),
+            "round 1: instruction_review: because: 1, but 0 by the ledger",
+        ),
+        (REJECTED, of_first(outcome="failed"), "rows of another outcome than rejected"),
+        (REJECTED, of_first(winner="0" * 32), "winners where there are none"),
+        (DROPPED, of_first(stage="fuzzy"), "by the ledger"),
+        (DROPPED, lambda rows: [r | {"winner": "nobody"} for r in rows], "winners that are no ids"),
+    ],
+    ids=lambda x: x if isinstance(x, str) and " " in x else "",
+)
+def test_rows_are_what_they_must_be(
+    release: Path, name: str, change: Callable[[Rows], Rows | None], said: str
+) -> None:
+    rewrite(release, name, change)
+    assert any(said in p for p in verify(release)), verify(release)
+
+
+def test_seeds_themselves_have_no_generator(maker: Maker) -> None:
+    config = maker.config(seeds=8, simulated=True)
+    config.method.flow, config.method.samples_per_seed = Flow.seeds, 1
+    run = plan.make(maker.path / "seeds", config)
+    for number in range(config.launch.shards):
+        run_shard(run, 1, number)
+    merge_round(run, 1)
+    assert verify(build(run)) == []
+
+
+def test_winners_are_rows_or_seeds(release: Path) -> None:
+    def strange(rows: Rows) -> None:
+        won = [r for r in rows if r["winner"]]
+        won[0]["winner"] = "0" * 32
+        won[1]["winner"] = won[1]["seed_id"]
+
+    rewrite(release, DROPPED, strange)
+    assert verify(release) == ["1 winners of dropped rows are neither rows nor seeds"]
+    change_manifest(release, lambda m: m["seeds"].update(records=m["seeds"]["records"] + 1))
+    problems = verify(release)  # now one seed is in no row: the stranger may be that one
+    assert not any("winners" in p for p in problems) and any(p.startswith("README.md") for p in problems)
+
+
+KEYS_OF_A_MANIFEST = ("prompts", "models", "version", "funnel", "coverage", "frozen", "diagnostics", "work")
+
+
+@pytest.mark.parametrize("key", KEYS_OF_A_MANIFEST)
+def test_a_manifest_has_all_its_keys(release: Path, key: str) -> None:
+    assert set(KEYS) == set(read_json(release / "manifest.json"))
+    change_manifest(release, lambda m: m.pop(key))
+    assert f"manifest.json: without {key}" in verify(release)
+
+
+def reasons_of_another(m: dict[str, Any]) -> None:
+    """The same sums by another reason, in all ledgers."""
+    for books in (m["ledger"], *(r["ledger"] for r in m["rounds"])):
+        books["rejected"] = {"adjudication: whim": sum(books["rejected"].values())}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["prompts"].update({"response.j2": "Lie."}), "not what was frozen: prompts"),
+        (lambda m: m["models"].pop("ant"), "not what was frozen: models.ant"),
+        (lambda m: m["models"]["ant"].update(identity="x"), "not what was frozen: models.ant"),
+        (
+            lambda m: m["config"]["method"].update(accept_mean=1.0),
+            "not what was frozen: config.method.accept_mean",
+        ),
+        (
+            lambda m: m["frozen"]["method"].update(accept_mean=1.0),
+            "fingerprint is not that of the frozen settings",
+        ),
+        (lambda m: m.update(version="9.9"), "README.md: not of version 9.9"),
+        (lambda m: m["splits"]["train"].update(seeds=1), "train: rows of "),
+        (lambda m: m["splits"]["train"].update(files=7), "train: 1 files, the manifest says 7"),
+        (lambda m: m["funnel"].pop(), "the funnel does not follow from the ledger"),
+        (lambda m: m["coverage"].update(expected=99), "the coverage is not that of the rounds"),
+        (lambda m: m["seeds"].update(rejected=0), "rejects/seeds.jsonl: 1 records, the manifest says 0"),
+        (
+            lambda m: m["files"].pop("exports/chat-train.jsonl"),
+            "exports/chat-train.jsonl: not in the release",
+        ),
+        (reasons_of_another, "adjudication: whim: 0, but "),
+        (lambda m: m["dropped"].update(fuzzy=m["dropped"]["fuzzy"] + 1), "dropped by fuzzy"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_the_manifest_follows_from_the_files(
+    release: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    change_manifest(release, change)
+    assert any(said in p for p in verify(release)), verify(release)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("run.yaml", lambda text: "seeds: {path: other}\n", "run.yaml: not the manifest's configuration"),
+        ("run.yaml", lambda text: "- [", "run.yaml: not readable"),
+        ("exports/alpaca-train.json", lambda text: "", "exports/alpaca-train.json: not the rows of the data"),
+        ("exports/chat-train.jsonl", lambda text: text.split("\n", 1)[1], "not the rows of the data"),
+        ("exports/dataset_info.json", lambda text: "{}", "does not describe these exports"),
+        ("rejects/seeds.jsonl", lambda text: text * 2, "rejects/seeds.jsonl: 2 records, the manifest says 1"),
+        ("report.html", lambda text: "<html>", "report.html: without the manifest's"),
+        (
+            "README.md",
+            lambda text: text.split("## Known limits")[0],
+            "README.md: not what manifest and data say",
+        ),
+        (
+            "README.md",
+            lambda text: text.replace("| 0 |", "| 1 |"),
+            "README.md: not what manifest and data say",
+        ),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_every_other_file_is_what_follows_from_the_manifest(
+    release: Path, name: str, change: Callable[[str], str], said: str
+) -> None:
+    path = release / name
+    path.write_text(change(path.read_text()))
+    sign(release, name)
+    assert any(said in p for p in verify(release)), verify(release)
+
+
+def test_files_are_i_of_n(release: Path) -> None:
+    other = "data/train-00003-of-00009.parquet"
+    (release / TRAIN).rename(release / other)
+    change_manifest(release, lambda m: m["files"].update({other: m["files"].pop(TRAIN)}))
+    assert any("train: its files are not 0 to n - 1 of n" in p for p in verify(release))
+    other = "data/test-00000-of-00001.parquet"
+    shutil.copyfile(release / VALIDATION, release / other)
+    change_manifest(release, lambda m: m["files"].update({other: m["files"][VALIDATION]}))
+    assert any(p.startswith(f"{other}: no table that") for p in verify(release))
+
+
+def test_ids_are_streamed_not_kept(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of a few rows find the same as whole files: order and counts go on from one to the next."""
+    monkeypatch.setattr("gra_hpc.release.rows._BATCH", 3)
+    assert verify(release) == []
+    rewrite(release, TRAIN, lambda rows: [*rows[3:], *rows[:3]])
+    assert any("not in the order" in p for p in verify(release))
 
 
 def test_a_card_without_header(release: Path) -> None:
