@@ -31,7 +31,9 @@ def release_verify(release: Release) -> None:
     for problem in problems:
         print(problem)
     if problems:
-        raise ReleaseError(f"{directory}: {len(problems)} problems", "build it again: gra merge RUN")
+        raise ReleaseError(
+            f"{directory}: {len(problems)} problems", "move it away, then build it again: gra merge RUN"
+        )
     print(f"{directory}: sound")
 
 
