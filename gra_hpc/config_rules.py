@@ -114,6 +114,13 @@ def check(c: RunConfig) -> None:
                 names,
                 f"of {', '.join(members)}",
             )
+        seats = [m.fixed.generator, *m.fixed.reviewers, m.fixed.adjudicator]
+        need(
+            len(set(seats)) == len(seats),
+            "method.fixed",
+            seats,
+            "another member in every seat (one member in all of them: method.policy=single)",
+        )
     if m.policy is Policy.single and m.fixed.generator:
         need(
             m.fixed.generator in members,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -140,7 +141,7 @@ def frozen(
 def code_digest() -> str:
     """Digest of the code that decides what is asked and what is accepted."""
     here = Path(__file__).parent
-    files = [*sorted((here / "flows").glob("*.py")), here / "committee.py"]
+    files = [*sorted((here / "flows").glob("*.py")), here / "committee.py", here / "slices.py"]
     return digest([[f.name, f.read_text(encoding="utf-8")] for f in files])
 
 
@@ -324,11 +325,12 @@ def size_round(number: int, config: RunConfig, seeds: int, shards: int, acceptan
     """How many candidates a round needs.
 
     Args:
-        acceptance: share of candidates that survive, stated or measured so far; for a target, a twentieth more
-            candidates are planned than it asks for.
+        acceptance: share of candidates that survive, stated or measured so far. For a target, as many more candidates
+            are planned as make a shortfall rare: two standard deviations of the survivors, at least a twentieth.
     """
     target = config.method.target_accepted
     if not target:
         return RoundPlan(number, seeds * config.method.samples_per_seed, shards)
-    needed = -(-int(1.05 * target / max(acceptance, 1e-3)) // 1)
-    return RoundPlan(number, max(needed, 1), shards, target, acceptance)
+    rate = max(acceptance, 1e-3)
+    margin = max(0.05, 2 * math.sqrt((1 - rate) / target)) if rate < 1 else 0.05
+    return RoundPlan(number, math.ceil((1 + margin) * target / rate), shards, target, acceptance)

@@ -13,7 +13,7 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -66,6 +66,8 @@ def _read(path: Path) -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: byte {e.start} is not UTF-8", "save it as UTF-8") from None
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -237,12 +239,41 @@ def _check_keys(kind: Any, data: Any, prefix: str, source: str, root: type = Run
                     f"{source}: unknown key {prefix}{key}{near}",
                     f"valid here: {', '.join(hints)}",
                 )
+            _check_shape(hints[key], value, f"{source}: {prefix}{key}")
             _check_keys(hints[key], value, f"{prefix}{key}.", source, root)
     else:
         args = get_args(kind)
         if len(args) == 2 and dataclasses.is_dataclass(args[1]):
             for name, value in data.items():
+                _check_shape(args[1], value, f"{source}: {prefix}{name}")
                 _check_keys(args[1], value, f"{prefix}{name}.", source, root)
+
+
+def _check_shape(hint: Any, value: Any, where: str) -> None:
+    """Refuse a list, a map or a plain value in the place of another; OmegaConf's own words do not name the key."""
+    kind = get_origin(hint) or hint
+    if value is None or (isinstance(value, str) and "${" in value):
+        return
+    if dataclasses.is_dataclass(kind) or kind is dict:
+        if not isinstance(value, dict):
+            names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else ["NAME"]
+            some = ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])
+            raise ConfigError(
+                f"{where}={value!r}: expected keys below it ({some})",
+                "gra config show  (explains every key)",
+            )
+    elif kind is list and not isinstance(value, list):
+        raise ConfigError(
+            f"{where}={value!r}: expected a list", f"{where.rpartition(' ')[2]}=[{value or ''}]"
+        )
+    elif kind in (bool, int, float, str) and isinstance(value, (dict, list)):
+        raise ConfigError(
+            f"{where}={value!r}: expected one {kind.__name__}", "gra config show  (explains every key)"
+        )
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(
+            f"{where}={value}: expected a number of 64 bits", "gra config show  (explains every key)"
+        )
 
 
 def elsewhere(word: str, root: type = RunConfig) -> str:

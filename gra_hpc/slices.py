@@ -81,10 +81,13 @@ def draw_examples(config: RunConfig, pool: Pool, anchor: Record, rng: random.Ran
     domain = pool.by_domain.get(anchor.domain, [])
     others: list[Record] = []
     taken = {anchor.id}
-    for _ in range(8 * wanted):  # rejection sampling: no copy of a domain of millions
-        if len(others) == min(wanted, len(domain) - 1):
+    if len(domain) <= 64:
+        picks = iter(rng.sample(domain, len(domain)))
+    else:  # rejection sampling: no copy of a domain of millions
+        picks = (domain[rng.randrange(len(domain))] for _ in range(64 * wanted))
+    for pick in picks:
+        if len(others) == wanted:
             break
-        pick = domain[rng.randrange(len(domain))]
         if pick.id not in taken:
             taken.add(pick.id)
             others.append(pick)

@@ -79,6 +79,25 @@ def preset(tmp_path: Path, tiny_llama: Path) -> Path:
         (["plan", "r", "reviewers"], "expected key=value", "method.reviewers=2"),
         (["plan", "r", "method.reviewers=two"], "method.reviewers", "gra config show"),
         (["plan", "r", "method.accept_mean=11"], "expected 1 to 10", "gra config show"),
+        (["plan", "r", "method=5"], "method=5: expected keys below it", "gra config show"),
+        (["plan", "r", "committee=[a]"], "committee=['a']: expected keys below it (NAME)", "gra config show"),
+        (
+            ["plan", "r", "release.formats=alpaca"],
+            "release.formats='alpaca': expected a list",
+            "release.formats=[alpaca]",
+        ),
+        (["plan", "r", "method.reviewers=[2]"], "method.reviewers=[2]: expected one int", "gra config show"),
+        (["plan", "r", f"method.seed={2**70}"], "expected a number of 64 bits", "gra config show"),
+        (
+            [
+                "plan",
+                "r",
+                "method.policy=fixed",
+                "method.fixed={generator: ada, reviewers: [ada], adjudicator: eve}",
+            ],
+            "expected another member in every seat",
+            "method.policy=single",
+        ),
         (
             ["plan", "r", "committee.ada.model=llama"],
             "committee.ada.model=llama: expected one of smollm2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import tempfile
@@ -57,6 +58,14 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
         raise EngineError(
             f"embedding model: {plan.embed.directory}: not there (seen from this node)",
             again(config.merge.embed_model),
+        )
+    if (
+        plan.embed
+        and not config.engine.host_embedder
+        and importlib.util.find_spec("sentence_transformers") is None
+    ):
+        raise EngineError(
+            "embedding: sentence-transformers is not installed", "pip install sentence-transformers"
         )
     if config.method.flow is Flow.seeds:
         yield Nobody()

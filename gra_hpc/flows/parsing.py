@@ -11,14 +11,16 @@ import orjson
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
 
 _FENCE = re.compile(r"\A```[\w-]*\n(.*?)\n?```\s*\Z", re.S)
+_THING = r"(?:task|instruction|prompt|question|keywords?|topic|summary)"
 _WRAPPING = (
-    re.compile(r"\A(?:sure|certainly|of course)\b[!,.]?\s+", re.I),
-    re.compile(r"\Ahere(?:'s| is| are)\b[^\n:]*:\s*", re.I),
+    # Only what speaks of the answer itself: a task may begin with "Here is a list of numbers:" or "Of course".
+    re.compile(r"\A(?:sure|certainly|of course)(?:!|[,.]?(?=\s+here(?:'s| is| are)\b))\s*", re.I),
+    re.compile(rf"\Ahere(?:'s| is| are)\b[^\n:]{{0,40}}\b{_THING}\b[^\n:]{{0,60}}:\s*", re.I),
     re.compile(
-        r"\A[*_#\s]*(?:(?:new|the)\s+)?(?:task|instruction|keywords?|topic|summary|response|answer)\s*[*_]*\s*:[*_]*\s*",
-        re.I,
+        r"\A[*_#\s]*(?:(?:new|the)\s+)?(?:task|instruction|keywords?|summary)\s*[*_]*\s*:[*_]*\s*", re.I
     ),
 )
+_AROUND = " \t.*_`\"'“”:-"
 _BULLET = re.compile(r"\A\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
 
 
@@ -69,7 +71,7 @@ def keywords(answer: str, count: int, taken: Iterable[str] = ()) -> tuple[str, .
     seen = {fold(w) for w in taken}
     out: list[str] = []
     for part in parts:
-        word = re.sub(r"\s+", " ", part).strip(" \t.*_`\"'“”:-#")
+        word = re.sub(r"\s+", " ", part).lstrip(_AROUND + "#").rstrip(_AROUND)  # C# keeps its own
         if not word or len(word) > 60 or len(word.split()) > 6 or fold(word) in seen:
             continue
         seen.add(fold(word))

@@ -174,7 +174,7 @@ def table(status: RunStatus) -> Any:
                 rows += 1
                 shards.add_row(
                     str(r.round), str(s.shard), s.state, s.phase, f"{s.done}/{s.planned}", str(s.calls),
-                    str(s.replayed), str(s.attempts), s.host, s.message[:80],
+                    str(s.replayed), str(s.attempts), s.host, Text(s.message[:80]),
                 )  # fmt: skip
     parts: list[Any] = [rounds]
     rates = tokens_per_second(status.rounds[-1]) if status.rounds else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -75,7 +76,7 @@ def run_all(run: RunDir, watch: Callable[[], None] = lambda: None) -> None:
             _shards(run, step, parallel, watch)
             job = _submit(run, MergeTask(str(run.path), step.round))
             _wait([job], watch)
-            _result(job)
+            _result(job, run)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -87,7 +88,7 @@ def _interrupted(*_: object) -> NoReturn:
 def _shards(run: RunDir, step: Step, parallel: int, watch: Callable[[], None]) -> None:
     waiting = list(step.shards)
     running: list[tuple[int, Any]] = []
-    problems: dict[int, tuple[str, Path]] = {}
+    problems: dict[int, tuple[str, str, Path]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < parallel:
@@ -104,10 +105,10 @@ def _shards(run: RunDir, step: Step, parallel: int, watch: Callable[[], None]) -
         raise
     if problems:
         shards = ", ".join(str(s) for s in problems)
-        cause, log = next(iter(problems.values()))
+        cause, advice, log = next(iter(problems.values()))
         raise IncompleteError(
             f"round {step.round}: shard {shards} not published: {cause} (log: {log})",
-            f"gra resume {run.path}",
+            f"{advice}, then gra resume {run.path}" if advice else f"gra resume {run.path}",
         )
 
 
@@ -143,27 +144,32 @@ def _stop(jobs: list[Any]) -> None:
             job._process.kill()
 
 
-def _error(job: Any) -> tuple[str, Path]:
-    """The last line of what a job raised, and its log."""
+def _error(job: Any) -> tuple[str, str, Path]:
+    """The last line of what a job raised: cause and advice; and its log."""
     log = Path(job.paths.stderr)
     try:
         error = job.exception()
         text = str(error).strip() if error else ""
     except Exception as e:
         text = str(e)
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not set(line) <= set("- ")]
-    cause = lines[-1] if lines else "the process ended without a result"
-    return cause.removeprefix("gra_hpc.errors.").split(" -> ")[0], log
+    trace = text.partition("You can check full logs")[0]  # what submitit says after a job's traceback
+    lines = [line.strip() for line in trace.splitlines() if line.strip() and not set(line) <= set("- ")]
+    last = lines[-1] if lines else "the process ended without a result"
+    cause, _, advice = _OURS.sub("", last).partition(" -> ")
+    return cause, advice.partition(", then gra resume")[0], log
 
 
-def _result(job: Any) -> Any:
+_OURS = re.compile(r"^gra_hpc\.errors\.\w+: ")
+
+
+def _result(job: Any, run: RunDir) -> Any:
     try:
         return job.result()
     except Exception:
-        cause, log = _error(job)
-        if "Error: " in cause:
-            cause = cause.split("Error: ", 1)[1]
-        raise LaunchError(f"{cause} (log: {log})", "mend it, then gra resume RUN") from None
+        cause, advice, log = _error(job)
+        raise LaunchError(
+            f"{cause} (log: {log})", f"{advice or 'mend it'}, then gra resume {run.path}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -85,13 +85,14 @@ def finish_round(run: RunDir, number: int) -> str:
 
 
 def _plan_next(run: RunDir, plan: Plan, number: int) -> None:
-    """Size the next round by the acceptance measured so far: rows that survived the merge, per candidate."""
+    """Size the next round by the acceptance measured so far: rows that survived the merge, per candidate, those beyond
+    the target among them."""
     config = presets.load(run.config)
     candidates = survived = 0
     for r in range(1, number + 1):
         merged = read_json(run.round(r).manifest)
         candidates += merged["ledger"]["planned"] - merged["ledger"]["pending"]
-        survived += merged["counts"]["kept"]
+        survived += merged["counts"]["kept"] + merged["counts"]["dropped"].get("surplus", 0)
     if config.method.target_accepted and not survived:
         raise IncompleteError(
             f"none of {candidates} candidates of rounds 1 to {number} survived: round {number + 1} is not planned",
@@ -108,9 +109,3 @@ def current_round(run: RunDir) -> int:
     if steps:
         return steps[0].round
     return presets.load(run.config).method.rounds
-
-
-def planned_round(run: RunDir, number: int) -> RoundPlan | None:
-    """The plan of a round, once the rounds before it are merged."""
-    directory = run.round(number)
-    return RoundPlan.load(directory) if directory.plan.is_file() else None

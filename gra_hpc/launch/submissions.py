@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gra_hpc.attempt import Heartbeat, earlier
 from gra_hpc.errors import LaunchError
@@ -205,12 +204,3 @@ def by_hand(
             which = [shard] * ((task.index or 0) + 1)
             out.append((Job("shards", round_, which, str(task.job), plain=True), task))
     return out
-
-
-def live_tasks(run: RunDir) -> dict[tuple[int, int], Any]:
-    """Tasks that wait or run, by round and shard."""
-    return {
-        (job.round, job.shards[task.index or 0]): task
-        for job, task in live(run)
-        if job.kind == "shards" and not task.hopeless
-    }

@@ -195,7 +195,7 @@ def previous_pool(run: RunDir, round_: int, plan: Plan) -> Path:
     Raises:
         IncompleteError: the round before was not merged.
     """
-    if round_ == 0 or (round_ == 1 and not plan.undescribed):
+    if round_ == 1 and not plan.undescribed:
         return run.seeds
     pool = run.round(round_ - 1).pool
     if not pool.is_file():
@@ -230,8 +230,7 @@ def _build(
             ix = index.build(pool, pool_ids, shards.shards)
         workers = many if len(ix) > INLINE_ROWS else Workers(1)
         steps = Steps(run, round_, config, plan, ix, np.ones(len(ix), bool), staging.scratch, workers, clock)
-        if round_ > 0:  # stage 0: nothing is new, the seeds get their descriptions
-            steps.take()
+        steps.take()
         with clock("write"):
             manifest = writing.write(steps, shards, pool_path, staging.out)
     (staging.out / "timings.json").write_bytes(storage.to_json(_timings(timings)))

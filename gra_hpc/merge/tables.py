@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,6 @@ STEPS = ("contaminated", "exact", "fuzzy", "semantic", "surplus")
 Embeddings = Callable[["np.ndarray", "pa.Array"], "pa.Array"]
 """Row numbers and their column `embedding` -> the column to write (float16 bytes, or null)."""
 
-DESCRIPTION = ("seed_id", "domain", "keywords", "summary")
 """What stage 0 adds to a seed."""
 
 
@@ -244,25 +243,6 @@ def pool_rows(ix: Index) -> Iterator[pa.Table]:
         if not unit.part.accepted_only:
             for _, batch in index.read(unit, record_schema().names):
                 yield pa.table(batch)
-
-
-def described(ix: Index, descriptions: Sequence[pa.Table]) -> Iterator[pa.Table]:
-    """The seeds, with the descriptions that stage 0 gave them; a seed it failed on stays as it is.
-
-    Args:
-        ix: the rows, the seeds as their pool.
-        descriptions: columns `DESCRIPTION` of the accepted samples.
-    """
-    import pyarrow as pa
-
-    given = {r["seed_id"]: r for t in descriptions for r in t.to_pylist()}
-    for table in pool_rows(ix):
-        rows = table.to_pylist()
-        for row in rows:
-            found = given.get(row["id"])
-            if found:
-                row |= {name: found[name] for name in DESCRIPTION[1:]}
-        yield pa.Table.from_pylist(rows, schema=record_schema())
 
 
 class Dropped:

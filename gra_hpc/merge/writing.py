@@ -40,21 +40,13 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
         Writer(out / "pool.parquet", record_schema()) as pool_file,
         Writer(out / "dropped.parquet", tables.dropped_schema()) as dropped_file,
     ):
-        if steps.round > 0:
-            for table in tables.pool_rows(ix):
-                pool_file.write(table)
-        descriptions = []
+        for table in tables.pool_rows(ix):
+            pool_file.write(table)
         for table in tables.sorted_samples(
             ix, kept, steps.fill, steps.scratch, steps.memory // 4, steps.workers
         ):
             kept_file.write(table)
-            if steps.round > 0:
-                pool_file.write(tables.as_records(table))
-            else:
-                descriptions.append(table.select(tables.DESCRIPTION))
-        if steps.round == 0:
-            for table in tables.described(ix, descriptions):
-                pool_file.write(table)
+            pool_file.write(tables.as_records(table))
         for table in dropped.tables(ix):
             dropped_file.write(table)
     ledger = shards.ledger

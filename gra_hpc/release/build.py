@@ -172,9 +172,11 @@ class Builder:
 
     def _rejects(self) -> dict[str, int]:
         """Write rejects/*.parquet. Returns rows by outcome."""
+        import numpy as np
+
         rounds = self.inputs.all_rounds
         ledgers = sum((r.ledger for r in rounds[1:]), rounds[0].ledger)
-        dropped = {r.number: keys_of(_column(r.dir.dropped, "id")) for r in self.inputs.rounds}
+        dropped = {r.number: np.sort(keys_of(_column(r.dir.dropped, "id"))) for r in self.inputs.rounds}
         counts = {
             "rejected": ledgers.rejected_total,
             "failed": ledgers.failed_total,
@@ -206,7 +208,7 @@ class Builder:
         return {o: s.rows for o, s in shuffles.items()}
 
     def _deal(self, table: pa.Table, dropped: np.ndarray | None, shuffles: dict[str, Shuffle]) -> None:
-        """Put rejected, failed and dropped rows where they belong."""
+        """Put rejected, failed and dropped rows where they belong; `dropped` is sorted."""
         import numpy as np
         import pyarrow.compute as pc
 
@@ -215,7 +217,8 @@ class Builder:
         if dropped is not None and len(dropped):
             accepted = table.filter(pc.equal(table["status"], ACCEPTED))
             keys = keys_of(accepted["id"])
-            which = np.isin(keys, dropped)
+            at = np.searchsorted(dropped, keys)
+            which = dropped[np.minimum(at, len(dropped) - 1)] == keys
             shuffles["dropped"].add(accepted.filter(which), keys[which])
 
     def _shuffle(self, name: str, size: Size, share: float) -> Shuffle:

@@ -108,3 +108,32 @@ def test_garbage_never_raises_anything_else(answer: str) -> None:
             parse(answer)
         except Unparsable as e:
             assert str(e)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Here is a list of numbers: 3, 5, 8. Sort it.",
+        "Here's a short poem:\nRoses are red.\nName its metre.",
+        "Sure, let us assume x = 3; find x^2.",
+        "Of course you know Newton. Explain his laws.",
+        "Topic: photosynthesis. Explain it to a child.",
+        "Answer: true or false? The sky is blue.",
+    ],
+)
+def test_a_tasks_own_beginning_stays(task: str) -> None:
+    assert parsing.text(task) == task
+
+
+def test_what_speaks_of_the_answer_goes() -> None:
+    for said in (
+        "Sure! Here is a task:\n",
+        "Certainly, here is your new task about rivers: ",
+        "**Task:** ",
+        "Instruction: ",
+    ):
+        assert parsing.text(said + "Name a river.") == "Name a river."
+
+
+def test_languages_keep_their_names() -> None:
+    assert parsing.keywords("# C++, C#, F#", 3) == ("C++", "C#", "F#")
