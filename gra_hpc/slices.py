@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gra_hpc.committee import draw_roles
 from gra_hpc.config import RunConfig
@@ -27,12 +27,16 @@ class Pool:
         """What a round draws from: the pool of the round before it; for the first, the described seeds."""
         described = run.round(0).pool if plan.undescribed else run.seeds
         path = described if number <= 1 else run.round(number - 1).pool
-        records = list(read_records(run.seeds if number == 0 else path))
+        anchors: list[Record] = []
         by_domain: dict[str, list[Record]] = {}
-        for r in records:
+        for r in read_records(run.seeds if number == 0 else path):
+            if r.round == 0:
+                anchors.append(r)
+            else:  # an example only: its keywords and summary are shown, its texts would fill a node's memory
+                r = replace(r, instruction="", response="")
             if r.described:
                 by_domain.setdefault(r.domain, []).append(r)
-        return cls([r for r in records if r.round == 0], by_domain)
+        return cls(anchors, by_domain)
 
 
 @dataclass(frozen=True)

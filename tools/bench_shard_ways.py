@@ -80,7 +80,8 @@ def datatrove(calls: Path, work: Path, urls: dict[str, str]) -> dict[str, Any]:
         for stage in ("generate", "review", "adjudicate"):
             runners = [processes.submit(run_stage, source, work, stage, m, url) for m, url in urls.items()]
             found = [r.result() for r in runners]
-            seconds += max(f["last"] for f in found) - min(f["first"] for f in found)
+            asked = [f for f in found if f["calls"]]
+            seconds += max((f["last"] for f in asked), default=0) - min((f["first"] for f in asked), default=0)
             for key in sums:
                 sums[key] += sum(f[key] for f in found)
         whole = time.perf_counter() - began
