@@ -222,8 +222,11 @@ class Replica:
             self._fail(EngineError(f"engine {self.place.name}: {e.filename}: {e.strerror}"))
         finally:
             self._set_ready(False)
-            if self.process is not None:
-                await asyncio.shield(self.process.stop())
+            try:
+                if self.process is not None:
+                    await asyncio.shield(self.process.stop())
+            finally:
+                self.down.set()  # also where a start was refused: a rotation waits for it
 
     async def _life(self) -> None:
         """From wanted to ready to dead or unwanted, once."""

@@ -16,6 +16,8 @@ from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.engines.residency import Load, choose
 from gra_hpc.engines.simulated import SimulatedEngine
 from gra_hpc.engines.simulated_server import Faults, launcher
+from gra_hpc.engines.vllm_server import EngineSpec, Launch
+from gra_hpc.errors import EngineError
 
 PATIENCE = 60.0
 
@@ -206,5 +208,32 @@ def test_death_during_a_turn_does_not_end_the_rotation(short_dir: Path) -> None:
             found = await asyncio.gather(*(chain(turning, i) for i in range(10)))
             assert found == await asyncio.gather(*(chain(SimulatedEngine(), i) for i in range(10)))
             assert sum(e["restarts"] for e in turning.stats()["engines"].values()) >= 1
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "error", [EngineError("no such file"), PermissionError(13, "Permission denied", "x")]
+)
+def test_refused_start_of_one_engine_does_not_stop_the_rotation(short_dir: Path, error: Exception) -> None:
+    """The others of its group go on, and the next group has its turn."""
+    engines = (EnginePlace("a", 0, ()), EnginePlace("a", 1, ()), EnginePlace("b", 0, (), turn=1))
+    launch, seen = launcher(), 0
+
+    def refuse(spec: EngineSpec) -> Launch:
+        nonlocal seen
+        seen += spec.place.name == "a-1"
+        if spec.place.name == "a-1" and seen > 1:  # the first is the check before any start
+            raise error
+        return launch(spec)
+
+    async def work() -> None:
+        models = {m: ModelConfig(path=m) for m in "ab"}
+        logs = short_dir / "logs"
+        settings = EngineConfig(start_timeout_s=60)
+        async with Node(models, Placement(engines, "cpu"), settings, short_dir, logs, refuse) as turning:
+            for model in "aba":
+                async with asyncio.timeout(15):
+                    assert (await turning.ask(request(model, "hello"))).finish == "stop"
 
     asyncio.run(work())
