@@ -4,9 +4,11 @@ A call goes to the least loaded replica, or to one that has seen the beginning o
 (vLLM keeps computed prefixes). Nothing polls: a waiting call is woken by the release of another, or by a replica that
 becomes ready.
 
-A call in flight when its engine dies is asked again. After its second such death it is on probation: asked again alone,
-on a replica that has been drained. It is given up at the second death that found nothing else in flight: so of many
-calls that died together only the one at fault is lost, and none to engines that died of something else.
+A call in flight when its engine dies is asked again. After its second such death it is on probation (`probation.py`):
+asked with half of the calls that died with it, then with a quarter of them, until only the one at fault is left. A call
+is given up when its engine dies again with nothing else in flight: at once if the engine was asked nothing else since
+its start, else the second time. So of many calls that died together only the one at fault is lost, and none to engines
+that died of something else.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from gra_hpc.engines.door import Answer
+from gra_hpc.engines.probation import Probation, Waiting
 from gra_hpc.engines.replica import Call, Replica
 from gra_hpc.errors import EngineError
 
@@ -54,11 +57,8 @@ class Pool:
         self.fold_system = False
         self.quarantined = 0
         self.error: EngineError | None = None
-        self._waiting: deque[tuple[Call, asyncio.Future[Replica]]] = deque()
-        self._probation: deque[tuple[Call, asyncio.Future[Replica]]] = deque()
-        self._drained: Replica | None = None
-        """The replica on which calls on probation are asked, each alone."""
-        self._trial: Call | None = None
+        self._waiting: deque[Waiting] = deque()
+        self._probation = Probation()
         self._seen: dict[Replica, OrderedDict[int, None]] = {}
         self._waiting_changed = waiting_changed
         self.open = True
@@ -67,12 +67,12 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Calls that wait for a replica."""
-        return len(self._waiting) + len(self._probation)
+        return len(self._waiting) + len(self._probation.suspects)
 
     @property
     def oldest(self) -> float | None:
         """Loop time since which the longest-waiting call waits."""
-        heads = [queue[0][0].since for queue in (self._waiting, self._probation) if queue]
+        heads = [queue[0][0].since for queue in (self._waiting, self._probation.suspects) if queue]
         return min(heads, default=None)
 
     @property
@@ -93,18 +93,16 @@ class Pool:
             try:
                 answer = await replica.answer(call)
             finally:
-                replica.release(call)
-                self.pump()
+                self._release(replica, call)
             if answer is not None:
                 return answer
-            if call.alone >= 2:
-                self._acquit()
+            if call.guilty:
                 self.quarantined += 1
                 log.warning("a call to %s was given up: its engine died %d times", self.model, call.deaths)
-                said = f"{call.deaths} deaths in all; the last: {call.cause}"
-                return Answer(
-                    f"engine died twice while answering this call alone ({said})", "error", 0, 0, 0.0
+                said = (
+                    f"its engine died {call.deaths} times while answering it, the last time this call alone"
                 )
+                return Answer(f"{said}: {call.cause}", "error", 0, 0, 0.0)
 
     async def _admit(self, call: Call) -> Replica:
         """Wait for a place at a replica, and take it."""
@@ -117,7 +115,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         call.since = loop.time()
         future: asyncio.Future[Replica] = loop.create_future()
-        queue = self._probation if on_probation else self._waiting
+        queue = self._probation.suspects if on_probation else self._waiting
         entry = (call, future)
         queue.append(entry)
         self._waiting_changed()
@@ -127,15 +125,29 @@ class Pool:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().release(call)
+                self._release(future.result(), call)
             elif entry in queue:
                 queue.remove(entry)
             self.pump()
             raise
 
+    def _release(self, replica: Replica, call: Call) -> None:
+        """A call is no longer at a replica."""
+        replica.release(call)
+        acquitted = self._probation.ended(call)
+        for other, _ in acquitted:
+            other.deaths = other.alone = 0
+        self._waiting.extendleft(reversed(acquitted))
+        self.pump()
+
     def pump(self) -> None:
         """Give waiting calls to replicas that have room."""
-        self._pump_probation()
+        for call, future in self._probation.begin(self.replicas) if self.open else ():
+            replica = self._probation.replica
+            assert replica is not None
+            self._take(replica, call)
+            replica.on_trial = True
+            future.set_result(replica)
         while self._waiting:
             call, future = self._waiting[0]
             if future.done():
@@ -150,36 +162,10 @@ class Pool:
         if not self._waiting:
             self._waiting_changed()
 
-    def _pump_probation(self) -> None:
-        while self._probation and self._probation[0][1].done():
-            self._probation.popleft()
-        if not self._probation:
-            if self._drained is not None and self._trial not in self._drained.inflight:
-                self._drained = None
-            return
-        if self._drained is None or not self._drained.ready:
-            ready = [r for r in self.replicas if r.ready]
-            self._drained = min(ready, key=lambda r: len(r.inflight), default=None)
-        if self._drained is not None and not self._drained.inflight and self.open:
-            call, future = self._probation.popleft()
-            self._trial = call
-            self._take(self._drained, call)
-            self._drained.on_trial = True
-            future.set_result(self._drained)
-
-    def _acquit(self) -> None:
-        """The culprit is found: the calls that died with it go back among the others."""
-        while self._probation:
-            call, future = self._probation.popleft()
-            call.deaths = call.alone = 0
-            self._waiting.appendleft((call, future))
-        self._drained = None
-        self.pump()
-
     def _pick(self, call: Call) -> Replica | None:
         if not self.open:
             return None
-        free = [r for r in self.replicas if r.room > 0 and r is not self._drained]
+        free = [r for r in self.replicas if r.room > 0 and r is not self._probation.replica]
         if len(free) < 2:
             return free[0] if free else None
         least = min(len(r.inflight) for r in free)
@@ -216,7 +202,7 @@ class Pool:
     def fail(self, error: EngineError) -> None:
         """All calls to this model end with an error from now on."""
         self.error = error
-        for queue in (self._waiting, self._probation):
+        for queue in (self._waiting, self._probation.suspects):
             while queue:
                 _, future = queue.popleft()
                 if not future.done():

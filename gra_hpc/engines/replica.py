@@ -44,6 +44,8 @@ class Call:
     """Deaths of an engine during which it was in flight."""
     alone: int = 0
     """How many of them found nothing else in flight."""
+    guilty: bool = False
+    """Engines die of it: it is not asked again."""
     cause: str = ""
     """Why the engine died the last time."""
     troubles: int = 0
@@ -101,7 +103,7 @@ class Replica:
         self.failed: EngineError | None = None
         self.inflight: set[Call] = set()
         self.limit = config.max_running
-        self.taken = 0
+        self.taken = self._taken_before = 0
         self.on_trial = False
         """It was given a call that is suspected of ending engines: its death then says less about the engine."""
         self._build, self._starting, self._changed = build, starting, changed
@@ -188,9 +190,13 @@ class Replica:
                 await asyncio.wait_for(process.dead.wait(), LEAVE_S)
         self._set_ready(False)
         await process.kill("" if process.dead.is_set() else cause)
+        alone = len(victims) == 1
         for call in victims:
             call.deaths += 1
-            call.alone += len(victims) == 1
+            call.alone += alone
+            # An engine that was asked something else before may have died of that.
+            sure = call.alone >= 2 or self.taken == self._taken_before + 1
+            call.guilty = alone and call.deaths >= 2 and sure
             call.cause = process.why()
         return True
 
@@ -277,6 +283,7 @@ class Replica:
             await process.stop()
         self.process = process = self._build(self.stats.starts)
         self.stats.starts += 1
+        self._taken_before = self.taken
         begin = time.monotonic()
         try:
             await process.start(self.config.start_timeout_s)
