@@ -18,6 +18,7 @@ from typing import Any
 from gra_hpc.config import EngineConfig
 from gra_hpc.engines.client import EngineGone, EngineTrouble, Metrics
 from gra_hpc.engines.door import Answer, Request
+from gra_hpc.engines.patience import Patience
 from gra_hpc.engines.placement import EnginePlace
 from gra_hpc.engines.process import EngineDied, EngineProcess
 from gra_hpc.errors import EngineError, GraError
@@ -105,15 +106,16 @@ class Replica:
         self.limit = config.max_running
         self.taken = self._taken_before = 0
         self.on_trial = False
-        """It was given a call that is suspected of ending engines: its death then says less about the engine."""
+        """It was given calls that are suspected of ending engines: its death then halves them."""
         self._build, self._starting, self._changed = build, starting, changed
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
         self._unwanted.set()
         self.down = asyncio.Event()
         """Set while the engine holds no device: stopped or asleep."""
         self.down.set()
-        self._fruitless = 0
-        self._last_start_cause = ""
+        self._patience = Patience(config.max_restarts)
+        self._found = False
+        """Its last death found the call at fault."""
         self._busy_since = 0.0
         self._progress_at = 0.0
         self._verdict: tuple[EngineProcess | None, asyncio.Task[bool] | None] = (None, None)
@@ -163,7 +165,7 @@ class Replica:
         stats.prompt_tokens += answer.prompt_tokens
         stats.completion_tokens += answer.completion_tokens
         stats.errors += answer.finish == "error"
-        self._fruitless = 0
+        self._patience.answered()
         self._progress_at = time.monotonic()
         return answer
 
@@ -198,6 +200,7 @@ class Replica:
             sure = call.alone >= 2 or self.taken == self._taken_before + 1
             call.guilty = alone and call.deaths >= 2 and sure
             call.cause = process.why()
+            self._found |= call.guilty
         return True
 
     # ---- life --------------------------------------------------------------------------------------------------------
@@ -238,8 +241,8 @@ class Replica:
         """From wanted to ready to dead or unwanted, once."""
         if self.process is not None and self.process.terminated:
             await asyncio.sleep(TERMINATED_PAUSE_S)
-        elif self._fruitless > 1:
-            await asyncio.sleep(min(60.0, 0.5 * 2.0 ** (self._fruitless - 2)))
+        elif self._patience.pause_s:
+            await asyncio.sleep(self._patience.pause_s)
         try:
             async with self._starting:
                 if not self._wanted.is_set():
@@ -247,13 +250,13 @@ class Replica:
                 self.down.clear()
                 await self._rise()
         except EngineDied as e:
-            same = str(e) == self._last_start_cause and self.stats.calls == 0
-            self._last_start_cause = str(e)
-            await self._bury(str(e), give_up=same)
+            self._patience.did_not_start(str(e))
+            self._bury(str(e))
             return
         process = self.process
         assert process is not None
         self.limit = self.config.max_running
+        self._patience.was_ready = True
         self._set_ready(True)
         watch = asyncio.create_task(self._watch(process))
         try:
@@ -264,8 +267,11 @@ class Replica:
                 await watch
         self._set_ready(False)
         if process.dead.is_set():
+            await self._died(process)  # the calls that died with it are known first
             await process.stop()
-            await self._bury(process.why())
+            self._patience.died(self._found, self.on_trial)
+            self._found = self.on_trial = False
+            self._bury(process.why())
         else:
             await self._rest(process)
 
@@ -306,17 +312,15 @@ class Replica:
             await process.stop()
         self.down.set()
 
-    async def _bury(self, cause: str, give_up: bool = False) -> None:
-        """Count a death; fail for good when restarts lead nowhere."""
+    def _bury(self, cause: str) -> None:
+        """Note a death; fail for good when restarts lead nowhere."""
         process = self.process
         self.down.set()
-        self._fruitless += 1
         self.stats.causes.append(cause)
         where = process.log_path if process else "?"
-        patience = self.config.max_restarts * (2 if self.on_trial else 1) + self.on_trial
-        if give_up or self._fruitless > patience:
-            times = "does not start" if self.stats.calls == 0 else f"died {self._fruitless} times in a row"
-            self._fail(EngineError(f"engine {self.place.name} {times}: {cause}", f"see its log: {where}"))
+        if self._patience.spent:
+            error = f"engine {self.place.name} {self._patience}: {cause}"
+            self._fail(EngineError(error, f"see its log: {where}"))
             return
         self.stats.restarts += 1
         log.warning("engine %s died (%s); starting it again; its log: %s", self.place.name, cause, where)

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from gra_hpc.engines.door import Answer
-from gra_hpc.engines.simulated_server import Faults
+from gra_hpc.engines.simulated_server import Faults, launcher
+from gra_hpc.engines.vllm_server import EngineSpec, Launch
+from gra_hpc.errors import EngineError
 from tests.engines.node_host import Host, engine_pid, places, request, run
 
 
@@ -109,13 +111,46 @@ def test_poisonous_call_is_given_up_and_only_it(host: Host) -> None:
 def test_several_poisonous_calls_on_two_replicas(host: Host) -> None:
     async def work() -> None:
         faults = Faults(die_on="poison", latency_s=0.05)
-        async with host.node(faults, placement=places("m", replicas=2), max_restarts=6) as node:
+        async with host.node(faults, placement=places("m", replicas=2)) as node:
             texts = [f"poison {i}" if i in (3, 11) else f"q{i}" for i in range(24)]
             answers = await asyncio.gather(*(node.ask(request(t)) for t in texts))
             assert [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"] == [
                 "poison 3",
                 "poison 11",
             ]
+
+    run(work())
+
+
+def test_two_poisonous_calls_are_both_given_up(host: Host) -> None:
+    """Nothing is answered in between: that one of them was found is no death that leads nowhere."""
+
+    async def work() -> None:
+        async with host.node(Faults(die_on="poison", latency_s=30), max_restarts=3) as node:
+            answers = await asyncio.gather(*(node.ask(request(f"poison {i}")) for i in range(2)))
+            assert [a.finish for a in answers] == ["error", "error"]
+            assert node.stats()["given_up"] == 2
+
+    run(work())
+
+
+def test_engine_that_does_not_start_again_has_died(host: Host, short_dir: Path) -> None:
+    """It was ready, though it has answered nothing: no engine that does not start."""
+    launch, starts = launcher(Faults(die_on="q")), 0
+
+    def refusing(spec: EngineSpec) -> Launch:
+        nonlocal starts
+        starts += 1  # the first is the check before any start
+        return launch(spec) if starts < 3 else launcher(Faults(refuse="no room"))(spec)
+
+    async def work() -> None:
+        node = host.node(max_restarts=2)
+        node._command = refusing
+        async with node:
+            with pytest.raises(
+                EngineError, match=r"engine m-0 died 3 times in a row: exit code 1; .* no room"
+            ):
+                await node.ask(request("q"))
 
     run(work())
 
