@@ -23,8 +23,8 @@ from gra_hpc import attempt as attempts
 from gra_hpc import presets, publish
 from gra_hpc.attempt import Heartbeat
 from gra_hpc.config import Flow, RunConfig
-from gra_hpc.engines.door import Answer, Engine, Request
-from gra_hpc.engines.hosting import embed, hosted_embedder, open_engine
+from gra_hpc.engines.door import Answer, Draining, Request
+from gra_hpc.engines.hosting import Hosted, embed, hosted_embedder, open_engine
 from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.keep import keep
@@ -54,10 +54,6 @@ class End(Enum):
     already = "published already, by another attempt"
     drained = "drained ahead of its time limit or preemption; its answers are kept for the next attempt"
     stopped = "stopped by SIGTERM; its answers are kept for the next attempt"
-
-
-class Draining(Exception):
-    """A call that is not asked any more, because the attempt is about to end."""
 
 
 class Signals:
@@ -129,13 +125,17 @@ class Attempt:
 class Gate:
     """The engine, behind a gate that closes when the attempt drains."""
 
-    engine: Engine
+    engine: Hosted
     draining: asyncio.Event
 
     async def ask(self, request: Request) -> Answer:
         if self.draining.is_set():
             raise Draining
         return await self.engine.ask(request)
+
+    def drain(self) -> None:
+        """Calls that have passed the gate and still wait for an engine are not asked either."""
+        self.engine.drain()
 
 
 def run_shard(run: RunDir, round_: int, number: int, lead_s: int = 0) -> End:
@@ -147,7 +147,7 @@ def run_shard(run: RunDir, round_: int, number: int, lead_s: int = 0) -> End:
         number: the shard.
         lead_s: seconds from SIGUSR2 to the end, as the job was submitted with; 0: the run's present setting.
 
-    On SIGUSR2 (time limit ahead, preemption) it admits no more calls, waits for those in flight and returns
+    On SIGUSR2 (time limit ahead, preemption) it gives no more calls to engines, waits for those in flight and returns
     `End.drained`; the caller requeues. On SIGTERM it does the same, only faster, and returns `End.stopped`.
 
     Raises:
@@ -285,6 +285,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
             _look(done - {drain}, state.draining.is_set())
             pending = rest - {drain}
             if drain in done and pending:
+                engine.drain()
                 grace = _grace(state, lead)
                 log.info("draining: %d samples in flight, %.0f s for their calls", len(pending), grace)
                 state.beat.phase = "draining"

@@ -53,6 +53,10 @@ class Answer:
     seconds: float
 
 
+class Draining(Exception):
+    """A call that is not asked any more, because the attempt is about to end."""
+
+
 class Engine(Protocol):
     """Anything that answers. Implementations: `node.Node` (real engines), `simulated.SimulatedEngine`."""
 

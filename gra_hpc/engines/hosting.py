@@ -29,7 +29,10 @@ EMBEDDER = "sentence-embedder"
 
 
 class Hosted(Engine, Protocol):
-    """An engine that can be asked what it did."""
+    """An engine that can be asked what it did, and told to end."""
+
+    def drain(self) -> None:
+        """Take no more calls: those that wait, and later ones, end with `Draining`; calls in flight are answered."""
 
     def stats(self) -> dict[str, Any]: ...
 
@@ -39,6 +42,9 @@ class Nobody:
 
     async def ask(self, request: Request) -> Answer:
         raise EngineError(f"{request.model}: asked, though this flow asks nobody")
+
+    def drain(self) -> None:
+        """Nothing waits."""
 
     def stats(self) -> dict[str, Any]:
         return {"engines": {}, "given_up": 0}

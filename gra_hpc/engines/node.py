@@ -16,7 +16,7 @@ from typing import Any
 
 from gra_hpc.config import EngineConfig, ModelConfig
 from gra_hpc.engines import leftovers, vllm_server
-from gra_hpc.engines.door import Answer, Request
+from gra_hpc.engines.door import Answer, Draining, Request
 from gra_hpc.engines.model_files import fold_system
 from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.engines.pool import Pool
@@ -65,10 +65,12 @@ class Node:
         self._pools: dict[str, Pool] = {}
         self._replicas: list[Replica] = []
         self._rotation: Rotation | None = None
+        self._rotating: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._private: Path | None = None
         self._locks: list[int] = []
         self._opening: asyncio.Task[None] | None = None
+        self._draining = False
         self._closed: EngineError | None = None
 
     async def __aenter__(self) -> Node:
@@ -139,11 +141,14 @@ class Node:
             self._replicas.append(replica)
         if turns:
             self._rotation = Rotation(list(self._pools.values()), self._patience_s)
-            self._tasks.append(asyncio.create_task(self._rotation.run()))
+            self._rotating = asyncio.create_task(self._rotation.run())
+            self._tasks.append(self._rotating)
         else:
             for replica in self._replicas:
                 replica.want(True)
         self._tasks += [asyncio.create_task(r.keep(), name=f"keep-{r.place.name}") for r in self._replicas]
+        if self._draining:
+            self.drain()
 
     def _spec(self, index: int, place: EnginePlace, port: int, can_sleep: bool) -> EngineSpec:
         assert self._private is not None
@@ -220,7 +225,10 @@ class Node:
 
         Raises:
             EngineError: no engine for the model can be kept running.
+            Draining: the node drains, and this call is not in flight.
         """
+        if self._draining:
+            raise Draining
         if self._opening is None or not self._opening.done() or self._closed is not None:
             await self._ensure_open()
         else:
@@ -232,6 +240,20 @@ class Node:
             )
         messages = fold_system(request.messages) if pool.fold_system else request.messages
         return await pool.ask(Call(request, messages))
+
+    def drain(self) -> None:
+        """Take no more calls: those that wait, and later ones, end with `Draining`; calls in flight are answered.
+
+        No engine is woken or swapped any more, and none is started that has not begun to.
+        """
+        self._draining = True
+        if self._rotating is not None:
+            self._rotating.cancel()
+        for pool in self._pools.values():
+            pool.drain()
+        for replica in self._replicas:
+            if not replica.ready:
+                replica.want(False)
 
     def _touched(self) -> None:
         if self._rotation is not None:

@@ -18,7 +18,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from gra_hpc.engines.door import Answer
+from gra_hpc.engines.door import Answer, Draining
 from gra_hpc.engines.probation import Probation, Waiting
 from gra_hpc.engines.replica import Call, Replica
 from gra_hpc.errors import EngineError
@@ -56,7 +56,7 @@ class Pool:
         self.replicas: list[Replica] = []
         self.fold_system = False
         self.quarantined = 0
-        self.error: EngineError | None = None
+        self.error: EngineError | Draining | None = None
         self._waiting: deque[Waiting] = deque()
         self._probation = Probation()
         self._seen: dict[Replica, OrderedDict[int, None]] = {}
@@ -85,6 +85,7 @@ class Pool:
 
         Raises:
             EngineError: no replica can be kept running.
+            Draining: it is not in flight, and the pool drains.
         """
         if len(self.replicas) > 1:
             call.prefix = prefixes(call.messages)
@@ -199,8 +200,13 @@ class Pool:
             self.fail(replica.failed)
         self.pump()
 
-    def fail(self, error: EngineError) -> None:
-        """All calls to this model end with an error from now on."""
+    def drain(self) -> None:
+        """Give no more calls to replicas; those in flight are answered."""
+        if self.error is None:
+            self.fail(Draining())
+
+    def fail(self, error: EngineError | Draining) -> None:
+        """All calls to this model that are not in flight end with an error from now on."""
         self.error = error
         for queue in (self._waiting, self._probation.suspects):
             while queue:

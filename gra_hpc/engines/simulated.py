@@ -232,6 +232,9 @@ class SimulatedEngine:
         stats["completion_tokens"] += answer.completion_tokens
         return answer
 
+    def drain(self) -> None:
+        """Nothing waits: every call is in flight at once."""
+
     def stats(self) -> dict[str, Any]:
         """What was answered so far, as `node.Node.stats` says it."""
         return {

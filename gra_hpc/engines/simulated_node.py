@@ -315,6 +315,12 @@ class SimulatedNode:
         self._pools[replica.place.model].changed(replica)  # type: ignore[arg-type]
         self._touched()
 
+    def drain(self) -> None:
+        """Take no more calls (`hosting.Hosted`)."""
+        self.close()
+        for pool in self._pools.values():
+            pool.drain()
+
     def close(self) -> None:
         """End the rotation."""
         if self._task is not None:

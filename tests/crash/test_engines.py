@@ -5,6 +5,7 @@ The engines are simulated servers, each a process of its own, hosted as vLLM's a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -108,3 +109,40 @@ def test_engines_struck_while_a_shard_runs(
     faults.check_shard(made, reference)
     engines = read_json(made.manifest)["engines"]["engines"]
     assert sum(e["restarts"] for e in engines.values()) == STRIKES
+
+
+def test_calls_that_wait_for_an_engine_are_not_asked_in_a_drain(
+    crash_dir: Path, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have passed the shard's gate, and lie in the queue of their model."""
+    run = faults.make_run(crash_dir / "engines-drain", SEEDS, SETTINGS)
+    taken: list[int] = []
+
+    @contextlib.asynccontextmanager
+    async def hosted(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIterator[Any]:
+        models = pinned_models(config, plan)
+        (name,) = models
+        placement = Placement((EnginePlace(name, 0, ()),), "cpu")
+        settings = EngineConfig(start_timeout_s=60, max_running=2)
+        async with Node(
+            models, placement, settings, short_dir, log_dir, launcher(Faults(latency_s=1.0))
+        ) as node:
+
+            async def warn() -> None:
+                while not (
+                    name in node._pools and node._pools[name].in_flight == 2 and node._pools[name].waiting
+                ):
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.3)
+                taken.append(node._replicas[0].taken)
+                os.kill(os.getpid(), signal.SIGUSR2)
+
+            warning = asyncio.create_task(warn())
+            yield node
+            await warning
+            taken.append(node._replicas[0].taken)
+
+    monkeypatch.setattr(shards, "open_engine", hosted)
+    assert shards.run_shard(run, 1, 0) is shards.End.drained
+    assert taken == [2, 2]
+    assert len(faults.journals(run.round(1).shard(0)).popitem()[1]) == 2
