@@ -101,7 +101,8 @@ class Node:
                 if replica.failed is not None:
                     raise replica.failed
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._changed.wait()
             self._changed.clear()
 
     async def _ensure_open(self) -> None:

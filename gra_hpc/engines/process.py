@@ -115,7 +115,8 @@ class EngineProcess:
                     self.cause = f"not healthy {timeout:g} s after its start (engine.start_timeout_s)"
                     raise EngineDied(self.why())
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.dead.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self.dead.wait()
                 pause = min(0.5, pause * 1.3)
         except BaseException:
             await self.stop(grace=0.5)
@@ -161,7 +162,8 @@ class EngineProcess:
         if not self.dead.is_set():
             self._say(guard.STOP if grace >= TERM_GRACE_S else guard.KILL)
             try:
-                await asyncio.wait_for(self.dead.wait(), grace + 4.0)
+                async with asyncio.timeout(grace + 4.0):
+                    await self.dead.wait()
             except TimeoutError:
                 log.warning("engine %s: its guard does not end; killing its session", self.spec.place.name)
         await self.client.close()

@@ -263,8 +263,7 @@ class Replica:
             await _first(process.dead.wait(), self._unwanted.wait())
         finally:
             watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            await asyncio.gather(watch, return_exceptions=True)  # its cancellation, not ours
         self._set_ready(False)
         if process.dead.is_set():
             await self._died(process)  # the calls that died with it are known first

@@ -131,7 +131,8 @@ class Rotation:
                 continue
             self._activity.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._activity.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._activity.wait()
 
     def _choose(self) -> int | None:
         passed = self.awake is None or sum(r.taken for r in self.groups[self.awake]) >= self._gate
@@ -147,7 +148,8 @@ class Rotation:
         while any(r.inflight for r in old):
             self._activity.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._activity.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._activity.wait()
         drained = time.monotonic()
         for replica in old:
             replica.want(False)
@@ -162,7 +164,8 @@ class Rotation:
         while not any(r.ready for r in new) and not all(r.failed for r in new):
             self._activity.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._activity.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._activity.wait()
         if not first:  # the first waking is the start of the engines, counted there
             self.swaps += 1
             self.drain_seconds += drained - begin

@@ -237,3 +237,18 @@ def test_refused_start_of_one_engine_does_not_stop_the_rotation(short_dir: Path,
                     assert (await turning.ask(request(model, "hello"))).finish == "stop"
 
     asyncio.run(work())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ticks", range(5))
+def test_closing_in_the_middle_of_a_swap_ends(short_dir: Path, ticks: int) -> None:
+    async def work() -> None:
+        turning = node(short_dir)
+        await turning.start()
+        turning._replicas[0].want(False)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await turning.close()
+
+    asyncio.run(work())
