@@ -25,6 +25,7 @@ from gra_hpc.attempt import Heartbeat
 from gra_hpc.config import Flow, RunConfig
 from gra_hpc.engines.door import Answer, Draining, Request
 from gra_hpc.engines.hosting import Hosted, embed, hosted_embedder, open_engine
+from gra_hpc.engines.lost_time import sentence
 from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.keep import keep
@@ -219,6 +220,8 @@ async def _attempt(state: Attempt, units: list[Unit]) -> End:
             state.beat.phase = "running"
             await _drive(state, units, Gate(engine, state.draining), lead)
             stats = engine.stats()
+        if turns := sentence(stats.get("rotation", {})):
+            log.info("%s", turns)
         if len(state.samples) < len(units):
             return _unfinished(state)
         state.beat.phase = "embedding"

@@ -127,6 +127,11 @@ class Replica:
         """Calls it can take now."""
         return self.limit - len(self.inflight) if self.ready else 0
 
+    @property
+    def deaths(self) -> int:
+        """How often its engine died, or did not start."""
+        return len(self.stats.causes)
+
     def take(self, call: Call) -> None:
         """Put a call in flight."""
         if not self.inflight:

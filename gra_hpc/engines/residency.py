@@ -4,7 +4,8 @@ Engines with the same `turn` form a group; one group is awake at a time. A group
 nothing is in flight, then the group with the most waiting calls is woken: groups swap as rarely as possible, since a
 swap costs seconds (sleep mode on a GPU) to a minute (stop and start on a CPU). So that nobody starves, a group whose
 oldest call has waited longer than the patience is woken next, once the awake group has been given the calls that waited
-when it was woken; the awake group is then closed to new calls, drained and swapped out.
+when it was woken; the awake group is then closed to new calls, drained and swapped out. `lost_time.py` counts what that
+costs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from gra_hpc.engines.lost_time import LostTime
 from gra_hpc.engines.pool import Pool
 from gra_hpc.engines.replica import Replica
 
@@ -80,13 +82,14 @@ class Rotation:
             for replica in pool.replicas:
                 self.groups.setdefault(replica.place.turn, []).append(replica)
         self.awake: int | None = None
-        self.swaps = 0
-        self.swap_seconds = 0.0
-        """Seconds between the end of one group's work and the readiness of the next: nobody computed."""
-        self.drain_seconds = 0.0
-        """Seconds in which a closed group finished its calls: not all of it was at work."""
+        self.lost = LostTime({turn: [r.place.model for r in rs] for turn, rs in self.groups.items()})
         self._activity = asyncio.Event()
         self._gate = 0
+        self._rising: dict[Replica, int] = {}
+        """Engines of the awake group that have been neither ready nor dead since it was woken, and the deaths that each
+        had seen before."""
+        self._most = 0
+        """Calls in flight in the awake group, at most, since it was woken."""
         self._first: int | None = None
 
     def begin(self, turn: int) -> None:
@@ -100,8 +103,7 @@ class Rotation:
 
     @property
     def patience_s(self) -> float:
-        mean = self.swap_seconds / self.swaps if self.swaps else 0.0
-        return max(self.least_patience_s, 4.0 * mean)
+        return max(self.least_patience_s, 4.0 * self.lost.mean_swap_s)
 
     def loads(self) -> dict[int, Load]:
         """Work by group, now."""
@@ -119,6 +121,12 @@ class Rotation:
 
     async def run(self) -> None:
         """Rotate until cancelled."""
+        try:
+            await self._rotate()
+        finally:
+            self.lost.stop()
+
+    async def _rotate(self) -> None:
         while True:
             target = self._choose()
             if target is not None and target != self.awake and self.awake is not None:
@@ -129,47 +137,64 @@ class Rotation:
             if target is not None and target != self.awake:
                 await self._swap(target)
                 continue
-            self._activity.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._activity.wait()
+            await self._change()
+
+    async def _change(self) -> None:
+        """Wait until something changes, or a second."""
+        self._activity.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._activity.wait()
 
     def _choose(self) -> int | None:
-        passed = self.awake is None or sum(r.taken for r in self.groups[self.awake]) >= self._gate
-        target = choose(self.loads(), self.awake, passed, self.patience_s)
+        loads = self.loads()
+        self._account(loads)
+        target = choose(loads, self.awake, self._gate_passed(), self.patience_s)
         return self._first if target is None else target
+
+    def _account(self, loads: dict[int, Load]) -> None:
+        """Note what is lost from now on, while a group is awake."""
+        if self.awake is None:
+            return
+        mine = loads[self.awake]
+        self._rising = {r: n for r, n in self._rising.items() if not (r.ready or r.failed or r.deaths > n)}
+        self._most = max(self._most, mine.running)
+        if self._rising:
+            self.lost.look()
+        elif mine.waiting or not any(load.waiting for turn, load in loads.items() if turn != self.awake):
+            self.lost.mark(self.awake, "dry_seconds", 0.0)
+        else:
+            self.lost.mark(self.awake, "dry_seconds", 1.0 - mine.running / max(1, self._most))
+
+    def _gate_passed(self) -> bool:
+        return self.awake is None or sum(r.taken for r in self.groups[self.awake]) >= self._gate
 
     async def _swap(self, target: int) -> None:
         """Drain and put to sleep the awake group, wake the target."""
+        first = self.awake is None
         old = [] if self.awake is None else self.groups[self.awake]
-        begin = time.monotonic()
+        if self.awake is not None:
+            self.lost.mark(self.awake, "drain_seconds")
         for pool in self.pools:
             pool.open = False
         while any(r.inflight for r in old):
-            self._activity.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._activity.wait()
+            await self._change()
+        # The first waking is the start of the engines, counted there.
+        self.lost.mark(target, "swap_seconds", 0.0 if first else 1.0)
         drained = time.monotonic()
         for replica in old:
             replica.want(False)
         for replica in old:
             await replica.down.wait()
-        first = self.awake is None
-        self.awake = target
         new = self.groups[target]
+        self.awake, self._rising, self._most = target, {r: r.deaths for r in new}, 0
         self._gate = sum(r.taken for r in new) + self.loads()[target].waiting
         for replica in new:
             replica.want(True)
         while not any(r.ready for r in new) and not all(r.failed for r in new):
-            self._activity.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._activity.wait()
-        if not first:  # the first waking is the start of the engines, counted there
-            self.swaps += 1
-            self.drain_seconds += drained - begin
-            self.swap_seconds += time.monotonic() - drained
+            await self._change()
+        if not first:
+            self.lost.turns[target].swaps += 1
             log.info("engines swapped: turn %d is awake after %.1f s", target, time.monotonic() - drained)
         for pool in self.pools:
             pool.open = True
@@ -177,4 +202,5 @@ class Rotation:
 
     def report(self) -> dict[str, Any]:
         """Its statistics, JSON-able."""
-        return {"swaps": self.swaps, "swap_seconds": self.swap_seconds, "drain_seconds": self.drain_seconds}
+        self.lost.look()
+        return self.lost.report()

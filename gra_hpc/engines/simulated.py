@@ -239,6 +239,6 @@ class SimulatedEngine:
         """What was answered so far, as `node.Node.stats` says it."""
         return {
             "engines": {f"{model}-simulated": dict(s) for model, s in self._stats.items()},
-            "rotation": {"swaps": 0, "swap_seconds": 0.0, "drain_seconds": 0.0},
+            "rotation": {"swaps": 0, "lost_seconds": 0.0, "groups": []},
             "given_up": 0,
         }

@@ -127,7 +127,7 @@ class SimulatedReplica:
         self.ready = False
         self.failed: EngineError | None = None
         self.inflight: set[Call] = set()
-        self.taken = 0
+        self.taken = self.deaths = 0
         self.on_trial = False
         self.limit = max_running
         self.down = asyncio.Event()

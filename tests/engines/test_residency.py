@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from gra_hpc.config import EngineConfig, ModelConfig
 from gra_hpc.engines.door import Request, Sampling
+from gra_hpc.engines.lost_time import LostTime, sentence
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.engines.residency import Load, choose
@@ -83,6 +85,22 @@ def test_nobody_starves(arrivals: list[tuple[int, int]], patience: int) -> None:
             gate -= 1
         now += 1
     assert worst <= patience + 3 * total + 3 * 3 * (total + 1)
+
+
+def groups(
+    base: Path,
+    *turns: str,
+    by_model: dict[str, Faults] | None = None,
+    command: Callable[[EngineSpec], Launch] | None = None,
+    patience: float = 60.0,
+    **config: int,
+) -> Node:
+    """A node whose first group are the models (one letter each) of the first word, and so on."""
+    engines = tuple(EnginePlace(m, 0, (), turn=t) for t, models in enumerate(turns) for m in models)
+    models = {e.model: ModelConfig(path=e.model) for e in engines}
+    settings = EngineConfig(start_timeout_s=60, **config)  # type: ignore[arg-type]
+    launch = command or launcher(by_model=by_model)
+    return Node(models, Placement(engines, "cpu"), settings, base, base / "logs", launch, patience)
 
 
 def node(
@@ -250,5 +268,64 @@ def test_closing_in_the_middle_of_a_swap_ends(short_dir: Path, ticks: int) -> No
             await asyncio.sleep(0)
         async with asyncio.timeout(20):
             await turning.close()
+
+
+def test_swap_lasts_until_all_engines_are_ready_and_the_first_has_calls_meanwhile(short_dir: Path) -> None:
+    async def work() -> None:
+        by_model = {"c": Faults(start_s=2.0)}
+        async with asyncio.timeout(60), groups(short_dir, "a", "bc", by_model=by_model) as turning:
+            await turning.ask(request("a", "hello"))
+            late = asyncio.create_task(turning.ask(request("c", "hello")))
+            assert (await turning.ask(request("b", "hello"))).finish == "stop"
+            assert not late.done()
+            assert (await late).finish == "stop"
+            stats = turning.stats()["rotation"]
+            assert stats["swaps"] == 1
+            assert stats["swap_seconds"] > 2.0
+            first, second = stats["groups"]
+            assert (first["models"], first["swaps"], second["models"], second["swaps"]) == (
+                ["a"],
+                0,
+                ["b", "c"],
+                1,
+            )
+            assert second["swap_seconds"] == stats["swap_seconds"]
+            await asyncio.sleep(0.3)
+            assert turning.stats()["rotation"]["swap_seconds"] == stats["swap_seconds"]
+
+    asyncio.run(work())
+
+
+def test_a_group_that_runs_dry_while_others_wait_loses_time(short_dir: Path) -> None:
+    """Two calls are in flight, the first ends 1 s before the second: half of the group has nothing to do."""
+
+    async def work() -> None:
+        by_model = {"a": Faults(latency_s=2.0)}
+        async with asyncio.timeout(60), groups(short_dir, "a", "b", by_model=by_model) as turning:
+            await turning.start()
+            asked = [asyncio.create_task(turning.ask(request("a", "1")))]
+            await asyncio.sleep(1.0)
+            asked.append(asyncio.create_task(turning.ask(request("a", "2"))))
+            assert turning.stats()["rotation"]["dry_seconds"] == 0  # nobody else waits
+            asked.append(asyncio.create_task(turning.ask(request("b", "3"))))
+            await asyncio.gather(*asked)
+            stats = turning.stats()["rotation"]
+            assert 0.4 < stats["dry_seconds"] < 1.0
+            assert stats["groups"][0]["dry_seconds"] == stats["dry_seconds"]
+            parts = stats["swap_seconds"] + stats["drain_seconds"] + stats["dry_seconds"]
+            assert stats["lost_seconds"] == pytest.approx(parts)
+
+    asyncio.run(work())
+
+
+def test_lost_time_is_one_line_for_a_log() -> None:
+    async def work() -> None:
+        lost = LostTime({0: ["a"], 1: ["b", "c"]})
+        assert (
+            sentence(lost.report())
+            == "engines took turns: 0 swaps, 0 s lost (0 swapping, 0 draining, 0 running dry); "
+            "a: 0 swaps, 0 s; b, c: 0 swaps, 0 s"
+        )
+        assert sentence(LostTime({}).report()) == sentence({}) == ""
 
     asyncio.run(work())
