@@ -4,8 +4,8 @@ Engines with the same `turn` form a group; one group is awake at a time. A group
 nothing is in flight, then the group with the most waiting calls is woken: groups swap as rarely as possible, since a
 swap costs seconds (sleep mode on a GPU) to a minute (stop and start on a CPU). So that nobody starves, a group whose
 oldest call has waited longer than the patience is woken next, once the awake group has been given the calls that waited
-when it was woken; the awake group is then closed to new calls, drained and swapped out. `lost_time.py` counts what that
-costs.
+when it was woken (but for those whose engines are not ready); the awake group is then closed to new calls, drained and
+swapped out. `lost_time.py` counts what that costs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Rotation:
         self.awake: int | None = None
         self.lost = LostTime({turn: [r.place.model for r in rs] for turn, rs in self.groups.items()})
         self._activity = asyncio.Event()
-        self._gate = 0
+        self._gate: dict[str, int] = {}
+        """By model of the awake group: calls it will have been given once those are that waited when it was woken."""
         self._rising: dict[Replica, int] = {}
         """Engines of the awake group that have been neither ready nor dead since it was woken, and the deaths that each
         had seen before."""
@@ -167,7 +168,16 @@ class Rotation:
             self.lost.mark(self.awake, "dry_seconds", 1.0 - mine.running / max(1, self._most))
 
     def _gate_passed(self) -> bool:
-        return self.awake is None or sum(r.taken for r in self.groups[self.awake]) >= self._gate
+        """Whether the awake group has been given the calls that waited when it was woken, once all its engines have
+        started or tried to. Those of a model none of whose engines is ready then do not count: they may keep dying,
+        and the other groups would wait for them."""
+        if self.awake is None or self._rising:
+            return self.awake is None
+        ready = {r.place.model for r in self.groups[self.awake] if r.ready}
+        return all(self._taken(self.awake, model) >= self._gate[model] for model in ready)
+
+    def _taken(self, turn: int, model: str) -> int:
+        return sum(r.taken for r in self.groups[turn] if r.place.model == model)
 
     async def _swap(self, target: int) -> None:
         """Drain and put to sleep the awake group, wake the target."""
@@ -188,10 +198,15 @@ class Rotation:
             await replica.down.wait()
         new = self.groups[target]
         self.awake, self._rising, self._most = target, {r: r.deaths for r in new}, 0
-        self._gate = sum(r.taken for r in new) + self.loads()[target].waiting
+        models = {r.place.model for r in new}
+        self._gate = {
+            p.model: self._taken(target, p.model) + p.waiting for p in self.pools if p.model in models
+        }
         for replica in new:
             replica.want(True)
-        while not any(r.ready for r in new) and not all(r.failed for r in new):
+        while not any(r.ready for r in new) and not all(
+            r.failed or r.deaths > n for r, n in self._rising.items()
+        ):
             await self._change()
         if not first:
             self.lost.turns[target].swaps += 1

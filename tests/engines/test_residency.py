@@ -329,3 +329,50 @@ def test_lost_time_is_one_line_for_a_log() -> None:
         assert sentence(LostTime({}).report()) == sentence({}) == ""
 
     asyncio.run(work())
+
+
+def test_impatient_calls_wait_for_an_engine_that_is_still_starting(short_dir: Path) -> None:
+    """Else it would be stopped each time before it has answered anything."""
+
+    async def work() -> None:
+        by_model = {"c": Faults(start_s=2.0)}
+        async with (
+            asyncio.timeout(60),
+            groups(short_dir, "a", "bc", by_model=by_model, patience=0.5) as turning,
+        ):
+            await turning.ask(request("a", "hello"))
+            slow = asyncio.create_task(turning.ask(request("c", "hello")))
+            await turning.ask(request("b", "hello"))
+            await turning.ask(request("a", "again"))
+            assert slow.done()
+
+    asyncio.run(work())
+
+
+def test_nobody_starves_while_an_engine_of_the_awake_group_keeps_dying(short_dir: Path) -> None:
+    """It was ready once, has restarts left, and its calls wait: they do not hold the others' turn up."""
+    good, bad, starts = launcher(), launcher(Faults(refuse="no")), 0
+
+    def command(spec: EngineSpec) -> Launch:
+        nonlocal starts
+        starts += spec.place.name == "a-0"  # the first is the check before any start
+        return bad(spec) if spec.place.name == "a-0" and starts > 2 else good(spec)
+
+    async def work() -> None:
+        turning = groups(short_dir, "ax", "b", command=command, patience=0.5, max_restarts=30)
+        async with turning:
+            await turning.start()
+            process = turning._replicas[0].process
+            assert process is not None
+            await process.kill("for the test")
+            stuck = [asyncio.create_task(turning.ask(request("a", str(i)))) for i in range(3)]
+            async with asyncio.timeout(20):
+                assert (await turning.ask(request("b", "hello"))).finish == "stop"
+                assert (await turning.ask(request("x", "hello"))).finish == "stop"
+                assert (await turning.ask(request("b", "again"))).finish == "stop"
+            assert not any(task.done() for task in stuck)
+            for task in stuck:
+                task.cancel()
+            await asyncio.gather(*stuck, return_exceptions=True)
+
+    asyncio.run(work())
