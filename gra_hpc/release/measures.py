@@ -203,6 +203,8 @@ class Work:
     """Calls that killed their engine twice."""
     corrupt: int = 0
     """Unreadable lines in journals."""
+    turns: dict[str, list[float]] = field(default_factory=dict)
+    """Where engines took turns: swaps and lost seconds by group, which is named by its models."""
 
 
 @dataclass
@@ -264,6 +266,9 @@ def work(tables: Sequence[Table], sampled: Sequence[Table]) -> Work:
             seconds = e.get("busy_seconds", 0.0) * max(1, e.get("gpus", 1))
             busy[e["model"]] = busy.get(e["model"], 0.0) + seconds
             out.restarts += e.get("restarts", 0)
+        for g in m["engines"].get("rotation", {}).get("groups", []):
+            swaps, lost = out.turns.setdefault(", ".join(g["models"]), [0, 0.0])
+            out.turns[", ".join(g["models"])] = [swaps + g["swaps"], lost + g["lost_seconds"]]
         out.shards += 1
         out.attempts += len(m["attempts"])
         out.given_up += m["engines"].get("given_up", 0)

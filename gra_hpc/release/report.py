@@ -325,6 +325,10 @@ def _operations(w: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("engines restarted after a death", number(w.restarts)),
         ("calls given up (killed their engine twice)", number(w.given_up)),
         ("unreadable journal lines", number(w.corrupt)),
+        *(
+            (f"turns of {group}: swaps, seconds lost", f"{number(swaps)}, {number(round(lost))}")
+            for group, (swaps, lost) in sorted(w.turns.items())
+        ),
     ]
 
 

@@ -90,6 +90,23 @@ def test_work_adds_up(inputs: Inputs) -> None:
     assert sum(line.tokens) == sum(c for _, _, c in w.tokens.values())
 
 
+def test_turns_are_added_up_by_group_and_shown(inputs: Inputs, built: RunDir) -> None:
+    tables = [replace(t, manifest=dict(t.manifest)) for r in inputs.rounds for t in r.tables()][:2]
+    for t in tables:
+        groups = [
+            {"models": ["a"], "swaps": 2, "lost_seconds": 30.4},
+            {"models": ["b", "c"], "swaps": 3, "lost_seconds": 8.0},
+        ]
+        t.manifest["engines"] = t.manifest["engines"] | {"rotation": {"groups": groups}}
+    found = work(tables, [])
+    facts = read_json(built.release / "manifest.json")
+    assert _operations(found, facts)[-2:] == [
+        ("turns of a: swaps, seconds lost", "4, 61"),
+        ("turns of b, c: swaps, seconds lost", "6, 16"),
+    ]
+    assert not work([t for r in inputs.rounds for t in r.tables()], []).turns
+
+
 def test_allocated_hours_count_lost_attempts_and_idle_gpus(inputs: Inputs) -> None:
     table = next(inputs.rounds[0].tables())
     lost = {"attempt": "lost", "started": 1000.0, "at": 1000.0 + 7200, "gpus": 4}
