@@ -38,6 +38,8 @@ class EnginePlace:
     """Engines with the same turn are awake together; all 0 when nobody takes turns."""
     embeds: bool = False
     """It gives vectors, not text."""
+    batch: int = 0
+    """Calls that its KV cache is expected to hold at once; 0: not known."""
 
     @property
     def name(self) -> str:
@@ -255,6 +257,7 @@ def _placement(rota: Rota, node: NodeSpec, constants: Constants) -> Placement:
                     kv_cache_bytes=kv,
                     turn=number,
                     embeds=not e.need.generates,
+                    batch=round(e.rate.batch) if e.need.generates else 0,
                 )
             )
     return Placement(tuple(places), node.kind)

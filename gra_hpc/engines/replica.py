@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gra_hpc.config import EngineConfig
-from gra_hpc.engines.client import EngineGone, EngineTrouble, Metrics
+from gra_hpc.engines.admission import Admission
+from gra_hpc.engines.client import EngineGone, EngineTrouble
 from gra_hpc.engines.door import Answer, Request
 from gra_hpc.engines.patience import Patience
 from gra_hpc.engines.placement import EnginePlace
@@ -103,7 +104,7 @@ class Replica:
         self.ready = False
         self.failed: EngineError | None = None
         self.inflight: set[Call] = set()
-        self.limit = config.max_running
+        self.admission = Admission(config.max_running, place.batch)
         self.taken = self._taken_before = 0
         self.on_trial = False
         """It was given calls that are suspected of ending engines: its death then halves them."""
@@ -125,7 +126,7 @@ class Replica:
     @property
     def room(self) -> int:
         """Calls it can take now."""
-        return self.limit - len(self.inflight) if self.ready else 0
+        return self.admission.limit - len(self.inflight) if self.ready else 0
 
     @property
     def deaths(self) -> int:
@@ -260,7 +261,7 @@ class Replica:
             return
         process = self.process
         assert process is not None
-        self.limit = self.config.max_running
+        self.admission.begin()
         self._patience.was_ready = True
         self._set_ready(True)
         watch = asyncio.create_task(self._watch(process))
@@ -357,20 +358,11 @@ class Replica:
                 if metrics.tokens != tokens:
                     tokens = metrics.tokens
                     self._progress_at = now
-                self._admit_by(metrics)
+                if self.admission.follow(metrics):
+                    self._changed(self)
             if self.inflight and now - self._progress_at > timeout:
                 await process.kill(f"hung: {len(self.inflight)} calls in flight, no token for {timeout:g} s")
                 return
-
-    def _admit_by(self, metrics: Metrics) -> None:
-        """Follow the engine's own queue: calls that it cannot run because its KV cache is full are better kept here,
-        where another replica can take them, and where they force no preemption."""
-        before, running = self.limit, metrics.running
-        if metrics.kv_use > 0.9 and metrics.waiting > max(4, running // 4):
-            self.limit = max(8, min(before, running + max(4, running // 4)))
-        elif metrics.waiting == 0 and before < self.config.max_running:
-            self.limit = min(self.config.max_running, 2 * before)
-            self._changed(self)
 
     def report(self) -> dict[str, Any]:
         """Its statistics, JSON-able."""

@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.config import EngineConfig
 from gra_hpc.engines import guard, replica
-from gra_hpc.engines.client import Metrics
 from gra_hpc.engines.door import Answer, Request
 from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.engines.simulated import SimulatedEngine
@@ -79,26 +77,6 @@ def test_private_directory_and_socket_are_ours_alone(host: Host) -> None:
 
     run(work())
     host.assert_clean()
-
-
-def test_admission_follows_the_engines_own_queue() -> None:
-    async def work() -> None:
-        woken: list[replica.Replica] = []
-        r = replica.Replica(
-            EnginePlace("m", 0, ()), EngineConfig(max_running=256), None, asyncio.Lock(), woken.append
-        )  # type: ignore[arg-type]
-        r._admit_by(Metrics(running=40, waiting=100, kv_use=0.5, tokens=0))
-        assert r.limit == 256  # a burst of prompts: no reason to hold calls back
-        r._admit_by(Metrics(running=40, waiting=100, kv_use=0.99, tokens=0))
-        assert r.limit == 50  # no room in its KV cache: what it runs, and a little more
-        r._admit_by(Metrics(running=2, waiting=100, kv_use=0.99, tokens=0))
-        assert r.limit == 8
-        for limit in (16, 32, 64, 128, 256):
-            r._admit_by(Metrics(running=8, waiting=0, kv_use=0.4, tokens=0))
-            assert r.limit == limit
-        assert len(woken) == 5
-
-    run(work())
 
 
 def test_engine_that_does_not_start_is_one_clear_line(host: Host) -> None:

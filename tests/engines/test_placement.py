@@ -46,6 +46,8 @@ def check(solution: Solution, node: NodeSpec) -> None:
     """What must hold of every placement on GPUs: devices exist, memory suffices in every turn, heads divide."""
     placement = solution.placement
     assert len({e.name for e in placement.engines}) == len(placement.engines)
+    hosts = [h for turn in solution.rota.turns for h in turn.engines]
+    rates = {e.name: h.rate.batch for e, h in zip(placement.engines, hosts, strict=True)}
     for e in placement.engines:
         assert len(e.devices) == e.tensor_parallel
         assert set(e.devices) <= set(range(node.devices))
@@ -55,6 +57,7 @@ def check(solution: Solution, node: NodeSpec) -> None:
         least = need.kv_least(e.tensor_parallel)
         given = e.memory_fraction * node.memory_gb * GB
         assert given + 0.002 * node.memory_gb * GB >= fixed + max(least, e.kv_cache_bytes)
+        assert e.batch == (0 if e.embeds else round(rates[e.name]))
     for turn in {e.turn for e in placement.engines}:
         for d in range(node.devices):
             here = [e for e in placement.engines if d in e.devices and e.turn == turn]
