@@ -163,7 +163,7 @@ def pace_of(calibration: Path | None) -> tuple[float, float | None]:
 def solved(config: RunConfig, node: NodeSpec, rates: MethodRates) -> Solution:
     """Where placement puts the committee on a node."""
     load = method_load(config, rates)
-    return solve(config.models, facts(config), node, load, constants=constants_of(config, node))
+    return solve(config.models, facts(config), node, load, constants=constants_of(config, node, rates=rates))
 
 
 @dataclass(frozen=True)

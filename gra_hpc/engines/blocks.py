@@ -1,30 +1,37 @@
 """How many blocks of each pattern: the mixed-integer program behind a layout.
 
-Maximised is the rate of the slowest model:
+Maximised is the rate of the slowest model. A slot s of a pattern p is like engines of one model; they may run b_k calls
+each (k: `calls.LEVELS`) and then do rate_sk samples a second in their part of the time:
 
-    max X   over integers n_p >= 0 and times s_pm >= 0
-    sum_m s_pm <= usable_p n_p                    for every pattern p (for each of its devices, where they differ)
-    sum_p rate_pm s_pm >= X                       for every model m
+    max X   over integers n_p >= 0 and parts v_sk >= 0
+    sum_k v_sk <= n_p                             for every slot s of pattern p
+    sum_s sum_k rate_sk v_sk >= X                 for every model m, over its slots
+    sum_s sum_k b_sk v_sk <= calls in flight      over all slots
     sum_(p of width w) n_p <= N_w                 for a division of the node into N_w blocks of width w
 
-A division's bound is the program's linear relaxation, by its dual: with any weights mu_m >= 0 of sum 1, a block of
-width w is worth no more than z_w = max_p sum_d usable_pd max_m mu_m rate_pdm (d: the devices of pattern p), and
-X <= sum_w N_w z_w. A pattern whose worth falls short of z_w by more than the bound exceeds a known layout (its *slack*)
-is in no better one.
+A division's bound is the program's linear relaxation, by its dual: at any prices mu_m >= 0 of the models' samples, of
+sum 1, and l >= 0 of a call, a block of width w is worth no more than z_w = max_p sum_s max_k (mu_m rate_sk - l b_sk),
+and X <= sum_w N_w z_w + l calls. A pattern whose worth falls short of z_w by more than the bound exceeds a known layout
+(its *slack*) is in no better one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gra_hpc.engines.calls import Gains, Prices
 from gra_hpc.engines.hosts import Space
-from gra_hpc.engines.patterns import Pattern
+from gra_hpc.engines.patterns import Option, Pattern, Slot, ideal
 from gra_hpc.engines.performance import GB
 
 TOLERANCE = 1e-3
 """A layout within this share of the bound counts as optimal."""
+
+
+ENGINE_COST = 2.5e-4
+"""Part of the throughput that one more engine must bring here: of layouts alike, that with fewer engines is chosen."""
 
 
 @dataclass(frozen=True)
@@ -54,60 +61,73 @@ def divisions(space: Space, columns: list[Pattern]) -> list[Division]:
     """Divisions of the node whose blocks can hold all models, best bound first."""
     import numpy as np
 
-    names = [n.name for n in space.needs]
-    # What each device of a pattern is worth for each model at most, per unit of its price: patterns x devices x models.
-    worth = np.zeros((len(columns), space.devices, len(names)))
-    for i, p in enumerate(columns):
-        for s in p.slots:
-            j, each = names.index(s.need.name), s.samples_per_s / s.tensor_parallel
-            for d in range(p.width):
-                if p.even or d in s.devices:
-                    worth[i, d, j] = max(worth[i, d, j], p.usable[d] * each)
+    if not columns:
+        return []
+    names = {n.name for n in space.needs}
+    table = _Worths(space, columns)
     width = np.array([p.width for p in columns])
-    widths = sorted({p.width for p in columns}, reverse=True)
+    held = {int(w): {n for p in columns if p.width == w for n in p.counts} for w in set(width)}
     found = []
-    for packing in _packings(space.devices, widths):
+    for packing in _packings(space.devices, sorted(held, reverse=True)):
         blocks = {w: k for w, k in packing.items() if k}
-        use = np.flatnonzero(np.isin(width, list(blocks)))
-        if len(use) and (worth[use].sum(axis=1) > 0).any(axis=0).all():
-            bound, slack = _bound(blocks, worth[use], width[use])
+        if blocks and set().union(*(held[w] for w in blocks)) == names:
+            use = np.flatnonzero(np.isin(width, list(blocks)))
+            bound, slack = table.bound(blocks, width, use)
             found.append(Division(blocks, [columns[i] for i in use], bound, slack))
     return sorted(found, key=lambda d: -d.bound)
 
 
-def _bound(blocks: dict[int, int], worth: Any, width: Any) -> tuple[float, list[float]]:
-    """The dual of a division's linear relaxation: min sum N_w z_w over weights mu of sum 1 (module's text).
+class _Worths:
+    """What all patterns are worth at given prices, at once."""
 
-    The weights are the best ones for even patterns; any weights give a bound.
+    def __init__(self, space: Space, columns: list[Pattern]) -> None:
+        import numpy as np
 
-    Args:
-        blocks: number of blocks by width.
-        worth: samples a second of each model on each device of each pattern; patterns x devices x models.
-        width: of each pattern.
+        self.space, self.columns = space, columns
+        names = [n.name for n in space.needs]
+        slots = [(i, s) for i, p in enumerate(columns) for s in p.slots]
+        levels = max(len(s.gains.calls) for _, s in slots)
+        self.owner = np.array([i for i, _ in slots])
+        self.model = np.array([names.index(s.need.name) for _, s in slots])
+        self.rates, self.calls = np.zeros((len(slots), levels)), np.zeros((len(slots), levels))
+        for k, (_, s) in enumerate(slots):
+            many = len(s.offsets)
+            self.rates[k, : len(s.gains.rates)] = many * s.time * s.gains.rates
+            self.calls[k, : len(s.gains.calls)] = many * s.gains.calls
+        best: dict[tuple[int, str, int], Option] = {}
+        for i, s in slots:
+            key = columns[i].width, s.need.name, s.tensor_parallel
+            gains = Gains(s.gains.calls, s.time * s.gains.rates)
+            if key not in best or gains.most > best[key].gains.most:
+                best[key] = Option(s.need.name, len(s.offsets), gains, columns[i].width)
+        self.options = list(best.values())
 
-    Returns:
-        The bound in samples a second, and each pattern's distance to the best price of its width.
-    """
-    import numpy as np
-    from scipy.optimize import linprog
+    def at(self, prices: Prices) -> Any:
+        """By pattern, in samples a second."""
+        import numpy as np
 
-    models, widths = worth.shape[2], list(blocks)
-    alone = worth.sum(axis=1)
-    scale = alone.max()
-    rows = []
-    for k, w in enumerate(widths):
-        price = np.zeros(len(widths))
-        price[k] = -1.0
-        best = np.diag(alone[width == w].max(axis=0) / scale)
-        rows.append(np.hstack([best, np.tile(price, (models, 1))]))
-    matrix = np.vstack(rows)
-    cost = np.array([0.0] * models + [float(blocks[w]) for w in widths])
-    total = np.array([[1.0] * models + [0.0] * len(widths)])
-    result = linprog(cost, A_ub=matrix, b_ub=np.zeros(len(matrix)), A_eq=total, b_eq=[1.0], method="highs")
-    valued = (worth * result.x[:models]).max(axis=2).sum(axis=1)
-    prices = {w: valued[width == w].max() for w in widths}
-    slack = np.array([prices[w] for w in width]) - valued
-    return float(sum(blocks[w] * prices[w] for w in widths)), slack.tolist()
+        samples = np.array([prices.samples.get(n.name, 0.0) for n in self.space.needs])
+        worth = (samples[self.model, None] * self.rates - prices.call * self.calls).max(axis=1)
+        return np.bincount(self.owner, np.maximum(worth, 0.0), len(self.columns))
+
+    def bound(self, blocks: dict[int, int], width: Any, use: Any) -> tuple[float, list[float]]:
+        """The dual of a division's linear relaxation (module's text), at the best prices for models alone in blocks.
+
+        Args:
+            blocks: number of blocks by width.
+            width: of each pattern.
+            use: indices of the patterns whose blocks the division has.
+
+        Returns:
+            The bound in samples a second, and the distance of each pattern in `use` to the best of its width.
+        """
+        widths, calls = list(blocks), self.space.constants.calls_in_flight
+        options = [replace(o, part=widths.index(o.part)) for o in self.options if o.part in blocks]
+        prices, _, _ = ideal(options, [float(blocks[w]) for w in widths], calls)
+        worth = self.at(prices)
+        best = {w: float(worth[width == w].max()) for w in widths}
+        bound = sum(blocks[w] * best[w] for w in widths) + prices.call * calls
+        return bound, [best[int(width[i])] - float(worth[i]) for i in use]
 
 
 def solve_blocks(
@@ -119,36 +139,42 @@ def solve_blocks(
     from scipy.sparse import csr_array
 
     columns = [division.columns[i] for i in use]
-    scale = division.bound
-    slots = [(i, s) for i, p in enumerate(columns) for s in p.slots]
-    n, total = len(columns), len(columns) + len(slots) + 1
+    scale, calls = division.bound, space.constants.calls_in_flight
+    parts = [
+        (i, s, k) for i, p in enumerate(columns) for s in p.slots for k in range(len(s.gains.calls))
+    ]  # pattern, slot, level
+    n, total = len(columns), len(columns) + len(parts) + 1
+    own: dict[str, list[int]] = {}
+    levels: dict[tuple[int, int], list[int]] = {}
+    for j, (i, s, _) in enumerate(parts):
+        own.setdefault(s.need.name, []).append(j)
+        levels.setdefault((i, id(s)), []).append(j)
     rows: list[tuple[list[int], list[float], float, float]] = []
     for width, count in division.blocks.items():
-        own = [i for i, p in enumerate(columns) if p.width == width]
-        rows.append((own, [1.0] * len(own), -np.inf, float(count)))
+        mine = [i for i, p in enumerate(columns) if p.width == width]
+        rows.append((mine, [1.0] * len(mine), -np.inf, float(count)))
     for need in space.needs:
-        own = [k for k, (_, s) in enumerate(slots) if s.need.name == need.name]
-        values = [min(slots[k][1].samples_per_s * len(slots[k][1].offsets) / scale, 1e4) for k in own]
-        rows.append(([*(n + k for k in own), total - 1], [*values, -1.0], 0.0, np.inf))
+        mine = own.get(need.name, [])
+        values = [min(_rate(parts[j]) / scale, 1e4) for j in mine]
+        rows.append(([*(n + j for j in mine), total - 1], [*values, -1.0], 0.0, np.inf))
         if need.replicas:
             counts = [float(p.counts.get(need.name, 0)) for p in columns]
             rows.append((list(range(n)), counts, float(need.replicas), float(need.replicas)))
         else:  # every model has an engine, also one with hardly any work
-            own = [i for i, p in enumerate(columns) if need.name in p.rates]
-            rows.append((own, [1.0] * len(own), 1.0, np.inf))
+            mine = [i for i, p in enumerate(columns) if need.name in p.counts]
+            rows.append((mine, [1.0] * len(mine), 1.0, np.inf))
+    in_flight = [float(s.gains.calls[k]) * len(s.offsets) / calls for _, s, k in parts]
+    rows.append((list(range(n, total - 1)), in_flight, -np.inf, 1.0))
+    for (i, _), mine in levels.items():
+        rows.append(([i, *(n + j for j in mine)], [-1.0, *(1.0 for _ in mine)], -np.inf, 0.0))
     if space.host_bytes < float("inf"):
         rows.append((list(range(n)), [p.weight_bytes / GB for p in columns], -np.inf, space.host_bytes / GB))
-    for i, p in enumerate(columns):
-        mine = [k for k, (j, _) in enumerate(slots) if j == i]
-        for d in range(1 if p.even else p.width):
-            on = [k for k in mine if p.even or d in slots[k][1].devices]
-            if on:
-                rows.append(([i, *(n + k for k in on)], [-p.usable[d], *(1.0 for _ in on)], -np.inf, 0.0))
     starts = np.cumsum([0] + [len(r[0]) for r in rows])
     entries = (np.concatenate([r[1] for r in rows]), np.concatenate([r[0] for r in rows]), starts)
     matrix = csr_array(entries, shape=(len(rows), total))
     cost, low, high = np.zeros(total), np.zeros(total), np.full(total, np.inf)
     cost[-1] = -1.0
+    cost[:n] = [ENGINE_COST * sum(p.counts.values()) for p in columns]
     low[-1] = floor / scale * (1 + TOLERANCE / 10)
     high[:n] = [division.blocks[p.width] for p in columns]
     result = milp(
@@ -165,4 +191,11 @@ def solve_blocks(
     if result.x is None:
         return [], 0.0, proven
     chosen = [p for p, v in zip(columns, result.x[:n], strict=True) for _ in range(round(v))]
+    proven += scale * ENGINE_COST * sum(sum(p.counts.values()) for p in chosen)
     return chosen, float(result.x[-1]) * scale, proven
+
+
+def _rate(part: tuple[int, Slot, int]) -> float:
+    """Samples a second of a slot's engines with so many calls each."""
+    _, s, k = part
+    return float(s.gains.rates[k]) * s.time * len(s.offsets)

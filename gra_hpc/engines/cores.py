@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gra_hpc.engines.performance import GB, Constants, Need, Rate, rate_curve
 
@@ -55,9 +55,11 @@ def seat(needs: Sequence[Need], cores: int, constants: Constants) -> tuple[float
 
     An engine with pinned tensor parallelism takes one core per process. The other cores go, one by one, to the model
     that is slowest; more engines than cores share them round robin. This is the best division, since a model's rate
-    only grows with its cores.
+    only grows with its cores. Each engine runs its even part of the calls that the window keeps in flight, at most.
     """
     engines = [(n, max(1, n.tensor_parallel)) for n in needs for _ in range(max(1, n.replicas))]
+    each = int(constants.calls_in_flight / max(1, sum(n.generates for n, _ in engines)))
+    constants = replace(constants, max_running=max(1, min(constants.max_running, each)))
     sizes = [t for _, t in engines]
     free = cores - sum(sizes)
     growing = [k for k, (_, t) in enumerate(engines) if t == 1]

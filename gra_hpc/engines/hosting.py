@@ -185,5 +185,5 @@ def plan_engines(config: RunConfig, plan: Plan) -> Solution:
     rates, performance = calibration_of(config)
     load = {name: work for name, work in method_load(config, rates).items() if name in models}
     load |= dict.fromkeys(embedder, embedding_load(config, rates))
-    constants = constants_of(config, node, performance)
+    constants = constants_of(config, node, performance, rates)
     return solve(models, facts, node, load, config.engine.residency, constants=constants)

@@ -1,14 +1,16 @@
-"""Engines on the devices of one node: who fits, what memory each gets, and how they share time.
+"""Engines on the devices of one node: who fits, what memory each gets, and how they share time and calls.
 
-`share_time` is the yardstick for every layout, whoever made it.
+`share_time` is the yardstick for every layout, whoever made it. A device goes round among the engines that have work,
+and all generating engines have some as long as the window is full: n of them get an n-th of its time each, less what
+sharing costs. Nobody can be given more: an engine with few calls takes turns as long as one with many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from gra_hpc.engines.calls import Gains, Prices, Shares, divide
 from gra_hpc.engines.performance import Constants, Need, Rate, RateCurve, rate_curve
 
 
@@ -25,6 +27,8 @@ class Fit:
     more: float
     """Bytes per device of KV cache that it would like beyond the least; 0 if pinned, or without a cache."""
     curve: RateCurve
+    gains: Gains
+    """What it does with its devices for itself, by the calls that it runs."""
     best: float
     """Samples a second per device with a full KV cache."""
 
@@ -52,7 +56,7 @@ class Space:
             curve = rate_curve(need, t, self.constants)
             best = curve.samples_per_s(least + more) / t
             size = need.fixed_bytes(t, self.constants) + least
-            self._fits[key] = Fit(need, t, size, least, more, curve, best)
+            self._fits[key] = Fit(need, t, size, least, more, curve, Gains.of(curve), best)
         return self._fits[key]
 
     def splits(self, need: Need) -> list[int]:
@@ -66,6 +70,15 @@ class Space:
         """Part of a device's time that is left when so many generating engines share it."""
         return max(0.1, 1 - self.constants.sharing_loss * max(0, generating - 1))
 
+    def share(self, generating: int) -> float:
+        """Part of a device's time that each of so many engines at work gets."""
+        return self.usable(generating) / max(1, generating)
+
+    def gains(self, host: Host) -> Gains:
+        """What an engine does with its devices for itself, by the calls that it runs."""
+        fit = self.fit(host.need, host.tensor_parallel)
+        return fit.gains.up_to(fit.curve.batch(host.kv_bytes))
+
 
 @dataclass(frozen=True)
 class Host:
@@ -78,15 +91,21 @@ class Host:
     kv_bytes: float
     """KV cache per device."""
     samples_per_s: float
-    """With its devices for itself."""
+    """With its devices for itself, and as many calls as its KV cache holds."""
     rate: Rate = Rate(0.0, 0.0, 0.0, "")
-    """The same with its reasons; set once a layout is final."""
+    """With its devices for itself and the calls it gets, and the reasons; set once a layout is final."""
     time: float = 0.0
     """Part of its devices' time that it gets."""
+    calls: float = 0.0
+    """Calls in flight that it gets."""
 
     @property
     def devices(self) -> tuple[int, ...]:
         return tuple(range(self.first, self.first + self.tensor_parallel))
+
+    def batch(self, constants: Constants) -> float:
+        """Calls that its KV cache holds, and that it may run at once."""
+        return rate_curve(self.need, self.tensor_parallel, constants).batch(self.kv_bytes)
 
 
 Engines = Sequence[tuple[Need, int, int]]
@@ -115,7 +134,13 @@ def divide_kv(space: Space, devices: int, engines: Engines) -> list[float] | Non
 
 
 def place(space: Space, engines: Engines) -> tuple[Host, ...]:
-    """Engines with their memory and rates; empty if they do not fit."""
+    """Engines with their memory and rates; empty if they do not fit, or if a model is on a device twice.
+
+    A second engine would give its model a second part of the device's time, for weights that are there already.
+    """
+    on = [(need.name, d) for need, t, first in engines for d in range(first, first + t)]
+    if len(set(on)) < len(on):
+        return ()
     if sum(need.facts.weight_bytes for need, _, _ in engines) > space.host_bytes:
         return ()
     kv = divide_kv(space, space.devices, engines)
@@ -127,92 +152,68 @@ def place(space: Space, engines: Engines) -> tuple[Host, ...]:
     )
 
 
-def _usable_by_device(space: Space, hosts: Sequence[Host]) -> list[float]:
+def share_time(space: Space, hosts: Sequence[Host]) -> tuple[float, tuple[Host, ...]]:
+    """Rate of the slowest model, and the engines with their parts of the devices' time and of the calls in flight.
+
+    The rate is 0 where a model has no engine.
+    """
+    if {h.need.name for h in hosts} != {n.name for n in space.needs}:
+        return 0.0, tuple(hosts)
+    shares, times = _shares(space, hosts)
+    return shares.samples_per_s, tuple(
+        replace(h, time=t, calls=c) for h, t, c in zip(hosts, times, shares.calls, strict=True)
+    )
+
+
+def prices(space: Space, hosts: Sequence[Host]) -> Prices:
+    """Prices at which no other division of the calls is worth more."""
+    return _shares(space, hosts)[0].prices
+
+
+def reach(space: Space, hosts: Sequence[Host], at: Prices) -> float:
+    """No division of the calls among these engines gives more than this rate: any prices bound it (weak duality)."""
+    worth = space.constants.calls_in_flight * at.call
+    for h, time in zip(hosts, times(space, hosts), strict=True):
+        worth += space.gains(h).worth(at.samples[h.need.name] * time, at.call)
+    return worth
+
+
+def _shares(space: Space, hosts: Sequence[Host]) -> tuple[Shares, list[float]]:
+    """How the engines divide calls and time."""
+    parts = times(space, hosts)
+    total = space.constants.calls_in_flight
+    names, gains = [h.need.name for h in hosts], [space.gains(h) for h in hosts]
+    shares = divide(list(zip(names, parts, gains, strict=True)), total)
+    if all(h.need.generates for h in hosts):
+        return shares, parts
+    # An embedding model is at work for as long as its calls take, and its neighbours have the rest.
+    taken = [0.0] * space.devices
+    for k, h in enumerate(hosts):
+        if not h.need.generates:
+            done = names.count(h.need.name) * h.samples_per_s
+            parts[k] = min(parts[k], shares.samples_per_s / done)
+            for d in h.devices:
+                taken[d] += parts[k]
+    for k, h in enumerate(hosts):
+        if h.need.generates:
+            parts[k] *= max(0.1, 1 - max(taken[d] for d in h.devices))
+    speed = [t if h.need.generates else 1.0 for h, t in zip(hosts, parts, strict=True)]
+    return divide(list(zip(names, speed, gains, strict=True)), total), parts
+
+
+def times(space: Space, hosts: Sequence[Host]) -> list[float]:
+    """Part of its devices' time that each engine gets: that of the most crowded one."""
     on = [0] * space.devices
     for h in hosts:
         if h.need.generates:
             for d in h.devices:
                 on[d] += 1
-    return [space.usable(n) for n in on]
-
-
-def _time_program(space: Space, hosts: Sequence[Host]) -> tuple[Any, Any, Any, float]:
-    """`max X` over parts of time: matrix (devices' rows, then models'), right-hand side, costs, and X's unit."""
-    import numpy as np
-
-    scale = min(h.samples_per_s for h in hosts)
-    n = len(hosts)
-    a = np.zeros((space.devices + len(space.needs), n + 1))
-    b = np.zeros(space.devices + len(space.needs))
-    b[: space.devices] = _usable_by_device(space, hosts)
-    rows = {need.name: space.devices + j for j, need in enumerate(space.needs)}
-    for k, h in enumerate(hosts):
-        a[list(h.devices), k] = 1.0
-        a[rows[h.need.name], k] = -min(h.samples_per_s / scale, 1e4)
-        a[rows[h.need.name], n] = 1.0
-    cost = np.full(n + 1, 1e-6)  # no time for nothing
-    cost[n] = -1.0
-    return a, b, cost, scale
-
-
-def share_time(space: Space, hosts: Sequence[Host]) -> tuple[float, tuple[Host, ...]]:
-    """Rate of the slowest model when the devices' time is divided best, and the engines with their part of it.
-
-    The rate is 0 where a model has no engine.
-    """
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    if {h.need.name for h in hosts} != {n.name for n in space.needs}:
-        return 0.0, tuple(hosts)
-    a, b, cost, scale = _time_program(space, hosts)
-    # `milp` without integers is a linear program with a third of the overhead of `linprog`.
-    result = milp(
-        cost,
-        constraints=LinearConstraint(a, -np.inf, b),
-        bounds=Bounds(0, np.inf),
-        options={"presolve": False},
-    )
-    times = result.x[: len(hosts)]
-    return float(result.x[-1]) * scale, tuple(
-        replace(h, time=float(t)) for h, t in zip(hosts, times, strict=True)
-    )
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What a model's samples and a device's time are worth in a layout: bounds what its neighbours can do."""
-
-    samples: dict[str, float]
-    """By model; they add up to 1."""
-    devices: list[float]
-    """Samples a second that a device's whole time is worth."""
-
-
-def prices(space: Space, hosts: Sequence[Host]) -> Prices:
-    """The dual of sharing time: prices at which no other division of the time is worth more."""
-    from scipy.optimize import linprog
-
-    a, b, cost, scale = _time_program(space, hosts)
-    dual = -linprog(cost, A_ub=a, b_ub=b, method="highs").ineqlin.marginals
-    names = [n.name for n in space.needs]
-    total = sum(dual[space.devices :]) or 1.0
-    samples = {n: float(v) / total for n, v in zip(names, dual[space.devices :], strict=True)}
-    return Prices(samples, [float(v) * scale for v in dual[: space.devices]])
-
-
-def reach(space: Space, hosts: Sequence[Host], at: Prices) -> float:
-    """No division of these engines' time gives more than this rate: any prices bound it (weak duality)."""
-    best = [0.0] * space.devices
-    for h in hosts:
-        worth = at.samples[h.need.name] * h.samples_per_s
-        total = sum(at.devices[d] for d in h.devices)
-        for d in h.devices:
-            part = at.devices[d] / total if total > 0 else 1 / h.tensor_parallel
-            best[d] = max(best[d], worth * part)
-    return sum(u * v for u, v in zip(_usable_by_device(space, hosts), best, strict=True))
+    return [space.share(max(on[d] for d in h.devices) + (not h.need.generates)) for h in hosts]
 
 
 def explained(space: Space, hosts: Sequence[Host]) -> tuple[Host, ...]:
     """The same engines, their rates with reasons."""
-    return tuple(replace(h, rate=space.fit(h.need, h.tensor_parallel).curve.rate(h.kv_bytes)) for h in hosts)
+    return tuple(
+        replace(h, rate=space.fit(h.need, h.tensor_parallel).curve.rate(h.kv_bytes, max(1.0, h.calls)))
+        for h in hosts
+    )

@@ -10,21 +10,21 @@ Three searches, each with the best layout so far as the one to beat:
 
 from __future__ import annotations
 
-import random
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gra_hpc.engines.blocks import TOLERANCE, Division, divisions, solve_blocks
 from gra_hpc.engines.deadline import Deadline
 from gra_hpc.engines.hosts import Engines, Host, Space, explained
-from gra_hpc.engines.neighbours import Value, improve, starts, value
+from gra_hpc.engines.neighbours import Value, filled, improve, starts, value
 from gra_hpc.engines.patterns import Filter, Pattern, even, nested, undominated
 from gra_hpc.engines.performance import Need
 
-POURS = 40
-"""Orders of models and blocks that are tried for a layout to start from, per division of the node."""
 MOST_PATTERNS = 3000
 """Patterns of one width and kind that are looked at; beyond it the search is called incomplete."""
+PATTERNS = 0.3
+"""Part of the time left for finding patterns."""
 CLIMB = 0.15
 """Part of the time limit for each climb."""
 NEAR = 0.97
@@ -42,7 +42,7 @@ class Layout:
     bound: float
     """No layout of even blocks does more than this many samples a second."""
     ideal: float
-    """No layout at all does more: every model at its best on all devices in turn, nothing lost."""
+    """No layout at all does more: all devices' time and all calls in flight divided at will, nothing lost."""
     proven: bool = True
     """Whether all even blocks were searched, and no layout of them is better (within the tolerance)."""
 
@@ -79,7 +79,9 @@ def _with_light(space: Space, light: list[Need], deadline: Deadline) -> Layout |
 
 def _search(space: Space, deadline: Deadline) -> Layout | None:
     """Climb; then the best layout of even blocks; then, if that falls short of the ideal, of nested ones too."""
-    best = _climb(space, starts(space), deadline)
+    quick = Deadline(CLIMB * deadline.seconds)
+    first = sorted((filled(space, s, quick) for s in starts(space)), key=lambda e: -value(space, e)[0])
+    best = _climb(space, first, deadline)
     search = Search(space, deadline)
     regular = search.run(Filter(space, best[0]), nesting=False, floor=best[0])
     best = max(best, _climb(space, map(_engines, search.chosen()), deadline), key=lambda v: v[0])
@@ -126,8 +128,6 @@ class Search:
         """Search layouts that do more than the floor."""
         columns, complete = self._columns(keep, nesting)
         cuts = divisions(self.space, columns)
-        if not nesting:
-            self.found += _wrapped(self.space, cuts)
         rate = max([floor, *(r for r, _ in self.found)])
         bound = rate
         for division in cuts:
@@ -146,31 +146,28 @@ class Search:
 
     def _columns(self, keep: Filter, nesting: bool) -> tuple[list[Pattern], bool]:
         """Patterns of all widths that a better layout may use, and whether these are all."""
-        space = self.space
+        space, calls = self.space, self.space.constants.calls_in_flight
+        budget = Deadline(max(0.1, PATTERNS * self.deadline.left))
         columns: list[Pattern] = []
         complete = True
         for width in sorted({t for n in space.needs for t in space.splits(n)}):
-            own, whole = self._some(even(space, width, keep))
+            own, whole = self._some(even(space, width, keep, budget), budget)
             complete &= whole
             if (
                 width == space.devices
             ):  # one block is the whole node: the rate of an even one is known, the best counts
                 known = [p for p in own if p.even and _pins_met(space, [p])]
-                own = [p for p in own if not p.even] + sorted(known, key=Pattern.lone_rate)[-1:]
+                own = [p for p in own if not p.even] + sorted(known, key=lambda p: p.lone_rate(calls))[-1:]
             columns += own
             if nesting:
-                own, whole = self._some(nested(space, width, keep))
+                own, whole = self._some(nested(space, width, keep, budget), budget)
                 columns, complete = columns + own, complete and whole
         return undominated(columns), complete
 
-    def _some(self, patterns: Iterator[Pattern]) -> tuple[list[Pattern], bool]:
-        """Patterns, small ones first, up to a number and while there is time."""
-        own: list[Pattern] = []
-        for pattern in patterns:
-            own.append(pattern)
-            if len(own) >= MOST_PATTERNS or (len(own) % 100 == 0 and self.deadline.passed):
-                return own, False
-        return own, True
+    def _some(self, patterns: Iterator[Pattern], budget: Deadline) -> tuple[list[Pattern], bool]:
+        """Patterns, small ones first, up to a number and while there is time; and whether these are all."""
+        own = list(itertools.islice(patterns, MOST_PATTERNS))
+        return own, len(own) < MOST_PATTERNS and not budget.passed
 
 
 def _engines(chosen: Sequence[Pattern]) -> list[tuple[Need, int, int]]:
@@ -187,74 +184,6 @@ def _pins_met(space: Space, chosen: Sequence[Pattern]) -> bool:
     return all(
         not n.replicas or sum(p.counts.get(n.name, 0) for p in chosen) == n.replicas for n in space.needs
     )
-
-
-def _wrapped(space: Space, cuts: list[Division]) -> list[tuple[float, list[Pattern]]]:
-    """Good layouts to start from, one per division: models in a row are poured into the blocks, one after another.
-
-    McNaughton's wrap-around rule, at the highest rate at which the last model still fits, for several orders.
-    """
-    if any(n.replicas for n in space.needs) or space.host_bytes < float("inf"):
-        return []
-    names = [n.name for n in space.needs]
-    rng = random.Random(0)
-    found: list[tuple[float, list[Pattern]]] = []
-    for division in cuts:
-        by_set: dict[tuple[int, frozenset[str]], Pattern] = {}
-        for p in division.columns:
-            key = (p.width, frozenset(p.rates))
-            if p.even and (key not in by_set or p.lone_rate() > by_set[key].lone_rate()):
-                by_set[key] = p
-        widths = [w for w, k in sorted(division.blocks.items()) for _ in range(k)]
-        best: list[Pattern] = []
-        low = 0.0
-        for trial in range(POURS):
-            order = rng.sample(names, len(names)) if trial else names
-            row = rng.sample(widths, len(widths)) if trial else widths
-            high = division.bound
-            rate = (
-                low * (1 + TOLERANCE) or high / 2
-            )  # an order that cannot do better than the best one is left at once
-            while high - low > TOLERANCE * division.bound:
-                chosen = _pour(order, rate, row, by_set)
-                if chosen:
-                    low, best = rate, chosen
-                elif best and rate == low * (1 + TOLERANCE):
-                    break
-                else:
-                    high = rate
-                rate = (low + high) / 2
-        if best:
-            found.append((low, best))
-    return found
-
-
-def _pour(
-    order: list[str], rate: float, widths: list[int], by_set: dict[tuple[int, frozenset[str]], Pattern]
-) -> list[Pattern]:
-    """Blocks that give every model this rate, filled in order; none if the node is full before the last model."""
-    chosen: list[Pattern] = []
-    at, part = 0, 1.0  # the next model, and the part of its work still to place
-    for width in widths:
-        held: list[tuple[str, float]] = []
-        pattern: Pattern | None = None
-        while at < len(order):
-            trial = by_set.get((width, frozenset([*(n for n, _ in held), order[at]])))
-            if trial is None:
-                break
-            left = trial.usable[0] - sum(p * rate / trial.rates[n] for n, p in held)
-            if left <= 1e-9:
-                break
-            taken = min(part, left * trial.rates[order[at]] / rate)
-            held.append((order[at], taken))
-            pattern = trial
-            part -= taken
-            if part > 1e-9:
-                break
-            at, part = at + 1, 1.0
-        if pattern:
-            chosen.append(pattern)
-    return chosen if at == len(order) else []
 
 
 def _solve(

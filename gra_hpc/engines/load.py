@@ -257,6 +257,19 @@ def method_load(
     return {name: ModelLoad(roles) for name, roles in totals.items()}
 
 
+def calls_per_sample(config: RunConfig, rates: MethodRates | None = None) -> float:
+    """Calls in flight per sample in flight, on average: of its time, by answer tokens, what several seats share."""
+    rates = rates or MethodRates()
+    at_once = in_a_row = 0.0
+    for question in asked(config, rates) if config.models else []:
+        size = rates.steps[question.step]
+        tokens = question.times * min(size.tries, config.method.max_tries) * size.completion_tokens
+        count = sum(seats(config)[question.role].values())
+        at_once += count * tokens
+        in_a_row += min(1.0, count) * tokens
+    return at_once / in_a_row if in_a_row else 1.0
+
+
 def _add(roles: dict[str, RoleLoad], role: str, more: RoleLoad) -> None:
     old = roles.get(role, RoleLoad(0.0, 0.0, 0.0))
     roles[role] = RoleLoad(*(getattr(old, f.name) + getattr(more, f.name) for f in fields(RoleLoad)))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gra_hpc.engines.calls import Prices
 from gra_hpc.engines.deadline import Deadline
-from gra_hpc.engines.hosts import Engines, Host, Prices, Space, place, prices, reach, share_time
+from gra_hpc.engines.hosts import Engines, Host, Space, place, prices, reach, share_time, times
 
 Value = tuple[float, tuple[Host, ...]]
 """Rate of the slowest model, and the engines with memory and time."""
@@ -43,6 +44,35 @@ def starts(space: Space) -> Iterator[Engines]:
                 count[d] += 1
         else:
             yield tuple(engines)
+
+
+def filled(space: Space, engines: Engines, deadline: Deadline) -> Engines:
+    """With more engines of the slowest model, one by one, each where it leaves the slower models best off."""
+    best, slowest = _rates(space, engines)
+    while best and not deadline.passed:
+        trials: list[tuple[tuple[float, ...], str, Engines]] = []
+        for need in (n for n in space.needs if n.name == slowest and n.generates and not n.replicas):
+            for t in space.splits(need):
+                for s in range(0, space.devices - t + 1, t):
+                    more = (*engines, (need, t, s))
+                    trials.append((*_rates(space, more), more))
+        top = max(trials, key=lambda trial: trial[0], default=(best, "", engines))
+        if top[0] <= best:
+            break
+        best, slowest, engines = top
+    return engines
+
+
+def _rates(space: Space, engines: Engines) -> tuple[tuple[float, ...], str]:
+    """Rates of all models, the slowest first, and its name, with so many calls per engine as if every device had one;
+    none if they do not fit."""
+    hosts = place(space, engines)
+    each = space.constants.calls_in_flight / max(space.devices, len(space.needs))
+    rates: dict[str, float] = {}
+    for h, time in zip(hosts, times(space, hosts), strict=True):
+        rates[h.need.name] = rates.get(h.need.name, 0.0) + time * float(space.gains(h).at(each))
+    ranked = sorted((float(f"{rate:.4g}"), name) for name, rate in rates.items())
+    return tuple(rate for rate, _ in ranked), ranked[0][1] if ranked else ""
 
 
 def improve(space: Space, engines: Engines, deadline: Deadline) -> Value:

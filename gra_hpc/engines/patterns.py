@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gra_hpc.engines.calls import Gains, Prices, divide
+from gra_hpc.engines.deadline import Deadline
 from gra_hpc.engines.hosts import Engines, Fit, Space, divide_kv
 from gra_hpc.engines.performance import Need
 
@@ -26,8 +28,15 @@ class Slot:
     tensor_parallel: int
     offsets: tuple[int, ...]
     """First device of each engine, within the block."""
-    samples_per_s: float
+    time: float
+    """Part of its devices' time that each engine gets."""
+    gains: Gains
     """Of one engine, with its devices for itself."""
+
+    @property
+    def most(self) -> float:
+        """Samples a second of all these engines, with as many calls as they hold."""
+        return self.time * self.gains.most * len(self.offsets)
 
     @functools.cached_property
     def devices(self) -> frozenset[int]:
@@ -42,15 +51,13 @@ class Pattern:
     slots: tuple[Slot, ...]
     even: bool
     """Whether every device of the block holds the same; then a slot is all engines of a model."""
-    usable: tuple[float, ...]
-    """Part of each device's time that is not lost to sharing."""
 
     @functools.cached_property
     def rates(self) -> dict[str, float]:
-        """Samples a second of each model, if it had all the block's time."""
+        """Samples a second of each model, with as many calls as its engines hold."""
         rates: dict[str, float] = {}
         for s in self.slots:
-            rates[s.need.name] = rates.get(s.need.name, 0.0) + s.samples_per_s * len(s.offsets)
+            rates[s.need.name] = rates.get(s.need.name, 0.0) + s.most
         return rates
 
     @functools.cached_property
@@ -65,48 +72,106 @@ class Pattern:
     def weight_bytes(self) -> int:
         return sum(s.need.facts.weight_bytes * len(s.offsets) for s in self.slots)
 
-    def lone_rate(self) -> float:
-        """Rate of the slowest model if there were only this block, which must be even."""
-        return self.usable[0] / sum(1 / r for r in self.rates.values())
+    def lone_rate(self, calls: float) -> float:
+        """Rate of the slowest of its models if there were only this block, with so many calls in flight."""
+        each = [(s.need.name, s.time, s.gains) for s in self.slots for _ in s.offsets]
+        return divide(each, calls).samples_per_s
 
 
 class Filter:
     """Keeps patterns that some layout better than a known one may use.
 
-    With prices mu of the models' samples that add up to 1, a device is worth at most `max mu_m rate_m`, and a layout at
-    most the sum over its devices. The prices are those of the ideal: every model at its best on all devices in turn.
+    At any prices of the models' samples and of a call in flight, a layout does at most what its devices are worth, and
+    the calls. The prices are those of the ideal: all devices' time divided at will, every model at its best size.
     """
 
     def __init__(self, space: Space, floor: float) -> None:
-        best = {
-            n.name: max((space.fit(n, t).best for t in space.splits(n)), default=0.0) for n in space.needs
-        }
-        total = sum(1 / b for b in best.values() if b)
         self.space = space
-        self.device = 1 / total if total else 0.0
+        options = [
+            Option(n.name, 1 / t, space.fit(n, t).gains, 0) for n in space.needs for t in space.splits(n)
+        ]
+        self.prices, worth, most = ideal(options, [space.devices], space.constants.calls_in_flight)
+        self.device = worth[0]
         """Samples a second that one device is worth at most."""
-        self.ideal = space.devices * self.device
+        self.ideal = most
         """No layout does more."""
-        self.allowance = self.ideal - floor
-        self.price = {name: 1 / b / total for name, b in best.items() if b}
-
-    def worth(self, fit: Fit) -> float:
-        """What a device with this model is worth at most."""
-        return self.price.get(fit.need.name, 0.0) * fit.best
+        self.allowance = most - floor
+        self._worth: dict[tuple[str, int, float], float] = {}
 
     def least_loss(self, models: int) -> float:
-        """What a device with so many models falls short of the ideal at least."""
+        """What a device with so many models falls short of the ideal at least: sharing loses time, but no calls."""
         light = sum(not n.generates for n in self.space.needs)
         return self.device * (1 - self.space.usable(models - light))
 
     def loss(self, fits: list[Fit]) -> float:
         """What a device falls short of the ideal when it holds these engines."""
-        usable = self.space.usable(sum(f.need.generates for f in fits))
-        return self.device - usable * max((self.worth(f) for f in fits), default=0.0)
+        time = self.space.share(sum(f.need.generates for f in fits))
+        return self.device - sum(self.worth(f, time) for f in fits)
+
+    def worth(self, fit: Fit, time: float) -> float:
+        """What an engine with this part of its devices' time is worth on each of them."""
+        key = fit.need.name, fit.tensor_parallel, time
+        if key not in self._worth:
+            sample = self.prices.samples.get(fit.need.name, 0.0) * time
+            self._worth[key] = fit.gains.worth(sample, self.prices.call) / fit.tensor_parallel
+        return self._worth[key]
 
 
-def even(space: Space, width: int, keep: Filter) -> Iterator[Pattern]:
-    """Models that cover the block; small sets first. A block as wide as the node must hold them all."""
+@dataclass(frozen=True)
+class Option:
+    """A way to use one part of a node, all of it, for one model."""
+
+    model: str
+    times: float
+    """Engines that the part holds: below 1 for a device of an engine on several."""
+    gains: Gains
+    part: int
+    """Which kind of part."""
+
+
+def ideal(options: list[Option], parts: list[float], calls: float) -> tuple[Prices, list[float], float]:
+    """Prices at which the node's parts and calls are worth least: what no division of their time exceeds.
+
+    min sum_p parts_p z_p + calls l    over z, l >= 0, prices m of the models' samples that add up to 1
+    z_p >= times (m rate_k - l calls_k)    for every option and number of calls
+
+    Args:
+        options: what there may be in the parts.
+        parts: how many parts of each kind the node has.
+        calls: in flight.
+
+    Returns:
+        The prices, what one part of each kind is worth (z), and the minimum.
+    """
+    import numpy as np
+    from scipy.optimize import linprog
+
+    names = list(dict.fromkeys(o.model for o in options))
+    if not names:
+        return Prices({}, 0.0), [0.0] * len(parts), 0.0
+    scale = max(o.gains.most for o in options)
+    width = len(names) + 1 + len(parts)
+    rows = []
+    for o in options:
+        block = np.zeros((len(o.gains.rates), width))
+        block[:, names.index(o.model)] = o.times * np.minimum(o.gains.rates / scale, 1e4)
+        block[:, len(names)] = -o.times * o.gains.calls
+        block[:, len(names) + 1 + o.part] = -1.0
+        rows.append(block)
+    matrix = np.vstack(rows)
+    cost = np.array([*(0.0 for _ in names), calls, *parts])
+    total = np.array([[float(k < len(names)) for k in range(width)]])
+    result = linprog(cost, A_ub=matrix, b_ub=np.zeros(len(matrix)), A_eq=total, b_eq=[1.0], method="highs")
+    samples = [float(v) for v in result.x[: len(names)]]
+    at = Prices(dict(zip(names, samples, strict=True)), float(result.x[len(names)]) * scale)
+    return at, [float(v) * scale for v in result.x[len(names) + 1 :]], float(result.fun) * scale
+
+
+def even(space: Space, width: int, keep: Filter, deadline: Deadline | None = None) -> Iterator[Pattern]:
+    """Models that cover the block; small sets first. A block as wide as the node must hold them all.
+
+    Ends early when the deadline has passed.
+    """
     options = [[space.fit(n, t) for t in space.splits(n) if width % t == 0] for n in space.needs]
     counts = {n.name: n.replicas or width for n in space.needs}
     smallest = [
@@ -124,11 +189,13 @@ def even(space: Space, width: int, keep: Filter) -> Iterator[Pattern]:
             if sum(smallest[i] for i in members) > space.memory * width:
                 continue
             for fits in itertools.product(*(options[i] for i in members)):
+                if deadline and deadline.passed:
+                    return
                 if max(f.tensor_parallel for f in fits) != width:
                     continue
-                if keep.loss(list(fits)) * width > keep.allowance:
-                    continue
                 covers = all(width // f.tensor_parallel <= counts[f.need.name] for f in fits)
+                if covers and keep.loss(list(fits)) * width > keep.allowance:
+                    continue
                 pattern = _covering(space, fits, width) if covers else _pinned(space, fits, width)
                 if pattern:
                     yield pattern
@@ -139,13 +206,14 @@ def _covering(space: Space, fits: tuple[Fit, ...], width: int) -> Pattern | None
     if left < 0:
         return None
     wanted = sum(f.more for f in fits)
+    generating = sum(f.need.generates for f in fits)
     slots = []
     for f in fits:
         kv = f.least + (left * f.more / wanted if f.more else 0.0)
         offsets = tuple(range(0, width, f.tensor_parallel))
-        slots.append(Slot(f.need, f.tensor_parallel, offsets, f.curve.samples_per_s(kv)))
-    usable = space.usable(sum(f.need.generates for f in fits))
-    return Pattern(width, tuple(slots), True, (usable,) * width)
+        time = space.share(generating + (not f.need.generates))
+        slots.append(Slot(f.need, f.tensor_parallel, offsets, time, f.gains.up_to(f.curve.batch(kv))))
+    return Pattern(width, tuple(slots), True)
 
 
 def _pinned(space: Space, fits: tuple[Fit, ...], width: int) -> Pattern | None:
@@ -162,8 +230,8 @@ def _pinned(space: Space, fits: tuple[Fit, ...], width: int) -> Pattern | None:
     return _uneven(space, engines, width)
 
 
-def nested(space: Space, width: int, keep: Filter) -> Iterator[Pattern]:
-    """Some models as wide as the block, and on each of its parts one more model or none."""
+def nested(space: Space, width: int, keep: Filter, deadline: Deadline | None = None) -> Iterator[Pattern]:
+    """Some models as wide as the block, and on each of its parts one more model or none; ends as `even` does."""
     wide = [n for n in space.needs if n.generates and width in space.splits(n)] if width > 1 else []
     for size in range(1, len(wide) + 1):
         for roots in itertools.combinations(wide, size):
@@ -177,6 +245,8 @@ def nested(space: Space, width: int, keep: Filter) -> Iterator[Pattern]:
                 parts = [f for f in parts if f.size <= left]
                 lost = [t * keep.loss([*base, f]) for f in parts] + [t * keep.loss(base)]
                 for leaves in itertools.combinations_with_replacement(range(len(parts) + 1), width // t):
+                    if deadline and deadline.passed:
+                        return
                     if leaves[0] == leaves[-1] or sum(lost[i] for i in leaves) > keep.allowance:
                         continue  # the same everywhere is even
                     engines = [(n, width, 0) for n in roots]
@@ -192,12 +262,17 @@ def _uneven(space: Space, engines: Engines, width: int) -> Pattern | None:
     kv = divide_kv(space, width, engines)
     if kv is None:
         return None
-    slots = [
-        Slot(need, t, (s,), space.fit(need, t).curve.samples_per_s(k))
-        for (need, t, s), k in zip(engines, kv, strict=True)
-    ]
-    on = [sum(s.need.generates and d in s.devices for s in slots) for d in range(width)]
-    return Pattern(width, tuple(slots), False, tuple(space.usable(n) for n in on))
+    on = [sum(n.generates and f <= d < f + t for n, t, f in engines) for d in range(width)]
+    slots = []
+    for (need, t, first), k in zip(engines, kv, strict=True):
+        fit = space.fit(need, t)
+        time = space.share(max(on[first : first + t]) + (not need.generates))
+        slots.append(Slot(need, t, (first,), time, fit.gains.up_to(fit.curve.batch(k))))
+    return Pattern(width, tuple(slots), False)
+
+
+COMPARED = (2.0, 8.0, 24.0, 64.0, 160.0, 1e9)
+"""Calls per device and model at which patterns are compared."""
 
 
 def undominated(found: list[Pattern]) -> list[Pattern]:
@@ -208,15 +283,18 @@ def undominated(found: list[Pattern]) -> list[Pattern]:
     import numpy as np
 
     kept = [p for p in found if not p.even or any(s.need.replicas for s in p.slots)]
-    groups: dict[frozenset[str], list[Pattern]] = {}
+    groups: dict[frozenset[str], list[tuple[Pattern, Any]]] = {}
     for p in found:
         if p.even and not any(s.need.replicas for s in p.slots):
-            groups.setdefault(frozenset(p.rates), []).append(p)
+            slots = sorted(p.slots, key=lambda s: s.need.name)
+            rates = [
+                s.time * len(s.offsets) * s.gains.at(np.array(COMPARED) * p.width / len(s.offsets))
+                for s in slots
+            ]
+            groups.setdefault(frozenset(p.rates), []).append((p, np.concatenate(rates)))
     for group in groups.values():
-        names = sorted(group[0].rates)
         front: dict[int, Any] = {}  # by width: rates of the patterns kept, one per row
-        for p in sorted(group, key=lambda p: (p.width, -sum(p.rates.values()))):
-            rates = np.array([p.rates[n] for n in names])
+        for p, rates in sorted(group, key=lambda g: (g[0].width, -sum(g[0].rates.values()))):
             beaten = any(
                 p.width % w == 0 and (better * (p.width // w) >= rates * (1 - 1e-9)).all(axis=1).any()
                 for w, better in front.items()

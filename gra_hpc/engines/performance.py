@@ -9,6 +9,7 @@ their ratios. `gra calibrate` measures a site's own, which replace these (`Const
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,8 @@ class Constants:
     """Calls in flight per replica (`engine.max_running`)."""
     window: int = 256
     """Samples in flight per shard (`launch.window`): what one cycle of a rotation works on."""
+    calls_per_sample: float = 1.45
+    """Calls in flight per sample in flight, on average: Reviewers are asked at once (`load.calls_per_sample`)."""
     kv_use: float = 0.9
     """Part of the KV cache that running calls fill before the engine has to preempt."""
     device_share: float = 0.92
@@ -108,6 +111,11 @@ class Constants:
     """Part of the throughput that one more engine must bring to be worth its start."""
     speed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """By model: measured speed over modelled speed."""
+
+    @property
+    def calls_in_flight(self) -> float:
+        """Calls that a shard's window keeps going, all engines together: what their batches are filled from."""
+        return self.calls_per_sample * self.window
 
     def calibrated(self, values: Mapping[str, Any]) -> Constants:
         """With measured values in place of defaults; `device` may be a mapping of fields of `Device`.
@@ -275,19 +283,24 @@ class RateCurve:
             else 0.0
         )
 
-    def samples_per_s(self, kv_bytes: float) -> float:
-        """Samples whose calls to this model are answered in a second, with the devices for itself."""
+    def samples_per_s(self, kv_bytes: float, calls: float = math.inf) -> float:
+        """Samples whose calls to this model are answered in a second, with the devices for itself.
+
+        Args:
+            kv_bytes: KV cache per device.
+            calls: calls that are there to run at once; no more than the cache holds do.
+        """
         if not self.answer_tokens:
             return 1 / self.fixed_s
-        batch = self.batch(kv_bytes)
+        batch = min(self.batch(kv_bytes), calls)
         return batch / (self.answer_tokens * self.step(batch))
 
-    def rate(self, kv_bytes: float) -> Rate:
+    def rate(self, kv_bytes: float, calls: float = math.inf) -> Rate:
         """The same with its reasons."""
-        samples = self.samples_per_s(kv_bytes)
+        samples = self.samples_per_s(kv_bytes, calls)
         if not self.answer_tokens:
             return Rate(samples, 1.0, samples * self.prompt_tokens, "compute")
-        batch = self.batch(kv_bytes)
+        batch = min(self.batch(kv_bytes), calls)
         parts = {
             "compute": self.compute_s * batch,
             "memory": min(self.weight_s, self.decode_s * batch) + self.cache_s * batch,

@@ -12,7 +12,7 @@ from gra_hpc.config import Executor, ModelConfig, Residency, RunConfig, SiteConf
 from gra_hpc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gra_hpc.engines.load import ModelLoad
+    from gra_hpc.engines.load import MethodRates, ModelLoad
     from gra_hpc.engines.model_facts import ModelFacts
     from gra_hpc.engines.performance import Constants, Need
     from gra_hpc.engines.turns import NodeModel, Rota
@@ -102,7 +102,7 @@ def plan_placement(
     residency: Residency = Residency.auto,
     *,
     constants: Constants | None = None,
-    time_limit_s: float = 1.5,
+    time_limit_s: float = 1.2,
 ) -> Placement:
     """Where every model of the pool runs on the node: the placement with the highest committee throughput.
 
@@ -147,7 +147,7 @@ def solve(
     residency: Residency = Residency.auto,
     *,
     constants: Constants | None = None,
-    time_limit_s: float = 1.5,
+    time_limit_s: float = 1.2,
 ) -> Solution:
     """As `plan_placement`, with what is needed to explain it."""
     from gra_hpc.engines.deadline import Deadline
@@ -157,8 +157,10 @@ def solve(
 
     constants = constants or constants_for(node.device_type, node.memory_gb, node.kind)
     needs = _needs(models, facts, load)
-    deadline = Deadline(time_limit_s)
     cpu = node.kind == "cpu"
+    if not cpu:
+        import scipy.optimize  # noqa: F401  (takes half a second, which is not the search's)
+    deadline = Deadline(time_limit_s)
     model = NodeModel(
         needs=needs,
         devices=node.cores if cpu else node.devices,
@@ -176,21 +178,27 @@ def solve(
 
 
 def constants_of(
-    config: RunConfig, node: NodeSpec, calibration: Mapping[str, Any] | None = None
+    config: RunConfig,
+    node: NodeSpec,
+    calibration: Mapping[str, Any] | None = None,
+    rates: MethodRates | None = None,
 ) -> Constants:
     """The performance model's constants for a run: its node's device, its window and batch limits, what was measured.
 
     Args:
-        config: `engine.max_running` and `launch.window`.
+        config: `engine.max_running` and `launch.window`; the method, which says how many calls a sample has in flight.
         node: kind, device type and memory.
         calibration: the `performance` part of a calibration file (`load.read_calibration`).
+        rates: its `method` part; stated defaults if not given.
     """
+    from gra_hpc.engines.load import calls_per_sample
     from gra_hpc.engines.performance import constants_for
 
     defaults = constants_for(node.device_type, node.memory_gb, node.kind)
     own = {
         "max_running": min(defaults.max_running, config.engine.max_running),
         "window": config.launch.window,
+        "calls_per_sample": calls_per_sample(config, rates),
     }
     return defaults.calibrated(own).calibrated(calibration or {})
 

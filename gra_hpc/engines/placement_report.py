@@ -65,19 +65,22 @@ class PlacementReport:
                 f"{len(rota.turns)} turns; {rota.swap_share:.0%} of the time goes on swapping;"
                 f" launch.window={rota.window_for(0.1)} would make it 10%"
             )
-        elif self.window > s.model.constants.window:
+        elif not s.model.cpu and self.window > s.model.constants.window:
             lines.append(
-                f"launch.window={self.window} keeps these batches full (now {s.model.constants.window})"
+                f"launch.window={s.model.constants.window} keeps {s.model.constants.calls_in_flight:.0f} calls in"
+                f" flight; {self.window} keeps these batches full"
             )
         return "\n".join(lines)
 
     @property
     def window(self) -> int:
-        """Samples in flight that keep every engine's batch full; half of a sample's calls run beside another one."""
+        """Samples in flight that keep every engine's batch full."""
+        constants = self.solution.model.constants
         calls = max(
-            sum(e.rate.batch for e in t.engines if e.need.generates) for t in self.solution.rota.turns
+            sum(e.batch(constants) for e in t.engines if isinstance(e, Host) and e.need.generates)
+            for t in self.solution.rota.turns
         )
-        return int(calls / 1.5) + 1
+        return int(calls / constants.calls_per_sample) + 1
 
     def table(self) -> str:
         """One line per engine."""
@@ -116,7 +119,10 @@ class PlacementReport:
                 if len(turns) > 1:
                     row.insert(1, str(number))
                 rows.append(row)
-        note = "per device: weights, KV cache; with the devices to itself: calls at once, prompt and answer tokens/s"
+        note = (
+            "per device: weights, KV cache; calls: its part of those in flight; tokens/s: prompt and answer tokens,"
+            " with so many calls and the devices to itself"
+        )
         return _columns(rows) + f"\n({note})"
 
     def picture(self) -> str:
@@ -309,14 +315,16 @@ def _waste(space: Space, hosts: Sequence[Host]) -> str:
     constants = space.constants
     on = [[h for h in hosts if d in h.devices] for d in range(space.devices)]
     usable = [space.usable(sum(h.need.generates for h in here)) for here in on]
-    busy = [sum(h.time for h in here) for here in on]
     work = sum(h.time * h.tensor_parallel for h in hosts)
     parts: list[tuple[float, str]] = []
-    empty = sum(not here for here in on)
-    idle = 1 - sum(b + 1 - u for b, u in zip(busy, usable, strict=True)) / space.devices
-    parts.append(
-        (idle, f"{empty} of {space.devices} GPUs idle" if empty else f"GPUs idle {idle:.0%} of the time")
-    )
+    if empty := sum(not here for here in on):
+        parts.append((empty / space.devices, f"{empty} of {space.devices} GPUs idle"))
+    most: dict[str, float] = {}
+    for h in (h for h in hosts if h.need.generates):
+        most[h.need.name] = most.get(h.need.name, 0.0) + h.samples_per_s * h.time
+    slowest = min(most, key=lambda name: most[name])
+    ahead = 1 - len(most) * most[slowest] / sum(min(v, 2 * most[slowest]) for v in most.values())
+    parts.append((ahead, f"the others are ahead of {slowest}, by {ahead:.0%} of their work"))
     lost = 1 - sum(usable) / space.devices
     parts.append((lost, f"sharing GPUs costs {lost:.0%} of the time"))
     curves = [space.fit(h.need, h.tensor_parallel).curve for h in hosts]
@@ -324,13 +332,14 @@ def _waste(space: Space, hosts: Sequence[Host]) -> str:
         c.link_share(h.kv_bytes) * h.time * h.tensor_parallel for c, h in zip(curves, hosts, strict=True)
     ) / max(work, 1e-9)
     parts.append((link, f"all-reduces take {link:.0%} of a step"))
-    batch = min(c.batch(h.kv_bytes) for c, h in zip(curves, hosts, strict=True) if h.need.generates)
-    parts.append(
-        (
-            0.3 * (1 - batch / constants.max_running),
-            f"KV cache for {batch:.0f} of {constants.max_running:.0f} calls at once",
-        )
-    )
+    room = sum(h.batch(constants) for h in hosts if h.need.generates)
+    small = min(h.batch(constants) for h in hosts if h.need.generates)
+    if room > constants.calls_in_flight:
+        each = constants.calls_in_flight / sum(h.need.generates for h in hosts)
+        parts.append((0.2 * (1 - each / constants.max_running), f"{each:.0f} calls in flight per engine"))
+    elif small < constants.max_running:
+        held = f"KV cache for {small:.0f} of {constants.max_running:.0f} calls at once"
+        parts.append((0.3 * (1 - small / constants.max_running), held))
     heavy = sum(h.need.facts.weight_bytes / h.tensor_parallel for here in on[:1] for h in here) / space.memory
     parts.append((0.02, f"{heavy:.0%} of memory holds weights"))
     told = [text for share, text in sorted(parts, reverse=True) if share > 0.03] or [max(parts)[1]]

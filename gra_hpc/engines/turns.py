@@ -26,6 +26,9 @@ from gra_hpc.engines.performance import GB, Constants, Need
 MOST_MODELS = 7
 """Up to this many models all partitions into turns are compared (877 for seven)."""
 
+AWAKE = 0.75
+"""Part of the time limit for the layout with everybody awake, where turns are to be compared with it."""
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -96,6 +99,14 @@ class NodeModel:
         """Everybody awake."""
         return self.rota([self.needs])
 
+    def _before_turns(self) -> Rota | None:
+        """Everybody awake, in a part of the time: the rest is for turns."""
+        whole, self.deadline = self.deadline, Deadline(AWAKE * self.deadline.seconds)
+        try:
+            return self.together()
+        finally:
+            self.deadline = whole
+
     def rota(self, groups: Sequence[Sequence[Need]]) -> Rota | None:
         """These turns; none if one of them does not fit."""
         turns = []
@@ -159,7 +170,7 @@ class NodeModel:
             return self.together()
         if residency is Residency.turns:
             return self.one_by_one()
-        awake = self.together()
+        awake = self._before_turns()
         if awake and self.cpu:  # a swap restarts engines there: only where memory leaves no choice
             return awake
         least = awake.samples_per_s * (1 + self.constants.turn_gain) if awake else 0.0

@@ -204,14 +204,15 @@ def _solution(config: RunConfig, plan: Plan, method: dict[str, Any]) -> Solution
     node = NodeSpec.of_site(config.site)
     models = pinned_models(config, plan)
     facts = {name: read_facts(m.path, m.dtype) for name, m in models.items()}
-    load = method_load(config, MethodRates().calibrated(method))
+    rates = MethodRates().calibrated(method)
+    load = method_load(config, rates)
     return solve(
         models,
         facts,
         node,
         {name: work for name, work in load.items() if name in models},
         config.engine.residency,
-        constants=constants_of(config, node),
+        constants=constants_of(config, node, rates=rates),
     )
 
 

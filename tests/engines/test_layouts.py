@@ -18,13 +18,16 @@ from gra_hpc.engines.neighbours import improve, starts, value
 from gra_hpc.engines.patterns import Filter, Pattern, even
 from gra_hpc.engines.performance import constants_for
 
+SECONDS = 1.2
+"""CPU time that placement gives a search."""
+
 
 def model(billions: float) -> ModelFacts:
     return stated_facts(parameters=billions * 1e9, layers=32, heads=32, kv_heads=8, intermediate=14336)
 
 
 def every_set_of_engines(at: Space) -> Iterator[list]:
-    """All ways to give each model one engine or more on aligned devices, such that memory suffices."""
+    """All ways to give each model one engine or more on aligned devices, none on a device twice, if memory suffices."""
 
     def extend(i: int, engines: list) -> Iterator[list]:
         if i == len(at.needs):
@@ -34,7 +37,8 @@ def every_set_of_engines(at: Space) -> Iterator[list]:
         spots = [(need, t, s) for t in at.splits(need) for s in range(0, at.devices - t + 1, t)]
         for size in range(1, len(spots) + 1):
             for chosen in itertools.combinations(spots, size):
-                if divide_kv(at, at.devices, [*engines, *chosen]):
+                on = [d for _, t, s in chosen for d in range(s, s + t)]
+                if len(set(on)) == len(on) and divide_kv(at, at.devices, [*engines, *chosen]):
                     yield from extend(i + 1, [*engines, *chosen])
 
     yield from extend(0, [])
@@ -169,32 +173,54 @@ def eight_gpus() -> Space:
 
 @pytest.fixture(scope="module")
 def chosen(eight_gpus: Space) -> Layout:
-    layout = best_layout(eight_gpus, Deadline(30))
+    layout = best_layout(eight_gpus, Deadline(SECONDS))
     assert layout is not None
     return layout
 
 
-def test_five_8b_models_on_eight_gpus_are_near_the_ideal_and_far_above_one_per_gpu(
-    eight_gpus: Space, chosen: Layout
+def with_window(at: Space, window: int) -> Space:
+    return Space(at.needs, at.devices, at.memory, dataclasses.replace(at.constants, window=window))
+
+
+@pytest.mark.parametrize("window", [64, 256, 1024, 4096])
+def test_five_8b_models_on_eight_gpus_are_far_above_one_per_gpu_at_every_window(
+    eight_gpus: Space, window: int
 ) -> None:
     """Simulated node: figures are the performance model's."""
-    one_each = value(eight_gpus, [(n, 1, d) for d, n in enumerate(eight_gpus.needs)])[0]
-    assert chosen.samples_per_s >= 1.25 * one_each
-    # No layout whatever does more than the ideal: within 5% of it is within 5% of the best by exhaustive search.
-    assert chosen.samples_per_s >= 0.95 * chosen.ideal
-    assert chosen.proven
+    at = with_window(eight_gpus, window)
+    layout = best_layout(at, Deadline(SECONDS))
+    assert layout is not None
+    one_each = value(at, [(n, 1, d) for d, n in enumerate(at.needs)])[0]
+    assert layout.samples_per_s >= 1.15 * one_each  # few calls fill no more engines
+    if window >= 256:
+        assert layout.samples_per_s >= 1.25 * one_each
+        assert layout.samples_per_s >= 0.9 * layout.ideal  # no layout whatever does more than the ideal
+    assert sum(h.calls for h in layout.hosts) <= at.constants.calls_in_flight * 1.001
+
+
+def test_a_window_decides_which_layout_is_best(eight_gpus: Space) -> None:
+    """Engines that are right for full batches starve in a small window."""
+    narrow, wide = with_window(eight_gpus, 32), with_window(eight_gpus, 4096)
+    layouts = [best_layout(at, Deadline(SECONDS)) for at in (narrow, wide)]
+    few, many = ([(h.need, h.tensor_parallel, h.first) for h in y.hosts] for y in layouts if y)
+    assert value(narrow, few)[0] > 1.1 * value(narrow, many)[0]
+    assert value(wide, many)[0] > 1.1 * value(wide, few)[0]
 
 
 @pytest.mark.slow
-def test_five_8b_models_on_eight_gpus_equal_exhaustive_search_over_blocks(
-    eight_gpus: Space, chosen: Layout
-) -> None:
-    known, trials = prices(eight_gpus, chosen.hosts), 0
-    for engines in every_set_of_blocks(eight_gpus, chosen.samples_per_s):
+def test_five_8b_models_on_eight_gpus_equal_exhaustive_search_over_blocks(eight_gpus: Space) -> None:
+    """With the time for a proof; what is found in the usual time is within 1% of it."""
+    usual = best_layout(eight_gpus, Deadline(SECONDS))
+    best = best_layout(eight_gpus, Deadline(120))
+    assert best is not None and best.proven
+    assert usual is not None and usual.samples_per_s >= 0.99 * best.samples_per_s
+    assert usual.bound >= best.samples_per_s * 0.999
+    known, trials = prices(eight_gpus, best.hosts), 0
+    for engines in every_set_of_blocks(eight_gpus, best.samples_per_s):
         trials += 1
         hosts = place(eight_gpus, engines)
-        if reach(eight_gpus, hosts, known) > chosen.samples_per_s:
-            assert share_time(eight_gpus, hosts)[0] <= chosen.samples_per_s * 1.002
+        if reach(eight_gpus, hosts, known) > best.samples_per_s:
+            assert share_time(eight_gpus, hosts)[0] <= best.samples_per_s * 1.002
     assert trials > 1000
 
 
@@ -246,11 +272,11 @@ def test_climbing_never_descends(eight_gpus: Space) -> None:
 )
 def test_stays_within_its_time(facts: dict[str, ModelFacts], devices: int, memory_gb: float) -> None:
     """CPU time: on an idle machine the same as seconds."""
-    deadline = Deadline(1.5)
+    deadline = Deadline(SECONDS)
     layout = best_layout(space(facts, devices, memory_gb), deadline)
     assert layout is not None
-    assert deadline.spent < 8.0  # four times the two seconds, for machines that are slow or shared
-    assert layout.samples_per_s > 0.75 * layout.ideal
+    assert deadline.spent < 2.0
+    assert layout.samples_per_s > 0.6 * layout.ideal
 
 
 def test_the_layout_is_sound(eight_gpus: Space, chosen: Layout) -> None:

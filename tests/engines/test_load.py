@@ -26,6 +26,8 @@ from gra_hpc.config import (
 from gra_hpc.engines.load import (
     STEPS,
     MethodRates,
+    StepSize,
+    calls_per_sample,
     embedding_load,
     method_load,
     read_calibration,
@@ -54,6 +56,18 @@ def calls(run: RunConfig, rates: MethodRates | None = None) -> dict[str, float]:
         for role, part in load.roles.items():
             total[role] += part.calls
     return dict(total)
+
+
+def test_reviewers_are_asked_at_once() -> None:
+    """Calls in flight per sample: by answer tokens, three Reviewers beside each other and all else in a row."""
+    size = StepSize(100, 50)
+    rates = MethodRates(
+        instruction_pass=1.0, acceptance=1.0, adjudicated=0.0, steps=dict.fromkeys(STEPS, size)
+    )
+    # keywords, instruction, review x 3, response, review x 3, summary: 10 calls in the time of 6
+    assert calls_per_sample(config(), rates) == pytest.approx(10 / 6)
+    assert calls_per_sample(config(reviewers=1), rates) == pytest.approx(1.0)
+    assert 1.3 < calls_per_sample(config()) < 1.6
 
 
 def test_a_sample_of_the_paper() -> None:

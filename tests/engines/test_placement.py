@@ -83,6 +83,31 @@ def test_five_8b_models_on_eight_80_gb_gpus_share_what_is_left_over() -> None:
     assert all(len(engines) >= 2 for engines in by_model(solution.placement).values())
 
 
+@pytest.mark.parametrize(
+    ("facts", "node"),
+    [
+        (FIVE, A100_8),
+        (FIVE, NodeSpec("gpu", 4, 40)),
+        (FIVE, NodeSpec("gpu", 1, 80)),
+        ({"qwen72": QWEN_72B}, A100_8),
+        ({**FIVE, "minilm": MINILM}, NodeSpec("gpu", 4, 24)),
+    ],
+)
+def test_the_five_cases_are_solved_within_two_seconds(facts: dict[str, ModelFacts], node: NodeSpec) -> None:
+    """CPU time: on an idle machine the same as seconds."""
+    assert solved(facts, node).seconds < 2.0
+
+
+def test_running_calls_are_no_more_than_the_window_gives() -> None:
+    solution = solved(FIVE, A100_8)
+    constants = solution.model.constants
+    assert constants.window == 256
+    rates = [e.rate.batch for e in solution.rota.turns[0].engines]
+    assert sum(rates) <= constants.calls_in_flight * 1.001 < 400
+    wide = replace(constants_for("a100", 80), window=4096)
+    assert solved(FIVE, A100_8, constants=wide).rota.samples_per_s > 1.05 * solution.rota.samples_per_s
+
+
 def test_five_8b_models_on_four_40_gb_gpus_stay_awake_by_splitting_some() -> None:
     node = NodeSpec("gpu", 4, 40)
     solution = solved(FIVE, node)
@@ -134,7 +159,7 @@ def test_the_paper_s_pool_and_an_embedder_on_eight_gpus() -> None:
     solution = solved({**PAPER, "minilm": MINILM}, A100_8)
     check(solution, A100_8)
     assert len(by_model(solution.placement)["minilm"]) == 1
-    assert solution.rota.samples_per_s > 0.95 * solution.rota.ideal
+    assert solution.rota.samples_per_s > 0.9 * solution.rota.ideal
 
 
 def test_a_large_model_shares_its_gpus_with_small_ones() -> None:
@@ -142,7 +167,7 @@ def test_a_large_model_shares_its_gpus_with_small_ones() -> None:
     solution = solved(facts, A100_8)
     check(solution, A100_8)
     assert {e.tensor_parallel for e in by_model(solution.placement)["qwen72"]} == {4}
-    assert solution.rota.samples_per_s > 0.8 * solution.rota.ideal
+    assert solution.rota.samples_per_s > 0.7 * solution.rota.ideal
 
 
 def test_a_model_without_work_gets_no_engine() -> None:
@@ -438,6 +463,7 @@ def test_the_constants_of_a_run() -> None:
     config = RunConfig()
     config.engine.max_running, config.launch.window = 128, 1000
     constants = constants_of(config, A100_8, {"step_s": 0.004})
+    assert constants.calls_in_flight == 1000 * constants.calls_per_sample
     assert (constants.max_running, constants.window, constants.step_s) == (128, 1000, 0.004)
     assert constants.device.name == "a100"
 

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from gra_hpc import presets
-from gra_hpc.engines.load import RoleLoad
+from gra_hpc.config import ModelConfig, RunConfig
+from gra_hpc.engines.load import RoleLoad, method_load
+from gra_hpc.engines.model_facts import stated_facts
+from gra_hpc.engines.placement import NodeSpec, constants_of, solve
 from gra_hpc.errors import ConfigError
 from gra_hpc.launch.calibrate import plan_small, save
-from gra_hpc.launch.estimate import Estimate, lines
+from gra_hpc.launch.estimate import Estimate, estimate, lines
+from gra_hpc.plan import Plan
 
 HOUR = 3600.0
 
@@ -28,6 +32,25 @@ def test_node_hours_and_wall_time() -> None:
     assert e.shard_s == 1000 and e.attempts == 1
     assert e.node_s == 10 * 1100
     assert [e.wall_s(w) for w in (1, 4, 10)] == [11_000, 3300, 1100]
+
+
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_a_narrow_window_takes_longer(kind: str) -> None:
+    """The rate of a node is that of the calls which the window keeps in flight."""
+    facts = dict.fromkeys(
+        "abcde", stated_facts(parameters=8e9, layers=32, heads=32, kv_heads=8, intermediate=14336)
+    )
+    node = NodeSpec("gpu", 8, 80, device_type="a100") if kind == "gpu" else NodeSpec("cpu", cores=20)
+    seconds = []
+    for window in (4, 32, 1024):
+        config = RunConfig(models={n: ModelConfig(path=n) for n in facts})
+        config.launch.window = window
+        plan = Plan("", {}, "", 0.0, 1, 1000, 0, 0, {}, None)
+        solution = solve(
+            config.models, facts, node, method_load(config), constants=constants_of(config, node)
+        )
+        seconds.append(estimate(config, plan, 1000, 1, solution).shard_s)
+    assert seconds[0] > 1.3 * seconds[1] > 1.3 * seconds[2]
 
 
 def test_a_time_limit_adds_requeues_and_their_starts() -> None:
