@@ -22,6 +22,8 @@ class Seat:
     """With its cores for itself."""
     time: float = 1.0
     """Part of its cores' time that it gets."""
+    calls: float = 1.0
+    """Calls in flight that it gets, against other replicas of its model: as many as they."""
 
     @property
     def host_bytes(self) -> float:

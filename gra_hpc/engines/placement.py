@@ -40,6 +40,8 @@ class EnginePlace:
     """It gives vectors, not text."""
     batch: int = 0
     """Calls that its KV cache is expected to hold at once; 0: not known."""
+    weight: float = 1.0
+    """Part of its model's calls in flight that it should have, against the other replicas'."""
 
     @property
     def name(self) -> str:
@@ -266,6 +268,7 @@ def _placement(rota: Rota, node: NodeSpec, constants: Constants) -> Placement:
                     turn=number,
                     embeds=not e.need.generates,
                     batch=round(e.rate.batch) if e.need.generates else 0,
+                    weight=round(max(1.0, e.calls), 1),
                 )
             )
     return Placement(tuple(places), node.kind)

@@ -169,9 +169,12 @@ class Pool:
         free = [r for r in self.replicas if r.room > 0 and r is not self._probation.replica]
         if len(free) < 2:
             return free[0] if free else None
-        least = min(len(r.inflight) for r in free)
-        near = [r for r in free if len(r.inflight) <= least + 2 + least // 8]
-        return max(near, key=lambda r: (self._known(r, call.prefix), -len(r.inflight)))
+        # Replicas that share devices have smaller weights: as many calls there would wait while others are idle.
+        most = max(r.place.weight for r in free)
+        load = {r: len(r.inflight) * most / r.place.weight for r in free}
+        least = min(load.values())
+        near = [r for r in free if load[r] <= least + 2 + least // 8]
+        return max(near, key=lambda r: (self._known(r, call.prefix), -load[r]))
 
     def _known(self, replica: Replica, prefix: tuple[int, ...]) -> int:
         """Length of the prefix that the replica has seen, in steps."""

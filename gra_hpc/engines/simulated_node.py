@@ -286,7 +286,14 @@ class SimulatedNode:
             if not isinstance(host, Host):
                 raise EngineError("simulated node: only nodes with GPUs")
             name = host.need.name
-            place = EnginePlace(name, counts.get(name, 0), host.devices, host.tensor_parallel, turn=number)
+            place = EnginePlace(
+                name,
+                counts.get(name, 0),
+                host.devices,
+                host.tensor_parallel,
+                turn=number,
+                weight=max(1.0, host.calls),
+            )
             counts[name] = place.replica + 1
             replica = SimulatedReplica(
                 place, host, rota.constants, devices, Lengths(steps), self._changed, start_s,

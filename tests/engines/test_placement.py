@@ -106,6 +106,8 @@ def test_running_calls_are_no_more_than_the_window_gives() -> None:
     assert sum(rates) <= constants.calls_in_flight * 1.001 < 400
     wide = replace(constants_for("a100", 80), window=4096)
     assert solved(FIVE, A100_8, constants=wide).rota.samples_per_s > 1.05 * solution.rota.samples_per_s
+    weights = [e.weight for e in solution.placement.engines]
+    assert min(weights) < max(weights)  # engines that share a GPU are given fewer calls
 
 
 def test_five_8b_models_on_four_40_gb_gpus_stay_awake_by_splitting_some() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -143,6 +144,27 @@ def test_calls_go_to_the_replica_that_is_least_loaded() -> None:
     first, second, other = run(work())
     assert (first + second, other) == (100, 0)
     assert abs(first - second) <= 10
+
+
+def test_a_replica_that_shares_its_device_gets_its_part_of_the_calls() -> None:
+    """In flight there are as many calls as its share of the time can answer, in the proportion that placement found."""
+
+    async def work(where: Rota) -> list[int]:
+        node = SimulatedNode(where)
+        await asyncio.sleep(1)
+        calls = [asyncio.create_task(node.ask(request("a", n, 500))) for n in range(80)]
+        await asyncio.sleep(1)
+        found = [len(r.inflight) for r in node._replicas]
+        await asyncio.gather(*calls)
+        return found
+
+    where = rota([("a", 0), ("a", 1), ("b", 1)])
+    even, (alone, beside, other) = run(work(where)), (60.0, 20.0, 10.0)
+    hosts = where.turns[0].engines
+    planned = tuple(replace(h, calls=c) for h, c in zip(hosts, (alone, beside, other), strict=True))
+    weighted = run(work(replace(where, turns=(replace(where.turns[0], engines=planned),))))
+    assert even[:2] == [40, 40]
+    assert weighted[:2] == pytest.approx([60, 20], abs=2)
 
 
 def test_models_take_turns() -> None:
