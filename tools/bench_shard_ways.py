@@ -81,7 +81,9 @@ def datatrove(calls: Path, work: Path, urls: dict[str, str]) -> dict[str, Any]:
             runners = [processes.submit(run_stage, source, work, stage, m, url) for m, url in urls.items()]
             found = [r.result() for r in runners]
             asked = [f for f in found if f["calls"]]
-            seconds += max((f["last"] for f in asked), default=0) - min((f["first"] for f in asked), default=0)
+            seconds += max((f["last"] for f in asked), default=0) - min(
+                (f["first"] for f in asked), default=0
+            )
             for key in sums:
                 sums[key] += sum(f[key] for f in found)
         whole = time.perf_counter() - began
