@@ -221,8 +221,8 @@ class Node:
     async def ask(self, request: Request) -> Answer:
         """Answer a request; engines start with the first one.
 
-        An answer with finish `error` means that this call cannot be answered: the engine refused it, or died twice or
-        more while answering it, the last time nothing else.
+        An answer with finish `error` means that this call cannot be answered: the engine refused it, or engines die
+        of it (`pool.py` says when that is taken for sure).
 
         Raises:
             EngineError: no engine for the model can be kept running.
