@@ -75,7 +75,7 @@ async def cpu(args: argparse.Namespace) -> dict[str, Any]:
         "calls": done["calls"],
         "calls_per_s": round(done["calls"] / done["seconds"]),
         "cpu_ms_per_call": round(milliseconds, 3),
-        "cores_at_rate": {args.rate: round(milliseconds * args.rate / 1000, 3)},
+        "cores": round(done["cpu_seconds"] / done["seconds"], 3),
         "loop": type(asyncio.get_running_loop()).__module__,
     }
 

@@ -169,6 +169,7 @@ def test_chat_verdict_and_kill_of_the_whole_shard(
         time.sleep(0.1)
 
 
+@pytest.mark.slow  # by default: test_node.py, with simulated servers
 def test_vllm_that_cannot_start_says_why(
     tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
 ) -> None:
