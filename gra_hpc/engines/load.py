@@ -72,7 +72,7 @@ STEPS = {
     # of 400 (a seed's: 200), three examples with summaries of 28, comments of 40. Answers: compact JSON, free text.
     "describe": StepSize(340, 80),
     "keywords": StepSize(310, 15, 1.05),
-    "instruction": StepSize(180, 60, 1.02),
+    "instruction": StepSize(310, 60, 1.02),
     "response": StepSize(95, 400, 1.02),
     "refine": StepSize(340, 400, 1.02),
     "review_instruction": StepSize(150, 60),
