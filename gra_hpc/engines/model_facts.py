@@ -59,6 +59,10 @@ class ModelFacts:
     embedder: bool = False
     """The model gives vectors, not text: no KV cache, no decoding."""
     architecture: str = ""
+    group: int = 0
+    """Quantized weights that share a scale (GPTQ, AWQ). 0: not quantized so, or one scale for a whole row."""
+    grouped: tuple[int, ...] = ()
+    """Widths of which every device of a replica must have whole groups: feed-forward layers, experts, attention."""
 
     @property
     def decode_bytes(self) -> int:
@@ -71,6 +75,8 @@ class ModelFacts:
         if t == 1:
             return True
         if t < 1 or self.embedder or self.heads % t or (self.intermediate and self.intermediate % t):
+            return False
+        if self.group and any(width % (t * self.group) for width in self.grouped):
             return False
         # Fewer KV heads than devices: vLLM replicates them, which works when devices is a multiple of KV heads.
         return self.shared_kv or self.kv_heads % t == 0 or t % self.kv_heads == 0
@@ -155,6 +161,8 @@ def read_facts(path: Path | str, dtype: str = "auto", kv_cache_dtype: str = "aut
     kv_number = DTYPE_BYTES.get(kv_cache_dtype, 1 if kv_cache_dtype.startswith("fp8") else work_bytes)
     kinds = text.get("layer_types")
     kv_layers = sum(k not in _LINEAR_LAYERS for k in kinds) if isinstance(kinds, list) else layers
+    intermediate = _number(text, "intermediate_size", "n_inner")
+    widths = intermediate, _expert_width(text) if _experts(text) > 1 else 0, heads * head_dim
     latent = _number(text, "kv_lora_rank")
     if latent:
         per_layer = latent + _number(text, "qk_rope_head_dim")
@@ -170,10 +178,12 @@ def read_facts(path: Path | str, dtype: str = "auto", kv_cache_dtype: str = "aut
         hidden=hidden,
         kv_bytes_per_token=0 if embedder else kv_layers * per_layer * kv_number,
         max_length=_number(text, "max_position_embeddings", "n_positions", "seq_length") or 2048,
-        intermediate=_number(text, "intermediate_size", "n_inner"),
+        intermediate=intermediate,
         shared_kv=bool(latent),
         embedder=embedder,
         architecture=str(architectures[0]),
+        group=_group(raw.get("quantization_config")),
+        grouped=tuple(w for w in widths if w),
     )
 
 
@@ -184,6 +194,28 @@ def _number(config: dict[str, Any], *keys: str) -> int:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return int(value)
     return 0
+
+
+def _experts(text: dict[str, Any]) -> int:
+    """Experts of a layer, without those that are always asked; 0 in a dense model."""
+    return _number(text, "num_local_experts", "num_experts", "n_routed_experts")
+
+
+def _expert_width(text: dict[str, Any]) -> int:
+    """Width of one expert: DeepSeek's and Qwen's configs give their dense layers' width beside it."""
+    return _number(text, "moe_intermediate_size", "intermediate_size")
+
+
+def _group(quantization: Any) -> int:
+    """Weights that share a scale, of GPTQ, AWQ or compressed-tensors; 0 where a whole row does."""
+    if not isinstance(quantization, dict):
+        return 0
+    found = _number(quantization, "group_size", "q_group_size")
+    groups = quantization.get("config_groups")
+    for part in groups.values() if isinstance(groups, dict) else []:
+        weights = part.get("weights") if isinstance(part, dict) else None
+        found = max(found, _number(weights or {}, "group_size"))
+    return max(0, found)
 
 
 def _work_bytes(stored: str, asked: str) -> int:
@@ -246,9 +278,10 @@ def _weights(
             stored += count * (work_bytes if floats and not quantization else 0) or count * bits // 8
     if parameters:
         return stored, parameters
-    width = _number(text, "intermediate_size", "n_inner") or 4 * hidden
+    experts = max(1, _experts(text))
+    width = _expert_width(text) if experts > 1 else _number(text, "intermediate_size", "n_inner")
+    width = width or 4 * hidden
     vocabulary = _number(text, "vocab_size")
-    experts = max(1, _number(text, "num_local_experts", "num_experts", "n_routed_experts"))
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
     parameters = layers * (attention + experts * 3 * hidden * width)
     parameters += vocabulary * hidden * (1 if text.get("tie_word_embeddings") else 2)
@@ -258,10 +291,9 @@ def _weights(
 
 def _active(text: dict[str, Any], parameters: int, layers: int, hidden: int) -> int:
     """Weights used for one token: all of them, less the experts that are not asked."""
-    experts = _number(text, "num_local_experts", "num_experts", "n_routed_experts")
+    experts = _experts(text)
     asked = _number(text, "num_experts_per_tok", "moe_topk")
     if experts < 2 or not asked:
         return parameters
-    width = _number(text, "moe_intermediate_size", "intermediate_size")
-    idle = layers * (experts - asked) * 3 * hidden * width
+    idle = layers * (experts - asked) * 3 * hidden * _expert_width(text)
     return max(parameters - idle, parameters * asked // experts)

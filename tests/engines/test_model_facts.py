@@ -87,6 +87,64 @@ def test_mixture_of_experts_uses_a_part_of_its_weights(tmp_path: Path) -> None:
     assert facts.decode_bytes < facts.weight_bytes / 3
 
 
+DEEPSEEK_V2_LITE: dict[str, Any] = {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "hidden_size": 2048,
+    "intermediate_size": 10944,
+    "moe_intermediate_size": 1408,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 6,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "vocab_size": 102400,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_experts_have_their_own_width(tmp_path: Path) -> None:
+    facts = read_facts(directory(tmp_path, DEEPSEEK_V2_LITE))
+    assert facts.parameters == pytest.approx(15.7e9, rel=0.03)
+    assert facts.active_parameters == pytest.approx(2.4e9, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "possible"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, {1, 2, 4}),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64}, {1, 2, 4, 8}),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, {1, 2, 4, 8}),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"group_0": {"weights": {"group_size": 128}}},
+            },
+            {1, 2, 4},
+        ),
+        ({"quant_method": "fp8"}, {1, 2, 4, 8}),
+    ],
+)
+def test_a_device_holds_whole_groups_of_quantized_weights(
+    tmp_path: Path, quantization: dict[str, Any], possible: set[int]
+) -> None:
+    """9728 = 76 groups of 128: two and four devices have whole ones, eight have not."""
+    config = LLAMA | {"intermediate_size": 9728, "quantization_config": quantization}
+    facts = read_facts(directory(tmp_path, config))
+    assert {t for t in range(1, 9) if facts.can_split(t)} == possible
+
+
+def test_attention_is_divided_in_whole_groups_too(tmp_path: Path) -> None:
+    config = LLAMA | {
+        "hidden_size": 896, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864,
+        "quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128},
+    }  # fmt: skip
+    assert not read_facts(directory(tmp_path, config)).can_split(
+        2
+    )  # 448 weights a row: three groups and a half
+
+
 def test_latent_attention_keeps_one_small_cache_on_every_device(tmp_path: Path) -> None:
     config = LLAMA | {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
     facts = read_facts(directory(tmp_path, config))
