@@ -136,7 +136,7 @@ class ModelConfig:
     load_format: str = "auto"
     """vLLM's load_format; `dummy` gives random weights, for tests of machinery."""
     engine_args: dict[str, Any] = place({})
-    """More arguments of vLLM's server, as `name: value`."""
+    """More arguments of vLLM's server, as `name: value`; those that other settings or placement own are refused."""
 
 
 @dataclass

@@ -50,6 +50,44 @@ _LEAST: dict[str, dict[str, float]] = {
 """Smallest values of settings that have no other bound."""
 
 
+_OWNED = {
+    "tensor-parallel-size": "tensor_parallel",
+    "gpu-memory-utilization": "kv_cache_gb",
+    "kv-cache-memory-bytes": "kv_cache_gb",
+    "num-gpu-blocks-override": "kv_cache_gb",
+    "max-model-len": "max_model_len",
+    "quantization": "quantization",
+    "dtype": "dtype",
+    "load-format": "load_format",
+    "trust-remote-code": "trust_remote_code",
+    "chat-template": "chat_template",
+    "max-num-seqs": "engine.max_running",
+    "enable-sleep-mode": "engine.residency",
+    "data-parallel-size": "replicas",
+    "pipeline-parallel-size": "tensor_parallel",
+    "model": "path",
+    "revision": "revision",
+    "served-model-name": "",
+    "uds": "",
+    "host": "",
+    "port": "",
+}
+"""Arguments of vLLM's server that are settled elsewhere, with the setting: of the model, or of the run (with a dot)."""
+
+
+def _check_engine_args(name: str, engine_args: dict[str, object]) -> None:
+    """Refuse arguments that would bypass what placement, the plan or the door of the engines count on."""
+    for key in engine_args:
+        own = _OWNED.get(str(key).lstrip("-").replace("_", "-"))
+        if own is None:
+            continue
+        setting = own if "." in own else f"models.{name}.{own}"
+        raise ConfigError(
+            f"models.{name}.engine_args.{key}: an argument that is set by {setting if own else 'the engine itself'}",
+            f"set {setting} instead" if own else "leave it out",
+        )
+
+
 def check(c: RunConfig) -> None:
     """Refuse impossible values.
 
@@ -76,6 +114,7 @@ def check(c: RunConfig) -> None:
         need(model.tensor_parallel >= 0, f"models.{name}.tensor_parallel", model.tensor_parallel, "0 or more")
         need(model.replicas >= 0, f"models.{name}.replicas", model.replicas, "0 or more")
         need(model.kv_cache_gb >= 0, f"models.{name}.kv_cache_gb", model.kv_cache_gb, "0 or more")
+        _check_engine_args(name, model.engine_args)
     need(c.seeds.path not in ("", MISSING), "seeds.path", c.seeds.path, "a file or a Hub dataset id")
     need(c.seeds.duplicates in ("reject", "keep"), "seeds.duplicates", c.seeds.duplicates, "reject or keep")
     need(1 <= m.reviewers <= 16, "method.reviewers", m.reviewers, "1 to 16")

@@ -47,6 +47,15 @@ def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         ("site.signal_lead_s=4000", "at most a fifth of the time limit"),
         ("models.smollm2.max_model_len=ten", "models.smollm2.max_model_len"),
         ("models.smollm2.pth=x", "did you mean path?"),
+        (
+            "models.smollm2.engine_args.tensor_parallel_size=2",
+            "engine_args.tensor_parallel_size: an argument that is set by models.smollm2.tensor_parallel",
+        ),
+        ("models.smollm2.engine_args.gpu-memory-utilization=0.5", "set models.smollm2.kv_cache_gb instead"),
+        ("models.smollm2.engine_args.kv_cache_memory_bytes=1000", "set models.smollm2.kv_cache_gb instead"),
+        ("models.smollm2.engine_args.max-model-len=100", "set models.smollm2.max_model_len instead"),
+        ("models.smollm2.engine_args.max_num_seqs=100", "set engine.max_running instead"),
+        ("models.smollm2.engine_args.uds=/tmp/x", "set by the engine itself -> leave it out"),
         ("nonsense", "expected key=value"),
         ("site.setup=[echo ${USER}]", "without braces"),
         ("site.container=docker:x", "apptainer:IMAGE or pyxis:IMAGE"),
@@ -57,6 +66,12 @@ def test_a_mistake_names_key_and_expectation(override: str, says: str) -> None:
         presets.compose("demo", [override])
     assert says in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_engine_args_that_nothing_else_owns_are_kept() -> None:
+    words = ["models.smollm2.engine_args.kv_cache_dtype=fp8", "models.smollm2.engine_args.block-size=16"]
+    found = presets.compose("demo", words).models["smollm2"].engine_args
+    assert found == {"block_size": 32, "kv_cache_dtype": "fp8", "block-size": 16}
 
 
 def test_unknown_presets_and_bad_files(tmp_path: Path) -> None:

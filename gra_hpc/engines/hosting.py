@@ -175,13 +175,13 @@ def plan_engines(config: RunConfig, plan: Plan) -> Solution:
         ConfigError, EngineError: the models do not fit on the site's nodes.
     """
     from gra_hpc.engines.load import calibration_of, embedding_load, method_load
-    from gra_hpc.engines.model_facts import read_facts
+    from gra_hpc.engines.model_facts import facts_of
     from gra_hpc.engines.placement import NodeSpec, constants_of, solve
 
     node = NodeSpec.of_site(config.site)
     embedder = hosted_embedder(config, plan)
     models = pinned_models(config, plan) | embedder
-    facts = {name: read_facts(m.path, m.dtype) for name, m in models.items()}
+    facts = {name: facts_of(m) for name, m in models.items()}
     rates, performance = calibration_of(config)
     load = {name: work for name, work in method_load(config, rates).items() if name in models}
     load |= dict.fromkeys(embedder, embedding_load(config, rates))

@@ -11,11 +11,14 @@ import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from gra_hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gra_hpc.config import ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,10 @@ _SAFETENSORS_BITS = {
     "F8_E4M3": 8, "F8_E5M2": 8, "F4": 4,
 }  # fmt: skip
 
+_ONLINE = {"fp8", "ptpc_fp8"}
+"""Quantizations that vLLM makes while it loads 16-bit weights: a byte for each number of a matrix."""
+_KEPT = ("embed", "lm_head", "wte", "wpe")
+"""Parts of the names of matrices that it leaves as they are."""
 _LINEAR_LAYERS = {"linear_attention", "mamba", "mamba2", "recurrent", "conv"}
 """Layer types that keep a constant state instead of a KV cache."""
 
@@ -118,13 +125,27 @@ def stated_facts(
     )
 
 
-def read_facts(path: Path | str, dtype: str = "auto", kv_cache_dtype: str = "auto") -> ModelFacts:
+def facts_of(model: ModelConfig) -> ModelFacts:
+    """Facts of a model as its engine holds it: with its dtype, quantization and KV cache's dtype.
+
+    Raises:
+        ConfigError: as `read_facts`.
+    """
+    engine_args = {str(k).replace("_", "-"): v for k, v in model.engine_args.items()}
+    kv_cache_dtype = str(engine_args.get("kv-cache-dtype") or "auto")
+    return read_facts(model.path, model.dtype, kv_cache_dtype, model.quantization)
+
+
+def read_facts(
+    path: Path | str, dtype: str = "auto", kv_cache_dtype: str = "auto", quantization: str = ""
+) -> ModelFacts:
     """Facts of a model directory.
 
     Args:
         path: directory with config.json and safetensors (headers are read, weights are not).
         dtype: vLLM's dtype the weights are cast to; `auto` keeps the stored one (float32 becomes 16 bit, as in vLLM).
         kv_cache_dtype: vLLM's kv_cache_dtype.
+        quantization: vLLM's quantization; of weights that are stored in 16 bit, `fp8` halves all but embeddings.
 
     Raises:
         ConfigError: no config.json, or one that names no layers or heads.
@@ -152,11 +173,12 @@ def read_facts(path: Path | str, dtype: str = "auto", kv_cache_dtype: str = "aut
     stored_dtype = str(raw.get("dtype") or raw.get("torch_dtype") or text.get("torch_dtype") or "bfloat16")
     stored_dtype = stored_dtype.removeprefix("torch.")
     work_bytes = _work_bytes(stored_dtype, dtype)
+    matrix_bytes = 1 if quantization in _ONLINE and not raw.get("quantization_config") else work_bytes
 
     architectures = raw.get("architectures") or [""]
     embedder = _is_embedder(directory, architectures)
     weight_bytes, parameters = _weights(
-        directory, raw, text, layers, hidden, heads, kv_heads, head_dim, work_bytes
+        directory, raw, text, layers, hidden, heads, kv_heads, head_dim, work_bytes, matrix_bytes
     )
     kv_number = DTYPE_BYTES.get(kv_cache_dtype, 1 if kv_cache_dtype.startswith("fp8") else work_bytes)
     kinds = text.get("layer_types")
@@ -259,6 +281,7 @@ def _weights(
     kv_heads: int,
     head_dim: int,
     work_bytes: int,
+    matrix_bytes: int,
 ) -> tuple[int, int]:
     """Bytes in memory and number of weights, from the files' headers; from the architecture where there are none."""
     quantization = raw.get("quantization_config")
@@ -275,7 +298,9 @@ def _weights(
             # Packed integers of AWQ and GPTQ hold eight 4-bit (or four 8-bit) weights each.
             parameters += count * (32 // int(quantization.get("bits", 4)) if packed and quantization else 1)
             floats = tensor["dtype"] in ("F64", "F32", "F16", "BF16")
-            stored += count * (work_bytes if floats and not quantization else 0) or count * bits // 8
+            matrix = len(tensor["shape"]) > 1 and not any(part in name for part in _KEPT)
+            each = matrix_bytes if matrix else work_bytes
+            stored += count * (each if floats and not quantization else 0) or count * bits // 8
     if parameters:
         return stored, parameters
     experts = max(1, _experts(text))
@@ -283,10 +308,10 @@ def _weights(
     width = width or 4 * hidden
     vocabulary = _number(text, "vocab_size")
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
-    parameters = layers * (attention + experts * 3 * hidden * width)
-    parameters += vocabulary * hidden * (1 if text.get("tie_word_embeddings") else 2)
+    matrices = layers * (attention + experts * 3 * hidden * width)
+    embeddings = vocabulary * hidden * (1 if text.get("tie_word_embeddings") else 2)
     log.info("%s: no safetensors; weights estimated from config.json", directory)
-    return parameters * work_bytes, parameters
+    return matrices * matrix_bytes + embeddings * work_bytes, matrices + embeddings
 
 
 def _active(text: dict[str, Any], parameters: int, layers: int, hidden: int) -> int:

@@ -198,12 +198,12 @@ def _solution(config: RunConfig, plan: Plan, method: dict[str, Any]) -> Solution
     """The placement that the run had, with the loads it turned out to have and the performance model's own speeds."""
     from gra_hpc.engines.hosting import pinned_models
     from gra_hpc.engines.load import MethodRates, method_load
-    from gra_hpc.engines.model_facts import read_facts
+    from gra_hpc.engines.model_facts import facts_of
     from gra_hpc.engines.placement import NodeSpec, constants_of, solve
 
     node = NodeSpec.of_site(config.site)
     models = pinned_models(config, plan)
-    facts = {name: read_facts(m.path, m.dtype) for name, m in models.items()}
+    facts = {name: facts_of(m) for name, m in models.items()}
     rates = MethodRates().calibrated(method)
     load = method_load(config, rates)
     return solve(

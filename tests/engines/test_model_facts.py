@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.engines.model_facts import read_facts, stated_facts
+from gra_hpc.config import ModelConfig
+from gra_hpc.engines.model_facts import facts_of, read_facts, stated_facts
 from gra_hpc.errors import ConfigError
 
 LLAMA: dict[str, Any] = {
@@ -77,6 +78,37 @@ def test_packed_quantized_weights(tmp_path: Path) -> None:
 
 def test_fp8_kv_cache_halves_it(tmp_path: Path) -> None:
     assert read_facts(directory(tmp_path, LLAMA), kv_cache_dtype="fp8").kv_bytes_per_token == 65536
+
+
+@pytest.mark.parametrize("key", ["kv_cache_dtype", "kv-cache-dtype"])
+def test_what_engine_args_say_of_the_kv_cache_counts(tmp_path: Path, key: str) -> None:
+    directory(tmp_path, LLAMA)
+    plain = facts_of(ModelConfig(path=str(tmp_path)))
+    fp8 = facts_of(ModelConfig(path=str(tmp_path), engine_args={key: "fp8"}))
+    assert (plain.kv_bytes_per_token, fp8.kv_bytes_per_token) == (131072, 65536)
+
+
+def test_weights_quantized_while_they_load_take_half_but_for_embeddings(tmp_path: Path) -> None:
+    tensors = {
+        "model.embed_tokens.weight": ("BF16", [100, 10]),
+        "model.layers.0.mlp.up_proj.weight": ("BF16", [50, 10]),
+        "model.norm.weight": ("BF16", [10]),
+    }
+    directory(tmp_path, LLAMA, tensors)
+    assert facts_of(ModelConfig(path=str(tmp_path))).weight_bytes == 2 * 1510
+    assert facts_of(ModelConfig(path=str(tmp_path), quantization="fp8")).weight_bytes == 2000 + 500 + 20
+
+
+def test_without_weights_their_quantized_size_is_told_too(tmp_path: Path) -> None:
+    facts = read_facts(directory(tmp_path, LLAMA), quantization="fp8")
+    assert facts.weight_bytes == pytest.approx(8.03e9 + 2 * 128256 * 4096, rel=0.01)
+    assert facts.parameters == pytest.approx(8.03e9, rel=0.01)
+
+
+def test_stored_quantized_weights_are_not_halved_again(tmp_path: Path) -> None:
+    config = LLAMA | {"quantization_config": {"quant_method": "fp8"}}
+    facts = read_facts(directory(tmp_path, config, {"a": ("F8_E4M3", [100, 10])}), quantization="fp8")
+    assert facts.weight_bytes == 1000
 
 
 def test_mixture_of_experts_uses_a_part_of_its_weights(tmp_path: Path) -> None:
