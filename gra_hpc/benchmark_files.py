@@ -1,26 +1,56 @@
 """Benchmarks that rows are compared with: where a run finds them, what pins them, and the texts inside.
 
 A source is a file, a directory or a Hub dataset id. Planning digests its files; a merge that finds other bytes refuses,
-so all rounds, and everyone who repeats the run, compare with the same texts.
+so all rounds, and everyone who repeats the run, compare with the same texts. In a directory what describes the data
+(README, licence, `dataset_infos.json`, scripts) is left out; data of a kind that is not read here are named, in the log
+and in the card, since rows are not compared with them.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from gra_hpc import hub
 from gra_hpc.errors import ConfigError
+from gra_hpc.sources import LINES, NOT_DATA, TABLES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
 
 KEY = "merge.decontamination.sources"
-_FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+_TEXT = (*LINES, ".json", *TABLES, ".txt")
+_COLUMNS = (".parquet", ".arrow")
+_COMPRESSED = (".gz", ".bz2", ".zst")
+"""Of files of text: what pyarrow can read through."""
+_FORMATS = f"{', '.join(_TEXT + _COLUMNS)}; text also {', '.join(_COMPRESSED)}"
 _THEN = f"{KEY}=[FILE, DIRECTORY or HUB/DATASET]"
+
+_ABOUT = (
+    "readme",
+    "license",
+    "licence",
+    "citation",
+    "changelog",
+    "notice",
+    "requirements",
+    "makefile",
+    "config",
+)
+"""Files about the data, whatever their suffix."""
+_ABOUT_SUFFIXES = (".md", ".rst", ".py", ".ipynb", ".sh", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".bib", ".lock",
+                   ".html", ".pdf", ".svg", ".png", ".jpg", ".jpeg", ".gif")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +86,10 @@ def find(source: str, scratch: str = "") -> BenchmarkPin:
                 else f"give a file, a directory or a Hub dataset id: {_THEN}",
             )
         path, revision = snapshot, snapshot.name
-    return BenchmarkPin(str(path.absolute()), _sha256(source, path), revision)
+    pin = BenchmarkPin(str(path.absolute()), _sha256(source, path), revision)
+    if others := unread(pin):
+        log.warning("%s: %s: not read, so rows are not compared with: %s", KEY, source, _some(others))
+    return pin
 
 
 def texts(source: str, pin: BenchmarkPin) -> Iterator[tuple[str, int, str]]:
@@ -81,18 +114,50 @@ def texts(source: str, pin: BenchmarkPin) -> Iterator[tuple[str, int, str]]:
             yield f"{label}/{name}" if path.is_dir() else path.name, record, text
 
 
+def unread(pin: BenchmarkPin) -> list[str]:
+    """Files within a source that hold data of a kind that is not read here, in order."""
+    path = Path(pin.path)
+    return [n for n, f in _within(path) if not _kind(f)] if path.is_dir() else []
+
+
+def _kind(path: Path) -> str:
+    """The suffix that says how a file is read, without that of its compression; empty: it is not read."""
+    suffix = path.suffix.lower()
+    if suffix in _COMPRESSED:
+        suffix = Path(path.stem).suffix.lower()
+        return suffix if suffix in _TEXT else ""
+    return suffix if suffix in _TEXT + _COLUMNS else ""
+
+
+def _within(path: Path) -> list[tuple[str, Path]]:
+    """Data files of a directory with their names within it, in order; hidden ones do not count."""
+    found = sorted((f.relative_to(path), f) for f in path.rglob("*") if f.is_file())
+    return [
+        (str(n), f)
+        for n, f in found
+        if not any(part.startswith(".") for part in n.parts)
+        and f.name not in NOT_DATA
+        and f.name.split(".")[0].lower() not in _ABOUT
+        and f.suffix.lower() not in _ABOUT_SUFFIXES
+    ]
+
+
 def _files(source: str, path: Path) -> list[tuple[str, Path]]:
-    """Files of a source with their names within it, in order; hidden ones do not count."""
+    """Files of a source that are read, with their names within it, in order."""
     if path.is_file():
-        if path.suffix.lower() not in _FORMATS:
-            raise ConfigError(f"{KEY}: {source}: expected one of {', '.join(_FORMATS)}", _THEN)
+        if not _kind(path):
+            raise ConfigError(f"{KEY}: {source}: expected one of {_FORMATS}", _THEN)
         return [("", path)]
-    found = sorted(f for f in path.rglob("*") if f.suffix.lower() in _FORMATS and f.is_file())
-    named = [(f.relative_to(path), f) for f in found]
-    files = [(str(n), f) for n, f in named if not any(part.startswith(".") for part in n.parts)]
+    data = _within(path)
+    files = [(n, f) for n, f in data if _kind(f)]
     if not files:
-        raise ConfigError(f"{KEY}: {source}: no {', '.join(_FORMATS)} file in it", _THEN)
+        there = f"; it has {_some([n for n, _ in data])}" if data else ""
+        raise ConfigError(f"{KEY}: {source}: no file to read in it, expected {_FORMATS}{there}", _THEN)
     return files
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _sha256(source: str, path: Path) -> str:
@@ -110,39 +175,63 @@ def _sha256(source: str, path: Path) -> str:
 
 def _read(path: Path) -> Iterator[tuple[int, str]]:
     """Texts of a file with their line or row number, from 1."""
-    kind = path.suffix.lower()
+    kind = _kind(path)
     where = ""
     try:
-        if kind == ".jsonl":
-            with path.open(encoding="utf-8") as f:
+        if kind in _COLUMNS:
+            n = 0
+            for batch in _batches(path, kind):
+                for record in batch.to_pylist():
+                    n += 1
+                    yield from ((n, t) for t in _strings(record))
+            return
+        with _text(path) as f:
+            if kind in LINES:
                 for n, line in enumerate(f, 1):
                     where = f":{n}"
                     if line.strip():
                         yield from ((n, t) for t in _strings(json.loads(line)))
-        elif kind == ".json":
-            data = json.loads(path.read_text(encoding="utf-8"))
-            for n, record in enumerate(_records(data), 1):
-                yield from ((n, t) for t in _strings(record))
-        elif kind in (".csv", ".tsv"):
-            csv.field_size_limit(1 << 30)
-            with path.open(encoding="utf-8", newline="") as f:
-                for n, row in enumerate(csv.reader(f, delimiter="\t" if kind == ".tsv" else ","), 1):
+            elif kind == ".json":
+                for n, record in enumerate(_records(json.load(f)), 1):
+                    yield from ((n, t) for t in _strings(record))
+            elif kind in TABLES:
+                csv.field_size_limit(1 << 30)
+                for n, row in enumerate(csv.reader(f, delimiter=TABLES[kind]), 1):
                     yield from ((n, t) for t in row)
-        elif kind == ".parquet":
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path) as file:
-                n = 0
-                for batch in file.iter_batches(1000):
-                    for record in batch.to_pylist():
-                        n += 1
-                        yield from ((n, t) for t in _strings(record))
-        else:
-            with path.open(encoding="utf-8") as f:
+            else:
                 yield from enumerate(f, 1)
-    except (OSError, ValueError, csv.Error) as e:
+    except (OSError, ValueError, NotImplementedError, csv.Error) as e:  # Arrow's errors are among them
         why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else e
         raise ConfigError(f"{KEY}: {path}{where}: cannot be read ({why})", _THEN) from None
+
+
+def _text(path: Path) -> IO[str]:
+    """A file of text, through its compression."""
+    if path.suffix.lower() not in _COMPRESSED:
+        return path.open(encoding="utf-8", newline="")
+    import pyarrow as pa
+
+    codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[path.suffix.lower()]
+    stream = pa.input_stream(path, compression=codec)
+    return io.TextIOWrapper(cast(IO[bytes], stream), encoding="utf-8", newline="")
+
+
+def _batches(path: Path, kind: str) -> Iterator[pa.RecordBatch]:
+    """Record batches of a Parquet file, or of an Arrow file or stream (`datasets` writes streams)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with ExitStack() as stack:
+        if kind == ".parquet":
+            yield from stack.enter_context(pq.ParquetFile(path)).iter_batches(1000)
+            return
+        data = stack.enter_context(pa.memory_map(str(path)))
+        if data.read(6) == b"ARROW1":
+            file = stack.enter_context(pa.ipc.open_file(data))
+            yield from (file.get_batch(i) for i in range(file.num_record_batches))
+        else:
+            data.seek(0)
+            yield from stack.enter_context(pa.ipc.open_stream(data))
 
 
 def _records(data: Any) -> list[Any]:

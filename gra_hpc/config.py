@@ -246,7 +246,7 @@ class DecontaminationConfig:
     """Removal of rows that overlap with benchmarks."""
 
     sources: list[str] = field(default_factory=list)
-    """Benchmark files (jsonl, json, csv, parquet, txt) or Hub dataset ids."""
+    """Benchmark files (jsonl, json, csv, tsv, txt, also compressed; parquet, arrow), directories or Hub dataset ids."""
     ngram: int = 13
     """Rows that share a run of this many words with a benchmark are removed."""
 

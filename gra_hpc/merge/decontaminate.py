@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gra_hpc.benchmark_files import KEY, BenchmarkPin, texts
+from gra_hpc.benchmark_files import KEY, BenchmarkPin, texts, unread
 from gra_hpc.errors import ConfigError
 from gra_hpc.merge.words import Hashes, normalise, text_digest, windows, word_hashes
 
@@ -141,6 +141,7 @@ class Benchmarks:
         self.pins = dict(pins)
         self.texts: list[Text] = []
         self.counts: dict[str, int] = {}
+        self.unread = {source: unread(pin) for source, pin in pins.items()}
         for source, pin in pins.items():
             before = len(self.texts)
             for where, record, text in texts(source, pin):

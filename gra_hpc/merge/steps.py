@@ -148,6 +148,7 @@ class Steps:
                     "sha256": pin.sha256,
                     "revision": pin.revision,
                     "texts": benchmarks.counts[s],
+                    "unread": benchmarks.unread[s],
                     "dropped": by_source[s],
                 }
                 for s, pin in benchmarks.pins.items()

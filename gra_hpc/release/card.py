@@ -206,14 +206,19 @@ def sampling(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def decontamination(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Benchmarks, what pins them, and how many rows each removed over all rounds."""
+    """Benchmarks, what pins them, files of theirs that were not read, and rows that each removed over all rounds."""
     found: dict[str, dict[str, Any]] = {}
     for r in facts["rounds"]:
         for s in (r["steps"]["decontamination"] or {}).get("sources", []):
             pinned = s["revision"] or f"sha256 {s['sha256'][:16]}"
-            one = found.setdefault(
-                s["source"], {"source": s["source"], "pinned": pinned, "texts": s["texts"], "removed": 0}
-            )
+            new = {
+                "source": s["source"],
+                "pinned": pinned,
+                "texts": s["texts"],
+                "unread": s.get("unread", []),
+                "removed": 0,
+            }
+            one = found.setdefault(s["source"], new)
             one["removed"] += s["dropped"]
     return [found[s] for s in facts["config"]["merge"]["decontamination"]["sources"] if s in found]
 

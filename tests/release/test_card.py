@@ -73,6 +73,14 @@ def test_pending_candidates_are_not_said_to_be_in_the_rejects(facts: dict[str, A
     assert any("pending" in x for x in limits(facts))
 
 
+def test_files_of_benchmarks_that_were_not_read_are_named(facts: dict[str, Any]) -> None:
+    assert "could not be read" not in render(facts, None)
+    for r in facts["rounds"]:
+        r["steps"]["decontamination"]["sources"][0]["unread"] = [f"data/{i}.zip" for i in range(22)]
+    assert "**not** compared: data/0.zip, data/1.zip" in render(facts, None)
+    assert "data/19.zip and 2 more (`manifest.json` names them)." in render(facts, None)
+
+
 def test_without_benchmarks_it_says_none(facts: dict[str, Any]) -> None:
     facts["config"]["merge"]["decontamination"]["sources"] = []
     assert "None: the rows were not compared with any benchmark." in render(facts, None)
