@@ -202,13 +202,20 @@ class Need:
         )
         return max(1.0, sum(held) / tokens)
 
+    def longest_call(self, tensor_parallel: int) -> float:
+        """Bytes per device of one call of the longest length: without them the engine does not start."""
+        longest = min(self.max_model_len, self.facts.max_length)
+        return longest * self.facts.kv_bytes_per_device(tensor_parallel)
+
+    def starts(self, tensor_parallel: int) -> bool:
+        """Whether a pinned KV cache holds the longest call; what devices keep whole is not divided by their number."""
+        if not self.kv_bytes or not self.generates:
+            return True
+        return self.kv_bytes / tensor_parallel >= self.longest_call(tensor_parallel)
+
     def kv_least(self, tensor_parallel: int) -> float:
-        """Bytes per device without which the engine does not start: one call of the longest length."""
-        if self.kv_bytes:
-            return self.kv_bytes / tensor_parallel
-        return min(self.max_model_len, self.facts.max_length) * self.facts.kv_bytes_per_device(
-            tensor_parallel
-        )
+        """Bytes per device of the least KV cache: the pinned one, else one call of the longest length."""
+        return self.kv_bytes / tensor_parallel if self.kv_bytes else self.longest_call(tensor_parallel)
 
     def kv_full(self, tensor_parallel: int, constants: Constants) -> float:
         """Bytes per device with which `max_running` average calls run at once."""

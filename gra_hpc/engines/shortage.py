@@ -56,15 +56,26 @@ def check_pins(model: NodeModel) -> None:
                 f" size {max(1, t)}",
                 f"at most {room}, or 0 (placement decides)",
             )
-        if n.kv_bytes and n.generates:
-            least = min(n.max_model_len, f.max_length) * f.kv_bytes_per_device(max(1, t)) * max(1, t)
-            if n.kv_bytes < least:
-                raise EngineError(
-                    f"models.{n.name}.kv_cache_gb={n.kv_bytes / GB:g}: one call of"
-                    f" max_model_len={n.max_model_len} tokens needs {least / GB:.2f} GB:"
-                    f" {(least - n.kv_bytes) / GB:.2f} GB missing",
-                    "raise kv_cache_gb, or lower max_model_len",
-                )
+        _check_kv(model, n)
+
+
+def _check_kv(model: NodeModel, need: Need) -> None:
+    """Refuse a pinned KV cache that holds no call of the longest length on as many devices as the weights take."""
+    if not need.kv_bytes or not need.generates:
+        return
+    free = replace(need, kv_bytes=0)
+    splits = [max(1, need.tensor_parallel)] if model.cpu or need.tensor_parallel else _splits(model, free)
+    fitting = [t for t in splits if model.cpu or free.fixed_bytes(t, model.constants) <= model.memory]
+    splits = fitting or splits
+    if not splits or any(need.starts(t) for t in splits):
+        return
+    least, t = min((need.longest_call(t) * t / GB, t) for t in splits)
+    where = f" on {t} devices" if t > 1 else ""
+    raise EngineError(
+        f"models.{need.name}.kv_cache_gb={need.kv_bytes / GB:g}: one call of max_model_len={need.max_model_len} tokens"
+        f" needs {least:.2f} GB{where}: {least - need.kv_bytes / GB:.2f} GB missing",
+        "raise kv_cache_gb, or lower max_model_len",
+    )
 
 
 def explain_shortage(model: NodeModel, residency: Residency) -> GraError:

@@ -265,6 +265,31 @@ def test_a_pinned_kv_cache_that_does_not_fit_says_how_much_is_missing() -> None:
         solved(FIVE, A100_8, pins={"llama": {"kv_cache_gb": 2000.0}})
 
 
+@pytest.mark.parametrize(
+    ("facts", "gb", "said"),
+    [
+        # Every device keeps the latent of all heads whole, or a KV head that there are not enough of.
+        (
+            replace(QWEN_72B, shared_kv=True, kv_bytes_per_token=100_000),
+            1.0,
+            r"needs 3\.28 GB on 4 devices: 2\.28 GB",
+        ),
+        (
+            replace(QWEN_72B, kv_heads=2, kv_bytes_per_token=100_000),
+            1.0,
+            r"needs 1\.64 GB on 4 devices: 0\.64 GB",
+        ),
+    ],
+)
+def test_a_pinned_kv_cache_must_hold_a_call_on_every_device(facts: ModelFacts, gb: float, said: str) -> None:
+    with pytest.raises(EngineError, match=rf"models\.m\.kv_cache_gb=1: .* {said} missing"):
+        solved({"m": facts}, A100_8, pins={"m": {"kv_cache_gb": gb}})
+    engines = solved({"m": facts}, A100_8, pins={"m": {"kv_cache_gb": 3.5}}).placement.engines
+    assert {e.tensor_parallel for e in engines} == {
+        4
+    }  # on eight devices 3.5 GB would be too little of a latent
+
+
 # Nothing fits
 
 
