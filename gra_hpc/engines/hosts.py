@@ -62,12 +62,13 @@ class Space:
     def splits(self, need: Need) -> list[int]:
         """Tensor parallel sizes a model may have here: powers of two and divisors that its heads allow; or the pin.
 
-        A pinned KV cache must hold the longest call on each device.
+        A pinned KV cache must hold the longest call on each device, and pinned replicas have devices of their own.
         """
         sizes = [t for t in range(1, self.devices + 1) if (t & (t - 1)) == 0 or self.devices % t == 0]
         if need.tensor_parallel:
             sizes = [need.tensor_parallel] if need.tensor_parallel <= self.devices else []
-        return [t for t in sizes if need.facts.can_split(t) and need.starts(t)]
+        widest = self.devices // max(1, need.replicas)
+        return [t for t in sizes if t <= widest and need.facts.can_split(t) and need.starts(t)]
 
     def usable(self, generating: int) -> float:
         """Part of a device's time that is left when so many generating engines share it."""

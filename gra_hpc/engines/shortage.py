@@ -19,7 +19,7 @@ SMALLER = (
 
 
 def check_pins(model: NodeModel) -> None:
-    """Refuse pins that cannot be met whatever the memory.
+    """Refuse pins that cannot be met whatever else is placed.
 
     Raises:
         ConfigError: naming the key, its value, and the values that are possible.
@@ -44,9 +44,10 @@ def check_pins(model: NodeModel) -> None:
             )
         if t and not f.can_split(t):
             fits = [str(k) for k in range(1, model.devices + 1) if f.can_split(k)]
+            groups = f" in groups of {f.group} weights" if f.group else ""
             raise ConfigError(
-                f"{key}: {f.heads} heads, {f.kv_heads} KV heads and a feed-forward width of {f.intermediate} cannot be"
-                f" divided so",
+                f"{key}: {f.heads} heads, {f.kv_heads} KV heads and a feed-forward width of {f.intermediate}{groups}"
+                f" cannot be divided so",
                 f"one of {', '.join(fits)}, or 0 (placement decides)",
             )
         room = model.devices // max(1, t)
@@ -85,25 +86,31 @@ def explain_shortage(model: NodeModel, residency: Residency) -> GraError:
     for n in model.needs:
         missing = missing_alone(model, n)
         if missing > 0:
-            t = max(_splits(model, n), default=0)
-            if not t:
+            splits = _splits(model, n)
+            if not splits:
                 return ConfigError(
                     f"models.{n.name}: no tensor parallel size fits its {n.facts.heads} heads and {model.devices} GPUs"
+                    f"{_pins(n)}"
                 )
+            t = min(splits, key=lambda t: n.fixed_bytes(t, model.constants) + n.kv_least(t))
             where = f"split over {t}" if t > 1 else "on one GPU"
             each = (n.fixed_bytes(t, model.constants) + n.kv_least(t)) / GB
             return EngineError(
-                f"models.{n.name}: {missing:.1f} GB missing on each GPU: {where} it needs {each:.1f} GB (weights"
-                f" {n.facts.weight_bytes / GB / t:.1f}, KV cache of one call {n.kv_least(t) / GB:.1f}, engine"
+                f"models.{n.name}: {missing:.1f} GB missing on each GPU{_pins(n)}: {where} it needs {each:.1f} GB"
+                f" (weights {n.facts.weight_bytes / GB / t:.1f}, KV cache {n.kv_least(t) / GB:.1f}, engine"
                 f" {model.constants.engine_gb:.1f}), a GPU gives {model.memory / GB:.1f} GB",
-                SMALLER,
+                _unpinned([n]) + SMALLER,
             )
     if residency is Residency.together or len(model.needs) < 2:
         name, missing = missing_together(model, model.needs)
+        own = next(n for n in model.needs if n.name == name)
+        beside = "beside the others" if len(model.needs) > 1 else "on this node"
         return EngineError(
-            f"models.{name}: does not fit beside the others: {missing:.1f} GB missing on the node"
+            f"models.{name}{_pins(own)}: does not fit {beside}: {missing:.1f} GB missing on the node"
             f" ({model.devices} x {model.memory / GB:.1f} GB)",
-            "engine.residency=auto  (models take turns), or " + SMALLER,
+            ("engine.residency=auto  (models take turns), or " if len(model.needs) > 1 else "")
+            + _unpinned(model.needs)
+            + SMALLER,
         )
     free = replace(model, host_memory=0.0, deadline=Deadline(0.5), _known={})
     rota = free.best(residency) if model.host_memory else None
@@ -161,23 +168,47 @@ def missing_alone(model: NodeModel, need: Need, kept_gb: float = 0.0) -> float:
 
 
 def missing_together(model: NodeModel, needs: Sequence[Need]) -> tuple[str, float]:
-    """The model that finds no room, large ones first, and the GB missing on the node."""
-    total = sum(least_size(model, n) for n in needs) - model.devices * model.memory
+    """The model that finds no room for all its engines, large ones first, and the GB missing on the node."""
+    total = sum(max(1, n.replicas) * least_size(model, n) for n in needs) - model.devices * model.memory
     free = [model.memory] * model.devices
     for n in needs:
-        spots = [
-            (min(free[s : s + t]) - n.fixed_bytes(t, model.constants) - n.kv_least(t), t, s)
-            for t in _splits(model, n)
-            for s in range(0, model.devices - t + 1, t)
-        ]
-        fitting = [spot for spot in spots if spot[0] >= 0]
-        if not fitting:
-            left, t, _ = max(spots, key=lambda spot: spot[0] * spot[1])
-            return n.name, max(total, -left * t) / GB
-        _, t, s = max(fitting, key=lambda spot: (-spot[1], spot[0]))
-        for d in range(s, s + t):
-            free[d] -= n.fixed_bytes(t, model.constants) + n.kv_least(t)
-    return needs[-1].name, max(total, 0.0) / GB
+        mine: set[int] = set()
+        for _ in range(max(1, n.replicas)):
+            spots = [
+                (min(free[s : s + t]) - n.fixed_bytes(t, model.constants) - n.kv_least(t), t, s)
+                for t in _splits(model, n)
+                for s in range(0, model.devices - t + 1, t)
+                if not mine & set(range(s, s + t))
+            ]
+            fitting = [spot for spot in spots if spot[0] >= 0]
+            if not fitting:
+                lack = max((left * t for left, t, _ in spots), default=-least_size(model, n))
+                return n.name, max(total, -lack) / GB
+            _, t, s = max(fitting, key=lambda spot: (-spot[1], spot[0]))
+            mine |= set(range(s, s + t))
+            for d in range(s, s + t):
+                free[d] -= n.fixed_bytes(t, model.constants) + n.kv_least(t)
+    # All are placed one by one: what is missing is room in the order of the search, at least of the smallest engine.
+    smallest = min(needs, key=lambda n: least_size(model, n))
+    return smallest.name, max(total, least_size(model, smallest)) / GB
+
+
+def _pins(need: Need) -> str:
+    """` (pinned: replicas=4)`, or nothing."""
+    pins = {
+        "tensor_parallel": need.tensor_parallel,
+        "replicas": need.replicas,
+        "kv_cache_gb": need.kv_bytes / GB,
+    }
+    told = [f"{key}={value:g}" for key, value in pins.items() if value]
+    return f" (pinned: {', '.join(told)})" if told else ""
+
+
+def _unpinned(needs: Sequence[Need]) -> str:
+    """What to try first where there are pins."""
+    if any(n.replicas > 1 for n in needs):
+        return "fewer replicas, or 0 (placement decides); "
+    return "tensor_parallel=0 (placement decides); " if any(n.tensor_parallel for n in needs) else ""
 
 
 def _splits(model: NodeModel, need: Need) -> list[int]:

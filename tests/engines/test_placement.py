@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from placement_models import FIVE, LLAMA_8B, MINILM, PAPER, QWEN_72B, SMOLLM2
+from placement_models import FIVE, LLAMA_8B, MINILM, PAPER, QWEN_32B, QWEN_72B, SMOLLM2
 
 from gra_hpc.config import Executor, ModelConfig, Residency, RunConfig, SiteConfig
 from gra_hpc.engines.load import ModelLoad, usual_load
@@ -288,6 +288,44 @@ def test_a_pinned_kv_cache_must_hold_a_call_on_every_device(facts: ModelFacts, g
     assert {e.tensor_parallel for e in engines} == {
         4
     }  # on eight devices 3.5 GB would be too little of a latent
+
+
+@pytest.mark.parametrize(
+    ("facts", "node", "replicas", "said"),
+    [
+        (
+            {"qwen72": QWEN_72B}, A100_8, 4,
+            r"models\.qwen72: 2\.4 GB missing on each GPU \(pinned: replicas=4\): split over 2 it needs 76\.0 GB",
+        ),
+        (
+            {"q32": QWEN_32B}, NodeSpec("gpu", 8, 40), 8,
+            r"models\.q32: 32\.9 GB missing on each GPU \(pinned: replicas=8\): on one GPU it needs 69\.7 GB",
+        ),
+        (
+            FIVE, A100_8, 8,
+            r"models\.\w+ \(pinned: replicas=8\): does not fit beside the others: 176\.5 GB missing on the node",
+        ),
+    ],
+)  # fmt: skip
+def test_pinned_replicas_that_do_not_fit_say_what_is_missing(
+    facts: dict[str, ModelFacts], node: NodeSpec, replicas: int, said: str
+) -> None:
+    with pytest.raises(EngineError, match=said + r".*fewer replicas, or 0"):
+        solved(facts, node, Residency.together, pins={"*": {"replicas": replicas}})
+
+
+def test_what_pinned_replicas_miss_would_suffice() -> None:
+    pins = {"*": {"replicas": 4}}
+    missing = 2.4 / 0.92
+    solution = solved({"qwen72": QWEN_72B}, NodeSpec("gpu", 8, 80 + missing + 0.1), pins=pins)
+    assert [e.tensor_parallel for e in solution.placement.engines] == [2] * 4
+    with pytest.raises(EngineError, match="missing"):
+        solved({"qwen72": QWEN_72B}, NodeSpec("gpu", 8, 80 + missing - 0.2), pins=pins)
+
+
+def test_a_pinned_split_that_is_too_small_is_named() -> None:
+    with pytest.raises(EngineError, match=r"2\.4 GB missing .*pinned: tensor_parallel=2.*tensor_parallel=0"):
+        solved({"qwen72": QWEN_72B}, A100_8, pins={"*": {"tensor_parallel": 2}})
 
 
 # Nothing fits
