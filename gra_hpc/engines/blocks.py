@@ -17,11 +17,14 @@ and X <= sum_w N_w z_w + l calls. A pattern whose worth falls short of z_w by mo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import comb
 from typing import Any
 
-from gra_hpc.engines.calls import Gains, Prices
+from gra_hpc.engines.calls import Gains, Prices, divide
+from gra_hpc.engines.deadline import Deadline
 from gra_hpc.engines.hosts import Space
 from gra_hpc.engines.patterns import Option, Pattern, Slot, ideal
 from gra_hpc.engines.performance import GB
@@ -128,6 +131,49 @@ class _Worths:
         best = {w: float(worth[width == w].max()) for w in widths}
         bound = sum(blocks[w] * best[w] for w in widths) + prices.call * calls
         return bound, [best[int(width[i])] - float(worth[i]) for i in use]
+
+
+def few(division: Division, use: list[int], most: int) -> bool:
+    """Whether there are no more ways than these to fill a division with some of its patterns."""
+    total = 1
+    for width, count in division.blocks.items():
+        total *= comb(sum(division.columns[i].width == width for i in use) + count, count)
+    return total <= most
+
+
+def try_blocks(
+    space: Space, division: Division, use: list[int], floor: float, deadline: Deadline
+) -> tuple[list[Pattern], float, float]:
+    """What `solve_blocks` does, by trying all ways to fill the division: quicker where there are few."""
+    best: list[Pattern] = []
+    rate, calls = floor, space.constants.calls_in_flight
+    names = {n.name for n in space.needs}
+    ways = []
+    for width, count in division.blocks.items():
+        own = [i for i in use if division.columns[i].width == width]
+        ways.append(itertools.combinations_with_replacement([*own, -1], count))  # -1: an empty block
+    for choice in itertools.product(*ways):
+        if deadline.passed:
+            return best, rate, division.bound
+        filled = [i for part in choice for i in part if i >= 0]
+        if division.bound - sum(division.slack[i] for i in filled) <= rate:
+            continue
+        chosen = [division.columns[i] for i in filled]
+        if set().union(*(p.counts for p in chosen)) != names or not _allowed(space, chosen):
+            continue
+        engines = [(s.need.name, s.time, s.gains) for p in chosen for s in p.slots for _ in s.offsets]
+        found = divide(engines, calls).samples_per_s
+        if found > rate * (1 + TOLERANCE / 10):
+            best, rate = chosen, found
+    return best, rate, rate
+
+
+def _allowed(space: Space, chosen: list[Pattern]) -> bool:
+    """Whether pinned replicas are met, and host memory holds all weights."""
+    counts = {n: sum(p.counts.get(n.name, 0) for p in chosen) for n in space.needs if n.replicas}
+    return all(count == n.replicas for n, count in counts.items()) and (
+        sum(p.weight_bytes for p in chosen) <= space.host_bytes
+    )
 
 
 def solve_blocks(

@@ -24,7 +24,7 @@ class Deadline:
         return self.left <= 0
 
     def wall_left(self, at_most: float = float("inf")) -> float:
-        """Seconds on the wall clock, at the rate at which this process has been given the CPU (within four times)."""
+        """Seconds on the wall clock, at the rate at which this process has been given the CPU (within 1.5 times)."""
         cpu, wall = self.spent, time.monotonic() - self.wall
-        stretch = min(4.0, max(1.0, wall / cpu)) if cpu > 0.05 else 1.0
+        stretch = min(1.5, max(1.0, wall / cpu)) if cpu > 0.05 else 1.0
         return max(0.05, min(self.left, at_most) * stretch)

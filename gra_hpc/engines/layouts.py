@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gra_hpc.engines.blocks import TOLERANCE, Division, divisions, solve_blocks
+from gra_hpc.engines.blocks import TOLERANCE, Division, divisions, few, solve_blocks, try_blocks
 from gra_hpc.engines.deadline import Deadline
 from gra_hpc.engines.hosts import Engines, Host, Space, explained
 from gra_hpc.engines.neighbours import Value, filled, improve, starts, value
@@ -29,6 +29,8 @@ CLIMB = 0.15
 """Part of the time limit for each climb."""
 NEAR = 0.97
 """Layouts this near to the ideal are not searched further for."""
+FEW = 2000
+"""Up to so many ways to fill a division are tried one by one."""
 FIRST_PATTERNS = 40
 """Patterns in the first, quick program of a division."""
 
@@ -198,6 +200,8 @@ def _solve(
     best: list[Pattern] = []
     rate = floor
     order = still_open(rate)
+    if few(division, order, FEW):
+        return try_blocks(space, division, order, rate, deadline)
     if (
         len(order) > FIRST_PATTERNS
     ):  # the most promising patterns first: a better layout closes most of the others

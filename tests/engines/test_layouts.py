@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from placement_models import FIVE, LLAMA_8B, MINILM, PAPER, QWEN_32B, QWEN_72B, space
 
+from gra_hpc.engines.blocks import divisions, few, solve_blocks, try_blocks
 from gra_hpc.engines.deadline import Deadline
 from gra_hpc.engines.hosts import Host, Space, divide_kv, place, prices, reach, share_time
 from gra_hpc.engines.layouts import Layout, best_layout
@@ -231,6 +232,19 @@ def test_the_gain_over_one_model_per_gpu_does_not_hang_on_the_cost_of_sharing(sh
     layout = best_layout(at, Deadline(1.5))
     assert layout is not None
     assert layout.samples_per_s >= 1.25 * value(at, [(n, 1, d) for d, n in enumerate(at.needs)])[0]
+
+
+@pytest.mark.parametrize(("devices", "memory_gb"), [(2, 40), (4, 40), (4, 24)])
+def test_trying_all_blocks_gives_what_the_program_gives(devices: int, memory_gb: float) -> None:
+    at = space({"a": model(8), "b": model(3), "c": model(14)}, devices, memory_gb)
+    columns = [p for width in (1, 2, 4) if width <= devices for p in even(at, width, Filter(at, 0.0))]
+    for division in divisions(at, columns):
+        use = list(range(len(division.columns)))
+        assert few(division, use, 10**6) and not few(division, use, 1)
+        _, tried, shown = try_blocks(at, division, use, 0.0, Deadline(60))
+        _, solved, bound = solve_blocks(at, division, use, 0.0, 60.0)
+        assert tried == pytest.approx(solved, rel=2e-3)
+        assert shown == tried <= bound * 1.001 <= division.bound * 1.002
 
 
 def test_ideal_bounds_every_layout(eight_gpus: Space) -> None:
