@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """docs/placement.md: placements of known cases, as `gra plan` prints them: `python tools/make_placement_cases.py`.
 
-The search stops after two seconds a case: on a busy machine it may end with another layout, nearly as good.
+The search stops after 1.2 s of CPU time a case: on a busy machine it may end with another layout, nearly as good.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ HEAD = """\
 
 Where a node's engines go is worked out from what each model needs (weights, KV cache of a token, layers and heads:
 from its own files), what the method asks of it (calls and tokens by role, stated or calibrated) and what the node has.
-The aim is the most candidates a second for the whole committee: the slowest model bounds it. `gra plan` prints the
-result as below; `gra calibrate` replaces stated rates by measured ones. Pins (`models.NAME.tensor_parallel`,
-`replicas`, `kv_cache_gb`; `engine.residency`) are kept and checked the same way.
+The aim is the most candidates a second for the whole committee: the slowest model bounds it. Engines on one GPU get
+like parts of its time, as a GPU goes round among processes with work; all engines divide the calls that
+`launch.window` keeps in flight (about 1.45 per sample: Reviewers are asked at once), so the best layout depends on the
+window: 256 here. A search has 1.2 s of CPU time; where that is too little for a proof, it says by how much another
+layout could be better at most. `gra plan` prints the result as below; `gra calibrate` replaces stated rates by
+measured ones. Pins (`models.NAME.tensor_parallel`, `replicas`, `kv_cache_gb`; `engine.residency`) are kept and checked
+the same way.
 
 Everything on this page is calculated with stated rates. None of it was run on a GPU.
 """
