@@ -170,10 +170,9 @@ def try_blocks(
 
 def _allowed(space: Space, chosen: list[Pattern]) -> bool:
     """Whether pinned replicas are met, and host memory holds all weights."""
-    counts = {n: sum(p.counts.get(n.name, 0) for p in chosen) for n in space.needs if n.replicas}
-    return all(count == n.replicas for n, count in counts.items()) and (
-        sum(p.weight_bytes for p in chosen) <= space.host_bytes
-    )
+    pinned = [n for n in space.needs if n.replicas]
+    met = all(sum(p.counts.get(n.name, 0) for p in chosen) == n.replicas for n in pinned)
+    return met and sum(p.weight_bytes for p in chosen) <= space.host_bytes
 
 
 def solve_blocks(

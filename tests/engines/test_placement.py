@@ -78,9 +78,10 @@ def test_five_8b_models_on_eight_80_gb_gpus_share_what_is_left_over() -> None:
     solution = solved(FIVE, A100_8)
     check(solution, A100_8)
     assert not solution.placement.takes_turns
-    assert {e.tensor_parallel for e in solution.placement.engines} == {1}
+    assert max(e.tensor_parallel for e in solution.placement.engines) <= 2
     assert {d for e in solution.placement.engines for d in e.devices} == set(range(8))
-    assert all(len(engines) >= 2 for engines in by_model(solution.placement).values())
+    for engines in by_model(solution.placement).values():
+        assert sum(e.tensor_parallel for e in engines) >= 2
 
 
 @pytest.mark.parametrize(
