@@ -6,6 +6,7 @@ from Slurm's environment, so that nobody has to type a host name; there is no ne
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -164,13 +165,15 @@ def _start(
         stdout=subprocess.PIPE if rank == 0 else log.open("wb"),
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C is for the launcher, which lets the ranks save
-        preexec_fn=in_child,
+        preexec_fn=functools.partial(in_child, os.getpid()),
     )
 
 
-def in_child() -> None:
+def in_child(launcher: int) -> None:
     """In the child, before exec: it dies with its launcher, and ignores the warning until it can handle it."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # it has died already
+        os._exit(1)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
