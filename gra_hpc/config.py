@@ -256,7 +256,7 @@ class MergeConfig:
     """What the merge does with the accepted samples."""
 
     exact: bool = True
-    """Drop rows whose normalised instruction and response are the same."""
+    """Drop rows whose instruction and response are the same but for case, spacing and the punctuation of sentences."""
     fuzzy: bool = True
     """Drop near-duplicates (MinHash-LSH, verified)."""
     fuzzy_threshold: float = 0.8

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gra_hpc.benchmark_files import KEY, BenchmarkPin, texts, unread
 from gra_hpc.errors import ConfigError
-from gra_hpc.merge.words import Hashes, normalise, text_digest, windows, word_hashes
+from gra_hpc.merge.normal import normalise
+from gra_hpc.merge.words import Hashes, text_digest, windows, word_hashes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,10 +146,12 @@ class Benchmarks:
         self.unread = {source: unread(pin) for source, pin in pins.items()}
         for source, pin in pins.items():
             before = len(self.texts)
-            for where, record, text in texts(source, pin):
-                words = tuple(normalise(text.encode("utf-8", "replace")).split())
-                if words:
-                    self.texts.append(Text(source, where, record, words))
+            found = texts(source, pin)
+            while batch := list(islice(found, 2000)):
+                normal = normalise(text.encode("utf-8", "replace") for *_, text in batch)
+                for (where, record, _), form in zip(batch, normal, strict=True):
+                    if form:
+                        self.texts.append(Text(source, where, record, tuple(form.split())))
             self.counts[source] = len(self.texts) - before
             if not self.counts[source]:
                 raise ConfigError(f"{KEY}: {source}: holds no text", "gra config show  (explains every key)")
@@ -189,7 +193,7 @@ class Benchmarks:
             owner = self._wholes.get(_whole(instruction))
             if owner is not None:
                 t, words = self.texts[owner], instruction.split()
-                if b"".join(t.words) == b"".join(words):
+                if t.words == tuple(words):
                     return _match(t, "instruction", 0, words)
         return best
 

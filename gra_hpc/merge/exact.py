@@ -1,4 +1,4 @@
-"""Exact duplicates: rows whose normalised instruction and response have one digest. The best-ranked stays."""
+"""Exact duplicates: rows whose instruction and response have one digest in normal form. The best-ranked stays."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from gra_hpc.merge import decontaminate, index
 from gra_hpc.merge.index import Index, Unit
-from gra_hpc.merge.words import Hashes, mix, normalise, text_digest, windows, word_hashes
+from gra_hpc.merge.normal import normalise
+from gra_hpc.merge.words import Hashes, mix, text_digest, windows, word_hashes
 from gra_hpc.merge.workers import Workers
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def sign(ix: Index, what: Signing, workers: Workers) -> np.ndarray:
 def texts(
     unit: Unit, batch: int = 2000, rows: np.ndarray | None = None
 ) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
-    """Normalised instructions and responses of a unit.
+    """Normal forms of the instructions and responses of a unit.
 
     Args:
         unit: what to read.
@@ -114,7 +115,7 @@ def texts(
                 continue
             pair = [c.take(pa.array(rows[a:b] - row)) for c in pair]
             row = int(rows[a])
-        first, second = ([normalise(t) for t in c.cast(pa.binary()).to_pylist()] for c in pair)
+        first, second = (normalise(c.cast(pa.binary()).to_pylist()) for c in pair)
         yield row, first, second
 
 

@@ -1,15 +1,8 @@
-"""Words: text normalised, cut into words and hashed, a batch of rows at a time.
-
-Normalised text is NFKC, case-folded, with punctuation, white space and control characters as separators; symbols with
-a meaning of their own (`+ = < $ €`) stay, and every ideograph or kana is a word, so that texts without spaces have
-shingles too. Everything after normalisation is array work over the whole batch: no Python object per word.
-"""
+"""Words of normal forms (`normal.py`), hashed a batch of rows at a time: array work, no Python object per word."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,56 +11,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 SPACE = 0x20
-_SEPARATES = ("P", "Z", "C", "Sk")
-"""Unicode categories that separate words: punctuation, white space, control, modifier symbols (`^` and backtick)."""
-_IDEOGRAPH = re.compile(
-    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\U00020000-\U0003ffff]"
-)
-"""Scripts written without spaces: each character counts as a word."""
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
-
-
-def _separates(char: str) -> bool:
-    return unicodedata.category(char).startswith(_SEPARATES)
-
-
-class _Characters(dict[int, str]):
-    """What each character becomes; filled as characters are met."""
-
-    def __missing__(self, code: int) -> str:
-        char = chr(code)
-        if _separates(char):
-            text = " "
-        elif _IDEOGRAPH.match(char):
-            text = f" {char} "
-        else:
-            text = char
-        self[code] = text
-        return text
-
-
-_CHARACTERS = _Characters()
-_ASCII = bytes(
-    SPACE if i < 0x80 and _separates(chr(i)) else (ord(chr(i).lower()) if i < 0x80 else i) for i in range(256)
-)
-
-
-def normalise(text: bytes | None) -> bytes:
-    """Normalised UTF-8: words apart by one or more spaces."""
-    if not text:
-        return b""
-    if text.isascii():
-        return text.translate(_ASCII)
-    s = unicodedata.normalize("NFKC", text.decode("utf-8", "replace")).casefold()
-    if not unicodedata.is_normalized("NFKC", s):  # case-folding can undo it
-        s = unicodedata.normalize("NFKC", s)
-    s = _NOT_ASCII.sub(lambda m: m.group().translate(_CHARACTERS), s)
-    return s.encode().translate(_ASCII)
 
 
 def text_digest(*parts: bytes) -> bytes:
-    """16 bytes that name normalised texts, whatever their spacing (`a+b` is `a + b`)."""
-    return hashlib.blake2b(b"\0".join(p.replace(b" ", b"") for p in parts), digest_size=16).digest()
+    """16 bytes that name normal forms, in their order."""
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
 
 
 @dataclass(frozen=True)

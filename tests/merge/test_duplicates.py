@@ -19,12 +19,13 @@ from gra_hpc.merge import fuzzy, signing
 from gra_hpc.merge.candidates import LEADERS, candidate_pairs
 from gra_hpc.merge.index import Index
 from gra_hpc.merge.job import merge_round
-from gra_hpc.merge.words import Hashes, normalise, windows, word_hashes
+from gra_hpc.merge.normal import normalise
+from gra_hpc.merge.words import Hashes, windows, word_hashes
 from gra_hpc.rundir import RunDir
 
 
 def shingle_set(instruction: str, response: str, size: int = 5) -> set[tuple[bytes, ...]]:
-    words = normalise(f"{instruction} {response}".encode()).split()
+    words = b" ".join(normalise([instruction.encode(), response.encode()])).split()
     return {tuple(words[i : i + size]) for i in range(max(1, len(words) - size + 1))} if words else set()
 
 
@@ -35,7 +36,7 @@ def survivors(samples: list, seeds: list, threshold: float) -> tuple[set[str], d
     seen: dict[bytes, str] = {}
     beaten: dict[str, str] = {}
     for s in ranked:
-        key = b"\0".join(b"".join(normalise(t.encode()).split()) for t in (s.instruction, s.response))
+        key = b"\0".join(normalise([s.instruction.encode(), s.response.encode()]))
         if key in seen and s.id not in protected:
             beaten[s.id] = seen[key]
         seen.setdefault(key, s.id)
@@ -202,7 +203,7 @@ def test_minhash_of_real_windows_estimates_jaccard() -> None:
     for _ in range(300):
         t = text(rng, 150)
         rows_ += [t, change(t, [20, 60, 100])]
-    shingles = windows(word_hashes([normalise(t.encode()) for t in rows_]), 5, short=True)
+    shingles = windows(word_hashes(normalise(t.encode() for t in rows_)), 5, short=True)
     s = signing.minhash(shingles, signing.Banding(32, 4))
     a, b = shingle_set("", rows_[0]), shingle_set("", rows_[1])
     true = len(a & b) / len(a | b)

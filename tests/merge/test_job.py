@@ -472,6 +472,21 @@ def test_planted_benchmark_questions_are_found(tmp_path: Path) -> None:
     assert len(source["sha256"]) == 64 and not source["revision"]
 
 
+def test_rows_that_differ_in_a_sign_or_an_operator_are_other_rows(tmp_path: Path) -> None:
+    bench = tmp_path / "b.txt"
+    bench.write_text("Compute 3-5.\nWhat is 12 + 34?\n")
+    different = ["the square of -3?", "the square of 3?", "Is 2.1 greater?", "Is 21 greater?", "x != y", "x = y",
+                 "a - b", "a & b", "12/4*1", "12-4*1", "Compute 35."]  # fmt: skip
+    same = [("Compute 7 * (8+9)", "compute 7*(8 + 9)."), ("Is x>=2?", "is x ≥ 2")]
+    run = make_run(tmp_path / "run", [seed(0)], shards=1, decontamination__sources=[str(bench)])
+    asked = [*different, *(t for pair in same for t in pair), "COMPUTE 3 - 5", "what is 12+34"]
+    publish_shard(run, 1, 0, [sample(i, t, "So be it.") for i, t in enumerate(asked)])
+    assert merge_round(run, 1).dropped == {
+        "contaminated": 2, "exact": 2, "fuzzy": 0, "semantic": 0, "surplus": 0,
+    }  # fmt: skip
+    assert set(different) < {r["instruction"] for r in rows(run.round(1).kept)}
+
+
 def test_a_benchmark_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     bench = tmp_path / "bench"
     bench.mkdir()
