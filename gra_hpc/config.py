@@ -248,7 +248,8 @@ class DecontaminationConfig:
     sources: list[str] = field(default_factory=list)
     """Benchmark files (jsonl, json, csv, tsv, txt, also compressed; parquet, arrow), directories or Hub dataset ids."""
     ngram: int = 13
-    """Rows that share a run of this many words with a benchmark are removed."""
+    """Rows that share a run of this many words with a benchmark are removed; shorter texts match an instruction as a
+    whole."""
 
 
 @dataclass

@@ -61,6 +61,9 @@ _OPENING, _CLOSING = b"([{", b")]}"
 _JUDGED = b".:!'#\\-*"
 """Judged by their neighbours; brackets are too, afterwards."""
 
+_ENDS = (*(bytes((i,)) for i in _ALWAYS + _OPENING + _CLOSING + b"-"), "\u00d7".encode())
+"""Of a normal form: symbols that wait for a word."""
+
 
 class _Characters(dict[int, str]):
     """What each character outside ASCII becomes; filled as characters are met."""
@@ -99,6 +102,11 @@ _IS_SYMBOL = bytes(i in _ALWAYS + _OPENING + _CLOSING + _JUDGED + bytes((_GLUE, 
 def normalise(texts: Iterable[bytes | None]) -> list[bytes]:
     """Normal forms of texts, UTF-8: words with one space between. What is not UTF-8 becomes U+FFFD; none: empty."""
     return _symbols([_characters(t) if t else b"" for t in texts])
+
+
+def joined(first: bytes, second: bytes) -> bytes:
+    """One normal form of two: a symbol that ends the first belongs to the word that follows (`3 +4 =` and `7`)."""
+    return first + (b" " if first and second and not first.endswith(_ENDS) else b"") + second
 
 
 def _characters(text: bytes) -> bytes:

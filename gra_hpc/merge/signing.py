@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gra_hpc.merge import decontaminate, index
 from gra_hpc.merge.index import Index, Unit
-from gra_hpc.merge.normal import normalise
+from gra_hpc.merge.normal import joined, normalise
 from gra_hpc.merge.words import Hashes, mix, text_digest, windows, word_hashes
 from gra_hpc.merge.workers import Workers
 
@@ -121,9 +121,7 @@ def texts(
 
 def shingles(instructions: list[bytes], responses: list[bytes], size: int) -> Hashes:
     """Hashes of the word shingles of instruction and response together."""
-    return windows(
-        word_hashes([a + b" " + b for a, b in zip(instructions, responses, strict=True)]), size, short=True
-    )
+    return windows(word_hashes(list(map(joined, instructions, responses))), size, short=True)
 
 
 def _sign_unit(asked: tuple[Unit, Signing]) -> np.ndarray:
@@ -138,13 +136,13 @@ def _sign_unit(asked: tuple[Unit, Signing]) -> np.ndarray:
         digests += [text_digest(a, b) for a, b in zip(instructions, responses, strict=True)]
         if not what.banding and prepared is None:
             continue
-        words = word_hashes([a + b" " + b for a, b in zip(instructions, responses, strict=True)])
+        words = word_hashes(list(map(joined, instructions, responses)))
         if what.banding:
             s = windows(words, what.shingle, short=True)
             counts.append(s.counts.astype(np.uint32))
             keys.append(band_keys(minhash(s, what.banding), what.banding))
         if prepared is not None and unit.part.accepted_only:  # the pool stays as it is
-            hits.append(row + prepared.hits(words, instructions))
+            hits.append(row + prepared.hits(words, instructions, responses))
     _put(what.digests, unit.start * 16, b"".join(digests))
     if what.banding and keys:
         _put(what.counts, unit.start * 4, np.concatenate(counts).tobytes())

@@ -119,11 +119,11 @@ class Steps:
             dropped.add("surplus", surplus)
 
     def _decontaminate(self, benchmarks: Benchmarks, suspects: np.ndarray) -> None:
-        """Drop every suspect that shares a span with a benchmark, with the benchmark and the span."""
+        """Drop every suspect that meets a benchmark, with the benchmarks and what it shares with each."""
         import numpy as np
 
         ix = self.ix
-        ranks, details, by_source = [], [], dict.fromkeys(benchmarks.pins, 0)
+        ranks, details, by_source = [], [], dict.fromkeys((b.source for b in benchmarks.each), 0)
         for unit in ix.units():
             a, b = np.searchsorted(suspects, [unit.start, unit.start + unit.rows])
             if a == b:
@@ -132,10 +132,11 @@ class Steps:
             for row, instructions, responses in signing.texts(unit, rows=rows):
                 at = int(np.searchsorted(rows, row))
                 for k, (i, r) in enumerate(zip(instructions, responses, strict=True)):
-                    match = benchmarks.match(i, r)
-                    if match:
+                    matches = benchmarks.match(i, r)
+                    if matches:
                         ranks.append(int(ix.rank[rows[at + k]]))
-                        details.append(str(match))
+                        details.append("; ".join(map(str, matches)))
+                    for match in matches:
                         by_source[match.benchmark] += 1
         order = np.argsort(np.array(ranks, np.int64))
         drop = np.array(ranks, np.int64)[order]
@@ -144,14 +145,14 @@ class Steps:
         self.found["decontamination"] = {
             "sources": [
                 {
-                    "source": s,
-                    "sha256": pin.sha256,
-                    "revision": pin.revision,
-                    "texts": benchmarks.counts[s],
-                    "unread": benchmarks.unread[s],
-                    "dropped": by_source[s],
+                    "source": b.source,
+                    "sha256": b.pin.sha256,
+                    "revision": b.pin.revision,
+                    "texts": len(b.texts),
+                    "unread": b.unread,
+                    "dropped": by_source[b.source],
                 }
-                for s, pin in benchmarks.pins.items()
+                for b in benchmarks.each
             ],
             "ngram": benchmarks.size,
             "dropped": len(drop),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,12 @@ from fabricate import (
     text,
 )
 
-from gra_hpc import storage
+from gra_hpc import benchmark_files, storage
 from gra_hpc.errors import ConfigError, FingerprintError, IncompleteError, ReleaseError
+from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.describe import merge_described
 from gra_hpc.merge.job import merge_round
+from gra_hpc.merge.normal import normalise
 from gra_hpc.rundir import RunDir
 
 
@@ -470,6 +473,59 @@ def test_planted_benchmark_questions_are_found(tmp_path: Path) -> None:
     (source,) = step["sources"]
     assert (source["source"], source["texts"], source["dropped"]) == (str(bench), 5, 3)
     assert len(source["sha256"]) == 64 and not source["revision"]
+
+
+def test_benchmarks_meet_rows_across_the_border_as_wholes_and_each_for_itself(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    shared, answered, long = (
+        text(rng, 30),
+        text(rng, 24),
+        "Which is 12+34, 7 * (8-9), or x != y? " + text(rng, 9),
+    )
+    benches = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
+    short = "Name seven wonders of the ancient world."
+    benches[0].write_text(f"{shared}\n{answered}\n{short}\nyes\nWhat is 3 + 4 = 7\n")
+    benches[1].write_text(
+        json.dumps({"q": f"First of all: {shared}"}) + "\n" + json.dumps({"q": long}) + "\n"
+    )
+    run = make_run(tmp_path / "run", [seed(0)], shards=1, decontamination__sources=[*map(str, benches)])
+    words = answered.split()
+    publish_shard(run, 1, 0, [
+        sample(0, f"Tell me: {shared}"),
+        sample(1, f"Go on: {' '.join(words[:8])}", f"{' '.join(words[8:16])}, and that is all."),
+        sample(2, long.replace("12+34", "12 + 34").replace("7 * (8-9)", "7*(8 - 9)").upper()),
+        sample(3, response=short.lower()),
+        sample(4, "What is 3+4 =", "7"),
+        sample(5, response="Yes!"),
+        sample(6, f"Go on: {' '.join(words[:8])}", f"{' '.join(words[12:20])}, and that is all."),
+    ])  # fmt: skip
+    summary = merge_round(run, 1)
+    lost = {r["id"]: r["detail"] for r in rows(run.round(1).dropped)}
+    assert set(lost) == {sample(i).id for i in range(5)}
+    first, second = lost[sample(0).id].split("; ")
+    assert first.startswith("a.txt:1 instruction words 3-32: ")
+    assert second.startswith("b.jsonl:1 instruction words 3-32: ")
+    assert lost[sample(1).id].startswith("a.txt:2 instruction and response words 3-18: ")
+    assert lost[sample(2).id].startswith("b.jsonl:2 instruction words 1-")
+    assert lost[sample(3).id].startswith("a.txt:3 response words 1-7: ")
+    assert lost[sample(4).id] == 'a.txt:5 instruction and response words 1-5: "what is 3 +4 =7"'
+    step = summary.manifest["steps"]["decontamination"]
+    assert [s["dropped"] for s in step["sources"]] == [4, 2] and step["dropped"] == 5
+
+
+def test_long_contamination_is_matched_in_no_time(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    long = text(rng, 20_000)
+    (tmp_path / "b.txt").write_text(f"{long}\n" + "again and " * 5000)
+    source = str(tmp_path / "b.txt")
+    benchmarks = Benchmarks({source: benchmark_files.find(source)}, 13)
+    ask, answer = normalise([b"Repeat:", long.encode()])
+    began = time.process_time()
+    (match,) = benchmarks.match(ask, answer)
+    assert (match.field, match.begin, match.end) == ("response", 0, 20_000)
+    (match,) = benchmarks.match(b"repeat", b"and again " * 9000)
+    assert match.end - match.begin >= 9998
+    assert time.process_time() - began < 5
 
 
 def test_rows_that_differ_in_a_sign_or_an_operator_are_other_rows(tmp_path: Path) -> None:
