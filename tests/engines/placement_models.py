@@ -1,11 +1,15 @@
-"""Stated models and loads for the tests of placement."""
+"""Stated models and loads for the tests of placement; placements of them, and what must hold of each."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from gra_hpc.config import ModelConfig, Residency
 from gra_hpc.engines.hosts import Space
 from gra_hpc.engines.load import ModelLoad, usual_load
 from gra_hpc.engines.model_facts import ModelFacts, stated_facts
 from gra_hpc.engines.performance import GB, Constants, Need, constants_for
+from gra_hpc.engines.placement import EnginePlace, NodeSpec, Placement, Solution, solve
 
 LLAMA_8B = stated_facts(parameters=8.03e9, layers=32, heads=32, kv_heads=8, intermediate=14336)
 QWEN_7B = stated_facts(parameters=7.62e9, layers=28, heads=28, kv_heads=4, intermediate=18944)
@@ -38,3 +42,47 @@ def space(
     constants = constants or constants_for("", memory_gb)
     needs = sorted((need(n, f) for n, f in facts.items()), key=lambda n: -n.facts.weight_bytes)
     return Space(tuple(needs), devices, memory_gb * GB * constants.device_share, constants)
+
+
+A100_8 = NodeSpec("gpu", 8, 80)
+
+
+def solved(
+    facts: dict[str, ModelFacts],
+    node: NodeSpec,
+    residency: Residency = Residency.auto,
+    pins: dict[str, dict[str, Any]] | None = None,
+    **options: Any,
+) -> Solution:
+    pins = pins or {}
+    models = {n: ModelConfig(path=n, **pins.get(n, pins.get("*", {}))) for n in facts}
+    return solve(models, facts, node, options.pop("load", {}), residency, **options)
+
+
+def check(solution: Solution, node: NodeSpec) -> None:
+    """What must hold of every placement on GPUs: devices exist, memory suffices in every turn, heads divide."""
+    placement = solution.placement
+    assert len({e.name for e in placement.engines}) == len(placement.engines)
+    for e in placement.engines:
+        assert len(e.devices) == e.tensor_parallel
+        assert set(e.devices) <= set(range(node.devices))
+        need = next(n for n in solution.model.needs if n.name == e.model)
+        assert need.facts.can_split(e.tensor_parallel)
+        fixed = need.fixed_bytes(e.tensor_parallel, solution.model.constants)
+        least = need.kv_least(e.tensor_parallel)
+        given = e.memory_fraction * node.memory_gb * GB
+        assert given + 0.002 * node.memory_gb * GB >= fixed + max(least, e.kv_cache_bytes)
+    for turn in {e.turn for e in placement.engines}:
+        for d in range(node.devices):
+            here = [e for e in placement.engines if d in e.devices and e.turn == turn]
+            assert sum(e.memory_fraction for e in here) <= 0.921
+            if len(here) > 1:  # neighbours are told their bytes, since vLLM measures memory while others load
+                embedders = [n.name for n in solution.model.needs if not n.generates]
+                assert all(e.kv_cache_bytes for e in here if e.model not in embedders)
+
+
+def by_model(placement: Placement) -> dict[str, list[EnginePlace]]:
+    out: dict[str, list[EnginePlace]] = {}
+    for e in placement.engines:
+        out.setdefault(e.model, []).append(e)
+    return out
