@@ -25,6 +25,10 @@ class Seat:
     calls: float = 1.0
     """Calls in flight that it gets, against other replicas of its model: as many as they."""
 
+    def batch(self, constants: Constants) -> float:
+        """Calls that its KV cache holds, and that it may run at once."""
+        return rate_curve(self.need, self.tensor_parallel, constants, len(self.devices)).batch(self.kv_bytes)
+
     @property
     def host_bytes(self) -> float:
         """Host memory, beside what every engine takes."""

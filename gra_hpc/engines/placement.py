@@ -267,7 +267,7 @@ def _placement(rota: Rota, node: NodeSpec, constants: Constants) -> Placement:
                     kv_cache_bytes=kv,
                     turn=number,
                     embeds=not e.need.generates,
-                    batch=round(e.rate.batch) if e.need.generates else 0,
+                    batch=round(e.batch(constants)) if e.need.generates else 0,
                     weight=round(max(1.0, e.calls), 1),
                 )
             )

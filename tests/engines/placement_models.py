@@ -63,7 +63,10 @@ def check(solution: Solution, node: NodeSpec) -> None:
     """What must hold of every placement on GPUs: devices exist, memory suffices in every turn, heads divide."""
     placement = solution.placement
     assert len({e.name for e in placement.engines}) == len(placement.engines)
+    hosts = [h for turn in solution.rota.turns for h in turn.engines]
+    room = {e.name: h.batch(solution.model.constants) for e, h in zip(placement.engines, hosts, strict=True)}
     for e in placement.engines:
+        assert e.batch == (0 if e.embeds else round(room[e.name]))
         assert len(e.devices) == e.tensor_parallel
         assert set(e.devices) <= set(range(node.devices))
         need = next(n for n in solution.model.needs if n.name == e.model)

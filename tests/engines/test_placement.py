@@ -62,6 +62,17 @@ def test_running_calls_are_no_more_than_the_window_gives() -> None:
     assert min(weights) < max(weights)  # engines that share a GPU are given fewer calls
 
 
+@pytest.mark.parametrize("node", [A100_8, NodeSpec("cpu", cores=8)])
+def test_how_many_calls_a_kv_cache_holds_does_not_hang_on_the_window(node: NodeSpec) -> None:
+    """Engines are admitted calls by it: what the window gives on average must not be their limit."""
+    facts = {"a": SMOLLM2} if node.kind == "cpu" else {"a": LLAMA_8B}
+    usual = constants_for(node.device_type, node.memory_gb, node.kind)
+    narrow = solved(facts, node, constants=replace(usual, window=4)).placement.engines
+    wide = solved(facts, node, constants=replace(usual, window=4096)).placement.engines
+    assert {e.batch for e in narrow} == {e.batch for e in wide}
+    assert min(e.batch for e in narrow) > 50
+
+
 def test_five_8b_models_on_four_40_gb_gpus_stay_awake_by_splitting_some() -> None:
     node = NodeSpec("gpu", 4, 40)
     solution = solved(FIVE, node)
