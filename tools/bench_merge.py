@@ -2,7 +2,7 @@
 """Measure the merge on synthetic corpora in which the duplicates are known (`merge_corpus.py`).
 
     python tools/bench_merge.py --rows 100000 --semantic
-    python tools/bench_merge.py --rows 10000000 --shards 100 --dir /scratch/bench
+    python tools/bench_merge.py --rows 10000000 --shards 100 --dir /scratch/bench --release
     python tools/bench_merge.py --rows 100000 1000000 --datatrove VENV/bin/python
     python tools/bench_merge.py --rows 100000 --semantic --semhash VENV/bin/python
 
@@ -102,6 +102,32 @@ from gra_hpc.rundir import RunDir
 logging.basicConfig(level=logging.INFO, format="  %(message)s", stream=sys.stderr)
 print(merge_round(RunDir.existing(sys.argv[1]), 1))
 """
+
+
+_RELEASE = """
+import sys
+from pathlib import Path
+from gra_hpc.release.build import build
+from gra_hpc.rundir import RunDir
+build(RunDir.existing(Path(sys.argv[1])))
+"""
+
+
+def release(path: Path) -> dict[str, Any]:
+    """Build the release of a merged corpus, and verify it."""
+    run = path / "release"
+    shutil.rmtree(run, ignore_errors=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    built = watch([sys.executable, "-c", _RELEASE, str(path)], env=env)
+    checked = watch([sys.executable, "-m", "gra_hpc.cli", "release", "verify", str(path)], env=env)
+    size = sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
+    return {
+        "seconds": round(built.seconds, 1),
+        "peak_mb": round(built.peak_mb),
+        "bytes": size,
+        "verify_seconds": round(checked.seconds, 1),
+        "verify_peak_mb": round(checked.peak_mb),
+    }
 
 
 def measure(path: Path, rows: int) -> dict[str, Any]:
@@ -278,6 +304,7 @@ def main() -> None:
         "--shards", type=int, default=0, help="shards of the corpus (default: 100,000 rows each)"
     )
     parser.add_argument("--semantic", action="store_true", help="with embeddings, and the semantic step")
+    parser.add_argument("--release", action="store_true", help="also build and verify the release")
     parser.add_argument(
         "--dir", type=Path, help="where corpora are kept and used again (default: a temporary directory)"
     )
@@ -303,6 +330,8 @@ def main() -> None:
                 (path / "done").touch()
                 print(f"corpus of {rows:,} rows made in {time.monotonic() - began:.0f} s", file=sys.stderr)
             result = measure(path, rows)
+            if args.release:
+                result["release"] = release(path)
             if args.datatrove:
                 result["datatrove"] = against_datatrove(path, rows, args.datatrove, result)
             if args.semhash and args.semantic:

@@ -192,7 +192,7 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
     from gra_hpc.ledger import Ledger
     from gra_hpc.merge.columns import column
     from gra_hpc.plan import Plan
-    from gra_hpc.records import ACCEPTED, sample_schema
+    from gra_hpc.records import ACCEPTED, call_schema, sample_schema
     from gra_hpc.rundir import RunDir
 
     path, number, shards, total, embedded = asked
@@ -217,20 +217,28 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
                 "response": response,
                 "score": pa.array(np.round(8 + 2 * uniform(i, 8), 2)),
                 "status": pa.repeat(ACCEPTED, len(i)),
+                "generator": pa.repeat("m", len(i)),
                 "embedding": column(embeddings(i, t)) if embedded else pa.nulls(len(i), pa.binary()),
             }
             columns = [
                 given[f.name].cast(f.type) if f.name in given else pa.nulls(len(i), f.type) for f in schema
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    calls = shard.calls("bench")
+    pq.write_table(call_schema().empty_table(), calls)
     manifest = {
         "fingerprint": Plan.load(run).fingerprint,
         "round": 1,
         "shard": number,
         "attempt": "bench",
         "samples": publish.table_entry(file),
-        "calls": None,
+        "calls": publish.table_entry(calls),
         "ledger": Ledger(planned=len(rows), accepted=len(rows)).to_dict(),
+        "attempts": [],
+        "tokens": {},
+        "timings": {"started": 0.0, "ended": 0.0},
+        "engines": {"engines": {}},
+        "host": "",
     }
     shard.manifest.write_bytes(storage.to_json(manifest))
     return len(rows)
@@ -238,10 +246,10 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
 
 def make_corpus(path: Path, rows: int, shards: int, semantic: bool) -> None:
     """A planned run whose shards are published."""
-    from gra_hpc import presets
+    from gra_hpc import __version__, presets
     from gra_hpc.config import MemberConfig, ModelConfig, RunConfig, SeedsConfig
     from gra_hpc.merge.workers import Workers
-    from gra_hpc.plan import ModelPin, Plan, RoundPlan
+    from gra_hpc.plan import ModelPin, Plan, RoundPlan, frozen
     from gra_hpc.records import digest
     from gra_hpc.rundir import RunDir
     from gra_hpc.seeds import write_records
@@ -255,7 +263,9 @@ def make_corpus(path: Path, rows: int, shards: int, semantic: bool) -> None:
     run.path.mkdir(parents=True)
     run.config.write_text(presets.dump(config), encoding="utf-8")
     pin = ModelPin("synthetic", "synthetic", "", "") if semantic else None
-    plan = Plan(digest("bench", rows, shards), {}, "bench", 0.0, shards, 0, 0, 0, {}, pin)
+    models = {"none": ModelPin("none", "synthetic", "", "")}
+    what = frozen(config, digest("bench", rows, shards), {"none": "synthetic"}, pin, {})
+    plan = Plan(digest(what), what, __version__, 0.0, shards, 0, 0, 0, models, pin)
     run.plan.write_text(json.dumps(asdict(plan)), encoding="utf-8")
     write_records(run.seeds, [])
     RoundPlan(1, rows, shards).save(run.round(1))
