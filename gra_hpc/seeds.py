@@ -38,6 +38,7 @@ from pathlib import Path
 import orjson
 
 from gra_hpc.config import DOMAINS, SeedsConfig
+from gra_hpc.control_tokens import CONTROL_TOKENS
 from gra_hpc.errors import ReleaseError, SeedError
 from gra_hpc.records import Record, digest, record_schema, seed_id
 from gra_hpc.seed_layout import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
@@ -56,14 +57,6 @@ SYNONYMS = {
     "creation": "creative creative_writing writing creative_generation story_writing content_creation brainstorming",
 }
 """Other names of the domains, by domain."""
-
-CONTROL_TOKENS = re.compile(
-    r"<\|[A-Za-z][\w.\-]{0,60}\|>"  # <|im_start|>, <|eot_id|>, <|endoftext|>, <|start_header_id|>, <|user|>
-    r"|<｜[^<>｜\s]{1,60}｜>"  # the same with the wide bars of DeepSeek
-    r"|\[/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT)\]"
-    r"|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos)>"
-)
-"""Special tokens of chat templates, written out."""
 
 BATCH = 8192
 """Rows written to, or read from, a Parquet table at once."""

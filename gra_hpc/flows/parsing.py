@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from gra_hpc.control_tokens import CONTROL_TOKENS
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
 
 _FENCE = re.compile(r"\A```[\w-]*\n(.*?)\n?```\s*\Z", re.S)
@@ -32,9 +33,9 @@ def text(answer: str) -> str:
     """Free text without a wrapping fence, label or quotes.
 
     Raises:
-        Unparsable: when nothing is left.
+        Unparsable: when nothing is left, or when it holds a control token.
     """
-    out = answer.strip()
+    out = verbatim(answer)
     if m := _FENCE.match(out):
         out = m.group(1).strip()
     for wrapping in _WRAPPING:
@@ -50,11 +51,13 @@ def verbatim(answer: str) -> str:
     """A response as it is, without outer white space.
 
     Raises:
-        Unparsable: when nothing is left.
+        Unparsable: when nothing is left, or when it holds a control token.
     """
     out = answer.strip()
     if not out:
         raise Unparsable("empty answer")
+    if found := CONTROL_TOKENS.search(out):
+        raise Unparsable(f"control token {found[0]}")
     return out
 
 

@@ -63,16 +63,16 @@ async def generate_instruction(
 
 async def review_instruction(sample: Sample, ask: Ask) -> bool:
     """Step 2a: one zero from any Reviewer rejects the sample, before its response is paid for."""
-    answers = await together(
-        [
-            ask(q.REVIEW_INSTRUCTION, member, f"reviewer-{i}", instruction=sample.instruction)
-            for i, member in enumerate(sample.roles.reviewers, 1)
-        ]
-    )
-    sample.instruction_reviews = [
-        InstructionReview(member, scores, comment)
-        for member, (scores, comment) in zip(sample.roles.reviewers, answers, strict=True)
-    ]
+    found: dict[int, InstructionReview] = {}
+
+    async def review(seat: int, member: str) -> None:
+        question = ask(q.REVIEW_INSTRUCTION, member, f"reviewer-{seat}", instruction=sample.instruction)
+        found[seat] = InstructionReview(member, *await question)
+
+    try:
+        await together([review(i, member) for i, member in enumerate(sample.roles.reviewers, 1)])
+    finally:  # where one has no answer, the others' reviews are kept with the failed sample
+        sample.instruction_reviews = [found[i] for i in sorted(found)]
     if all(r.passed for r in sample.instruction_reviews):
         return True
     zeros = [c for c in INSTRUCTION_CRITERIA if any(r.scores[c] == 0 for r in sample.instruction_reviews)]
@@ -83,7 +83,7 @@ async def review_instruction(sample: Sample, ask: Ask) -> bool:
 async def judge_response(sample: Sample, ask: Ask, method: MethodConfig) -> None:
     """Steps 2b to 4: the Reviewers score, the committee decides, the Adjudicator settles, a summary is attached."""
     if method.review_response:
-        sample.reviews = await review_response(sample, ask)
+        await review_response(sample, ask)
         result = consensus(sample.reviews, method)
         sample.mean, sample.sd, sample.score = result.mean, result.sd, result.mean
         if result.decision is Decision.reject:
@@ -94,24 +94,18 @@ async def judge_response(sample: Sample, ask: Ask, method: MethodConfig) -> None
     return None
 
 
-async def review_response(sample: Sample, ask: Ask) -> list[Review]:
+async def review_response(sample: Sample, ask: Ask) -> None:
     """Step 2b: six scores from every Reviewer."""
-    answers = await together(
-        [
-            ask(
-                q.REVIEW_RESPONSE,
-                member,
-                f"reviewer-{i}",
-                instruction=sample.instruction,
-                response=sample.response,
-            )
-            for i, member in enumerate(sample.roles.reviewers, 1)
-        ]
-    )
-    return [
-        Review(member, scores, comment)
-        for member, (scores, comment) in zip(sample.roles.reviewers, answers, strict=True)
-    ]
+    found: dict[int, Review] = {}
+    texts = {"instruction": sample.instruction, "response": sample.response}
+
+    async def review(seat: int, member: str) -> None:
+        found[seat] = Review(member, *await ask(q.REVIEW_RESPONSE, member, f"reviewer-{seat}", **texts))
+
+    try:
+        await together([review(i, member) for i, member in enumerate(sample.roles.reviewers, 1)])
+    finally:
+        sample.reviews = [found[i] for i in sorted(found)]
 
 
 async def settle(sample: Sample, ask: Ask, method: MethodConfig) -> bool:

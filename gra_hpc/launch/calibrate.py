@@ -134,7 +134,9 @@ def _tables(shards: list[tuple[Path, dict[str, Any]]]) -> tuple[pa.Table, pa.Tab
         for d, m in shards
     ]
     samples = [
-        pq.read_table(d / m["samples"]["file"], columns=["status", "instruction_reviews", "mean", "verdict"])
+        pq.read_table(
+            d / m["samples"]["file"], columns=["status", "stage", "instruction_reviews", "mean", "verdict"]
+        )
         for d, m in shards
     ]
     return pa.concat_tables(calls), pa.concat_tables(samples)
@@ -142,7 +144,7 @@ def _tables(shards: list[tuple[Path, dict[str, Any]]]) -> tuple[pa.Table, pa.Tab
 
 def _method(calls: pa.Table, samples: pa.Table) -> dict[str, Any]:
     """Acceptance and sizes of the steps. What did not occur is left to the defaults."""
-    from gra_hpc.records import ACCEPTED, INSTRUCTION_CRITERIA
+    from gra_hpc.records import ACCEPTED, FAILED, INSTRUCTION_CRITERIA
 
     sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
     questions: dict[str, set[str]] = defaultdict(set)
@@ -162,7 +164,8 @@ def _method(calls: pa.Table, samples: pa.Table) -> dict[str, Any]:
             for step, s in sizes.items()
         }
     }
-    seen = [r["instruction_reviews"] for r in rows if r["instruction_reviews"]]
+    judged = [r for r in rows if (r["status"], r["stage"]) != (FAILED, "instruction_review")]
+    seen = [r["instruction_reviews"] for r in judged if r["instruction_reviews"]]
     passed = sum(all(review[c] == 1 for review in reviews for c in INSTRUCTION_CRITERIA) for reviews in seen)
     reviewed = [r for r in rows if r["mean"] is not None]
     for name, part, whole in (

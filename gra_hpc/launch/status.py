@@ -10,12 +10,13 @@ from typing import Any
 
 from gra_hpc import presets
 from gra_hpc.attempt import Heartbeat
-from gra_hpc.errors import LaunchError
+from gra_hpc.errors import LaunchError, ReleaseError, StorageError
 from gra_hpc.launch.logs import Finder, last_words
 from gra_hpc.launch.rounds import rounds_of, shards_of
 from gra_hpc.ledger import Ledger
 from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.rundir import RunDir, ShardDir
+from gra_hpc.shard_manifest import ShardManifest
 from gra_hpc.slices import planned
 from gra_hpc.storage import read_json
 
@@ -191,13 +192,28 @@ class _Seen:
     dir: ShardDir
     attempts: int
     beat: Heartbeat | None
+    damaged: str = ""
+    """What is wrong with its manifest, if it has one."""
 
 
 def _look(shard: ShardDir) -> ShardStatus | _Seen:
+    damaged = ""
     if shard.manifest.is_file():
-        return _published(shard)
+        try:
+            return _published(shard)
+        except (StorageError, LookupError, TypeError, ValueError, AttributeError):
+            damaged = _damage(shard)
     names = _attempts(shard)
-    return _Seen(shard, len(names), Heartbeat.read(shard.attempt(names[-1])) if names else None)
+    return _Seen(shard, len(names), Heartbeat.read(shard.attempt(names[-1])) if names else None, damaged)
+
+
+def _damage(shard: ShardDir) -> str:
+    """What is wrong with a manifest that cannot be used."""
+    try:
+        ShardManifest.load(shard)
+    except ReleaseError as e:
+        return e.what
+    return f"{shard.manifest}: not as it was published"
 
 
 def eta(shards: list[ShardStatus]) -> float | None:
@@ -259,6 +275,9 @@ class _Judge:
             ):  # fmt: skip
                 setattr(out, key, getattr(beat, key))
             out.seconds = _own_seconds(beat.started, beat.at, beat.calls, beat.replayed)
+        if seen.damaged:
+            out.state, out.message = "failed", f"{seen.damaged}: move it away"
+            return out
         out.state = _state(beat, self.queue.shards.get((round_, seen.dir.number)), self.queue)
         if out.state in ("failed", "stopped", "waiting"):
             self._explain(out, round_, seen.dir, beat)
