@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from gra_hpc import __version__
 from gra_hpc.config import EngineKind, ModelConfig, RunConfig, SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
@@ -43,31 +45,24 @@ def python() -> Iterable[Finding]:
         yield ok(f"Python {version} ({sys.executable}), gra-hpc {__version__}")
 
 
-def packages() -> Iterable[Finding]:
-    """The package's own requirements."""
-    missing, old = [], []
-    for line in metadata.requires("gra-hpc") or []:
-        requirement, _, marker = line.partition(";")
-        if marker:
+def packages(requirements: Iterable[str] | None = None) -> Iterable[Finding]:
+    """The package's own requirements, or these (PEP 508)."""
+    found: list[str] = []
+    for line in metadata.requires("gra-hpc") or [] if requirements is None else requirements:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        name, _, least = requirement.strip().partition(">=")
         try:
-            have = metadata.version(name.strip())
+            have = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            missing.append(name.strip())
+            found.append(f"{requirement.name} missing")
             continue
-        if least and _number(have) < _number(least):
-            old.append(f"{name} {have} (needs {least})")
-    if missing or old:
-        yield failure(
-            f"packages: {', '.join([*(f'{m} missing' for m in missing), *old])}", "pip install -e ."
-        )
+        if not requirement.specifier.contains(have, prereleases=True):
+            found.append(f"{requirement.name} {have} (needs {requirement.specifier})")
+    if found:
+        yield failure(f"packages: {', '.join(found)}", "pip install -e .")
     else:
         yield ok("required packages")
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(p) for p in version.split(".")[:3] if p.isdigit())
 
 
 def interpreter(site: SiteConfig) -> Iterable[Finding]:

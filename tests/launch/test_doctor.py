@@ -129,6 +129,15 @@ def test_node(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worst(node.machine()) != FAILURE
 
 
+def test_requirements_with_ranges_markers_and_extras() -> None:
+    """As a wheel's metadata has them: `typer<0.29,>=0.15`."""
+    fine = ["typer<99,>=0.1", "rich (>=1)", 'absent>=1; extra == "gpu"', 'absent; python_version < "3"']
+    assert worst(software.packages(fine)) == OK
+    (found,) = software.packages([*fine, "typer<0.1,>=0.0.1", "absent[more]>=2"])
+    assert found.level == FAILURE
+    assert found.what.startswith("packages: typer ") and "(needs <0.1,>=0.0.1), absent missing" in found.what
+
+
 def test_software(tmp_path: Path, tiny_llama: Path) -> None:
     assert worst([*software.python(), *software.packages()]) == OK
     assert worst(software.interpreter(SiteConfig(python=sys.executable))) == OK
