@@ -74,6 +74,9 @@ _OWNED = {
 }
 """Arguments of vLLM's server that are settled elsewhere, with the setting: of the model, or of the run (with a dot)."""
 
+_DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float")
+"""What vLLM takes as `--dtype`. Its load formats grow by plug-ins: they are its own to check."""
+
 
 def _check_engine_args(name: str, engine_args: dict[str, object]) -> None:
     """Refuse arguments that would bypass what placement, the plan or the door of the engines count on."""
@@ -110,6 +113,7 @@ def check(c: RunConfig) -> None:
         )
     for name, model in c.models.items():
         need(model.path not in ("", MISSING), f"models.{name}.path", model.path, "a Hub id or a directory")
+        need(model.dtype in _DTYPES, f"models.{name}.dtype", model.dtype, f"one of {', '.join(_DTYPES)}")
         need(model.max_model_len >= 256, f"models.{name}.max_model_len", model.max_model_len, "at least 256")
         need(model.tensor_parallel >= 0, f"models.{name}.tensor_parallel", model.tensor_parallel, "0 or more")
         need(model.replicas >= 0, f"models.{name}.replicas", model.replicas, "0 or more")
