@@ -332,6 +332,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=28731, help="first loopback port of the peer's servers")
     parser.add_argument("--png", type=Path)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # engines end with us
     result = compare(args)
     if args.png:
         chart(result, args.png)
