@@ -20,7 +20,8 @@ gra_env() { # EXTRA...: .venv with the package and these extras
     [[ -x .venv/bin/python ]] || "$python" -m venv .venv
     [[ -z ${GRA_TORCH_INDEX:-} ]] || index=(--extra-index-url "$GRA_TORCH_INDEX")
     log=.venv/setup.log
-    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check "${index[@]}" \
+    # Compiled when it is imported: most of these modules never are.
+    if ! .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check "${index[@]}" \
         -e ".[$(IFS=,; echo "$*")]" >"$log" 2>&1; then
         tail -n 5 "$log" >&2
         echo "pip could not install the package (log: $log) -> if torch is missing:" \
