@@ -235,7 +235,8 @@ def make(path: Path, config: RunConfig) -> RunDir:
         before.verify(config, run)
         if before.frozen != what:
             raise FingerprintError(
-                f"{path}: planned with other seeds or models: {'; '.join(differences(before.frozen, what))}"
+                f"{path}: planned with other seeds or models: {'; '.join(differences(before.frozen, what))}",
+                "give this plan another directory, or bring back what it was planned with",
             )
         write_atomic(run.config, presets.dump(config).encode())
         return run

@@ -75,17 +75,17 @@ def _read(path: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines")
+        raise ConfigError(f"{path}: expected `key: value` lines", "gra config show  (explains every key)")
     return data
 
 
 def _layers(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     if path.resolve() in seen:
-        raise ConfigError(f"{path}: includes itself")
+        raise ConfigError(f"{path}: includes itself", "take its name out of `include:`")
     data = _read(path)
     includes = data.pop("include", [])
     if not isinstance(includes, list):
-        raise ConfigError(f"{path}: include: expected a list of preset names")
+        raise ConfigError(f"{path}: include: expected a list of preset names", f"include: [{includes}]")
     for name in includes:
         yield from _layers(find(str(name)), (*seen, path.resolve()))
     yield path, data

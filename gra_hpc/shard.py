@@ -166,7 +166,10 @@ def _run_shard(run: RunDir, round_: int, number: int, lead_s: int, signals: Sign
     round_plan = RoundPlan.load(run.round(round_))
     shard = run.round(round_).shard(number)
     if not 0 <= number < round_plan.shards:
-        raise GraError(f"shard {number}: round {round_} has shards 0 to {round_plan.shards - 1}")
+        raise GraError(
+            f"shard {number}: round {round_} has shards 0 to {round_plan.shards - 1}",
+            f"gra status {run.path}",
+        )
     if publish.is_published(shard):
         publish.sweep(shard)
         return End.already

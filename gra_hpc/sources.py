@@ -178,7 +178,10 @@ class Source:
             key = next((k for k in LISTS if isinstance(value.get(k), list)), None)
             value = value[key] if key else [value]
         if not isinstance(value, list):
-            raise SeedError(f"{path}: {type(value).__name__}, expected a list of objects")
+            raise SeedError(
+                f"{path}: {type(value).__name__}, expected a list of objects",
+                "[{...}, {...}], or one object a line in a .jsonl file",
+            )
         for number, item in enumerate(value, 1):
             self._see(item)
             yield Row(label, number, item)

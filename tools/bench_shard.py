@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -332,6 +333,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=28731, help="first loopback port of the peer's servers")
     parser.add_argument("--png", type=Path)
     args = parser.parse_args()
+    if args.png and importlib.util.find_spec("matplotlib") is None:  # known before an hour's work, not after
+        raise SystemExit("--png: matplotlib is not installed -> pip install matplotlib")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # engines end with us
     result = compare(args)
     if args.png:

@@ -111,7 +111,8 @@ class MethodRates:
                     if step not in STEPS or not isinstance(size, Mapping) or not set(size) <= names:
                         raise ConfigError(
                             f"calibration: method.steps.{step}: expected {', '.join(sorted(names))}"
-                            f" for one of {', '.join(STEPS)}"
+                            f" for one of {', '.join(STEPS)}",
+                            "gra calibrate RUN writes such a file",
                         )
                     steps[step] = replace(steps[step], **size)
                 changes[key] = steps
@@ -119,7 +120,8 @@ class MethodRates:
                 changes[key] = float(value)
             else:
                 raise ConfigError(
-                    f"calibration: method.{key}={value!r}: expected acceptance, instruction_pass, adjudicated or steps"
+                    f"calibration: method.{key}={value!r}: expected acceptance, instruction_pass, adjudicated or steps",
+                    "gra calibrate RUN writes such a file",
                 )
         return replace(self, **changes)
 

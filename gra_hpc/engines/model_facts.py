@@ -159,15 +159,20 @@ def read_facts(
             f"{file}: missing; expected a model directory with config.json", f"ls {directory}"
         ) from None
     except (OSError, orjson.JSONDecodeError) as e:
-        raise ConfigError(f"{file}: cannot be read ({e})") from None
+        raise ConfigError(
+            f"{file}: cannot be read ({e})", "gra stage ORG/NAME fetches a model anew"
+        ) from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{file}: expected a JSON object")
+        raise ConfigError(f"{file}: expected a JSON object", "gra stage ORG/NAME fetches a model anew")
     text = raw.get("text_config") or raw.get("llm_config") or raw
     layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
     heads = _number(text, "num_attention_heads", "n_head", "num_heads")
     hidden = _number(text, "hidden_size", "n_embd", "d_model")
     if not layers or not heads or not hidden:
-        raise ConfigError(f"{file}: expected num_hidden_layers, num_attention_heads and hidden_size")
+        raise ConfigError(
+            f"{file}: expected num_hidden_layers, num_attention_heads and hidden_size",
+            "models.NAME.path=DIR: one of a language model that vLLM knows",
+        )
     kv_heads = _number(text, "num_key_value_heads", "num_kv_heads", "multi_query_group_num") or heads
     head_dim = _number(text, "head_dim") or hidden // heads
     stored_dtype = str(raw.get("dtype") or raw.get("torch_dtype") or text.get("torch_dtype") or "bfloat16")

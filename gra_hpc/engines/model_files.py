@@ -64,15 +64,18 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         value = orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise EngineError(f"{path}: missing; a model directory has config.json and safetensors") from None
+        raise EngineError(
+            f"{path}: missing; a model directory has config.json and safetensors",
+            "gra stage ORG/NAME fetches a model whole",
+        ) from None
     except OSError as e:
         raise EngineError(f"{path}: {e.strerror}") from None
     except orjson.JSONDecodeError as e:
         raise EngineError(
-            f"{path}: not valid JSON ({e})", f"gra stage again, or fetch {directory.name} anew"
+            f"{path}: not valid JSON ({e})", "gra stage ORG/NAME fetches a model anew"
         ) from None
     if not isinstance(value, dict):
-        raise EngineError(f"{path}: expected a JSON object")
+        raise EngineError(f"{path}: expected a JSON object", "gra stage ORG/NAME fetches a model anew")
     return value
 
 

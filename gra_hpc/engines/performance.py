@@ -130,7 +130,8 @@ class Constants:
                 fields = {f.name for f in dataclasses.fields(Device)}
                 if unknown := set(value) - fields:
                     raise ConfigError(
-                        f"calibration: device.{min(unknown)}: expected one of {', '.join(sorted(fields))}"
+                        f"calibration: device.{min(unknown)}: expected one of {', '.join(sorted(fields))}",
+                        "gra calibrate RUN writes such a file",
                     )
                 changes[key] = dataclasses.replace(self.device, **value)
             elif key == "speed" and isinstance(value, Mapping):
@@ -139,7 +140,8 @@ class Constants:
                 changes[key] = value
             else:
                 raise ConfigError(
-                    f"calibration: {key}={value!r}: expected a number for one of {', '.join(sorted(known))}"
+                    f"calibration: {key}={value!r}: expected a number for one of {', '.join(sorted(known))}",
+                    "gra calibrate RUN writes such a file",
                 )
         return dataclasses.replace(self, **changes)
 

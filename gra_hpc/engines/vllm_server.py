@@ -94,7 +94,10 @@ def check(spec: EngineSpec, directory: Path) -> None:
     python = spec.engine.python
     if python:
         if not os.access(python, os.X_OK):
-            raise EngineError(f"engine.python={python}: not an executable file")
+            raise EngineError(
+                f"engine.python={python}: not an executable file",
+                "engine.python=/path/to/python: one that has vllm, or '' for this one",
+            )
     elif importlib.util.find_spec("vllm") is None:
         raise EngineError("vllm is not installed", f"pip install 'gra-hpc[{spec.kind}]'")
     model_files.check_files(directory, spec.model, chat=not place.embeds)
@@ -108,7 +111,8 @@ def check(spec: EngineSpec, directory: Path) -> None:
         )
     if len(place.devices) < degree:
         raise EngineError(
-            f"engine {name}: tensor_parallel={degree} needs {degree} devices, has {len(place.devices)}"
+            f"engine {name}: tensor_parallel={degree} needs {degree} devices, has {len(place.devices)}",
+            f"set models.{place.model}.tensor_parallel lower, or ask for more (site.gpus_per_node)",
         )
     if spec.kind == "cpu":
         weights = sum(f.stat().st_size for f in model_files.weight_files(directory))
@@ -121,7 +125,10 @@ def check(spec: EngineSpec, directory: Path) -> None:
                 f"set models.{place.model}.kv_cache_gb lower, or ask for more memory (site.memory_gb)",
             )
     if len(os.fsencode(spec.socket)) > SOCKET_PATH_MAX:
-        raise EngineError(f"{spec.socket}: longer than a Unix socket's path may be ({SOCKET_PATH_MAX} bytes)")
+        raise EngineError(
+            f"{spec.socket}: longer than a Unix socket's path may be ({SOCKET_PATH_MAX} bytes)",
+            "site.local_dir=/tmp, or another short path",
+        )
 
 
 def free_memory() -> int:

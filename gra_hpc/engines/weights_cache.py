@@ -234,5 +234,6 @@ def _make_room(home: Path, size: int, budget_gb: float) -> None:
     if sum(sizes.values()) + size > budget or free < size:
         raise EngineError(
             f"{home}: no room for {size / 1e9:.1f} GB of weights ({free / 1e9:.1f} GB free, "
-            f"{sum(sizes.values()) / 1e9:.1f} of {budget / 1e9:.1f} GB taken by copies in use)"
+            f"{sum(sizes.values()) / 1e9:.1f} of {budget / 1e9:.1f} GB taken by copies in use)",
+            "site.copy_weights=false reads them from where they are; site.copy_weights_gb allows more",
         )

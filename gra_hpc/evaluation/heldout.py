@@ -57,7 +57,10 @@ def rows_of(
     encoded = [encode(tokenizer, messages) for messages in found.conversations]
     fitting = [e for e in encoded if len(e.input_ids) <= config.model.max_model_len]
     if not fitting:
-        raise SeedError(f"{benchmark.path}: no row of at most {config.model.max_model_len} tokens")
+        raise SeedError(
+            f"{benchmark.path}: no row of at most {config.model.max_model_len} tokens",
+            "set model.max_model_len higher",
+        )
     left_out = dict(found.refused)
     if len(fitting) < len(encoded):
         left_out["longer than model.max_model_len"] = len(encoded) - len(fitting)

@@ -148,7 +148,10 @@ def rows_of(config: ExperimentConfig, patterns: Sequence[str] = ()) -> list[Row]
         ]
         for data in axes[1]:
             if config.data[data].of and config.data[data].of not in config.data:
-                raise ConfigError(f"data.{data}.of={config.data[data].of}: no such variant")
+                raise ConfigError(
+                    f"data.{data}.of={config.data[data].of}: no such variant",
+                    f"one of {', '.join(config.data)}",
+                )
         found |= dict.fromkeys(
             Row(s, d, b, config.data[d].of) for s in axes[0] for d in axes[1] for b in axes[2]
         )

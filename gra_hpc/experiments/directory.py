@@ -119,6 +119,9 @@ def evaluate_config(made: ExperimentDir, config: ExperimentConfig, row: Row, see
     else:
         model = config.bases[row.base].finetune.get("model", {})
         if not model.get("path"):
-            raise ConfigError(f"bases.{row.base}.finetune.model.path: a value is required")
+            raise ConfigError(
+                f"bases.{row.base}.finetune.model.path: a value is required",
+                f"bases.{row.base}.finetune.model.path=ORG/NAME",
+            )
         path = model["path"]
     return evaluation.compose(preset, list(words(merge(settings, {"model": {"path": path}}))), config.cluster)

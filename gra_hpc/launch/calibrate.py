@@ -66,7 +66,10 @@ def measure(run: RunDir) -> dict[str, Any]:
     """
     config, plan = presets.load(run.config), Plan.load(run)
     if config.engine.kind is EngineKind.simulated:
-        raise ConfigError(f"{run.path}: its engines were simulated: nothing to measure")
+        raise ConfigError(
+            f"{run.path}: its engines were simulated: nothing to measure",
+            "gra plan ANOTHER_RUN engine.kind=vllm",
+        )
     shards = [
         (path.parent, read_json(path)) for path in sorted(run.round(1).shards.glob("[0-9]*/manifest.json"))
     ]

@@ -68,7 +68,10 @@ def finish_round(run: RunDir, number: int) -> str:
     plan, config = Plan.load(run), presets.load(run.config)
     plan.verify(config, run)
     if number not in rounds_of(plan, config.method.rounds):
-        raise IncompleteError(f"round {number}: this run has rounds {rounds_of(plan, config.method.rounds)}")
+        raise IncompleteError(
+            f"round {number}: this run has rounds {rounds_of(plan, config.method.rounds)}",
+            f"gra status {run.path}",
+        )
     for shard in (run.round(number).shard(s) for s in range(shards_of(run, plan, number))):
         if shard.attempts.is_dir() and is_published(shard):
             sweep(shard)  # it died between its manifest and this
