@@ -43,6 +43,8 @@ from merge_corpus import (
     truth,
 )  # fmt: skip
 
+from gra_hpc.plan import code_digest
+
 
 @dataclass
 class Watched:
@@ -323,11 +325,12 @@ def main() -> None:
             path = (
                 args.dir or Path(temporary)
             ) / f"corpus-{rows}-{shards}{'-semantic' if args.semantic else ''}"
-            if not (path / "done").exists():
+            done = path / "done"
+            if not done.exists() or done.read_text() != code_digest():  # the run is one of the present code
                 shutil.rmtree(path, ignore_errors=True)
                 began = time.monotonic()
                 make_corpus(path, rows, shards, args.semantic)
-                (path / "done").touch()
+                done.write_text(code_digest())
                 print(f"corpus of {rows:,} rows made in {time.monotonic() - began:.0f} s", file=sys.stderr)
             result = measure(path, rows)
             if args.release:
