@@ -326,11 +326,13 @@ def main() -> None:
                 args.dir or Path(temporary)
             ) / f"corpus-{rows}-{shards}{'-semantic' if args.semantic else ''}"
             done = path / "done"
-            if not done.exists() or done.read_text() != code_digest():  # the run is one of the present code
+            if (
+                not done.exists() or done.read_text(encoding="utf-8") != code_digest()
+            ):  # the run is one of the present code
                 shutil.rmtree(path, ignore_errors=True)
                 began = time.monotonic()
                 make_corpus(path, rows, shards, args.semantic)
-                done.write_text(code_digest())
+                done.write_text(code_digest(), encoding="utf-8")
                 print(f"corpus of {rows:,} rows made in {time.monotonic() - began:.0f} s", file=sys.stderr)
             result = measure(path, rows)
             if args.release:
