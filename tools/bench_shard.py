@@ -21,6 +21,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import select
 import signal
 import statistics
 import subprocess
@@ -29,12 +30,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from replay import Captured, Replayed, drive
 
-from gra_hpc.engines import vllm_server
+from gra_hpc.engines import guard, vllm_server
 from gra_hpc.engines.hosting import pinned_models, plan_engines
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import Placement
@@ -76,6 +78,43 @@ def specs_of(captured: Captured, directory: Path) -> list[EngineSpec]:
     return specs
 
 
+@contextlib.contextmanager
+def guarded(spec: EngineSpec, argv: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with an engine, under the guard of a shard's engines: it ends with us, however we end, and leaves no
+    process and no shared memory."""
+    state = spec.private.with_suffix(".json")
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        guard.__file__,
+        "--state",
+        str(state),
+        "--private",
+        str(spec.private),
+    ]
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [*command, "--", *argv],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=vllm_server.environment(spec, os.environ),
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    try:
+        yield process
+    finally:
+        process.stdin.close()  # which the guard notices
+        process.wait()
+
+
+def died(what: str, log: Path) -> SystemExit:
+    """An engine that ended by itself."""
+    return SystemExit(f"{what} ended:\n{log.read_text(encoding='utf-8')[-2000:]}")
+
+
 class Offline:
     """vLLM's `LLM` in a process of its own, with the server's settings; a context manager."""
 
@@ -101,36 +140,34 @@ class Offline:
                 "max_num_batched_tokens": longest,
             }
         settings |= {str(k).replace("-", "_"): v for k, v in spec.model.engine_args.items()}
-        self.log = spec.private / "raw.log"
-        self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), "raw"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log.open("w", encoding="utf-8"),
-            env=vllm_server.environment(spec, os.environ),
-            start_new_session=True,
-            text=True,
-        )
-        self.say(settings)
+        self.settings = settings
+        self.log = spec.private.with_suffix(".raw.log")
 
     def __enter__(self) -> Offline:
-        self.hear()  # it has started
+        pipes = [self.spec.private.with_suffix(end) for end in (".in", ".out")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        with contextlib.ExitStack() as stack:
+            argv = [sys.executable, str(SCRIPT), "raw", *map(str, pipes)]
+            self.process = stack.enter_context(guarded(self.spec, argv, self.log))
+            # For reading and writing, or opening would wait for the other side, which may have died.
+            self.ours = [stack.enter_context(os.fdopen(os.open(p, os.O_RDWR), "r+b", 0)) for p in pipes]
+            self.say(self.settings)
+            self.hear()  # it has started
+            self.ends = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        end_group(self.process)
+        self.ends.close()
 
     def say(self, what: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
+        self.ours[0].write(json.dumps(what).encode() + b"\n")
 
     def hear(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("raw vLLM ended:\n" + self.log.read_text(encoding="utf-8")[-2000:])
-        found: dict[str, Any] = json.loads(line)
+        while not select.select([self.ours[1]], [], [], 1.0)[0]:
+            if self.process.poll() is not None:
+                raise died("raw vLLM", self.log)
+        found: dict[str, Any] = json.loads(self.ours[1].readline())
         return found
 
 
@@ -142,38 +179,24 @@ def ask_offline(offline: Sequence[Offline], calls: list[dict[str, Any]]) -> dict
     return {k: (max if k == "seconds" else sum)(f[k] for f in found) for k in found[0]}
 
 
-def end_group(process: subprocess.Popen[Any]) -> None:
-    """End a process and its session."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-
-
 @contextlib.contextmanager
 def tcp_server(spec: EngineSpec, port: int) -> Iterator[str]:
     """The same server on a TCP port of the loopback device, for clients that know no Unix sockets."""
     argv = list(vllm_server.launch(spec).argv)
     at = argv.index("--uds")
     argv[at : at + 2] = ["--host", "127.0.0.1", "--port", str(port)]
-    log = (spec.private / "server.log").open("w", encoding="utf-8")
-    process = subprocess.Popen(
-        argv, env=vllm_server.environment(spec, os.environ), stdout=log, stderr=log, start_new_session=True
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
+    spec = replace(spec, private=spec.private.with_name(f"{spec.private.name}-tcp"))
+    spec.private.mkdir()
+    log = spec.private.with_suffix(".log")
+    url = f"http://127.0.0.1:{port}"
+    with guarded(spec, argv, log) as process:
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2):
                 break
             if process.poll() is not None:
-                raise SystemExit(
-                    "server ended:\n" + (spec.private / "server.log").read_text(encoding="utf-8")[-2000:]
-                )
+                raise died("server", log)
             time.sleep(0.5)
         yield url
-    finally:
-        end_group(process)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What `bench_shard.py` starts beside itself: vLLM offline, a peer's pipeline, and a look at a server's load.
 
-    PYTHON tools/bench_shard_ways.py raw                     PYTHON has vllm; reads JSON lines, answers JSON lines
+    PYTHON tools/bench_shard_ways.py raw IN OUT              PYTHON has vllm; two named pipes, JSON lines in and out
     PYTHON tools/bench_shard_ways.py datatrove CALLS DIR URLS    PYTHON has datatrove[io] aiofiles httpx
     PYTHON tools/bench_shard_ways.py watch ADDRESS...        counts running calls until its input is closed
 
@@ -12,7 +12,6 @@ URLS: JSON, a server by model.
 from __future__ import annotations
 
 import json
-import os
 import re
 import select
 import socket
@@ -31,17 +30,16 @@ STAGES = {
 """The peer's three stages by the seat that is asked; the summary belongs to the last one."""
 
 
-def raw() -> None:
+def raw(questions: Path, results: Path) -> None:
     """Offline `LLM.chat`, in vLLM's default mode: all calls in one batch, those with the longest answers first."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # vLLM talks on stdout
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
     began = time.perf_counter()
-    llm = LLM(**json.loads(sys.stdin.readline()))
+    lines, out = questions.open(encoding="utf-8"), results.open("w", encoding="utf-8")
+    llm = LLM(**json.loads(lines.readline()))
     print(json.dumps({"start_seconds": time.perf_counter() - began}), file=out, flush=True)
-    for line in sys.stdin:
+    for line in lines:
         calls = sorted(json.loads(line), key=lambda c: -c["completion_tokens"])
         settings = []
         for c in calls:
@@ -185,7 +183,7 @@ def running(address: str) -> float:
 if __name__ == "__main__":
     kind, *rest = sys.argv[1:]
     if kind == "raw":
-        raw()
+        raw(Path(rest[0]), Path(rest[1]))
     elif kind == "watch":
         print(json.dumps(watch(rest)))
     else:
