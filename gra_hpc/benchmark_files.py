@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from gra_hpc import hub
 from gra_hpc.errors import ConfigError
-from gra_hpc.sources import LINES, NOT_DATA, TABLES
+from gra_hpc.source_files import LINES, NOT_DATA, TABLES
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -221,7 +221,7 @@ class SeedsConfig:
     """The seed dataset and the rules for its records."""
 
     path: str = MISSING
-    """File or directory (jsonl, json, csv, parquet), or a Hub dataset id. Relative paths start at the working
+    """File or directory (jsonl, json, csv, tsv, parquet; text also compressed), or a Hub dataset id. Relative paths start at the working
     directory, then at `configs/`."""
     name: str = ""
     """Configuration name of a Hub dataset."""

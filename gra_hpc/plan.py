@@ -207,9 +207,10 @@ def make(path: Path, config: RunConfig) -> RunDir:
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
     seed_set = seed_module.load(config.seeds, scratch=config.site.scratch)
     if not seed_set.seeds:
+        first = seed_set.rejects[0]  # there is one: a source without records is refused before
         raise SeedError(
-            f"{config.seeds.path}: no usable record ({len(seed_set.rejects)} rejected: "
-            f"{seed_set.rejects[0].reason if seed_set.rejects else 'the file is empty'})",
+            f"{config.seeds.path}: no usable record; {len(seed_set.rejects)} rejected, the first at"
+            f" {first.file} line {first.line}: {first.reason}: {first.detail}",
             "check seeds.path and seeds.fields",
         )
     pins, embed = pin_models(config), pin_embed(config)

@@ -7,11 +7,13 @@ import functools
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from gra_hpc.errors import SeedError
 from gra_hpc.presets import nearest
-from gra_hpc.sources import Source, excerpt
+from gra_hpc.source_files import excerpt
+from gra_hpc.sources import Source
 
 NOT_OBJECT, UNKNOWN_LAYOUT = "not_an_object", "unknown_layout"
 WRONG_TYPE, EMPTY = "wrong_type", "empty_instruction"
@@ -198,7 +200,7 @@ def text(value: object, name: str, numbers: bool = False) -> str:
         return ""
     if isinstance(value, str):
         return value.strip()
-    if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if numbers and isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         return str(value)
     raise Refused(WRONG_TYPE, f"{name} is a {type(value).__name__}, expected text", value)
 

@@ -42,7 +42,8 @@ from gra_hpc.control_tokens import CONTROL_TOKENS
 from gra_hpc.errors import ReleaseError, SeedError
 from gra_hpc.records import Record, digest, record_schema, seed_id
 from gra_hpc.seed_layout import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
-from gra_hpc.sources import ENCODING, Row, Source, excerpt
+from gra_hpc.source_files import excerpt
+from gra_hpc.sources import ENCODING, Row, Source
 from gra_hpc.storage import fsync_dir, fsync_file, room, write_atomic
 
 OVERSIZED, CONTROL_TOKEN, DUPLICATE = "oversized", "control_token", "duplicate"

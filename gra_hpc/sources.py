@@ -1,17 +1,21 @@
 """Rows out of any dataset: JSONL, JSON, CSV, TSV and Parquet files, directories of them, and `datasets`.
 
 Text is decoded and split here, line by line, so that one bad line costs one row: such a row carries a `Problem` instead
-of a value. Only what cannot be read at all raises a `SeedError`.
+of a value. Only what cannot be read at all raises a `SeedError`. Which files a path stands for: `source_files`.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import logging
+import lzma
 import os
 import re
+import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,7 +23,7 @@ import orjson
 
 from gra_hpc import hub
 from gra_hpc.errors import SeedError
-from gra_hpc.presets import config_dirs
+from gra_hpc.source_files import COMPRESSED, LINES, TABLES, data_files, excerpt, find, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,16 +36,13 @@ LINE_BYTES = 16 << 20
 ARROW_BATCH = 1024
 """Rows of Parquet and `datasets` that are decoded at once."""
 
-LINES, TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (*LINES, ".json", *TABLES, ".parquet")
-
 LISTS = ("data", "train", "examples", "records", "rows")
 """Keys under which a JSON object holds its records."""
-
-NOT_DATA = ("manifest.json", "dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
-"""Files beside the data that have one of its suffixes."""
+SPLITS = ("train", "validation", "valid", "val", "dev", "test", "eval")
+"""Keys of a JSON object that `seeds.split` chooses from."""
 
 BOM = b"\xef\xbb\xbf"
+_LONG_NUMBER = re.compile(rb"\d{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +65,6 @@ class Row:
     """First line of the row in a text file; elsewhere its number. Both start at 1."""
     value: Any = None
     problem: Problem | None = None
-
-
-def excerpt(value: object, length: int = 100) -> str:
-    """The start of a value on one line, printable."""
-    if isinstance(value, bytes):
-        text = value[: 4 * length].decode("utf-8", "replace")
-    else:
-        text = value if isinstance(value, str) else str(value)
-    text = " ".join(text[: 4 * length].split())
-    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 class Source:
@@ -123,23 +113,25 @@ class Source:
             label = excerpt(file.name)
             try:
                 yield from self._file(file, label)
-            except OSError as e:
-                raise SeedError(f"{file}: {e.strerror or e}", "check seeds.path") from None
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as e:  # the last three: damaged archives
+                why = getattr(e, "strerror", None) or e
+                raise SeedError(f"{file}: {why}", "check seeds.path") from None
 
     def _file(self, path: Path, label: str) -> Iterator[Row]:
-        if path.suffix == ".parquet":
+        kind, compression = kind_of(path)
+        if kind == ".parquet":
             yield from self._parquet(path, label)
             return
-        with path.open("rb") as f:
+        with COMPRESSED.get(compression, open)(path, "rb") as f:
             head = f.read(4)
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise SeedError(
                     f"{path}: UTF-16, expected UTF-8", f"iconv -f UTF-16 -t UTF-8 {path} > new{path.suffix}"
                 )
             f.seek(len(BOM) if head.startswith(BOM) else 0)
-            if path.suffix in TABLES:
-                rows = self._csv(f, path, label)
-            elif path.suffix in LINES or _is_lines(f):
+            if kind in TABLES:
+                rows = self._csv(f, path, label, TABLES[kind])
+            elif kind in LINES or _is_lines(f):
                 rows = self._jsonl(f, label)
             else:
                 rows = self._json(f, path, label)
@@ -155,7 +147,7 @@ class Source:
             if not line:  # a blank line is no record
                 continue
             try:
-                value = orjson.loads(line)
+                value = _loads(line)
             except orjson.JSONDecodeError as e:
                 yield Row(label, number, problem=_json_problem(line, e))
                 continue
@@ -167,7 +159,7 @@ class Source:
         if not data.strip():
             return
         try:
-            value = orjson.loads(data)
+            value = _loads(data)
         except orjson.JSONDecodeError as e:
             problem = _json_problem(data, e)
             raise SeedError(
@@ -175,7 +167,7 @@ class Source:
                 "expected a list of objects; one per line: use .jsonl",
             ) from None
         if isinstance(value, dict):
-            key = next((k for k in LISTS if isinstance(value.get(k), list)), None)
+            key = self._records_key(value, path)
             value = value[key] if key else [value]
         if not isinstance(value, list):
             raise SeedError(
@@ -186,16 +178,34 @@ class Source:
             self._see(item)
             yield Row(label, number, item)
 
-    def _csv(self, f: IO[bytes], path: Path, label: str) -> Iterator[Row]:
+    def _records_key(self, value: dict[str, Any], path: Path) -> str | None:
+        """The key under which an object holds its records; none: it is one record itself.
+
+        Raises:
+            SeedError: several keys hold records, and `seeds.split` does not choose between them.
+        """
+        key = next(
+            (k for k in (self.split, *LISTS) if k in LISTS + SPLITS and isinstance(value.get(k), list)), None
+        )
+        held = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        if key and set(held) - {key} and not (key == self.split and set(held) <= set(SPLITS)):
+            raise SeedError(
+                f"{path}: records under {', '.join(held)}: expected under one key",
+                "give each list a file of its own",
+            )
+        return key
+
+    def _csv(self, f: IO[bytes], path: Path, label: str, delimiter: str) -> Iterator[Row]:
         csv.field_size_limit(LINE_BYTES)
-        reader = csv.reader(_csv_lines(f, path), delimiter=TABLES[path.suffix], strict=True)
+        reader = csv.reader(_csv_lines(f, path), delimiter=delimiter, strict=True)
         try:
-            header = [name.strip() for name in next(reader, [])]
+            header = [name.strip() for name in next((row for row in reader if row), [])]
         except csv.Error as e:
-            raise SeedError(f"{path} line 1: not a CSV header ({e})") from None
+            raise SeedError(f"{path} line {reader.line_num}: not a CSV header ({e})") from None
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
-            raise SeedError(f"{path} line 1: column {excerpt(twice[0]) or '(empty name)'} is there twice")
+            where = f"{path} line {reader.line_num}"
+            raise SeedError(f"{where}: column {excerpt(twice[0]) or '(empty name)'} is there twice")
         self.columns.update(dict.fromkeys(header))
         while True:
             start = reader.line_num + 1
@@ -280,42 +290,21 @@ class Source:
             self.columns.update(dict.fromkeys(value))
 
 
-def find(path: str) -> Path | None:
-    """The local file or directory that a path stands for, or none if it is a Hub dataset id.
+def _loads(data: bytes) -> Any:
+    """Parsed JSON, numbers with all their digits.
 
     Raises:
-        SeedError: neither a path that exists nor the form of an id.
+        orjson.JSONDecodeError: not JSON.
     """
-    for base in (Path(), *config_dirs()):
+    value = orjson.loads(data)
+    if _LONG_NUMBER.search(data):  # orjson would round it to a float of 64 bits
         try:
-            candidate = base / Path(path).expanduser()
-            if path and candidate.exists():
-                return candidate
-        except (OSError, ValueError, RuntimeError):  # a name too long, a NUL in it, no home directory
-            break
-    if (
-        Path(path).suffix not in SUFFIXES
-        and re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", path)
-        and not path.startswith(".")
-    ):
-        return None
-    looked = ", ".join(str(d) for d in (Path.cwd(), *config_dirs()))
-    raise SeedError(f"seeds.path={excerpt(path)}: no such file or directory", f"looked in {looked}")
-
-
-def data_files(path: Path) -> list[Path]:
-    """The data files of a path; none if it is a directory that `datasets` has to open.
-
-    Raises:
-        SeedError: a file of an unknown kind.
-    """
-    if path.is_dir():
-        return sorted(
-            p for p in path.iterdir() if p.suffix in SUFFIXES and p.name not in NOT_DATA and p.is_file()
-        )
-    if path.suffix not in SUFFIXES:
-        raise SeedError(f"{path}: unknown kind of file", f"expected one of {', '.join(SUFFIXES)}")
-    return [path]
+            return json.loads(data, parse_float=Decimal)
+        except RecursionError:
+            return value
+        except ValueError as e:  # more digits than Python takes
+            raise orjson.JSONDecodeError(str(e), "", 0) from None
+    return value
 
 
 def _lines(f: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:

@@ -118,7 +118,7 @@ def needs(config: RunConfig) -> Iterator[Need]:
     scorer = config.release.diagnostics.scorer
     if scorer and not Path(scorer).expanduser().is_dir():
         yield Need(_id(scorer, "release.diagnostics.scorer"), "model", "scorer of the diagnostics")
-    from gra_hpc.sources import find
+    from gra_hpc.source_files import find
 
     if find(config.seeds.path) is None:
         yield Need(_id(config.seeds.path, "seeds.path"), "dataset", "seeds", config.seeds.revision)

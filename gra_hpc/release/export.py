@@ -52,7 +52,7 @@ def export(release: Path, form: str, target: Path) -> list[Path]:
         The files with rows, one per split.
 
     Raises:
-        ReleaseError: no release there, or an unknown form.
+        ReleaseError: no release there, one whose data are not as its manifest says, or an unknown form.
         StorageError: no room.
     """
     if form not in SUFFIX:
@@ -62,8 +62,16 @@ def export(release: Path, form: str, target: Path) -> list[Path]:
     try:
         manifest = storage.read_json(release / NAME)
         name, splits = manifest["name"], list(manifest["splits"])
-    except (OSError, KeyError, TypeError):
+        said = {n: f["bytes"] for n, f in manifest["files"].items() if n.startswith("data/")}
+    except (OSError, KeyError, TypeError, AttributeError):
         raise ReleaseError(f"{release}: not a release (no {NAME})", f"gra release verify {release}") from None
+    there = {f"data/{p.name}": p.stat().st_size for p in release.glob("data/*.parquet")}
+    for file in sorted(said.keys() | there.keys()):
+        if said.get(file) != there.get(file):
+            raise ReleaseError(
+                f"{release / file}: not as the manifest says; nothing was exported",
+                f"gra release verify {release}",
+            )
     return export_splits(release, name, splits, form, target)
 
 

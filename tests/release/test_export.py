@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def test_chat_opens_with_datasets(built: RunDir, tmp_path: Path) -> None:
     data = datasets.load_dataset("json", data_files=str(train), cache_dir=str(tmp_path / "c"), split="train")
     assert [tuple(t["content"] for t in m) for m in data["messages"]] == pairs(built.release, "train")
     assert [t["role"] for t in data[0]["messages"]] == ["user", "assistant"]
+
+
+def test_a_release_without_all_of_its_data_is_not_exported(built: RunDir, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    shutil.copytree(built.release, release)
+    (train, _) = export(release, "chat", tmp_path / "out")
+    before = train.read_bytes()
+    next(release.glob("data/train-*.parquet")).unlink()
+    with pytest.raises(ReleaseError, match=r"data/train-.*: not as the manifest says"):
+        export(release, "chat", tmp_path / "out")
+    assert train.read_bytes() == before
 
 
 def test_llama_factory_finds_every_file(built: RunDir, tmp_path: Path) -> None:

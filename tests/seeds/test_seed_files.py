@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import orjson
@@ -164,6 +167,59 @@ def test_directory_of_files(tmp_path: Path) -> None:
     result = load_file(tmp_path)
     assert [s.source for s in result.seeds] == ["a.jsonl:1", "b.csv:2", "c.parquet:1"]
     assert [(r.file, r.line) for r in result.rejects] == [("a.jsonl", 2)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".XZ", lzma.compress)]
+)
+def test_compressed_text(tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]) -> None:
+    lines = b'{"instruction": "a"}\nbroken\n{"instruction": "b"}\n'
+    (tmp_path / f"s.jsonl{suffix}").write_bytes(compress(lines))
+    (tmp_path / f"t.json{suffix}").write_bytes(compress(lines))
+    (tmp_path / f"u.csv{suffix}").write_bytes(compress(b"instruction\nc\n"))
+    result = load_file(tmp_path)
+    assert [s.instruction for s in result.seeds] == ["a", "b", "c"]  # the rest of `t` are duplicates
+    (tmp_path / f"s.jsonl{suffix}").write_bytes(compress(lines)[:-9])
+    with pytest.raises(SeedError, match=r"s\.jsonl"):
+        load_file(tmp_path)
+
+
+def test_nothing_in_a_directory_is_left_over_unsaid(tmp_path: Path) -> None:
+    (tmp_path / "A.JSONL").write_text('{"instruction": "a"}\n')
+    assert load_file(tmp_path).seeds[0].instruction == "a"
+    for other in ("sub/b.jsonl", "b.jsonl.zst"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_text('{"instruction": "b"}\n')
+        with pytest.raises(SeedError, match=f"{other} would not be read beside A.JSONL"):
+            load_file(tmp_path)
+        (tmp_path / other).unlink()
+
+
+def test_a_json_object_of_several_lists(tmp_path: Path) -> None:
+    path, records = tmp_path / "s.json", [[{"instruction": word}] for word in "abc"]
+    path.write_text(json.dumps(dict(zip(("test", "train", "dev"), records, strict=True))))
+    assert [s.instruction for s in load_file(path).seeds] == ["b"]
+    assert [s.instruction for s in load_file(path, split="test").seeds] == ["a"]
+    path.write_text(json.dumps(dict(zip(("data", "train"), records[:2], strict=True))))
+    with pytest.raises(SeedError, match="records under data, train: expected under one key"):
+        load_file(path)
+
+
+def test_numbers_keep_their_digits(tmp_path: Path) -> None:
+    long, fraction = str(2**100 - 1), "3.14159265358979323846"
+    for name, form in (("s.jsonl", "{}\n{}\n"), ("s.json", "[{}, {}]")):
+        records = [f'{{"instruction": "q{n}", "answer": {n}}}' for n in (long, fraction)]
+        (tmp_path / name).write_text(form.format(*records))
+        assert [s.response for s in load_file(tmp_path / name).seeds] == [long, fraction]
+    (tmp_path / "s.jsonl").write_text(
+        f'{{"instruction": "q", "answer": {"9" * 5000}}}\n{{"instruction": "b"}}\n'
+    )
+    assert reasons(load_file(tmp_path / "s.jsonl")) == [(1, "malformed")]
+
+
+def test_blank_lines_before_a_csv_header(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("\n\ninstruction,output\na,b\n")
+    assert load_file(tmp_path / "s.csv").seeds[0].response == "b"
 
 
 def test_relative_paths_start_here_then_at_the_configs(
