@@ -7,11 +7,10 @@ import secrets
 import socket
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from gra_hpc.errors import StorageError
 from gra_hpc.rundir import AttemptDir, ShardDir
-from gra_hpc.storage import fsync_dir, read_json, room, to_json
+from gra_hpc.storage import fsync_dir, read_object, room, to_json
 
 
 def job_id() -> str:
@@ -113,11 +112,11 @@ class Heartbeat:
     def read(cls, attempt: AttemptDir) -> Heartbeat | None:
         """The last heartbeat of an attempt, if it wrote one."""
         try:
-            data: dict[str, Any] = read_json(attempt.heartbeat)
-        except (OSError, StorageError):
+            data = read_object(attempt.heartbeat)
+            known = cls.__dataclass_fields__
+            return cls(**{k: v for k, v in data.items() if k in known})
+        except (OSError, StorageError, TypeError):
             return None
-        known = cls.__dataclass_fields__
-        return cls(**{k: v for k, v in data.items() if k in known})
 
 
 def stuck(shard: ShardDir, than: AttemptDir) -> bool:

@@ -221,8 +221,8 @@ class SeedsConfig:
     """The seed dataset and the rules for its records."""
 
     path: str = MISSING
-    """File or directory (jsonl, json, csv, tsv, parquet; text also compressed), or a Hub dataset id. Relative paths start at the working
-    directory, then at `configs/`."""
+    """File or directory (jsonl, json, csv, tsv, parquet; text also compressed), or a Hub dataset id. Relative paths
+    start at the working directory, then at `configs/`."""
     name: str = ""
     """Configuration name of a Hub dataset."""
     split: str = "train"
@@ -465,7 +465,7 @@ class RunConfig:
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     """The seed dataset."""
     models: dict[str, ModelConfig] = field(default_factory=dict)
-    """The pool's models, by name."""
+    """The pool's models, by name; those without a seat on the committee are left out."""
     committee: dict[str, MemberConfig] = field(default_factory=dict)
     """The committee's members, by name. Empty: every model is a member under its own name."""
     method: MethodConfig = field(default_factory=MethodConfig)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gra_hpc.errors import GraError
-from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.errors import GraError, ReleaseError
+from gra_hpc.records import ACCEPTED, CRITERIA, FAILED, INSTRUCTION_CRITERIA, REJECTED
 from gra_hpc.rundir import RunDir
-from gra_hpc.storage import read_json
+from gra_hpc.shard_manifest import ShardManifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tuple[dict[str, Any], Path, Path]:
@@ -19,38 +22,64 @@ def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tupl
         Its row, and the shard's samples and calls tables.
 
     Raises:
-        GraError: no such sample.
+        GraError: no such sample, several, or no such status.
+        ReleaseError: a shard's manifest or table that cannot be read.
     """
-    import pyarrow.parquet as pq
-
+    if status not in (ACCEPTED, REJECTED, FAILED):
+        raise GraError(
+            f"--status {status}: expected {ACCEPTED}, {REJECTED} or {FAILED}", f"gra inspect {run.path}"
+        )
     best: tuple[dict[str, Any], Path, Path] | None = None
-    for manifest in sorted(run.path.glob("rounds/[0-9]*/shards/*/manifest.json")):
-        m = read_json(manifest)
-        samples, calls = (manifest.parent / m[k]["file"] for k in ("samples", "calls"))
-        if not wanted and m["round"] == 0:
+    found: dict[str, tuple[dict[str, Any], Path, Path]] = {}
+    for path in sorted(run.path.glob("rounds/[0-9]*/shards/[0-9]*/manifest.json")):
+        number, shard = int(path.parts[-4]), int(path.parts[-2])
+        if not wanted and number == 0:
             continue
-        for row in pq.read_table(samples, columns=_columns(samples)).to_pylist():
+        directory = run.round(number).shard(shard)
+        attempt = ShardManifest.load(directory).attempt
+        samples, calls = directory.samples(attempt), directory.calls(attempt)
+        for row in table(samples, without="embedding").to_pylist():
             if wanted:
                 if row["id"].startswith(wanted):
-                    return row, samples, calls
+                    found[row["id"]] = row, samples, calls
             elif row["status"] == status and (best is None or (row["score"] or 0) > (best[0]["score"] or 0)):
                 best = (row, samples, calls)
+    if wanted in found or len(found) == 1:
+        return found.get(wanted) or next(iter(found.values()))
+    if found:
+        ids = ", ".join(sorted(found)[:5])
+        raise GraError(f"{run.path}: {len(found)} samples begin with {wanted}: {ids}", "type more of the id")
     if best is None:
         what = f"sample {wanted}" if wanted else f"{status} sample"
         raise GraError(f"{run.path}: no published {what}", f"gra status {run.path}")
     return best
 
 
-def _columns(path: Path) -> list[str]:
+def table(path: Path, without: str = "") -> pa.Table:
+    """A table of a shard.
+
+    Args:
+        without: a column to leave out.
+
+    Raises:
+        ReleaseError: it cannot be read.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return [n for n in pq.read_schema(path).names if n != "embedding"]
+    try:
+        return pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n != without])
+    except (pa.ArrowException, OSError) as e:
+        run = path.parents[4]
+        raise ReleaseError(
+            f"{path}: not a readable table ({str(e).splitlines()[0]})",
+            f"move {path.parent / 'manifest.json'} away, then gra resume {run}",
+        ) from None
 
 
 def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
     """A sample as lines of text: roles, outcome, reviews, and every call it rests on."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     outcome = row["status"] + (f" at {row['stage']}" if row["stage"] else "")
     yield f"sample {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  domain {row['domain']}"
@@ -74,8 +103,8 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
         yield f"verdict of {row['verdict']['member']}: {_scores(row['verdict'], CRITERIA)}  {row['verdict']['comment']}"
     if row["raw"]:
         yield from _block("unusable answer", row["raw"])
-    table = pq.read_table(calls)
-    mine = table.filter(pc.starts_with(table["key"], row["id"])).sort_by("at").to_pylist()
+    asked = table(calls)
+    mine = asked.filter(pc.starts_with(asked["key"], row["id"])).sort_by("at").to_pylist()
     yield f"calls ({len(mine)}):"
     for c in mine:
         _, step, seat, attempt = c["key"].split("/")

@@ -22,7 +22,7 @@ from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.flows.prompts import prompts_digest
 from gra_hpc.records import digest
 from gra_hpc.rundir import RoundDir, RunDir
-from gra_hpc.storage import fsync_dir, fsync_file, read_json, room, to_json, write_atomic
+from gra_hpc.storage import fsync_dir, fsync_file, read_object, room, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -87,23 +87,31 @@ class Plan:
         Raises:
             GraError: when it was made by an incompatible version.
         """
-        data = read_json(run.plan)
+        data, then = read_object(run.plan), f"gra plan {run.path}-2 ..."
         if data.get("format") not in READABLE:
             raise GraError(
                 f"{run.plan}: plan format {data.get('format')}, this version reads {READABLE[0]} to {FORMAT}",
-                f"gra plan {run.path}-2 ...",
+                then,
             )
-        data["models"] = {k: ModelPin(**v) for k, v in data["models"].items()}
-        data["embed"] = ModelPin(**data["embed"]) if data["embed"] else None
-        data["benchmarks"] = {k: BenchmarkPin(**v) for k, v in data["benchmarks"].items()}
-        return cls(**data)
+        try:
+            data["models"] = {k: ModelPin(**v) for k, v in data["models"].items()}
+            data["embed"] = ModelPin(**data["embed"]) if data["embed"] else None
+            data["benchmarks"] = {k: BenchmarkPin(**v) for k, v in data["benchmarks"].items()}
+            return cls(**data)
+        except (AttributeError, KeyError, TypeError) as e:
+            raise GraError(f"{run.plan}: not a plan ({e})", then) from None
 
     def verify(self, config: RunConfig, run: RunDir) -> None:
-        """Refuse a configuration with another fingerprint.
+        """Refuse a configuration with another fingerprint, or another number of shards.
 
         Raises:
             FingerprintError: with the keys that differ.
         """
+        if config.launch.shards not in (0, self.shards):
+            raise FingerprintError(
+                f"{run.path}: launch.shards={config.launch.shards}, planned with {self.shards}",
+                f"plan a new run: gra plan {run.path}-2 ...",
+            )
         now = frozen(
             config,
             self.frozen["seeds"],
@@ -177,6 +185,14 @@ def pin_embed(config: RunConfig) -> ModelPin | None:
     return ModelPin.of(directory, ModelConfig(path=str(directory)))
 
 
+def _placeable(config: RunConfig, plan: Plan) -> None:
+    """Refuse, before anything is written, a plan whose engines fit nowhere."""
+    if config.engine.kind is EngineKind.vllm and config.method.flow is not Flow.seeds:
+        from gra_hpc.engines.hosting import plan_engines
+
+        plan_engines(config, plan)
+
+
 def _revision(directory: Path) -> str:
     """The commit of a snapshot in the Hub's cache layout (`.../snapshots/COMMIT`), else nothing."""
     return directory.name if directory.parent.name == "snapshots" else ""
@@ -239,6 +255,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
                 f"{path}: planned with other seeds or models: {'; '.join(differences(before.frozen, what))}",
                 "give this plan another directory, or bring back what it was planned with",
             )
+        _placeable(config, plan)
         write_atomic(run.config, presets.dump(config).encode())
         return run
     if plan.shards > plan.seeds:
@@ -246,6 +263,7 @@ def make(path: Path, config: RunConfig) -> RunDir:
             f"launch.shards={plan.shards}: more shards than seeds ({plan.seeds})",
             f"launch.shards={plan.seeds}",
         )
+    _placeable(config, plan)
     run.path.parent.mkdir(parents=True, exist_ok=True)
     space.check(run.path, space.needed(config, first_round(config, plan).candidates, plan.shards))
     with room(run.path):
@@ -299,12 +317,21 @@ class RoundPlan:
         Raises:
             GraError: when the round before it has not been merged yet.
         """
+        run = directory.path.parent.parent
         if not directory.plan.is_file():
+            if directory.number <= 1 or directory.shards.is_dir():
+                raise GraError(f"{directory.plan}: is missing", "bring it back, or plan a new run")
             raise GraError(
                 f"round {directory.number} is not planned yet: round {directory.number - 1} has not been merged",
-                f"gra status {directory.path.parent.parent}",
+                f"gra status {run}",
             )
-        return cls(**read_json(directory.plan))
+        data = read_object(directory.plan, "round", "candidates", "shards")
+        try:
+            return cls(**data)
+        except TypeError as e:
+            raise GraError(
+                f"{directory.plan}: not the plan of a round ({e})", f"gra plan {run}-2 ..."
+            ) from None
 
     def save(self, directory: RoundDir) -> None:
         directory.path.mkdir(parents=True, exist_ok=True)

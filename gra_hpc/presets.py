@@ -22,13 +22,10 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 from gra_hpc import config as config_module
 from gra_hpc.config import RunConfig
 from gra_hpc.config_rules import check
+from gra_hpc.config_yaml import hint_of, parsed
 from gra_hpc.errors import ConfigError
 
 C = TypeVar("C")
-
-_LOADER = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # both make plain data only; the one in C is ten times faster
 
 
 def config_dirs() -> list[Path]:
@@ -61,9 +58,9 @@ def nearest(word: str, options: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: type = RunConfig) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        data = parsed(path.read_text(encoding="utf-8"), kind)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
     except UnicodeDecodeError as e:
@@ -79,15 +76,17 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _layers(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _layers(
+    path: Path, kind: type = RunConfig, seen: tuple[Path, ...] = ()
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: includes itself", "take its name out of `include:`")
-    data = _read(path)
+    data = _read(path, kind)
     includes = data.pop("include", [])
     if not isinstance(includes, list):
         raise ConfigError(f"{path}: include: expected a list of preset names", f"include: [{includes}]")
     for name in includes:
-        yield from _layers(find(str(name)), (*seen, path.resolve()))
+        yield from _layers(find(str(name)), kind, (*seen, path.resolve()))
     yield path, data
 
 
@@ -135,7 +134,7 @@ def compose_as(kind: type[C], folder: str, preset: str, overrides: Sequence[str]
     inside = f"{folder}/{preset.removeprefix(folder + '/')}"
     known = any((d / f"{inside}.yaml").is_file() for d in config_dirs())
     cfg = OmegaConf.structured(kind)
-    for path, data in _layers(find(inside if known else preset)):
+    for path, data in _layers(find(inside if known else preset), kind):
         cfg = _merge(cfg, data, str(path), kind)
     if site:
         for path, data in _layers(find_site(site)):
@@ -145,7 +144,7 @@ def compose_as(kind: type[C], folder: str, preset: str, overrides: Sequence[str]
 
 def load_as(kind: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
     """A saved configuration of that kind, with overrides."""
-    cfg = _merge(OmegaConf.structured(kind), _read(path), str(path), kind)
+    cfg = _merge(OmegaConf.structured(kind), _read(path, kind), str(path), kind)
     return cast(C, _object(apply(cfg, overrides, kind)))
 
 
@@ -189,8 +188,15 @@ def site_names() -> list[str]:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """A saved configuration (`run.yaml`), with overrides."""
-    return _finish(apply(_merge(OmegaConf.structured(RunConfig), _read(path), str(path)), overrides))
+    """A saved configuration (`run.yaml`), with overrides.
+
+    Raises:
+        ConfigError: as `compose` does; or there is nothing in it.
+    """
+    data = _read(path)
+    if not data:
+        raise ConfigError(f"{path}: empty, expected the settings of a run", f"gra plan {path.parent}-2 ...")
+    return _finish(apply(_merge(OmegaConf.structured(RunConfig), data, str(path)), overrides))
 
 
 def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> DictConfig:
@@ -201,19 +207,26 @@ def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> 
             raise ConfigError(
                 f"{word}: expected key=value", "for example: gra plan runs/x --preset demo method.reviewers=2"
             )
+        parts = key.split(".")
+        data: Any
         try:
-            parsed = yaml.safe_load(value) if value else ""
+            data = parsed(value, hint_of(kind, parts)) if value else ""
         except yaml.YAMLError:
-            parsed = value
-        nested: Any = parsed
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        cfg = _merge(cfg, nested, "command line", kind)
+            data = value
+        for part in reversed(parts):
+            data = {part: data}
+        cfg = _merge(cfg, data, "command line", kind)
     return cfg
 
 
 def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunConfig) -> DictConfig:
     _check_keys(kind, data, "", source, kind)
+    for key, hint in get_type_hints(kind).items():
+        given, args = data.get(key), get_args(hint)
+        if isinstance(given, dict) and len(args) == 2 and dataclasses.is_dataclass(args[1]):
+            for name in list(cfg[key]) if not given else [n for n, entry in given.items() if entry is None]:
+                cfg[key].pop(name, None)  # `{}` and `null` take away what an included preset has
+            data = data | {key: {n: entry for n, entry in given.items() if entry is not None}}
     try:
         return cast(DictConfig, OmegaConf.merge(cfg, data))
     except OmegaConfBaseException as e:
@@ -262,10 +275,15 @@ def _check_shape(hint: Any, value: Any, where: str) -> None:
                 f"{where}={value!r}: expected keys below it ({some})",
                 "gra config show  (explains every key)",
             )
-    elif kind is list and not isinstance(value, list):
-        raise ConfigError(
-            f"{where}={value!r}: expected a list", f"{where.rpartition(' ')[2]}=[{value or ''}]"
-        )
+        for name, item in value.items() if kind is dict else ():
+            _check_shape(get_args(hint)[1], item, f"{where}.{name}")
+    elif kind is list:
+        if not isinstance(value, list):
+            raise ConfigError(
+                f"{where}={value!r}: expected a list", f"{where.rpartition(' ')[2]}=[{value or ''}]"
+            )
+        for n, item in enumerate(value):
+            _check_shape(get_args(hint)[0], item, f"{where}[{n}]")
     elif kind in (bool, int, float, str) and isinstance(value, (dict, list)):
         raise ConfigError(
             f"{where}={value!r}: expected one {kind.__name__}", "gra config show  (explains every key)"
@@ -325,6 +343,8 @@ def _finish(cfg: DictConfig) -> RunConfig:
     if not result.committee:
         result.committee = {name: config_module.MemberConfig(model=name) for name in result.models}
     check(result)
+    seated = {m.model for m in result.committee.values()}
+    result.models = {name: model for name, model in result.models.items() if name in seated}
     return result
 
 

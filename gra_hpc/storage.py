@@ -108,7 +108,34 @@ def read_json(path: Path) -> Any:
     try:
         return orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as e:
-        raise StorageError(f"{path}: not valid JSON ({e})") from None
+        raise StorageError(
+            f"{path}: not valid JSON ({e})", "bring the file back, then type that again"
+        ) from None
+
+
+def read_object(path: Path, *keys: str, then: str = "") -> dict[str, Any]:
+    """A JSON object that has some keys.
+
+    Args:
+        keys: with dots, those of objects inside.
+        then: what to do about another one.
+
+    Raises:
+        StorageError: naming the file, and the first key that is missing.
+        FileNotFoundError: when it does not exist.
+    """
+    data = read_json(path)
+    for key in ("", *keys):
+        value = data
+        for part in key.split(".") if key else ():
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None or not (key or isinstance(value, dict)):
+            raise StorageError(
+                f"{path}: {f'without {key}' if key else 'not an object'}",
+                then or "bring the file back, then type that again",
+            )
+    assert isinstance(data, dict)
+    return data
 
 
 def sha256(path: Path) -> str:

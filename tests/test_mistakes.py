@@ -14,9 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from gra_hpc import cli
+from gra_hpc.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent
 Gra = Callable[..., str]
@@ -175,9 +177,49 @@ def test_out_of_order(gra: Gra, preset: Path, tmp_path: Path) -> None:
     gra("submit", "r", code=0)
     assert "was started before -> gra resume" in gra("submit", "r")
     assert "abcdef" in gra("inspect", "r", "abcdef")
+    assert "launch.shards=3, planned with 1 -> plan a new run" in gra("merge", "r", "launch.shards=3")
+    assert "launch.shards=3, planned with 1 -> plan a new run" in gra(
+        "plan", "r", "--preset", preset, "launch.shards=3"
+    )
     shutil.rmtree(tmp_path / "r" / "rounds" / "01" / "shards" / "00000")
     (tmp_path / "r" / "plan.json").write_text("{")
     assert "plan.json: not valid JSON" in gra("status", "r")
+
+
+def test_samples_that_cannot_be_shown(gra: Gra, preset: Path, tmp_path: Path) -> None:
+    gra("plan", "r", "--preset", preset, code=0)
+    gra("submit", "r", code=0)
+    gra("inspect", "r", code=0)
+    assert "--status good: expected accepted, rejected or failed" in gra("inspect", "r", "--status", "good")
+    shard = RunDir(tmp_path / "r").round(1).shard(0)
+    (samples,), (calls,) = shard.path.glob("samples-*"), shard.path.glob("calls-*")
+    ids = pq.read_table(samples, columns=["id"])["id"].to_pylist()
+    twice = next(i[0] for i in ids if sum(j.startswith(i[0]) for j in ids) > 1) if len(ids) > 16 else ""
+    if twice:
+        assert f"samples begin with {twice}: " in gra("inspect", "r", twice)
+    for table in (calls, samples):
+        table.write_bytes(table.read_bytes()[:3000])
+        assert f"{table}: not a readable table" in gra("inspect", "r")
+        table.unlink()
+        assert f"{table}: not a readable table" in gra("inspect", "r")
+    shard.manifest.write_text("{}")
+    assert f"{shard.manifest}: not a shard manifest" in gra("inspect", "r")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", "null"])
+def test_a_runs_files_of_another_shape(gra: Gra, preset: Path, tmp_path: Path, content: str) -> None:
+    gra("plan", "r", "--preset", preset, code=0)
+    gra("submit", "r", code=0)
+    run = RunDir(tmp_path / "r")
+    for path in (run.round(1).manifest, run.round(1).plan, run.plan):
+        before = path.read_text()
+        path.write_text(content)
+        for command in ("merge",) if path == run.round(1).manifest else ("merge", "status"):
+            said = gra(command, "r")
+            assert str(path) in said and "->" in said
+        path.write_text(before)
+    run.config.write_text("")
+    assert f"{run.config}: empty" in gra("resume", "r", code=2)
 
 
 def test_no_slurm_here(gra: Gra, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

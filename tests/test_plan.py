@@ -9,7 +9,9 @@ import pytest
 
 from gra_hpc import plan as planning
 from gra_hpc import presets
-from gra_hpc.errors import FingerprintError, GraError, SeedError
+from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
+from gra_hpc.launch.preview import preview
+from gra_hpc.launch.submit import submit
 from gra_hpc.plan import Plan, RoundPlan, size_round
 from gra_hpc.rundir import RunDir
 from gra_hpc.slices import Pool, planned, slice_of
@@ -47,6 +49,21 @@ def test_planning_twice_is_the_same_plan(tmp_path: Path) -> None:
     again = make(tmp_path, "site.partition=gpu", "launch.window=7")
     assert again.plan.read_bytes() == before
     assert presets.load(run.config).site.partition == "gpu"  # placement may change
+
+
+def test_the_plan_of_a_run_that_is_done_says_so(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    submit(run, again=False)
+    said = "\n".join(preview(make(tmp_path)))
+    assert "pending 0" in said and "accepted 0" not in said
+
+
+def test_a_plan_that_fits_nowhere_leaves_no_run(tmp_path: Path, tiny_llama: Path) -> None:
+    words = ("engine.kind=vllm", "site.gpus_per_node=2", f"models.smollm2.path={tiny_llama}",
+             "models.smollm2.load_format=dummy")  # fmt: skip
+    with pytest.raises(ConfigError, match="gpu_memory_gb=0"):
+        make(tmp_path, *words)
+    assert not (tmp_path / "run").exists()
 
 
 def test_plans_without_models_sizes_are_still_read_others_are_not(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         ("models.smollm2.engine_args.max_num_seqs=100", "set engine.max_running instead"),
         ("models.smollm2.engine_args.uds=/tmp/x", "set by the engine itself -> leave it out"),
         ("nonsense", "expected key=value"),
+        ("engine.env={A: [1]}", "engine.env.A=[1]: expected one str"),
+        ("site.setup=[a, {b: c}]", "site.setup[1]={'b': 'c'}: expected one str"),
         ("site.setup=[echo ${USER}]", "without braces"),
         ("site.container=docker:x", "apptainer:IMAGE or pyxis:IMAGE"),
     ],
@@ -73,6 +75,38 @@ def test_engine_args_that_nothing_else_owns_are_kept() -> None:
     words = ["models.smollm2.engine_args.kv_cache_dtype=fp8", "models.smollm2.engine_args.block-size=16"]
     found = presets.compose("demo", words).models["smollm2"].engine_args
     assert found == {"block_size": 32, "kv_cache_dtype": "fp8", "block-size": 16}
+
+
+def test_texts_stay_as_they_were_typed(tmp_path: Path) -> None:
+    """YAML alone would make truth values, numbers (also octal ones) and dates of them."""
+    words = ["models.smollm2.system_role=yes", "seeds.name=no", "seeds.path=2024.10", "site.account=012_345",
+             "models.smollm2.revision=2026-01-02", "engine.env={ON: yes, N: 010}", "method.rounds=010",
+             "committee.ada.persona='null'"]  # fmt: skip
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("include: [demo]\nsite: {setup: [module load 1.10, 1.10]}\nrelease: {licence: no}\n")
+    for c in (presets.compose("demo", words), presets.compose(str(preset), words)):
+        model = c.models["smollm2"]
+        assert (model.system_role.value, model.revision) == ("yes", "2026-01-02")
+        assert (c.seeds.name, c.seeds.path, c.site.account) == ("no", "2024.10", "012_345")
+        assert (c.engine.env, c.method.rounds) == ({"ON": "yes", "N": "010"}, 10)
+        assert c.committee["ada"].persona == "null"
+    assert (c.site.setup, c.release.licence) == (["module load 1.10", "1.10"], "no")
+    (tmp_path / "run.yaml").write_text(presets.dump(c))
+    assert presets.load(tmp_path / "run.yaml") == c
+
+
+def test_members_of_an_included_preset_can_be_taken_away(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "include: [demo]\nmodels: {other: {path: /o}}\n"
+        + "committee: {eve: null, dee: null, fay: {model: other}}\n"
+    )
+    c = presets.compose(str(mine))
+    assert (list(c.committee), list(c.models)) == (["ada", "ben", "cyd", "fay"], ["smollm2", "other"])
+    c = presets.compose(str(mine), ["committee={}", "method.reviewers=1"])
+    assert {n: m.model for n, m in c.committee.items()} == {"smollm2": "smollm2", "other": "other"}
+    c = presets.compose(str(mine), ["committee.fay=null"])
+    assert list(c.models) == ["smollm2"]  # nobody needs the other
 
 
 def test_unknown_presets_and_bad_files(tmp_path: Path) -> None:

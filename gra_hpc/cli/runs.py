@@ -20,8 +20,10 @@ def plan(
     """Plan a run: read the seeds, pin the models, freeze it all; work, time and disk. Submits nothing."""
     from gra_hpc import plan as planning
     from gra_hpc import presets
+    from gra_hpc.launch.display import next_command
     from gra_hpc.launch.preview import preview
     from gra_hpc.launch.prompts import rendered
+    from gra_hpc.launch.status import collect
 
     made = planning.make(run, presets.compose(preset, overrides or [], site))
     for line in preview(made):
@@ -30,7 +32,8 @@ def plan(
         print()
         for line in rendered(made):
             print(line)
-    print(f"\nnext: gra submit {run}")
+    then = next_command(collect(made, ask_slurm=False)) or f"gra status {made.path}"
+    print(f"\nnext: {then.replace(str(made.path), str(run))}")
 
 
 @app.command()

@@ -144,12 +144,12 @@ def table(status: RunStatus) -> Any:
     for r in status.rounds:
         states, ledger = r.states, r.ledger
         other = len(r.shards) - sum(states.get(k, 0) for k in ("published", "running", "queued"))
-        judged = ledger.accepted + ledger.rejected_total
+        ended = ledger.planned - ledger.pending
         rounds.add_row(
             str(r.round), str(len(r.shards)), *(str(states.get(k, 0)) for k in ("published", "running", "queued")),
             str(other), str(ledger.planned), str(ledger.accepted), str(ledger.rejected_total),
             str(ledger.failed_total), str(ledger.pending),
-            f"{ledger.accepted / judged:.0%}" if judged else "-",
+            f"{ledger.accepted / ended:.0%}" if ended else "-",
             f"{sum(tokens_per_second(r).values()):,.0f}", "-" if r.eta_s is None else duration(r.eta_s),
             "yes" if r.merged else r.merging or "no",
         )  # fmt: skip

@@ -146,12 +146,14 @@ def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
             f"             time limit {config.site.time_minutes} min:"
             f" {f'{again} requeues a shard, {again * e.shards} in a round' if again else 'no requeue expected'}"
         )
-    local = config.site.executor is Executor.local
-    most = min(e.shards, config.launch.parallel or (1 if local else e.shards))
-    widths = sorted({w for w in WIDTHS if w < most} | {most})
-    yield "             wall time of a round: " + "; ".join(
-        f"{duration(e.wall_s(w))} with {w} at once" for w in widths
-    )
+    if config.site.executor is Executor.local:  # however many at once: they share one machine
+        yield f"             wall time of a round: {duration(e.node_s)} here"
+    else:
+        most = min(e.shards, config.launch.parallel or e.shards)
+        widths = sorted({w for w in WIDTHS if w < most} | {most})
+        yield "             wall time of a round: " + "; ".join(
+            f"{duration(e.wall_s(w))} with {w} at once" for w in widths
+        )
     if config.site.calibration:
         yield f"             (without the queue; calibrated by {config.site.calibration})"
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from gra_hpc import presets, space
 from gra_hpc.config import EngineKind, Executor, Flow
 from gra_hpc.launch import estimate
-from gra_hpc.ledger import Ledger
+from gra_hpc.launch.status import collect
 from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.rundir import RunDir
 
@@ -32,10 +32,10 @@ def preview(run: RunDir) -> Iterator[str]:
         + ")"
     )
     first = RoundPlan.load(run.round(1))
-    yield (
-        f"round 1      {first.candidates} candidates in {plan.shards} shards; "
-        f"{Ledger(first.candidates, pending=first.candidates).line()}"
-    )
+    books = next(
+        r.ledger for r in collect(run, ask_slurm=False).rounds if r.round == 1
+    )  # it may be planned again
+    yield f"round 1      {first.candidates} candidates in {plan.shards} shards; {books.line()}"
     need = space.needed(config, first.candidates, plan.shards)
     yield f"disk         about {need} at most; {space.free(run.path)} free"
     if config.method.rounds > 1:

@@ -10,7 +10,7 @@ from gra_hpc.errors import IncompleteError
 from gra_hpc.plan import Plan, RoundPlan, size_round
 from gra_hpc.publish import is_published, sweep
 from gra_hpc.rundir import RunDir
-from gra_hpc.storage import read_json
+from gra_hpc.storage import read_json, read_object
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def remaining(run: RunDir) -> list[Step]:
     for number in rounds_of(plan, config.method.rounds):
         directory = run.round(number)
         total = shards_of(run, plan, number)
-        if directory.manifest.is_file() and not _partial(directory.manifest):
+        if directory.manifest.is_file() and not _partial(run, directory.manifest):
             continue
         missing = tuple(s for s in range(total) if not is_published(directory.shard(s)))
         if directory.manifest.is_file() and missing and not steps and config.merge.allow_partial:
@@ -52,8 +52,11 @@ def remaining(run: RunDir) -> list[Step]:
     return steps
 
 
-def _partial(manifest: Path) -> bool:
-    return not read_json(manifest)["coverage"]["complete"]
+def _partial(run: RunDir, manifest: Path) -> bool:
+    then = f"move {manifest.parent} away, then gra merge {run.path}"
+    return not read_object(manifest, "coverage.complete", "files", "ledger", "counts", then=then)["coverage"][
+        "complete"
+    ]
 
 
 def finish_round(run: RunDir, number: int) -> str:
