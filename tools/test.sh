@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
 # Without arguments they run in parts: two test clusters, which mostly wait, beside the checks, real engines (two tests at a
-# time on cores of their own) and everything else; then what needs all cores, of which an engine that starts uses one; at
-# last what measures, alone.
+# time on cores of their own) and everything else; at last what needs all cores, alone.
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
@@ -31,8 +30,7 @@ part() { # NAME
     case $1 in
     checks) checks || { mkdir -p .pytest_cache/checks && touch .pytest_cache/checks/failed && return 1; } ;;
     engines) tests engines "vllm and not all_cores" tests/test_main_job.py "${real[@]}" -n 2 --maxschedchunk 1 --own-cores ;;
-    all_cores) tests all_cores "vllm and all_cores" "${real[@]}" -n 2 --maxschedchunk 1 ;;
-    alone) tests alone "all_cores and not vllm" tests/cluster/test_scale.py ;;
+    all_cores) tests all_cores all_cores "${real[@]}" tests/cluster/test_scale.py ;;
     runs) tests runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
     cluster) tests cluster "not vllm and not all_cores" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
     rest) # files with long tests first, or one worker ends alone
@@ -50,6 +48,6 @@ for each in checks engines rest; do part $each || failed=1; done
 for job in "${jobs[@]}"; do wait "$job" || failed=1; done
 cat "$logs"/*
 rm -r "$logs"
-for each in all_cores alone; do part $each || failed=1; done
+part all_cores || failed=1
 [[ $failed == 0 ]] && echo "all checks and tests passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $failed
