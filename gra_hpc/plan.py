@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,14 +185,6 @@ def pin_embed(config: RunConfig) -> ModelPin | None:
     return ModelPin.of(directory, ModelConfig(path=str(directory)))
 
 
-def _placeable(config: RunConfig, plan: Plan) -> None:
-    """Refuse, before anything is written, a plan whose engines fit nowhere."""
-    if config.engine.kind is EngineKind.vllm and config.method.flow is not Flow.seeds:
-        from gra_hpc.engines.hosting import plan_engines
-
-        plan_engines(config, plan)
-
-
 def _revision(directory: Path) -> str:
     """The commit of a snapshot in the Hub's cache layout (`.../snapshots/COMMIT`), else nothing."""
     return directory.name if directory.parent.name == "snapshots" else ""
@@ -207,10 +199,17 @@ def _parameters(directory: Path) -> int | None:
         return None
 
 
-def make(path: Path, config: RunConfig) -> RunDir:
+def make(
+    path: Path,
+    config: RunConfig,
+    before_writing: Callable[[RunConfig, Plan], object] | None = None,
+) -> RunDir:
     """Plan a run: read the seeds, pin the models, digest it all, and write the run directory whole.
 
     Planning again with the same settings changes nothing but what is allowed to change (placement, site, ...).
+
+    Args:
+        before_writing: called with the plan; if it raises, nothing is written.
 
     Raises:
         SeedError, EngineError, StorageError: what cannot be read or written.
@@ -255,7 +254,8 @@ def make(path: Path, config: RunConfig) -> RunDir:
                 f"{path}: planned with other seeds or models: {'; '.join(differences(before.frozen, what))}",
                 "give this plan another directory, or bring back what it was planned with",
             )
-        _placeable(config, plan)
+        if before_writing:
+            before_writing(config, plan)
         write_atomic(run.config, presets.dump(config).encode())
         return run
     if plan.shards > plan.seeds:
@@ -263,7 +263,8 @@ def make(path: Path, config: RunConfig) -> RunDir:
             f"launch.shards={plan.shards}: more shards than seeds ({plan.seeds})",
             f"launch.shards={plan.seeds}",
         )
-    _placeable(config, plan)
+    if before_writing:
+        before_writing(config, plan)
     run.path.parent.mkdir(parents=True, exist_ok=True)
     space.check(run.path, space.needed(config, first_round(config, plan).candidates, plan.shards))
     with room(run.path):

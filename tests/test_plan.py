@@ -10,7 +10,7 @@ import pytest
 from gra_hpc import plan as planning
 from gra_hpc import presets
 from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
-from gra_hpc.launch.preview import preview
+from gra_hpc.launch.preview import engines_of, preview
 from gra_hpc.launch.submit import submit
 from gra_hpc.plan import Plan, RoundPlan, size_round
 from gra_hpc.rundir import RunDir
@@ -61,8 +61,9 @@ def test_the_plan_of_a_run_that_is_done_says_so(tmp_path: Path) -> None:
 def test_a_plan_that_fits_nowhere_leaves_no_run(tmp_path: Path, tiny_llama: Path) -> None:
     words = ("engine.kind=vllm", "site.gpus_per_node=2", f"models.smollm2.path={tiny_llama}",
              "models.smollm2.load_format=dummy")  # fmt: skip
+    config = presets.compose("demo", [f"seeds.path={seeds_file(tmp_path / 'seeds.jsonl')}", *words])
     with pytest.raises(ConfigError, match="gpu_memory_gb=0"):
-        make(tmp_path, *words)
+        planning.make(tmp_path / "run", config, engines_of)
     assert not (tmp_path / "run").exists()
 
 

@@ -21,11 +21,11 @@ def plan(
     from gra_hpc import plan as planning
     from gra_hpc import presets
     from gra_hpc.launch.display import next_command
-    from gra_hpc.launch.preview import preview
+    from gra_hpc.launch.preview import engines_of, preview
     from gra_hpc.launch.prompts import rendered
     from gra_hpc.launch.status import collect
 
-    made = planning.make(run, presets.compose(preset, overrides or [], site))
+    made = planning.make(run, presets.compose(preset, overrides or [], site), engines_of)
     for line in preview(made):
         print(line)
     if prompts:

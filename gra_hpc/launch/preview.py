@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from gra_hpc import presets, space
-from gra_hpc.config import EngineKind, Executor, Flow
+from gra_hpc.config import EngineKind, Executor, Flow, RunConfig
 from gra_hpc.launch import estimate
 from gra_hpc.launch.status import collect
 from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.rundir import RunDir
+
+if TYPE_CHECKING:
+    from gra_hpc.engines.placement import Solution
+
+
+def engines_of(config: RunConfig, plan: Plan) -> Solution | None:
+    """Where a run's engines would run; none if it has no real ones.
+
+    Raises:
+        GraError: they fit nowhere.
+    """
+    if config.engine.kind is EngineKind.simulated or config.method.flow is Flow.seeds:
+        return None
+    from gra_hpc.engines.hosting import plan_engines
+
+    return plan_engines(config, plan)
 
 
 def preview(run: RunDir) -> Iterator[str]:
@@ -59,16 +76,14 @@ def preview(run: RunDir) -> Iterator[str]:
                 else "  (paper: 8, 1.5, 8)"
             )
         )
-    solution = None
+    solution = engines_of(config, plan)
     if config.method.flow is Flow.seeds:
         yield "engines      none: the seeds are kept as they are"
     elif config.engine.kind is EngineKind.simulated:
         yield "engines      simulated: the answers are made up"
-    else:
-        from gra_hpc.engines.hosting import plan_engines
+    elif solution:
         from gra_hpc.engines.placement_report import render
 
-        solution = plan_engines(config, plan)
         lines = render(solution).splitlines()
         for i, line in enumerate(lines):
             yield f"{'' if i else 'engines':12} {line}"
