@@ -226,7 +226,7 @@ class SeedsConfig:
     name: str = ""
     """Configuration name of a Hub dataset."""
     split: str = "train"
-    """Split of a Hub dataset."""
+    """Split of a Hub dataset, or of a JSON file with a list for each."""
     revision: str = ""
     """Commit of a Hub dataset."""
     licence: str = ""

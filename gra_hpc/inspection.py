@@ -40,12 +40,14 @@ def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tupl
         samples, calls = directory.samples(attempt), directory.calls(attempt)
         for row in table(samples, without="embedding").to_pylist():
             if wanted:
+                if row["id"] == wanted:
+                    return row, samples, calls
                 if row["id"].startswith(wanted):
                     found[row["id"]] = row, samples, calls
             elif row["status"] == status and (best is None or (row["score"] or 0) > (best[0]["score"] or 0)):
                 best = (row, samples, calls)
-    if wanted in found or len(found) == 1:
-        return found.get(wanted) or next(iter(found.values()))
+    if len(found) == 1:
+        return next(iter(found.values()))
     if found:
         ids = ", ".join(sorted(found)[:5])
         raise GraError(f"{run.path}: {len(found)} samples begin with {wanted}: {ids}", "type more of the id")

@@ -321,7 +321,7 @@ class RoundPlan:
         run = directory.path.parent.parent
         if not directory.plan.is_file():
             if directory.number <= 1 or directory.shards.is_dir():
-                raise GraError(f"{directory.plan}: is missing", "bring it back, or plan a new run")
+                raise GraError(f"{directory.plan}: is missing", f"bring it back, or gra plan {run}-2 ...")
             raise GraError(
                 f"round {directory.number} is not planned yet: round {directory.number - 1} has not been merged",
                 f"gra status {run}",
