@@ -58,13 +58,16 @@ class Watched:
     output: str
 
 
-def watch(command: list[str], **more: Any) -> Watched:
-    """Run a command; its time and peak memory."""
+def watch(command: list[str], quiet: bool = False, **more: Any) -> Watched:
+    """Run a command; its time and peak memory. `quiet`: what it logs is shown if it fails."""
     import psutil
 
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
-        process = subprocess.Popen(command, stdout=out, **more)
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as log,
+    ):
+        process = subprocess.Popen(command, stdout=out, stderr=log if quiet else None, **more)
         peak = 0.0
         stop = threading.Event()
 
@@ -90,8 +93,10 @@ def watch(command: list[str], **more: Any) -> Watched:
         watcher.join()
         out.seek(0)
         text = out.read()
+        log.seek(0)
+        logged = log.read()
     if code:
-        raise SystemExit(f"{' '.join(command[:4])}... failed with {code}")
+        raise SystemExit(f"{logged[-2000:]}\n{' '.join(command[:4])}... failed with {code}".lstrip())
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Watched(time.monotonic() - began, cpu, peak, text)
@@ -246,9 +251,7 @@ def against_datatrove(path: Path, rows: int, python: str, ours: dict[str, Any]) 
                     out.write_table(pa.table({"id": t["id"], "text": text}))
         script = str(Path(__file__).with_name("bench_merge_peers.py"))
         numbers = [str(n) for n in (workers, b.bands, b.rows, SHINGLE)]
-        seen = watch(
-            [python, script, "datatrove", str(work / "texts"), str(work), *numbers], stderr=subprocess.DEVNULL
-        )
+        seen = watch([python, script, "datatrove", str(work / "texts"), str(work), *numbers], quiet=True)
         kept = np.array((work / "kept.txt").read_text(encoding="utf-8").split(), "S32")
     t = truth(rows)
     gone = ~np.isin(np.array(identity(np.arange(rows)), "S32"), kept)
@@ -283,7 +286,7 @@ def against_semhash(path: Path, rows: int, python: str, ours: dict[str, Any]) ->
         parts = [matrix(t["embedding"].combine_chunks())[1].astype(np.float32) for t in tables]
         np.save(work / "vectors.npy", np.concatenate(parts))
         script = str(Path(__file__).with_name("bench_merge_peers.py"))
-        seen = watch([python, script, "semhash", str(work), str(COSINE)], stderr=subprocess.DEVNULL)
+        seen = watch([python, script, "semhash", str(work), str(COSINE)], quiet=True)
         kept = np.array((work / "kept.txt").read_text(encoding="utf-8").split(), "S32")
     t = truth(rows)
     gone = ~np.isin(np.array(identity(np.arange(rows)), "S32"), kept)
