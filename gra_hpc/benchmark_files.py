@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from gra_hpc import hub
 from gra_hpc.errors import ConfigError
-from gra_hpc.source_files import LINES, NOT_DATA, TABLES
+from gra_hpc.source_files import COMPRESSED, LINES, NOT_DATA, READ_ERRORS, TABLES, kind_of, open_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,9 +32,7 @@ log = logging.getLogger(__name__)
 KEY = "merge.decontamination.sources"
 _TEXT = (*LINES, ".json", *TABLES, ".txt")
 _COLUMNS = (".parquet", ".arrow")
-_COMPRESSED = (".gz", ".bz2", ".zst")
-"""Of files of text: what pyarrow can read through."""
-_FORMATS = f"{', '.join(_TEXT + _COLUMNS)}; text also {', '.join(_COMPRESSED)}"
+_FORMATS = f"{', '.join(_TEXT + _COLUMNS)}; text also {', '.join(COMPRESSED)}"
 _THEN = f"{KEY}=[FILE, DIRECTORY or HUB/DATASET]"
 
 _ABOUT = (
@@ -122,11 +120,8 @@ def unread(pin: BenchmarkPin) -> list[str]:
 
 def _kind(path: Path) -> str:
     """The suffix that says how a file is read, without that of its compression; empty: it is not read."""
-    suffix = path.suffix.lower()
-    if suffix in _COMPRESSED:
-        suffix = Path(path.stem).suffix.lower()
-        return suffix if suffix in _TEXT else ""
-    return suffix if suffix in _TEXT + _COLUMNS else ""
+    kind = kind_of(path)
+    return kind if kind in _TEXT + _COLUMNS else ""
 
 
 def _within(path: Path) -> list[tuple[str, Path]]:
@@ -185,7 +180,7 @@ def _read(path: Path) -> Iterator[tuple[int, str]]:
                     n += 1
                     yield from ((n, t) for t in _strings(record))
             return
-        with _text(path) as f:
+        with io.TextIOWrapper(open_text(path), encoding="utf-8", newline="") as f:
             if kind in LINES:
                 for n, line in enumerate(f, 1):
                     where = f":{n}"
@@ -200,20 +195,9 @@ def _read(path: Path) -> Iterator[tuple[int, str]]:
                     yield from ((n, t) for t in row)
             else:
                 yield from enumerate(f, 1)
-    except (OSError, ValueError, NotImplementedError, csv.Error) as e:  # Arrow's errors are among them
+    except (*READ_ERRORS, ValueError, NotImplementedError, csv.Error) as e:  # Arrow's errors are among them
         why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else e
         raise ConfigError(f"{KEY}: {path}{where}: cannot be read ({why})", _THEN) from None
-
-
-def _text(path: Path) -> IO[str]:
-    """A file of text, through its compression."""
-    if path.suffix.lower() not in _COMPRESSED:
-        return path.open(encoding="utf-8", newline="")
-    import pyarrow as pa
-
-    codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[path.suffix.lower()]
-    stream = pa.input_stream(path, compression=codec)
-    return io.TextIOWrapper(cast(IO[bytes], stream), encoding="utf-8", newline="")
 
 
 def _batches(path: Path, kind: str) -> Iterator[pa.RecordBatch]:

@@ -6,17 +6,23 @@ import bz2
 import gzip
 import lzma
 import re
+import shutil
+import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from gra_hpc.errors import SeedError
 from gra_hpc.presets import config_dirs
 
 LINES, TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*LINES, ".json", *TABLES, ".parquet")
-COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Compressions of text files, by a second suffix."""
+
+READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""A file that cannot be read, or whose compression is damaged."""
 
 NOT_DATA = ("manifest.json", "dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
 """Files beside the data that have one of its suffixes."""
@@ -47,7 +53,7 @@ def find(path: str) -> Path | None:
         except (OSError, ValueError, RuntimeError):  # a name too long, a NUL in it, no home directory
             break
     if (
-        kind_of(Path(path))[0] not in SUFFIXES
+        kind_of(Path(path)) not in SUFFIXES
         and re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", path)
         and not path.startswith(".")
     ):
@@ -65,26 +71,43 @@ def data_files(path: Path) -> list[Path]:
     every = ", ".join((*SUFFIXES, f"each text also with {', '.join(COMPRESSED)}"))
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if _is_data(p))
-        others = sorted(p for p in path.rglob("*") if p not in files and (_is_data(p) or p.suffix == ".zst"))
+        others = sorted(p for p in path.rglob("*") if p not in files and _is_data(p))
         if files and others:
             raise SeedError(
                 f"{path}: {others[0].relative_to(path)} would not be read beside {files[0].name}",
                 f"expected data files in one directory, of kinds {every}",
             )
         return files
-    if kind_of(path)[0] not in SUFFIXES:
+    if kind_of(path) not in SUFFIXES:
         raise SeedError(f"{path}: unknown kind of file", f"expected one of {every}")
     return [path]
 
 
+def open_text(path: Path) -> IO[bytes]:
+    """The bytes of a file of text, through its compression; it can go back.
+
+    Raises:
+        READ_ERRORS: also while it is read.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".zst":
+        import pyarrow as pa
+
+        whole = tempfile.TemporaryFile()  # noqa: SIM115 -- the caller closes it; Arrow's stream cannot go back
+        with pa.input_stream(str(path), compression="zstd") as packed:
+            shutil.copyfileobj(packed, whole, 1 << 20)
+        whole.seek(0)
+        return whole
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return cast(IO[bytes], openers.get(suffix, open)(path, "rb"))
+
+
 def _is_data(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    return kind_of(path)[0] in SUFFIXES and path.name not in NOT_DATA and not hidden and path.is_file()
+    return kind_of(path) in SUFFIXES and path.name not in NOT_DATA and not hidden and path.is_file()
 
 
-def kind_of(path: Path) -> tuple[str, str]:
-    """The suffix that says what a file holds and the one of its compression, in lower case; empty: none."""
-    suffix = path.suffix.lower()
-    if suffix in COMPRESSED and (inner := path.with_suffix("").suffix.lower()) != ".parquet":
-        return inner, suffix
-    return suffix, ""
+def kind_of(path: Path) -> str:
+    """The suffix that says what a file holds, without that of a text's compression, in lower case; empty: none."""
+    suffix, inner = path.suffix.lower(), Path(path.stem).suffix.lower()
+    return inner if suffix in COMPRESSED and inner not in (".parquet", ".arrow") else suffix

@@ -9,10 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import lzma
 import os
 import re
-import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,7 +21,7 @@ import orjson
 
 from gra_hpc import hub
 from gra_hpc.errors import SeedError
-from gra_hpc.source_files import COMPRESSED, LINES, TABLES, data_files, excerpt, find, kind_of
+from gra_hpc.source_files import LINES, READ_ERRORS, TABLES, data_files, excerpt, find, kind_of, open_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,16 +111,16 @@ class Source:
             label = excerpt(file.name)
             try:
                 yield from self._file(file, label)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as e:  # the last three: damaged archives
+            except READ_ERRORS as e:
                 why = getattr(e, "strerror", None) or e
                 raise SeedError(f"{file}: {why}", "check seeds.path") from None
 
     def _file(self, path: Path, label: str) -> Iterator[Row]:
-        kind, compression = kind_of(path)
+        kind = kind_of(path)
         if kind == ".parquet":
             yield from self._parquet(path, label)
             return
-        with COMPRESSED.get(compression, open)(path, "rb") as f:
+        with open_text(path) as f:
             head = f.read(4)
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise SeedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,8 +24,11 @@ def read(path: Path) -> list[tuple[str, int, str]]:
 
 
 def compressed(path: Path, data: bytes) -> None:
-    codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[path.suffix]
-    with pa.output_stream(str(path), compression=codec) as f:
+    codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+    if path.suffix == ".xz":
+        path.write_bytes(lzma.compress(data))
+        return
+    with pa.output_stream(str(path), compression=codec[path.suffix]) as f:
         f.write(data)
 
 
@@ -37,7 +41,7 @@ def arrow(path: Path, file: bool) -> None:
 @pytest.mark.parametrize(
     "name",
     ["b.jsonl", "b.ndjson", "b.json", "b.csv", "b.tsv", "b.txt", "b.parquet", "b.arrow", "stream.arrow"]
-    + [f"b.{kind}.{c}" for kind in ("jsonl", "json", "csv", "txt") for c in ("gz", "bz2", "zst")],
+    + [f"b.{kind}.{c}" for kind in ("jsonl", "json", "csv", "txt") for c in ("gz", "bz2", "xz", "zst")],
 )
 def test_every_kind_gives_its_texts(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -102,6 +106,7 @@ def test_a_directory_without_readable_data_is_refused(tmp_path: Path) -> None:
     [
         ("b.jsonl.gz", gzip.compress(LINES * 999)[:-20]),
         ("b.jsonl.bz2", bz2.compress(LINES * 999)[:-20]),
+        ("b.jsonl.xz", lzma.compress(LINES * 999)[:-20]),
         ("b.jsonl.zst", b"not compressed"),
         ("b.arrow", b"ARROW1\0\0 and no more"),
         ("b.arrow", b"nonsense"),

@@ -27,6 +27,13 @@ from tests.seeds.loading import ALPACA, Write, load_file, reasons
 ROOT = Path(__file__).parents[2]
 
 
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as f:
+        f.write(data)
+    return sink.getvalue().to_pybytes()
+
+
 # Files
 
 
@@ -170,7 +177,8 @@ def test_directory_of_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".XZ", lzma.compress)]
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".XZ", lzma.compress), (".zst", zstd)],
 )
 def test_compressed_text(tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]) -> None:
     lines = b'{"instruction": "a"}\nbroken\n{"instruction": "b"}\n'
@@ -187,7 +195,7 @@ def test_compressed_text(tmp_path: Path, suffix: str, compress: Callable[[bytes]
 def test_nothing_in_a_directory_is_left_over_unsaid(tmp_path: Path) -> None:
     (tmp_path / "A.JSONL").write_text('{"instruction": "a"}\n')
     assert load_file(tmp_path).seeds[0].instruction == "a"
-    for other in ("sub/b.jsonl", "b.jsonl.zst"):
+    for other in ("sub/b.jsonl", "sub/b.jsonl.zst"):
         (tmp_path / other).parent.mkdir(exist_ok=True)
         (tmp_path / other).write_text('{"instruction": "b"}\n')
         with pytest.raises(SeedError, match=f"{other} would not be read beside A.JSONL"):
