@@ -180,12 +180,14 @@ def claim_cache(base: Path, name: str) -> tuple[Path, int]:
     """A compile cache of one engine's own that outlives the shard on this node.
 
     Two engines of the same name on one node (two shards) get different directories: each is held by a file lock, which
-    the kernel drops when its owner dies.
+    the kernel drops when its owner dies. What vLLM looks up about a model's class (12 s of a start on a CPU) is the
+    same for all of a node, and written whole: the first engine of an architecture leaves it to the others.
 
     Returns:
         The directory, and the lock's file descriptor (close it to give the cache back).
     """
     home = own_directory(base / f"gra-cache-{os.getuid()}")
+    classes = own_directory(home / "modelinfos")
     for slot in range(64):
         path = home / f"{name}-{slot}"
         path.mkdir(mode=0o700, exist_ok=True)
@@ -195,5 +197,9 @@ def claim_cache(base: Path, name: str) -> tuple[Path, int]:
         except OSError:
             os.close(fd)
             continue
+        mine = path / "vllm" / classes.name  # below VLLM_CACHE_ROOT
+        if not mine.exists():
+            mine.parent.mkdir(mode=0o700, exist_ok=True)
+            mine.symlink_to(classes)
         return path, fd
     raise EngineError(f"{base}: 64 caches of {name} are in use", "are engines of other shards still running?")

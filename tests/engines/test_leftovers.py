@@ -139,6 +139,7 @@ def test_two_engines_of_one_name_get_two_caches(tmp_path: Path) -> None:
     first, lock = leftovers.claim_cache(tmp_path, "llama-0")
     second, other = leftovers.claim_cache(tmp_path, "llama-0")
     assert first != second
+    assert (first / "vllm" / "modelinfos").samefile(second / "vllm" / "modelinfos")
     os.close(lock)
     third, again = leftovers.claim_cache(tmp_path, "llama-0")
     assert third == first
