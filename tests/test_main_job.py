@@ -16,6 +16,7 @@ from gra_hpc.engines.load import read_calibration
 from gra_hpc.ledger import Ledger
 from gra_hpc.rundir import RunDir
 from tests import offline
+from tests.conftest import known_classes
 from tests.mini_hub import mini_hub
 
 GRA = [sys.executable, "-m", "gra_hpc.cli"]
@@ -86,7 +87,8 @@ def test_seeds_to_release_with_real_models(
         return offline.run(*GRA, *args, home=home, blocked=offline.can_block(), code=code, timeout=800)
 
     assert "planned 3 = accepted 0 + rejected 0 + failed 0 + pending 3" in gra("plan", run.path, *words)
-    said = gra("submit", run.path)
+    with known_classes(tmp_path / "node"):
+        said = gra("submit", run.path)
     manifest = json.loads((run.release / "manifest.json").read_text())
     ledger = Ledger.from_dict(manifest["ledger"])
     ledger.check("release")

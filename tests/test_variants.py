@@ -57,7 +57,7 @@ def test_the_seeds_alone_are_a_release(tmp_path: Path) -> None:
     preset.write_text(f"seeds: {{path: {file}}}\nmethod: {{flow: seeds}}\nlaunch: {{shards: 2}}\n")
     run = planning.make(tmp_path / "run", presets.compose(str(preset), ["merge.semantic=false"]))
     assert Plan.load(run).undescribed == 0
-    said = "\n".join(preview(run))
+    said = "\n".join(preview(run, None))
     assert "none: the seeds are kept" in said and "thresholds" not in said
     manifest, rows = released(run)
     assert manifest["ledger"]["failed"] == {"response: the seed has no response": 1}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, Round, Run, Site, app, existing
+
+if TYPE_CHECKING:
+    from gra_hpc.engines.placement import Solution
 
 
 @app.command()
@@ -25,8 +28,11 @@ def plan(
     from gra_hpc.launch.prompts import rendered
     from gra_hpc.launch.status import collect
 
-    made = planning.make(run, presets.compose(preset, overrides or [], site), engines_of)
-    for line in preview(made):
+    solutions: list[Solution | None] = []
+    made = planning.make(
+        run, presets.compose(preset, overrides or [], site), lambda c, p: solutions.append(engines_of(c, p))
+    )
+    for line in preview(made, solutions[-1]):
         print(line)
     if prompts:
         print()

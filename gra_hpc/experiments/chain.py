@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gra_hpc import plan as planning
+from gra_hpc import presets
 from gra_hpc.config import Executor, RunConfig
 from gra_hpc.errors import GraError, IncompleteError, LaunchError
 from gra_hpc.experiments import directory
@@ -182,10 +183,12 @@ def preview(made: ExperimentDir, config: ExperimentConfig, patterns: Sequence[st
     Raises:
         GraError: what cannot be planned.
     """
+    from gra_hpc.launch.preview import engines_of
     from gra_hpc.launch.preview import preview as preview_run
 
     chain = Chain(made, config, rows_of(config, patterns), log.info)
     for name in chain.plan():
-        yield from preview_run(RunDir(chain.made.path / "data" / name))
+        run = RunDir(chain.made.path / "data" / name)
+        yield from preview_run(run, engines_of(presets.load(run.config), planning.Plan.load(run)))
         yield ""
     yield f"{len(chain.rows)} rows plan cleanly"

@@ -30,8 +30,8 @@ def engines_of(config: RunConfig, plan: Plan) -> Solution | None:
     return plan_engines(config, plan)
 
 
-def preview(run: RunDir) -> Iterator[str]:
-    """The plan of a run, for people."""
+def preview(run: RunDir, solution: Solution | None) -> Iterator[str]:
+    """The plan of a run, for people, with where its engines would run (`engines_of`)."""
     import orjson
 
     config, plan = presets.load(run.config), Plan.load(run)
@@ -76,7 +76,6 @@ def preview(run: RunDir) -> Iterator[str]:
                 else "  (paper: 8, 1.5, 8)"
             )
         )
-    solution = engines_of(config, plan)
     if config.method.flow is Flow.seeds:
         yield "engines      none: the seeds are kept as they are"
     elif config.engine.kind is EngineKind.simulated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gra_hpc.plan import make
 from gra_hpc.presets import compose
 from gra_hpc.rundir import RunDir
 from gra_hpc.storage import read_json
+from tests.conftest import known_classes
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -70,8 +72,9 @@ release: {{licence: apache-2.0, validation: 0}}
     made = make(runs_dir / "vllm", compose(str(preset), [*SITE, "site.cpus_per_task=1", only_some]))
     run = slurm_run(cluster)  # for its commands; the run is another
     run.run, run.shards = made, [made.round(1).shard(n) for n in range(SEEDS)]
-    run.submit()
-    run.wait_release(500)
+    with known_classes(Path(tempfile.gettempdir())):
+        run.submit()
+        run.wait_release(500)
     manifest = read_json(made.release / "manifest.json")
     assert manifest["ledger"]["planned"] == SEEDS
     assert manifest["ledger"]["pending"] == 0

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from gra_hpc.engines.model_files import embedding_length
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.errors import EngineError
+from tests.conftest import known_classes
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -42,6 +43,12 @@ VERDICT = {
     "required": ["comment", "clarity"],
     "additionalProperties": False,
 }
+
+
+@pytest.fixture
+def short_dir(short_dir: Path) -> Iterator[Path]:
+    with known_classes(short_dir):
+        yield short_dir
 
 
 def tiny(path: Path, **more: object) -> ModelConfig:
