@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from gra_hpc import hub
 from gra_hpc.errors import ConfigError
-from gra_hpc.source_files import COMPRESSED, LINES, NOT_DATA, READ_ERRORS, TABLES, kind_of, open_text
+from gra_hpc.source_files import COMPRESSED, LINES, NOT_DATA, READ_ERRORS, TABLES, kind_of, open_unpacked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -180,7 +180,7 @@ def _read(path: Path) -> Iterator[tuple[int, str]]:
                     n += 1
                     yield from ((n, t) for t in _strings(record))
             return
-        with io.TextIOWrapper(open_text(path), encoding="utf-8", newline="") as f:
+        with io.TextIOWrapper(open_unpacked(path), encoding="utf-8", newline="") as f:
             if kind in LINES:
                 for n, line in enumerate(f, 1):
                     where = f":{n}"

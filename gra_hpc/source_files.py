@@ -71,7 +71,7 @@ def data_files(path: Path) -> list[Path]:
     every = ", ".join((*SUFFIXES, f"each text also with {', '.join(COMPRESSED)}"))
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if _is_data(p))
-        others = sorted(p for p in path.rglob("*") if p not in files and _is_data(p))
+        others = sorted(p for p in path.rglob("*") if p not in files and (_is_data(p) or _is_packed(p)))
         if files and others:
             raise SeedError(
                 f"{path}: {others[0].relative_to(path)} would not be read beside {files[0].name}",
@@ -83,7 +83,7 @@ def data_files(path: Path) -> list[Path]:
     return [path]
 
 
-def open_text(path: Path) -> IO[bytes]:
+def open_unpacked(path: Path) -> IO[bytes]:
     """The bytes of a file of text, through its compression; it can go back.
 
     Raises:
@@ -105,6 +105,11 @@ def open_text(path: Path) -> IO[bytes]:
 def _is_data(path: Path) -> bool:
     hidden = path.name.startswith(".")
     return kind_of(path) in SUFFIXES and path.name not in NOT_DATA and not hidden and path.is_file()
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether it may hold data that is not read: compressed, of whatever kind."""
+    return path.suffix.lower() in COMPRESSED and not path.name.startswith(".") and path.is_file()
 
 
 def kind_of(path: Path) -> str:

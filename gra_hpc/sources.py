@@ -21,7 +21,7 @@ import orjson
 
 from gra_hpc import hub
 from gra_hpc.errors import SeedError
-from gra_hpc.source_files import LINES, READ_ERRORS, TABLES, data_files, excerpt, find, kind_of, open_text
+from gra_hpc.source_files import LINES, READ_ERRORS, TABLES, data_files, excerpt, find, kind_of, open_unpacked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,7 +120,7 @@ class Source:
         if kind == ".parquet":
             yield from self._parquet(path, label)
             return
-        with open_text(path) as f:
+        with open_unpacked(path) as f:
             head = f.read(4)
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise SeedError(

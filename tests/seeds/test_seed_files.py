@@ -182,7 +182,9 @@ def test_directory_of_files(tmp_path: Path) -> None:
 )
 def test_compressed_text(tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]) -> None:
     lines = b'{"instruction": "a"}\nbroken\n{"instruction": "b"}\n'
-    (tmp_path / f"s.jsonl{suffix}").write_bytes(compress(lines))
+    (tmp_path / f"s.jsonl{suffix}").write_bytes(
+        compress(lines[:9]) + compress(lines[9:])
+    )  # two members in one file
     (tmp_path / f"t.json{suffix}").write_bytes(compress(lines))
     (tmp_path / f"u.csv{suffix}").write_bytes(compress(b"instruction\nc\n"))
     result = load_file(tmp_path)
@@ -195,7 +197,7 @@ def test_compressed_text(tmp_path: Path, suffix: str, compress: Callable[[bytes]
 def test_nothing_in_a_directory_is_left_over_unsaid(tmp_path: Path) -> None:
     (tmp_path / "A.JSONL").write_text('{"instruction": "a"}\n')
     assert load_file(tmp_path).seeds[0].instruction == "a"
-    for other in ("sub/b.jsonl", "sub/b.jsonl.zst"):
+    for other in ("sub/b.jsonl", "sub/b.jsonl.zst", "b.parquet.gz", "b.txt.zst"):
         (tmp_path / other).parent.mkdir(exist_ok=True)
         (tmp_path / other).write_text('{"instruction": "b"}\n')
         with pytest.raises(SeedError, match=f"{other} would not be read beside A.JSONL"):
