@@ -337,7 +337,7 @@ def chart(result: dict[str, Any], path: Path) -> None:
         axis.set_title(title, fontsize=10)
         axis.invert_yaxis()
     figure.suptitle(
-        f"{sum(result['calls'].values())} calls of {result['samples']} samples to {len(result['calls'])} engines,"
+        f"{sum(result['calls'].values())} calls of {result['samples']} samples to {', '.join(result['calls'])},"
         f" {result['times']} times",
         fontsize=10,
     )
