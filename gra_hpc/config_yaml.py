@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, get_args, get_type_hints
 
@@ -15,6 +16,10 @@ _LOADER = getattr(
 )  # both make plain data only; the one in C is ten times faster
 _TEXTS = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 """Makes every value the text that was typed."""
+
+
+types_of: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
+"""The types of a dataclass's fields, by name; made out of their texts once."""
 
 
 def parsed(text: str, hint: Any) -> Any:
@@ -31,7 +36,7 @@ def _as_typed(hint: Any, value: Any, typed: Any) -> Any:
     numbers."""
     args = get_args(hint)
     if isinstance(value, dict) and isinstance(typed, dict) and len(value) == len(typed):
-        hints = get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+        hints = types_of(hint) if dataclasses.is_dataclass(hint) else {}
         inner = args[1] if len(args) == 2 else Any
         return {
             (key if isinstance(key, str) else name): _as_typed(hints.get(key, inner), item, word)
@@ -54,7 +59,7 @@ def hint_of(kind: Any, parts: Sequence[str]) -> Any:
     for part in parts:
         args = get_args(kind)
         if dataclasses.is_dataclass(kind):
-            kind = get_type_hints(kind).get(part, Any)
+            kind = types_of(kind).get(part, Any)
         else:
             kind = args[1] if len(args) == 2 else Any
     return kind

@@ -13,7 +13,7 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +22,7 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 from gra_hpc import config as config_module
 from gra_hpc.config import RunConfig
 from gra_hpc.config_rules import check
-from gra_hpc.config_yaml import hint_of, parsed
+from gra_hpc.config_yaml import hint_of, parsed, types_of
 from gra_hpc.errors import ConfigError
 
 C = TypeVar("C")
@@ -221,14 +221,14 @@ def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> 
 
 def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunConfig) -> DictConfig:
     _check_keys(kind, data, "", source, kind)
-    for key, hint in get_type_hints(kind).items():
+    for key, hint in types_of(kind).items():
         given, args = data.get(key), get_args(hint)
         if isinstance(given, dict) and len(args) == 2 and dataclasses.is_dataclass(args[1]):
             for name in list(cfg[key]) if not given else [n for n, entry in given.items() if entry is None]:
                 cfg[key].pop(name, None)  # `{}` and `null` take away what an included preset has
             data = data | {key: {n: entry for n, entry in given.items() if entry is not None}}
     try:
-        return cast(DictConfig, OmegaConf.merge(cfg, data))
+        return cast(DictConfig, OmegaConf.unsafe_merge(cfg, data))  # `cfg` is not used any more
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or "?"
         reason = str(e).splitlines()[0]
@@ -240,7 +240,7 @@ def _check_keys(kind: Any, data: Any, prefix: str, source: str, root: type = Run
     if not isinstance(data, dict):
         return
     if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
+        hints = types_of(kind)
         for key, value in data.items():
             if key not in hints:
                 near = (
@@ -309,7 +309,7 @@ def nearest_anywhere(word: str, root: type = RunConfig) -> str:
 
 def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a config dataclass (maps show as NAME)."""
-    hints = get_type_hints(kind)
+    hints = types_of(kind)
     for f in dataclasses.fields(kind):
         hint = hints[f.name]
         args = get_args(hint)

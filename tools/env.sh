@@ -20,6 +20,8 @@ gra_env() { # EXTRA...: .venv with the package and these extras
     [[ -x .venv/bin/python ]] || "$python" -m venv .venv
     [[ -z ${GRA_TORCH_INDEX:-} ]] || index=(--extra-index-url "$GRA_TORCH_INDEX")
     log=.venv/setup.log
+    # The pip that comes with Python 3.11 takes four times as long to find out what is needed.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip >"$log" 2>&1 || true
     # Compiled when it is imported: most of these modules never are.
     if ! .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check "${index[@]}" \
         -e ".[$(IFS=,; echo "$*")]" >"$log" 2>&1; then

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
-# Without arguments they run in parts: two test clusters, which mostly wait, beside the checks, real engines (two tests at a
-# time on cores of their own) and everything else; at last what needs all cores, alone.
+# Without arguments they run in parts: the checks, beside the making of models; two test clusters, which often wait, beside
+# real engines (two tests at a time on cores of their own) and everything else; at last what needs all cores, alone.
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
 bin=.venv/bin
-$bin/python tools/get_models.py smollm2 minilm tiny-llama
+models() { $bin/python tools/get_models.py smollm2 minilm tiny-llama; }
 checks() {
     $bin/ruff format --check . && $bin/ruff check . && $bin/mypy && $bin/lint-imports && $bin/codespell &&
         $bin/shellcheck -x tools/*.sh .ci/run
@@ -14,6 +14,7 @@ checks() {
 
 default="not slow and not gpu"
 if [[ $# -gt 0 ]]; then
+    models
     checks
     exec $bin/python -m pytest -m "$default" "$@"
 fi
@@ -40,11 +41,14 @@ part() { # NAME
 }
 
 failed=0 jobs=() logs=$(mktemp -d)
+models >"$logs/models" 2>&1 &
+part checks || failed=1
+wait $! || { cat "$logs/models" && exit 1; }
 for each in runs cluster; do
     part $each >"$logs/$each" 2>&1 &
     jobs+=($!)
 done
-for each in checks engines rest; do part $each || failed=1; done
+for each in engines rest; do part $each || failed=1; done
 for job in "${jobs[@]}"; do wait "$job" || failed=1; done
 cat "$logs"/*
 rm -r "$logs"

@@ -255,6 +255,9 @@ def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str
         env["VLLM_CPU_OMP_THREADS_BIND"] = cpu_binding(spec.place, sorted(os.sched_getaffinity(0)))
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB, and it would override our bytes
         env.pop("OMP_NUM_THREADS", None)  # Slurm's value is the task's; the binding says how many threads
+        if is_eager(spec):
+            # vLLM compiles the embedding of a tensor-parallel model all the same: 20 s of g++ in the first call.
+            env["TORCHDYNAMO_DISABLE"] = "1"
     else:
         env[_CUDA] = cuda_devices(spec.place, inherited.get(_CUDA, ""))
         if spec.can_sleep:
@@ -262,6 +265,12 @@ def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str
                 "1"  # the sleep endpoints exist only in this mode; the socket is ours alone
             )
     return env | {str(k): str(v) for k, v in spec.engine.env.items()}
+
+
+def is_eager(spec: EngineSpec) -> bool:
+    """Whether an engine on a CPU compiles nothing: unless its `engine_args` say otherwise."""
+    args = {str(k).replace("_", "-"): v for k, v in spec.model.engine_args.items()}
+    return args.get("enforce-eager", True) is True
 
 
 def cpu_binding(place: EnginePlace, allowed: list[int]) -> str:

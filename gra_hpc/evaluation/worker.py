@@ -53,13 +53,14 @@ def look_for_data(name: str, config: EvaluateConfig) -> None:
     if benchmark.kind is Kind.harness:
         if benchmark.unsafe_code:
             os.environ["HF_ALLOW_CODE_EVAL"] = "1"
-        manager = harness.task_manager(benchmark)
+        manager = harness.task_manager(name, benchmark)
         manager.load([harness.task_name(name, benchmark, manager)])
 
 
 def measure(out: EvaluateDir, name: str, config: EvaluateConfig) -> Result:
     """Measure one benchmark and write its result."""
     began = time.monotonic()
+    model = model_directory(config)  # before seconds of imports
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -71,7 +72,6 @@ def measure(out: EvaluateDir, name: str, config: EvaluateConfig) -> Result:
     directory = out.benchmark(name)
     directory.mkdir(parents=True, exist_ok=True)
     benchmark = config.benchmarks[name]
-    model = model_directory(config)
     if benchmark.kind is Kind.heldout:
         result, rows = _heldout(name, config, model, device)
     else:

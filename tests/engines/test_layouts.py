@@ -183,7 +183,9 @@ def with_window(at: Space, window: int) -> Space:
     return Space(at.needs, at.devices, at.memory, dataclasses.replace(at.constants, window=window))
 
 
-@pytest.mark.parametrize("window", [64, 256, 1024, 4096])
+@pytest.mark.parametrize(
+    "window", [64, 256, *(pytest.param(w, marks=pytest.mark.slow) for w in (1024, 4096))]
+)
 def test_five_8b_models_on_eight_gpus_are_far_above_one_per_gpu_at_every_window(
     eight_gpus: Space, window: int
 ) -> None:
@@ -225,7 +227,9 @@ def test_five_8b_models_on_eight_gpus_equal_exhaustive_search_over_blocks(eight_
     assert trials > 1000
 
 
-@pytest.mark.parametrize("sharing_loss", [0.0, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize(
+    "sharing_loss", [0.0, 0.3, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.1, 0.2))]
+)
 def test_the_gain_over_one_model_per_gpu_does_not_hang_on_the_cost_of_sharing(sharing_loss: float) -> None:
     constants = dataclasses.replace(constants_for("a100", 80), sharing_loss=sharing_loss)
     at = space(FIVE, 8, 80, constants)

@@ -51,9 +51,9 @@ def short_dir(short_dir: Path) -> Iterator[Path]:
         yield short_dir
 
 
-def tiny(path: Path, **more: object) -> ModelConfig:
+def tiny(path: Path, max_model_len: int = 1024, **more: object) -> ModelConfig:
     """Random weights: real machinery, meaningless text."""
-    return ModelConfig(str(path), max_model_len=1024, load_format="dummy", kv_cache_gb=0.1, **more)  # type: ignore[arg-type]
+    return ModelConfig(str(path), max_model_len=max_model_len, load_format="dummy", kv_cache_gb=0.1, **more)  # type: ignore[arg-type]
 
 
 def request(model: str, text: str, tokens: int = 16, system: str = "", schema: object = None) -> Request:
@@ -86,7 +86,8 @@ def test_tensor_parallel_and_a_killed_core(
     """TP=2, a template that refuses system messages; kill -9 of the EngineCore in the middle of calls."""
     template = short_dir / "refuses.jinja"
     template.write_text(REFUSES_SYSTEM)
-    models = {"wide": tiny(tiny_llama, chat_template=str(template))}
+    length, long = 256, 160  # as short as can be: every step of two ranks takes both cores
+    models = {"wide": tiny(tiny_llama, length, chat_template=str(template))}
     placement = Placement((EnginePlace("wide", 0, cores(), len(cores())),), "cpu")
 
     async def work() -> None:
@@ -99,14 +100,15 @@ def test_tensor_parallel_and_a_killed_core(
             wide = node._replicas[0]
             assert wide.process is not None
             assert len(descendants_named(wide.process.pid, "VLLM::Worker")) == len(cores())
+            assert not list(short_dir.rglob("*.cpp")), "a compute node may have no compiler"
             over_long = await node.ask(request("wide", "word " * 2000))
             assert over_long.finish == "error"
-            assert "maximum context length is 1024" in over_long.text
+            assert f"maximum context length is {length}" in over_long.text
             clamped = await node.ask(request("wide", "Say hello.", tokens=4096))
             assert clamped.finish == "length"
-            assert clamped.prompt_tokens + clamped.completion_tokens == 1024
+            assert clamped.prompt_tokens + clamped.completion_tokens == length
 
-            asked = [asyncio.create_task(node.ask(request("wide", f"Count to {i}.", 400))) for i in range(4)]
+            asked = [asyncio.create_task(node.ask(request("wide", f"Count to {i}.", long))) for i in range(4)]
             await asyncio.sleep(0.5)
             (core,) = descendants_named(wide.process.pid, "VLLM::EngineCore")
             begin = time.monotonic()
@@ -115,7 +117,7 @@ def test_tensor_parallel_and_a_killed_core(
                 await asyncio.sleep(0.02)
             assert time.monotonic() - begin < 10  # 0.6 s on a quiet machine
             answers = await asyncio.gather(*asked)
-            assert [(a.finish, a.completion_tokens) for a in answers] == [("length", 400)] * 4
+            assert [(a.finish, a.completion_tokens) for a in answers] == [("length", long)] * 4
             stats = node.stats()["engines"]["wide-0"]
             assert (stats["restarts"], stats["calls"]) == (1, 8)
 

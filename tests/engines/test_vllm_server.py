@@ -75,6 +75,17 @@ def test_environment_hands_no_secrets_over() -> None:
     assert "VLLM_SERVER_DEV_MODE" not in env
 
 
+def test_an_eager_engine_on_a_cpu_compiles_nothing() -> None:
+    def compiles(kind: str, **args: object) -> bool:
+        one = EnginePlace("smol", 0, (0,))
+        made = spec(kind, place=one, model=ModelConfig(path="/m", max_model_len=64, engine_args=args))  # type: ignore[arg-type]
+        return "TORCHDYNAMO_DISABLE" not in vllm_server.environment(made, {})
+
+    assert not compiles("cpu") and not compiles("cpu", enforce_eager=True)
+    assert compiles("cpu", enforce_eager=False) and compiles("cpu", **{"enforce-eager": None})
+    assert compiles("gpu")
+
+
 def test_environment_on_gpus_and_the_users_own_variables() -> None:
     engine = EngineConfig(env={"NCCL_DEBUG": "INFO", "HF_HUB_OFFLINE": "0"})
     place = EnginePlace("big", 0, (1, 3), tensor_parallel=2)

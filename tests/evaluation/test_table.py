@@ -31,7 +31,7 @@ def test_the_tasks_exist() -> None:
     from gra_hpc.evaluation.harness import task_manager, task_name
 
     c = compose("paper", ["model.path=m"])
-    manager = task_manager(c.benchmarks["mmlu"])
+    manager = task_manager("mmlu", c.benchmarks["mmlu"])
     for name, benchmark in c.benchmarks.items():
         assert task_name(name, benchmark, manager)
     c.benchmarks["mmlu"].task = "mmluu"
