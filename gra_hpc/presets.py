@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
@@ -58,13 +60,18 @@ def nearest(word: str, options: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _read(path: Path, kind: type = RunConfig) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
-        data = parsed(path.read_text(encoding="utf-8"), kind)
+        return path.read_text(encoding="utf-8")
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path}: byte {e.start} is not UTF-8", "save it as UTF-8") from None
+
+
+def _data(text: str, path: Path, kind: type = RunConfig) -> dict[str, Any]:
+    try:
+        data = parsed(text, kind)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -81,7 +88,7 @@ def _layers(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: includes itself", "take its name out of `include:`")
-    data = _read(path, kind)
+    data = _data(_text(path), path, kind)
     includes = data.pop("include", [])
     if not isinstance(includes, list):
         raise ConfigError(f"{path}: include: expected a list of preset names", f"include: [{includes}]")
@@ -112,7 +119,7 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
             measured = str(calibration_file(path)) if calibration_file(path).is_file() else ""
     if measured and not cfg.site.calibration:
         cfg.site.calibration = measured
-    return _finish(apply(cfg, overrides))
+    return _finish(_typed(apply(cfg, overrides)))
 
 
 def calibration_file(site_file: Path) -> Path:
@@ -139,13 +146,13 @@ def compose_as(kind: type[C], folder: str, preset: str, overrides: Sequence[str]
     if site:
         for path, data in _layers(find_site(site)):
             cfg = _merge(cfg, {"site": data.get("site", {})}, str(path), kind)
-    return cast(C, _object(apply(cfg, overrides, kind)))
+    return cast(C, _with_site(_typed(apply(cfg, overrides, kind))))
 
 
 def load_as(kind: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
     """A saved configuration of that kind, with overrides."""
-    cfg = _merge(OmegaConf.structured(kind), _read(path, kind), str(path), kind)
-    return cast(C, _object(apply(cfg, overrides, kind)))
+    cfg = _merge(OmegaConf.structured(kind), _data(_text(path), path, kind), str(path), kind)
+    return cast(C, _with_site(_typed(apply(cfg, overrides, kind))))
 
 
 def site(name: str, expand: bool = False) -> config_module.SiteConfig:
@@ -193,10 +200,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: as `compose` does; or there is nothing in it.
     """
-    data = _read(path)
+    return _finish(pickle.loads(_loaded(_text(path), path, tuple(overrides))))
+
+
+@functools.lru_cache(maxsize=16)
+def _loaded(text: str, path: Path, overrides: tuple[str, ...]) -> bytes:
+    """The settings in the text of a file, pickled. To type them takes as long as much of a command, and some load a
+    run's three times."""
+    data = _data(text, path)
     if not data:
         raise ConfigError(f"{path}: empty, expected the settings of a run", f"gra plan {path.parent}-2 ...")
-    return _finish(apply(_merge(OmegaConf.structured(RunConfig), data, str(path)), overrides))
+    return pickle.dumps(_typed(apply(_merge(OmegaConf.structured(RunConfig), data, str(path)), overrides)))
 
 
 def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> DictConfig:
@@ -321,10 +335,10 @@ def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{f.name}"
 
 
-def _object(cfg: DictConfig) -> Any:
+def _typed(cfg: DictConfig) -> Any:
     """The dataclass that a config stands for."""
     try:
-        result: Any = OmegaConf.to_object(cfg)
+        return OmegaConf.to_object(cfg)
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or "?"
         if isinstance(e, InterpolationResolutionError | GrammarParseError):
@@ -333,13 +347,17 @@ def _object(cfg: DictConfig) -> Any:
                 "write $NAME, without braces, for a variable of the shell",
             ) from None
         raise ConfigError(f"{key}: a value is required", f"give it as {key}=...") from None
-    if hasattr(result, "site"):
-        _expand(result.site)
-    return result
 
 
-def _finish(cfg: DictConfig) -> RunConfig:
-    result = cast(RunConfig, _object(cfg))
+def _with_site(config: Any) -> Any:
+    """The same, with its site's paths as they are here."""
+    if hasattr(config, "site"):
+        _expand(config.site)
+    return config
+
+
+def _finish(typed: Any) -> RunConfig:
+    result = cast(RunConfig, _with_site(typed))
     if not result.committee:
         result.committee = {name: config_module.MemberConfig(model=name) for name in result.models}
     check(result)
