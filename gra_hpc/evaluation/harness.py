@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def task_manager(name: str, benchmark: BenchmarkConfig) -> Any:
-    """The tasks of the benchmark's `include`, and the harness's where it is not one of them: to read its 12,000 files
+    """The tasks of the benchmark's `include`, and the harness's where it is not one of them: to read its 14,000 files
     takes longer than many a benchmark."""
     from lm_eval.tasks import TaskManager
 
