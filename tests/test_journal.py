@@ -50,7 +50,7 @@ def test_first_answer_in_attempt_order_wins(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 400))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_torn_tail_costs_only_the_torn_call(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     tmp = tmp_path_factory.mktemp("j")
     path = write(tmp / "a", [call(i) for i in range(5)])
@@ -65,7 +65,7 @@ def test_torn_tail_costs_only_the_torn_call(tmp_path_factory: pytest.TempPathFac
 
 
 @given(at=st.integers(0, 10_000), value=st.integers(0, 255))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_corrupt_byte_costs_at_most_the_calls_it_touches(
     tmp_path_factory: pytest.TempPathFactory, at: int, value: int
 ) -> None:

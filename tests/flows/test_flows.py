@@ -225,7 +225,7 @@ def test_sampling_is_the_members_else_the_roles_else_the_methods() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_the_models_say_a_sample_ends_exactly_once(data: st.DataObject) -> None:
     """Any mix of good, bad, cut and refused answers: status, stage and reason are set, and it is repeatable."""
     memory: dict[tuple[str, str, int], str | Answer] = {}

@@ -61,7 +61,7 @@ def survivors(samples: list, seeds: list, threshold: float) -> tuple[set[str], d
     return {s.id for s in ranked} - set(beaten), beaten
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(0, 4))
 def test_the_same_as_brute_force(number: int, count: int, edits: int) -> None:
     """Random families of edited texts, as a whole merge."""

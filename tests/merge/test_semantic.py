@@ -69,7 +69,7 @@ def test_identical_to_brute_force_at_20_000_rows() -> None:
     assert (found.drop.tolist(), found.winner.tolist()) == (drop, winner)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 60), st.integers(0, 20), st.sampled_from([0.3, 0.8, 0.9, 1.0]), st.integers(0, 1000))
 def test_identical_to_brute_force_on_crowded_vectors(n: int, pool: int, threshold: float, seed: int) -> None:
     """Few dimensions: everything is near everything, with ties."""

@@ -12,7 +12,7 @@ from gra_hpc.merge.words import unique_sorted, windows, word_hashes
 texts = st.lists(st.text(alphabet="ab é你ß\n.,+", max_size=12), max_size=8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts)
 def test_one_hash_per_word(rows: list[str]) -> None:
     """Equal words have equal hashes, different ones different, wherever they stand in the batch."""
@@ -24,7 +24,7 @@ def test_one_hash_per_word(rows: list[str]) -> None:
     assert len(set(zip(every, hashes.values.tolist(), strict=True))) == len(set(every))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts, st.integers(1, 4), st.booleans())
 def test_one_hash_per_window(rows: list[str], size: int, short: bool) -> None:
     normal = [t.split() for t in normalise(t.encode() for t in rows)]

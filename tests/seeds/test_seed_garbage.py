@@ -31,8 +31,6 @@ FIELDS = st.dictionaries(
 )
 GARBAGE = settings(
     max_examples=100,
-    derandomize=True,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
