@@ -67,7 +67,7 @@ def test_seeds_to_release_with_real_models(
         *(f"site.scratch={tmp_path}", f"site.local_dir={tmp_path / 'node'}", "site.copy_weights=true"),
         *("launch.shards=1", "method.accept_mean=1", "method.review_instruction=false"),
         *(
-            "method.sampling.max_tokens=64",
+            "method.sampling.max_tokens=40",
             "method.verdict_tokens=96",
             f"engine.env={{GRA_TEST_MARK: {mark}}}",
         ),
@@ -106,6 +106,6 @@ def test_seeds_to_release_with_real_models(
     rates, performance = read_calibration(file)
     assert rates.acceptance == pytest.approx(ledger.accepted / 3, abs=1e-3)
     calls, prompt, _ = (sum(column) for column in zip(*shard["tokens"].values(), strict=True))
-    assert 0 < rates.steps["response"].completion_tokens <= 64 and prompt / calls > 20
+    assert 0 < rates.steps["response"].completion_tokens <= 40 and prompt / calls > 20
     assert 0.01 < performance["speed"]["smollm2"] < 100 and performance["start_s"] > 1
     assert f"calibrated by {file}" in gra("plan", tmp_path / "run-2", *words, f"site.calibration={file}")

@@ -206,17 +206,17 @@ def test_samples_that_cannot_be_shown(gra: Gra, preset: Path, tmp_path: Path) ->
     assert f"{shard.manifest}: not a shard manifest" in gra("inspect", "r")
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", "null"])
-def test_a_runs_files_of_another_shape(gra: Gra, preset: Path, tmp_path: Path, content: str) -> None:
+def test_a_runs_files_of_another_shape(gra: Gra, preset: Path, tmp_path: Path) -> None:
     gra("plan", "r", "--preset", preset, code=0)
     gra("submit", "r", code=0)
     run = RunDir(tmp_path / "r")
     for path in (run.round(1).manifest, run.round(1).plan, run.plan):
         before = path.read_text()
-        path.write_text(content)
-        for command in ("merge",) if path == run.round(1).manifest else ("merge", "status"):
-            said = gra(command, "r")
-            assert str(path) in said and "->" in said
+        for content in ("", "[1]", "{}", "null"):
+            path.write_text(content)
+            for command in ("merge",) if path == run.round(1).manifest else ("merge", "status"):
+                said = gra(command, "r")
+                assert str(path) in said and "->" in said
         path.write_text(before)
     run.config.write_text("")
     assert f"{run.config}: empty" in gra("resume", "r", code=2)

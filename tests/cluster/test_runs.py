@@ -59,7 +59,7 @@ committee: {{ada: {{model: small}}, ben: {{model: small}}, cyd: {{model: small}}
 seeds: {{path: {runs_dir / f"seeds-{SEEDS}.jsonl"}, licence: cc0-1.0}}
 method:
   {{review_instruction: false, accept_mean: 1, accept_sd: 4, reviewers: 2, verdict_tokens: 96,
-   sampling: {{max_tokens: 40, temperature: 0.4, repetition_penalty: 1.1}}}}
+   sampling: {{max_tokens: 24, temperature: 0.4, repetition_penalty: 1.1}}}}
 merge: {{semantic: false}}
 launch: {{shards: {SEEDS}}}
 release: {{licence: apache-2.0, validation: 0}}

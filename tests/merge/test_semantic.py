@@ -125,8 +125,15 @@ def rare(n: int, d: int, share: float, shape: str) -> tuple[np.ndarray, np.ndarr
     return v.astype(np.float16), planted
 
 
-@pytest.mark.parametrize(("shape", "d"), [("noise", 48), ("manifold", 128)])
-@pytest.mark.parametrize("share", [0.001, 0.003])
+@pytest.mark.parametrize(
+    ("share", "shape", "d"),
+    [
+        (0.001, "manifold", 128),
+        (0.003, "noise", 48),
+        pytest.param(0.001, "noise", 48, marks=pytest.mark.slow),
+        pytest.param(0.003, "manifold", 128, marks=pytest.mark.slow),
+    ],
+)
 def test_rare_duplicates_are_found(
     tmp_path: Path, share: float, shape: str, d: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
