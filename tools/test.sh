@@ -34,8 +34,8 @@ part() { # NAME
     all_cores) tests all_cores all_cores "${real[@]}" tests/cluster/test_scale.py ;;
     runs) tests runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
     cluster) tests cluster "not vllm and not all_cores" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
-    rest) # files with long tests first, or one worker ends alone
-        tests rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
+    rest) # files with long tests first, or one worker ends alone; threads of one worker would wait for the other's
+        OMP_NUM_THREADS=1 tests rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
             tests/test_docs.py tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder ;;
     esac
 }
