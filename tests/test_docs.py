@@ -97,8 +97,6 @@ SLOW = {
     "python tools/record_session.py": [pytest.mark.slow, pytest.mark.slurm],
     "python tools/chaos.py": [pytest.mark.slow],  # by default: crash/test_chaos.py
     "python tools/simulate_cluster.py": [pytest.mark.slow],
-    "python tools/simulate_node.py": [pytest.mark.slow],  # by default: tools/test_simulate.py
-    "python tools/bench_client.py clients": [pytest.mark.slow],
 }
 
 

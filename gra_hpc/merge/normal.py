@@ -233,9 +233,6 @@ def _judge(data: np.ndarray, at: np.ndarray, is_: _Tables) -> None:
     def of(char: str) -> np.ndarray:
         return at[kind == ord(char)]
 
-    p = of("\\")  # first: a `-` or `*` may stand before one that means something
-    data[p[~(is_.letter | is_.digit)[data[p + 1]]]] = _SPACE
-
     p = of(".")
     before = data[p - 1]
     nothing = [p[~is_.digit[data[p + 1]] | is_.beyond[before] | (before == ord("."))]]
@@ -243,6 +240,8 @@ def _judge(data: np.ndarray, at: np.ndarray, is_: _Tables) -> None:
     nothing.append(p[~(is_.digit[data[p - 1]] & is_.digit[data[p + 1]])])
     p = of("#")
     nothing.append(p[~is_.letter[data[p - 1]] | is_.word[data[p + 1]]])
+    p = of("\\")
+    nothing.append(p[~(is_.letter | is_.digit)[data[p + 1]]])
     p = of("'")
     after = p
     for _ in range(4):  # f''(x)

@@ -111,6 +111,7 @@ def test_tensor_parallel_and_a_killed_core(
             asked = [asyncio.create_task(node.ask(request("wide", f"Count to {i}.", long))) for i in range(4)]
             await asyncio.sleep(0.5)
             (core,) = descendants_named(wide.process.pid, "VLLM::EngineCore")
+            assert not any(task.done() for task in asked)
             begin = time.monotonic()
             os.kill(core, signal.SIGKILL)
             while not wide.stats.causes:
