@@ -44,15 +44,15 @@ def data_rows(name: str) -> list[Row]:
     return list(rows.values())
 
 
-def planned_below(name: str, row: Row) -> bool:
-    """The ablations, as a whole grid. The paper's rows over its other seeds differ in nothing else."""
+def only_when_slow(name: str, row: Row) -> bool:
+    """The ablations: they are planned below, as a grid. The paper's rows over other seeds: no other settings."""
     return name == "ablations" or (name == "paper" and row.seeds != "alpaca")
 
 
 @pytest.mark.parametrize(
     ("name", "row"),
     [
-        pytest.param(n, r, marks=pytest.mark.slow if planned_below(n, r) else ())
+        pytest.param(n, r, marks=pytest.mark.slow if only_when_slow(n, r) else ())
         for n in PUBLISHED
         for r in data_rows(n)
     ],
