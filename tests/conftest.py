@@ -24,21 +24,6 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--own-cores", action="store_true", help="each worker of -n keeps to its own share of the cores"
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Two engines on the same cores wait for each other at every step; on cores of their own they do not."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker and config.getoption("--own-cores"):
-        workers, number = int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), int(worker.removeprefix("gw"))
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[number::workers] or cores)
-
-
 def made(name: str, directory: str) -> Path:
     """A model directory under ./models; made now unless it is there and up to date."""
     tool = ROOT / "tools" / "get_models.py"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,24 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+class KilledCore(threading.Thread):
+    """Kills the EngineCore of a job's engine with SIGKILL, once, when the shard has answers."""
+
+    def __init__(self, run: RunDir, mark: str) -> None:
+        super().__init__(daemon=True)
+        self.run_dir, self.mark, self.killed = run, mark, 0
+
+    def run(self) -> None:
+        while not any(p.stat().st_size for p in self.run_dir.path.glob("rounds/01/**/journal.log")):
+            time.sleep(0.1)
+        for p in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, AttributeError):  # others come and go
+                ours = p.parent().environ().get("GRA_TEST_MARK") == self.mark
+                if ours and "VLLM::EngineCore" in " ".join(p.cmdline()):
+                    p.kill()
+                    self.killed += 1
+
+
 def small_seeds(path: Path, described: bool) -> Path:
     rows: list[dict[str, object]] = [
         {"instruction": "Multiply 12 by 12.", "response": "144", "domain": "math",
@@ -57,7 +77,8 @@ def test_seeds_to_release_with_real_models(
     tmp_path: Path, smollm2: Path, minilm: Path, shm_left: Callable[[], set[Path]], described: bool
 ) -> None:
     """Models and a benchmark are staged, then there is no network (where that can be had): weights go from the cache to
-    the node. With a seed that is not described, stage 0 is a job before, with an engine of its own."""
+    the node. The engine is killed in the middle, starts again and is asked again. With a seed that is not described,
+    stage 0 is a job before, with an engine of its own."""
     mark = uuid.uuid4().hex
     run = RunDir(tmp_path / "run")
     words = [
@@ -87,14 +108,18 @@ def test_seeds_to_release_with_real_models(
         return offline.run(*GRA, *args, home=home, blocked=offline.can_block(), code=code, timeout=800)
 
     assert "planned 3 = accepted 0 + rejected 0 + failed 0 + pending 3" in gra("plan", run.path, *words)
+    killer = KilledCore(run, mark)
+    killer.start()
     with known_classes(tmp_path / "node"):
         said = gra("submit", run.path)
+    assert killer.killed == 1
     manifest = json.loads((run.release / "manifest.json").read_text())
     ledger = Ledger.from_dict(manifest["ledger"])
     ledger.check("release")
     assert ledger.planned == 3 and ledger.pending == 0
     assert ledger.line() in said
     shard = json.loads(run.round(1).shard(0).manifest.read_text())
+    assert [e["restarts"] for e in shard["engines"]["engines"].values()] == [1]
     assert sum(n for n, _, _ in shard["tokens"].values()) == shard["calls"]["rows"]
     assert list((tmp_path / "node").rglob("*.safetensors")), "no copy of the weights on the node"
     assert "org/bench" in (run.release / "README.md").read_text()

@@ -24,7 +24,7 @@ gra_env() { # EXTRA...: .venv with the package and these extras
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip >"$log" 2>&1 || true
     # Compiled when it is imported: most of these modules never are.
     if ! .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check "${index[@]}" \
-        -e ".[$(IFS=,; echo "$*")]" >"$log" 2>&1; then
+        -e ".[$(IFS=,; echo "$*")]" >>"$log" 2>&1; then
         tail -n 5 "$log" >&2
         echo "pip could not install the package (log: $log) -> if torch is missing:" \
             "GRA_TORCH_INDEX=<PyTorch's CPU wheel index> bash $0" >&2

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks: format, lint, types, layers, spelling, shell, then the tests.   bash tools/test.sh [PYTEST ARGUMENTS]
-# Without arguments they run in parts: the checks, beside the making of models; two test clusters, which often wait, beside
-# real engines (two tests at a time on cores of their own) and everything else; at last what needs all cores, alone.
+# Without arguments they run in parts: the checks, beside the making of models; two test clusters and real engines, which
+# often wait, beside everything else; at last what needs all cores, alone.
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
@@ -26,14 +26,17 @@ tests() { # PART MARKERS [ARGUMENTS]
         return 1
     }
 }
-mapfile -t real < <(grep -rl --include='test_*.py' 'mark\.vllm' tests) # files with real engines
+mapfile -t real < <(grep -rl --include='test_*.py' --exclude-dir=cluster 'mark\.vllm' tests) # files with real engines
 part() { # NAME
     case $1 in
     checks) checks || { mkdir -p .pytest_cache/checks && touch .pytest_cache/checks/failed && return 1; } ;;
-    engines) tests engines "vllm and not all_cores" tests/test_main_job.py "${real[@]}" -n 2 --maxschedchunk 1 --own-cores ;;
+    engines) # on one core: an engine's threads wait for each other at every step, on busy cores for long
+        cores=$(taskset -cp $$) && cores=${cores##* }
+        taskset -cp "${cores%%[-,]*}" "$BASHPID" >/dev/null
+        tests engines "vllm and not all_cores" tests/test_main_job.py "${real[@]}" ;;
     all_cores) tests all_cores all_cores "${real[@]}" tests/cluster/test_scale.py ;;
-    runs) tests runs "not vllm" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
-    cluster) tests cluster "not vllm and not all_cores" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
+    runs) tests runs "not all_cores" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
+    cluster) tests cluster "not all_cores" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
     rest) # files with long tests first, or one worker ends alone; threads of one worker would wait for the other's
         OMP_NUM_THREADS=1 tests rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
             tests/test_docs.py tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder ;;
@@ -41,17 +44,17 @@ part() { # NAME
 }
 
 failed=0 jobs=() logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 models >"$logs/models" 2>&1 &
 part checks || failed=1
 wait $! || { cat "$logs/models" && exit 1; }
-for each in runs cluster; do
+for each in runs cluster engines; do
     part $each >"$logs/$each" 2>&1 &
     jobs+=($!)
 done
-for each in engines rest; do part $each || failed=1; done
+part rest || failed=1
 for job in "${jobs[@]}"; do wait "$job" || failed=1; done
 cat "$logs"/*
-rm -r "$logs"
 part all_cores || failed=1
 [[ $failed == 0 ]] && echo "all checks and tests passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $failed

@@ -256,7 +256,7 @@ def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB, and it would override our bytes
         env.pop("OMP_NUM_THREADS", None)  # Slurm's value is the task's; the binding says how many threads
         if is_eager(spec):
-            # vLLM compiles the embedding of a tensor-parallel model all the same: 20 s of g++ in the first call.
+            # vLLM compiles single functions all the same (a tensor-parallel model's embedding: 20 s of g++ in a call).
             env["TORCHDYNAMO_DISABLE"] = "1"
     else:
         env[_CUDA] = cuda_devices(spec.place, inherited.get(_CUDA, ""))

@@ -45,7 +45,6 @@ def test_an_array_and_a_merge_make_a_release(cluster: MiniSlurm, slurm_run: Make
 
 
 @pytest.mark.vllm
-@pytest.mark.all_cores
 def test_eight_shards_two_with_real_engines(
     cluster: MiniSlurm, monkeypatch: pytest.MonkeyPatch, smollm2: Path, runs_dir: Path, slurm_run: MakeRun
 ) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 
 from gra_hpc.launch import stages
+from gra_hpc.storage import read_json
 from gra_hpc.training import config as configs
-from gra_hpc.training.directory import FinetuneDir
+from gra_hpc.training.directory import FinetuneDir, checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,6 +72,19 @@ def steps_made(out: FinetuneDir) -> int:
     files = sorted(out.checkpoints.glob("*/loss.jsonl"), key=lambda p: p.stat().st_mtime)
     lines = files[-1].read_bytes().splitlines() if files else []
     return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def published(out: FinetuneDir) -> None:
+    """A job that has learnt something, and whose model others can load."""
+    losses = [loss for _, loss in curve(out)]
+    assert [step for step, _ in curve(out)] == list(range(1, 13))
+    assert losses[-1] < losses[0] - 0.5
+    files = set(read_json(out.done)["files"])
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= files
+    assert out.plot.read_bytes().startswith(b"\x89PNG")
+    assert not list(checkpoints(out)), "nobody needs them any more"
+    end = read_json(out.model / "generation_config.json")["eos_token_id"]
+    assert 2 in (end if isinstance(end, list) else [end])
 
 
 def wait_for_step(out: FinetuneDir, process: subprocess.Popen[str], step: int, timeout: float = 200) -> None:
