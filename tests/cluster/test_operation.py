@@ -64,17 +64,24 @@ def test_failures_are_grouped_by_cause_with_their_log(
     assert not any(r["failures"] for r in status(run)["rounds"])
 
 
+def submitted_and_begun(slurm_env: Any, run: Path) -> None:
+    """Both shards have a heartbeat: Slurm calls a task running before its Python has begun."""
+    gra("submit", run)
+    slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
+    beats = "rounds/*/shards/*/attempts/*/heartbeat.json"
+    slurm_env.wait_until(lambda: len(list(run.glob(beats))) == 2, 120)
+
+
 def test_cancel_only_this_run(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     slow = "engine.simulated_latency_s=30"
     run, other = planned(tmp_path / "run", tiny_llama, slow), planned(tmp_path / "other", tiny_llama, slow)
-    gra("submit", run)
-    gra("submit", other)
+    for each in (run, other):
+        submitted_and_begun(slurm_env, each)
     stranger = slurm_env.sbatch("--wrap", "sleep 300")
 
     def running(path: Path) -> bool:
         return status(path)["rounds"][0]["states"].get("running", 0) == 2
 
-    slurm_env.wait_until(lambda: running(run) and running(other), 120)
     assert "waiting" in gra("cancel", run, "--waiting")  # its merge
     assert running(run)
     said = gra("cancel", run)
@@ -137,10 +144,7 @@ def test_site_detect_then_doctor(tmp_path: Path, tiny_llama: Path) -> None:
 
 def test_status_and_errors_without_a_controller(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     run = planned(tmp_path / "run", tiny_llama, "engine.simulated_latency_s=30")
-    gra("submit", run)
-    slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
-    beats = "rounds/*/shards/*/attempts/*/heartbeat.json"  # Slurm calls a task running before its Python has begun
-    slurm_env.wait_until(lambda: len(list(run.glob(beats))) == 2, 60)
+    submitted_and_begun(slurm_env, run)
     slurm_env.kill_ctld()
     try:
         began = time.monotonic()
@@ -160,8 +164,7 @@ def test_ctrl_c_while_watching_leaves_the_jobs_alone(
     slurm_env: Any, tmp_path: Path, tiny_llama: Path
 ) -> None:
     run = planned(tmp_path / "run", tiny_llama, "engine.simulated_latency_s=30")
-    gra("submit", run)
-    slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
+    submitted_and_begun(slurm_env, run)
     terminal, theirs = os.openpty()
     watch = subprocess.Popen(
         [sys.executable, "-m", "gra_hpc.cli", "status", str(run), "--watch"],
@@ -182,4 +185,5 @@ def test_ctrl_c_while_watching_leaves_the_jobs_alone(
     assert watch.returncode == 130
     assert b"Traceback" not in said
     time.sleep(2)
-    assert status(run)["rounds"][0]["states"] == {"running": 2}
+    now = status(run)
+    assert now["rounds"][0]["states"] == {"running": 2}, now
