@@ -180,9 +180,9 @@ def _symbols(rows: Sequence[bytes]) -> list[bytes]:
 
     is_ = _tables()
     edge = bytes((_EDGE,)) * 3  # neighbours are looked at without asking where a row ends
-    joined = edge + edge.join(rows) + edge
-    at = np.flatnonzero(np.frombuffer(joined.translate(_IS_SYMBOL), bool))
-    data = np.frombuffer(bytearray(joined), np.uint8)
+    data = np.frombuffer(edge + edge.join(rows) + edge, np.uint8)
+    data = data[~_doubled(data == _SPACE)]
+    at = np.flatnonzero(np.frombuffer(data.tobytes().translate(_IS_SYMBOL), bool))
     _drop_bullets(data, at, is_)
     _judge(data, at, is_)
     data[data == _NEWLINE] = _SPACE
@@ -190,8 +190,7 @@ def _symbols(rows: Sequence[bytes]) -> list[bytes]:
     at = at[is_.symbol[data[at]]]
 
     space = data == _SPACE
-    drop = np.zeros(len(data), bool)
-    np.logical_and(space[1:], space[:-1], out=drop[1:])
+    drop = _doubled(space)
     drop[at + 1] |= space[at + 1]
     glue = data[at] == _GLUE
     drop[at[glue]] = True
@@ -207,19 +206,27 @@ def _symbols(rows: Sequence[bytes]) -> list[bytes]:
     return [r.strip(b" ") for r in joined[3:-3].split(edge)] if rows else []
 
 
+def _doubled(space: np.ndarray) -> np.ndarray:
+    """Which spaces follow another. (n,) bool"""
+    import numpy as np
+
+    out = np.zeros(len(space), bool)
+    np.logical_and(space[1:], space[:-1], out=out[1:])
+    return out
+
+
 def _drop_bullets(data: np.ndarray, at: np.ndarray, is_: _Tables) -> None:
     """Take out the markers of lists: `- item`, `* item`, at the beginning of a line."""
     marks = at[is_.bullet[data[at]]]
     after = data[marks + 1]
     marks = marks[(after == _SPACE) | (after == _NEWLINE)]
     left = marks - 1
-    for _ in range(16):  # indentation
-        left -= data[left] == _SPACE
+    left -= data[left] == _SPACE  # indentation
     data[marks[(data[left] == _NEWLINE) | (data[left] == _EDGE)]] = _SPACE
 
 
 def _beside(data: np.ndarray, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The places left of the first and right of the last, past one space."""
+    """The places left of the first and right of the last, past the space."""
     left, right = first - 1, last + 1
     return left - (data[left] == _SPACE), right + (data[right] == _SPACE)
 

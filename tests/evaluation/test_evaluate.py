@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gra_hpc.evaluation.config import BenchmarkConfig
+from gra_hpc.evaluation.harness import task_manager
 from gra_hpc.storage import read_json
 from tests.training.conftest import shrunk
 
@@ -114,6 +116,19 @@ def test_with_transformers(tmp_path: Path, model: Path) -> None:
     yes_no = read_json(tmp_path / "out" / "benchmarks" / "yes_no" / "result.json")
     assert yes_no["questions"] == 12 and 0 <= yes_no["value"] <= 100
     assert (tmp_path / "out" / "benchmarks" / "yes_no" / "samples.jsonl").read_text().count("\n") == 12
+
+
+@pytest.mark.slow  # the harness's own tasks are 14,000 files
+def test_the_harness_is_read_where_the_tasks_of_a_benchmark_are_not_all_its_own(tmp_path: Path) -> None:
+    own = (ROOT / "configs" / "evaluate" / "tasks" / "yes_no.yaml").read_text()
+    (tmp_path / "yes_no.yaml").write_text(own)
+    (tmp_path / "both.yaml").write_text("group: both\ntask: [gra_yes_no, arc_easy]\n")
+    alone, group, theirs = (
+        set(task_manager(name, BenchmarkConfig(include=str(tmp_path))).all_tasks)
+        for name in ("gra_yes_no", "both", "arc_easy")
+    )
+    assert "gra_yes_no" in alone and "arc_easy" not in alone
+    assert {"both", "gra_yes_no", "arc_easy"} <= group and {"gra_yes_no", "arc_easy"} <= theirs
 
 
 @pytest.mark.slow

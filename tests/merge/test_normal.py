@@ -75,7 +75,9 @@ def test_what_counts(texts: tuple[str, ...]) -> None:
     "texts",
     [
         ("12+34", "12 + 34", "12 +34", "12+ 34", " 12\n+  34. "),
-        ("3*4", "3 * 4", "3 × 4", "3×4"),
+        ("3*4", "3 * 4", "3  *  4", "3 × 4", "3×4"),
+        ("x - 5", "x  -  5", "x\t-\t5", "x -5"),
+        ("(2+3)*4", "(2+3) * 4", "(2+3)   *   4"),
         ("3-4", "3 - 4", "3 − 4", "3–4"),
         ("x != y", "x!=y", "x ≠ y"),
         ("x>=y", "x >= y", "x ≥ y"),
@@ -129,6 +131,11 @@ def test_normalising_twice_changes_nothing_nor_does_the_batch(texts: list[str]) 
     assert once == [normal(t).encode() for t in texts]
     assert all(t == b" ".join(t.split(b" ")).strip() and not set(t) & {0, 1, 2, 3} for t in once)
     assert normalise(once) == once
+
+
+@given(characters)
+def test_the_number_of_spaces_does_not_count(text: str) -> None:
+    assert normal(text) == normal(text.replace(" ", "   "))
 
 
 def test_normalising_twice_changes_nothing_in_any_short_row_of_symbols() -> None:
