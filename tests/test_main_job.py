@@ -6,7 +6,6 @@ import contextlib
 import json
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -39,11 +38,25 @@ class KilledCore(threading.Thread):
 
     def __init__(self, run: RunDir, mark: str) -> None:
         super().__init__(daemon=True)
-        self.run_dir, self.mark, self.killed = run, mark, 0
+        self.shard, self.mark, self.killed, self.over = run.round(1).shard(0), mark, 0, threading.Event()
+
+    def __enter__(self) -> KilledCore:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.join(30)
+
+    def answered(self) -> bool:
+        with contextlib.suppress(OSError):  # no attempt yet
+            return any((p / "journal.log").stat().st_size for p in self.shard.attempts.iterdir())
+        return False
 
     def run(self) -> None:
-        while not any(p.stat().st_size for p in self.run_dir.path.glob("rounds/01/**/journal.log")):
-            time.sleep(0.1)
+        while not self.answered():
+            if self.over.wait(0.1):
+                return
         for p in psutil.process_iter():
             with contextlib.suppress(psutil.Error, AttributeError):  # others come and go
                 ours = p.parent().environ().get("GRA_TEST_MARK") == self.mark
@@ -108,9 +121,7 @@ def test_seeds_to_release_with_real_models(
         return offline.run(*GRA, *args, home=home, blocked=offline.can_block(), code=code, timeout=800)
 
     assert "planned 3 = accepted 0 + rejected 0 + failed 0 + pending 3" in gra("plan", run.path, *words)
-    killer = KilledCore(run, mark)
-    killer.start()
-    with known_classes(tmp_path / "node"):
+    with known_classes(tmp_path / "node"), KilledCore(run, mark) as killer:
         said = gra("submit", run.path)
     assert killer.killed == 1
     manifest = json.loads((run.release / "manifest.json").read_text())
@@ -119,7 +130,9 @@ def test_seeds_to_release_with_real_models(
     assert ledger.planned == 3 and ledger.pending == 0
     assert ledger.line() in said
     shard = json.loads(run.round(1).shard(0).manifest.read_text())
-    assert [e["restarts"] for e in shard["engines"]["engines"].values()] == [1]
+    (engine,) = shard["engines"]["engines"].values()
+    assert (engine["starts"], engine["restarts"], engine["errors"]) == (2, 1, 0), engine["causes"]
+    assert shard["engines"]["given_up"] == 0, "what was in flight is asked again"
     assert sum(n for n, _, _ in shard["tokens"].values()) == shard["calls"]["rows"]
     assert list((tmp_path / "node").rglob("*.safetensors")), "no copy of the weights on the node"
     assert "org/bench" in (run.release / "README.md").read_text()

@@ -21,18 +21,15 @@ fi
 tests() { # PART MARKERS [ARGUMENTS]
     local cache=.pytest_cache/$1
     rm -rf "$cache"
-    $bin/python -m pytest -o cache_dir="$cache" -q -m "$default and $2" "${@:3}" || {
-        mkdir -p "$cache" && touch "$cache/failed"
-        return 1
-    }
+    $bin/python -m pytest -o cache_dir="$cache" -q -m "$default and $2" "${@:3}"
 }
 mapfile -t real < <(grep -rl --include='test_*.py' --exclude-dir=cluster 'mark\.vllm' tests) # files with real engines
 part() { # NAME
     case $1 in
-    checks) checks || { mkdir -p .pytest_cache/checks && touch .pytest_cache/checks/failed && return 1; } ;;
+    checks) checks ;;
     engines) # on one core: an engine's threads wait for each other at every step, on busy cores for long
-        cores=$(taskset -cp $$) && cores=${cores##* }
-        taskset -cp "${cores%%[-,]*}" "$BASHPID" >/dev/null
+        local cores
+        cores=$(taskset -cp $$) && taskset -cp "${cores##*[-, ]}" "$BASHPID" >/dev/null || true # the last of them
         tests engines "vllm and not all_cores" tests/test_main_job.py "${real[@]}" ;;
     all_cores) tests all_cores all_cores "${real[@]}" tests/cluster/test_scale.py ;;
     runs) tests runs "not all_cores" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
@@ -43,18 +40,20 @@ part() { # NAME
     esac
 }
 
-failed=0 jobs=() logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+failed=0 logs=.pytest_cache/logs
+fails() { failed=1 && mkdir -p ".pytest_cache/$1" && touch ".pytest_cache/$1/failed"; } # PART: .ci/run reads it
+rm -rf .pytest_cache/*/failed $logs && mkdir -p $logs
 models >"$logs/models" 2>&1 &
-part checks || failed=1
+part checks || fails checks
 wait $! || { cat "$logs/models" && exit 1; }
+declare -A jobs
 for each in runs cluster engines; do
     part $each >"$logs/$each" 2>&1 &
-    jobs+=($!)
+    jobs[$each]=$!
 done
-part rest || failed=1
-for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+part rest || fails rest
+for each in "${!jobs[@]}"; do wait "${jobs[$each]}" || fails "$each"; done
 cat "$logs"/*
-part all_cores || failed=1
+part all_cores || fails all_cores
 [[ $failed == 0 ]] && echo "all checks and tests passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $failed

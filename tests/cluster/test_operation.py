@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +65,20 @@ def test_failures_are_grouped_by_cause_with_their_log(
     assert not any(r["failures"] for r in status(run)["rounds"])
 
 
-def submitted_and_begun(slurm_env: Any, run: Path) -> None:
-    """Both shards have a heartbeat: Slurm calls a task running before its Python has begun."""
-    gra("submit", run)
-    slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
-    beats = "rounds/*/shards/*/attempts/*/heartbeat.json"
-    slurm_env.wait_until(lambda: len(list(run.glob(beats))) == 2, 120)
+def submitted_and_begun(slurm_env: Any, *runs: Path) -> None:
+    """All shards have a heartbeat: Slurm calls a task running before its Python has begun."""
+    for run in runs:
+        gra("submit", run)
+    beats = "rounds/*/shards/{}/attempts/*/heartbeat.json"
+    for run, shard in product(runs, ("00000", "00001")):
+        slurm_env.wait_until(lambda run=run, shard=shard: any(run.glob(beats.format(shard))), 120)
+        slurm_env.wait_until(lambda run=run: status(run)["rounds"][0]["states"].get("running", 0) == 2, 120)
 
 
 def test_cancel_only_this_run(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     slow = "engine.simulated_latency_s=30"
     run, other = planned(tmp_path / "run", tiny_llama, slow), planned(tmp_path / "other", tiny_llama, slow)
-    for each in (run, other):
-        submitted_and_begun(slurm_env, each)
+    submitted_and_begun(slurm_env, run, other)
     stranger = slurm_env.sbatch("--wrap", "sleep 300")
 
     def running(path: Path) -> bool:

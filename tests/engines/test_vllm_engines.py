@@ -80,11 +80,12 @@ def descendants_named(root: int, name: str) -> list[int]:
 
 
 @pytest.mark.all_cores
+@pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_tensor_parallel_and_a_killed_core(
-    tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
+    tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]], goes_on: bool
 ) -> None:
     """TP=2, a template that refuses system messages; kill -9 of the EngineCore in the middle of calls. The node ends
-    while the engine starts again (one that has: test_main_job.py)."""
+    while the engine starts again, or goes on (by default one rank does: test_main_job.py)."""
     template = short_dir / "refuses.jinja"
     template.write_text(REFUSES_SYSTEM)
     length, long = 256, 160  # as short as can be: every step of two ranks takes both cores
@@ -120,6 +121,11 @@ def test_tensor_parallel_and_a_killed_core(
             assert time.monotonic() - begin < 10  # 0.6 s on a quiet machine
             stats = node.stats()["engines"]["wide-0"]
             assert (stats["restarts"], stats["calls"]) == (1, 4)
+            if goes_on:
+                answers = await asyncio.gather(*asked)
+                assert [(a.finish, a.completion_tokens) for a in answers] == [("length", long)] * 4
+            while wide.stats.starts < 2 or wide.process is None or not guard.descendants(wide.process.pid):
+                await asyncio.sleep(0.02)
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)

@@ -78,6 +78,8 @@ def test_what_counts(texts: tuple[str, ...]) -> None:
         ("3*4", "3 * 4", "3  *  4", "3 × 4", "3×4"),
         ("x - 5", "x  -  5", "x\t-\t5", "x -5"),
         ("(2+3)*4", "(2+3) * 4", "(2+3)   *   4"),
+        ("(2-3)/4", "(2-3) \n/ 4", "(2-3)\r\n/ 4", "(2-3)\n\n/ 4", "(2-3). / 4"),
+        ("4/(2+3)", "4 /\r\n\r\n(2+3)"),
         ("3-4", "3 - 4", "3 − 4", "3–4"),
         ("x != y", "x!=y", "x ≠ y"),
         ("x>=y", "x >= y", "x ≥ y"),
@@ -135,7 +137,7 @@ def test_normalising_twice_changes_nothing_nor_does_the_batch(texts: list[str]) 
 
 @given(characters)
 def test_the_number_of_spaces_does_not_count(text: str) -> None:
-    assert normal(text) == normal(text.replace(" ", "   "))
+    assert normal(text) == normal(text.replace(" ", "   ")) == normal(text.replace("\n", "\r\n"))
 
 
 def test_normalising_twice_changes_nothing_in_any_short_row_of_symbols() -> None:
