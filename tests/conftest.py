@@ -85,20 +85,20 @@ def short_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def shm_left() -> Callable[[], set[Path]]:
-    """Shared memory files that have come since the test began and that no living process maps: leftovers.
+    """Shared memory files of real engines that have come since the test began and that no living process maps.
 
-    Tests beside this one have engines that come and go: what is there only for a moment is not a leftover.
+    Tests beside this one have engines that come and go, are killed and swept: what goes away is not a leftover.
     """
     memory = Path("/dev/shm")
     before = set(memory.iterdir())
 
     def now() -> set[Path]:
-        new = set(memory.iterdir()) - before
+        new = {p for p in memory.iterdir() if not p.name.startswith("gra_simulated_")} - before
         used = mapped_shm(psutil.pids())
         return {p for p in new if p.is_file() and str(p) not in used}
 
     def left() -> set[Path]:
-        found, deadline = now(), time.monotonic() + 5
+        found, deadline = now(), time.monotonic() + 30
         while found and time.monotonic() < deadline:
             time.sleep(0.2)
             found &= now()
