@@ -14,7 +14,7 @@ from gra_hpc.launch.evaluating import submit_evaluate
 from gra_hpc.launch.finetuning import submit_finetune
 from gra_hpc.storage import read_json
 from gra_hpc.training import config as training
-from gra_hpc.training.directory import FinetuneDir
+from gra_hpc.training.directory import FinetuneDir, checkpoints
 from tests.training.conftest import chats, small_model
 from tests.training.trainings import ROOT, begun, preset, published, steps_made
 
@@ -57,6 +57,7 @@ def test_two_nodes_warned_and_requeued(
     slurm_env.run("scancel", "--signal=USR2", job)
     slurm_env.wait_until(lambda: len(list(made.checkpoints.iterdir())) == 2, 280, lambda: logs(out))
     slurm_env.wait_until(lambda: made.done.is_file(), 280, lambda: logs(out))
+    slurm_env.wait_until(lambda: not list(checkpoints(made)), 60, lambda: logs(out))  # the job's last work
     done = read_json(made.done)["metrics"]
     assert (done["steps"], done["ranks"], done["attempts"]) == (12, 2, 2), logs(out)
     published(made)
