@@ -186,7 +186,7 @@ def _symbols(rows: Sequence[bytes]) -> list[bytes]:
     _drop_bullets(data, at, is_)
     _judge(data, at, is_)
     data[data == _NEWLINE] = _SPACE
-    data = data[~_doubled(data == _SPACE)]
+    data = data[~_doubled(data == _SPACE)]  # once more: line ends and what means nothing are spaces now
     at = np.flatnonzero(is_.symbol[data])
     _judge_brackets(data, at[is_.opening[data[at]] | is_.closing[data[at]]], is_)
     at = at[is_.symbol[data[at]]]

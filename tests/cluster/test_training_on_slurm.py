@@ -16,7 +16,7 @@ from gra_hpc.storage import read_json
 from gra_hpc.training import config as training
 from gra_hpc.training.directory import FinetuneDir, checkpoints
 from tests.training.conftest import chats, small_model
-from tests.training.trainings import ROOT, begun, preset, published, steps_made
+from tests.training.trainings import ROOT, assert_published, begun, preset, steps_made
 
 __all__ = ["chats", "small_model"]
 
@@ -60,7 +60,7 @@ def test_two_nodes_warned_and_requeued(
     slurm_env.wait_until(lambda: not list(checkpoints(made)), 60, lambda: logs(out))  # the job's last work
     done = read_json(made.done)["metrics"]
     assert (done["steps"], done["ranks"], done["attempts"]) == (12, 2, 2), logs(out)
-    published(made)
+    assert_published(made)
     assert submit_finetune(out, config) == "", "done already"
 
 

@@ -136,7 +136,7 @@ def test_normalising_twice_changes_nothing_nor_does_the_batch(texts: list[str]) 
 
 
 @given(characters)
-def test_the_number_of_spaces_does_not_count(text: str) -> None:
+def test_neither_the_number_of_spaces_nor_the_kind_of_line_end_counts(text: str) -> None:
     assert normal(text) == normal(text.replace(" ", "   ")) == normal(text.replace("\n", "\r\n"))
 
 

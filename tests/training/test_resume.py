@@ -13,7 +13,7 @@ import pytest
 
 from gra_hpc.storage import read_json
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, newest
-from tests.training.trainings import ROOT, begun, curve, kill, published, run, start, wait_for_step
+from tests.training.trainings import ROOT, assert_published, begun, curve, kill, run, start, wait_for_step
 
 SEED = 7
 TOLERANCE = 1e-6
@@ -29,7 +29,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, small_model: Path, cha
 
 @pytest.mark.slow  # by default two ranks on two nodes: cluster/test_training_on_slurm.py
 def test_the_loss_falls_and_the_model_is_published(undisturbed: FinetuneDir) -> None:
-    published(undisturbed)
+    assert_published(undisturbed)
     metrics = read_json(undisturbed.done)["metrics"]
     assert (metrics["steps"], metrics["ranks"], metrics["attempts"]) == (12, 2, 1)
 

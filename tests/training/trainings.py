@@ -74,7 +74,7 @@ def steps_made(out: FinetuneDir) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def published(out: FinetuneDir) -> None:
+def assert_published(out: FinetuneDir) -> None:
     """A job that has learnt something, and whose model others can load."""
     losses = [loss for _, loss in curve(out)]
     assert [step for step, _ in curve(out)] == list(range(1, 13))
