@@ -108,9 +108,7 @@ def read_json(path: Path) -> Any:
     try:
         return orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as e:
-        raise StorageError(
-            f"{path}: not valid JSON ({e})", "bring the file back, then type that again"
-        ) from None
+        raise StorageError(f"{path}: not valid JSON ({e})", "bring the file back, then type that again") from None
 
 
 def read_object(path: Path, *keys: str, then: str = "") -> dict[str, Any]:

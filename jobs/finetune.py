@@ -5,8 +5,8 @@ import signal
 import sys
 
 from gra_hpc.errors import GraError
-from gra_hpc.launch.finetuning import FinetuneTask
 from gra_hpc.launch.tasks import requeue
+from gra_hpc.training.job import FinetuneTask
 
 
 def main() -> None:

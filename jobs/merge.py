@@ -4,11 +4,11 @@ import argparse
 import signal
 import sys
 
-from gra_hpc.attempt import job_id
 from gra_hpc.errors import GraError
-from gra_hpc.launch.rounds import current_round
 from gra_hpc.launch.tasks import MergeTask
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.attempts import job_id
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.rounds import current_round
 
 
 def main() -> None:

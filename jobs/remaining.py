@@ -11,17 +11,15 @@ import sys
 from itertools import groupby
 
 from gra_hpc.errors import GraError
-from gra_hpc.launch.rounds import remaining
 from gra_hpc.launch.slurm import index_ranges, max_array_size
 from gra_hpc.launch.submissions import Job, Submission, live
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.rounds import remaining
 
 
 def main() -> None:
     """Print the lines."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="directory of the run (gra plan made it)")
     parser.add_argument("--largest", type=int, default=0, help="largest array; asked of Slurm if left out")
     args = parser.parse_args()
@@ -31,9 +29,7 @@ def main() -> None:
         in_queue = live(run)
         if in_queue:
             ids = ", ".join(sorted({str(task.job) for _, task in in_queue})[:5])
-            raise GraError(
-                f"{run.path}: jobs of it are in the queue ({ids})", f"gra cancel {run.path}, or wait"
-            )
+            raise GraError(f"{run.path}: jobs of it are in the queue ({ids})", f"gra cancel {run.path}, or wait")
         jobs: list[Job] = []
         lines: list[tuple[object, ...]] = []
         for step in remaining(run):

@@ -6,9 +6,9 @@ import signal
 import sys
 
 from gra_hpc.errors import GraError
-from gra_hpc.launch.rounds import current_round
 from gra_hpc.launch.tasks import ShardTask, requeue
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.rounds import current_round
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Shared fixtures: model directories, made once from packages by tools/get_models.py and kept in ./models."""
+"""Shared fixtures: model directories, made once from packages by tools/models/get_models.py and kept in ./models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("repeatable")
 
 def made(name: str, directory: str) -> Path:
     """A model directory under ./models; made now unless it is there and up to date."""
-    tool = ROOT / "tools" / "get_models.py"
+    tool = ROOT / "tools" / "models" / "get_models.py"
     subprocess.run([sys.executable, str(tool), name, "--dir", str(ROOT / "models")], check=True, timeout=280)
     return ROOT / "models" / directory
 

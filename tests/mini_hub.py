@@ -39,10 +39,7 @@ class Repo:
     def entry(self, name: str) -> dict[str, Any]:
         """Size and digests of a file, as the tree lists them."""
         data = self.content(name)
-        out: dict[str, Any] = {
-            "size": len(data),
-            "oid": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
-        }
+        out: dict[str, Any] = {"size": len(data), "oid": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
         if len(data) > LFS_BYTES:
             sha = hashlib.sha256(data).hexdigest()
             out["lfs"] = {"oid": sha, "sha256": sha, "size": len(data), "pointerSize": 130}
@@ -118,12 +115,7 @@ def mini_hub() -> Iterator[MiniHub]:
                 body: Any = [{"type": "file", "path": n, **e} for n, e in entries.items()]
             else:
                 siblings = [
-                    {
-                        "rfilename": n,
-                        "size": e["size"],
-                        "blobId": e["oid"],
-                        **({"lfs": e["lfs"]} if "lfs" in e else {}),
-                    }
+                    {"rfilename": n, "size": e["size"], "blobId": e["oid"], **({"lfs": e["lfs"]} if "lfs" in e else {})}
                     for n, e in entries.items()
                 ]
                 body = {"id": name, "sha": repo.commit, "siblings": siblings, "private": False, "tags": []}

@@ -28,12 +28,7 @@ blocked_only = pytest.mark.skipif(not can_block(), reason="no network namespace 
 
 
 def run(
-    *args: object,
-    hub: MiniHub | None = None,
-    home: Path,
-    blocked: bool = False,
-    code: int = 0,
-    timeout: float = 240,
+    *args: object, hub: MiniHub | None = None, home: Path, blocked: bool = False, code: int = 0, timeout: float = 240
 ) -> str:
     """A command's output. Without a hub the real one is named, which nothing here can reach."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "http", "HTTP"))}

@@ -13,9 +13,7 @@ GRA = [sys.executable, "-m", "gra_hpc.cli"]
 
 
 def gra(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*GRA, *map(str, args)], capture_output=True, text=True, timeout=240, cwd=cwd, check=False
-    )
+    return subprocess.run([*GRA, *map(str, args)], capture_output=True, text=True, timeout=240, cwd=cwd, check=False)
 
 
 def test_importing_the_cli_loads_nothing_heavy() -> None:
@@ -30,8 +28,8 @@ def test_importing_the_cli_loads_nothing_heavy() -> None:
 
 def test_planning_loads_neither_torch_nor_vllm() -> None:
     code = (
-        "import sys, gra_hpc.plan, gra_hpc.shard, gra_hpc.launch.preview, gra_hpc.launch.submit, gra_hpc.launch.arrays,"
-        " gra_hpc.engines.node, gra_hpc.merge.job; "
+        "import sys, gra_hpc.run.plan, gra_hpc.run.shard, gra_hpc.views.plan, gra_hpc.launch.submit,"
+        " gra_hpc.launch.arrays, gra_hpc.engines.node, gra_hpc.merge.round; "
         "bad = {'torch','vllm','transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

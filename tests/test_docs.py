@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from gra_hpc import cli, presets
-from gra_hpc.config import RunConfig
+from gra_hpc import cli
+from gra_hpc.config import presets
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.training.config import FinetuneConfig
 
@@ -52,16 +53,16 @@ ALL = [
 
 MARKS = re.compile(r'run|run=slurm|run=script|small|tested=(?P<test>\S+)|untested="[^"]+"')
 SMALL = {
-    "python tools/bench_client.py clients": "--calls 60",
-    "python tools/bench_client.py cpu": "--samples 30 --rate 200",
-    "python tools/bench_engine.py": "--seconds 0.5 --tp 1 --batch 1 4 --png engine.png",
-    "python tools/bench_merge.py": "--rows 4000 --shards 2 --semantic",
-    "python tools/chaos.py": "--rounds 2 --seed 3",
-    "python tools/make_config_reference.py": "--check",
-    "python tools/make_placement_cases.py": "placement.md",
-    "python tools/record_session.py": "session.md",
-    "python tools/simulate_cluster.py": "--samples 20000 --nodes 8 --widths 4 --real 5000",
-    "python tools/simulate_node.py": "--gpus 4 --models 2 --samples 60 --window 64",
+    "python tools/bench/client.py clients": "--calls 60",
+    "python tools/bench/client.py cpu": "--samples 30 --rate 200",
+    "python tools/bench/engine.py": "--seconds 0.5 --tp 1 --batch 1 4 --png engine.png",
+    "python tools/bench/merge.py": "--rows 4000 --shards 2 --semantic",
+    "python tools/faults/chaos.py": "--rounds 2 --seed 3",
+    "python tools/docs/make_config_reference.py": "--check",
+    "python tools/docs/make_placement_cases.py": "placement.md",
+    "python tools/docs/record_session.py": "session.md",
+    "python tools/simulated/simulate_cluster.py": "--samples 20000 --nodes 8 --widths 4 --real 5000",
+    "python tools/simulated/simulate_node.py": "--gpus 4 --models 2 --samples 60 --window 64",
 }
 """Tools on these pages that take minutes to hours, and what a test asks of them."""
 
@@ -93,10 +94,10 @@ def test_small_blocks_are_known() -> None:
 
 
 SLOW = {
-    "python tools/bench_engine.py": [pytest.mark.slow, pytest.mark.vllm],
-    "python tools/record_session.py": [pytest.mark.slow, pytest.mark.slurm],
-    "python tools/chaos.py": [pytest.mark.slow],  # by default: crash/test_chaos.py
-    "python tools/simulate_cluster.py": [pytest.mark.slow],
+    "python tools/bench/engine.py": [pytest.mark.slow, pytest.mark.vllm],
+    "python tools/docs/record_session.py": [pytest.mark.slow, pytest.mark.slurm],
+    "python tools/faults/chaos.py": [pytest.mark.slow],  # by default: crash/test_chaos.py
+    "python tools/simulated/simulate_cluster.py": [pytest.mark.slow],
 }
 
 
@@ -122,18 +123,14 @@ def test_commands_parse(page: str, line: str) -> None:
         name, command, words = command.resolve_command(context, words)
         context = command.make_context(name, list(words), parent=context)
     kind = {"finetune": FinetuneConfig, "evaluate": EvaluateConfig}.get(name, RunConfig)
-    if {"finetune", "evaluate"} & {
-        word.partition("/")[0] for word in words
-    }:  # gra config show --preset finetune/paper
+    if {"finetune", "evaluate"} & {word.partition("/")[0] for word in words}:  # gra config show --preset finetune/paper
         kind = FinetuneConfig if any(w.startswith("finetune/") for w in words) else EvaluateConfig
     keys = list(presets.all_keys(kind))
     for word in words:
         key, eq, _ = word.partition("=")
         if eq and not word.startswith("-"):
             pattern = re.compile(r"\.(NAME)(?=\.|$)")
-            known = any(
-                re.fullmatch(pattern.sub(r"\\.[^.]+", re.escape(k).replace(r"\.", ".")), key) for k in keys
-            )
+            known = any(re.fullmatch(pattern.sub(r"\\.[^.]+", re.escape(k).replace(r"\.", ".")), key) for k in keys)
             assert known or any(k == key for k in keys), f"{page}: {key}"
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gra_hpc.engines.load import read_calibration
-from gra_hpc.ledger import Ledger
-from gra_hpc.rundir import RunDir
+from gra_hpc.placement.workload import read_calibration
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
 from tests import offline
 from tests.conftest import known_classes
 from tests.mini_hub import mini_hub
@@ -74,11 +74,7 @@ def small_seeds(path: Path, described: bool) -> Path:
         {"instruction": "What is a prime number?", "response": "A number above 1 that only 1 and itself divide."},
     ]  # fmt: skip
     if described:
-        rows[2] |= {
-            "domain": "math",
-            "keywords": ["prime", "number", "divisor"],
-            "summary": "Define prime numbers.",
-        }
+        rows[2] |= {"domain": "math", "keywords": ["prime", "number", "divisor"], "summary": "Define prime numbers."}
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path
 
@@ -100,11 +96,7 @@ def test_seeds_to_release_with_real_models(
         "merge.decontamination.sources=[org/bench]",
         *(f"site.scratch={tmp_path}", f"site.local_dir={tmp_path / 'node'}", "site.copy_weights=true"),
         *("launch.shards=1", "method.accept_mean=1", "method.review_instruction=false"),
-        *(
-            "method.sampling.max_tokens=40",
-            "method.verdict_tokens=96",
-            f"engine.env={{GRA_TEST_MARK: {mark}}}",
-        ),
+        *("method.sampling.max_tokens=40", "method.verdict_tokens=96", f"engine.env={{GRA_TEST_MARK: {mark}}}"),
     ]
     home = tmp_path / "home"
     bench = tmp_path / "bench"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gra_hpc import cli
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent
 Gra = Callable[..., str]
@@ -68,16 +68,8 @@ def preset(tmp_path: Path, tiny_llama: Path) -> Path:
         (["plan"], "missing argument 'RUN'", "gra plan --help"),
         (["plan", "r", "--prest", "demo"], "no such option: --prest", "--preset"),
         (["logs", "r", "first"], "valid int", "gra logs --help"),
-        (
-            ["plan", "r", "method.reviewrs=2"],
-            "unknown key method.reviewrs; did you mean reviewers?",
-            "valid here",
-        ),
-        (
-            ["plan", "r", "temperature=1"],
-            "unknown key temperature; did you mean",
-            "method.sampling.temperature",
-        ),
+        (["plan", "r", "method.reviewrs=2"], "unknown key method.reviewrs; did you mean reviewers?", "valid here"),
+        (["plan", "r", "temperature=1"], "unknown key temperature; did you mean", "method.sampling.temperature"),
         (["plan", "r", "reviewers"], "expected key=value", "method.reviewers=2"),
         (["plan", "r", "method.reviewers=two"], "method.reviewers", "gra config show"),
         (["plan", "r", "method.accept_mean=11"], "expected 1 to 10", "gra config show"),
@@ -91,20 +83,11 @@ def preset(tmp_path: Path, tiny_llama: Path) -> Path:
         (["plan", "r", "method.reviewers=[2]"], "method.reviewers=[2]: expected one int", "gra config show"),
         (["plan", "r", f"method.seed={2**70}"], "expected a number of 64 bits", "gra config show"),
         (
-            [
-                "plan",
-                "r",
-                "method.policy=fixed",
-                "method.fixed={generator: ada, reviewers: [ada], adjudicator: eve}",
-            ],
+            ["plan", "r", "method.policy=fixed", "method.fixed={generator: ada, reviewers: [ada], adjudicator: eve}"],
             "expected another member in every seat",
             "method.policy=single",
         ),
-        (
-            ["plan", "r", "committee.ada.model=llama"],
-            "committee.ada.model=llama: expected one of smollm2",
-            "gra",
-        ),
+        (["plan", "r", "committee.ada.model=llama"], "committee.ada.model=llama: expected one of smollm2", "gra"),
         (["plan", "r", "site.signal_lead_s=9000"], "at most a fifth of the time limit", "gra config show"),
         (["plan", "r", "site.container=docker:x"], "apptainer:IMAGE or pyxis:IMAGE", "gra config show"),
         (["plan", "r", "--preset", "dmo"], "did you mean demo?", "presets:"),
@@ -169,9 +152,7 @@ def test_out_of_order(gra: Gra, preset: Path, tmp_path: Path) -> None:
     assert "has shards 0 to" in gra("logs", "r", 99)
     assert "it has not started yet" in gra("logs", "r", 0)
     assert "press Ctrl-C where gra submit runs" in gra("cancel", "r")
-    assert "planned with other settings: method.reviewers: planned 3, now 2" in gra(
-        "resume", "r", "method.reviewers=2"
-    )
+    assert "planned with other settings: method.reviewers: planned 3, now 2" in gra("resume", "r", "method.reviewers=2")
     assert "planned with other settings" in gra("plan", "r", "--preset", preset, "method.max_tries=9")
     gra("inspect", "r")
     gra("submit", "r", code=0)

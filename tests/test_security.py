@@ -15,23 +15,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gra_hpc import presets
-from gra_hpc.config import EngineConfig, ModelConfig, RunConfig, SiteConfig
-from gra_hpc.engines.door import Request, Sampling
+from gra_hpc.config import presets
+from gra_hpc.config.settings import EngineConfig, ModelConfig, RunConfig, SiteConfig
 from gra_hpc.engines.leftovers import claim_cache, own_directory
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
-from gra_hpc.engines.simulated_server import launcher
 from gra_hpc.errors import ConfigError, EngineError
+from gra_hpc.flows.calls import Request, Sampling
 from gra_hpc.launch.arrays import sbatch_text
-from gra_hpc.rundir import RunDir
+from gra_hpc.placement.placement import EnginePlace, Placement
+from gra_hpc.run.directory import RunDir
+from tools.simulated.server import launcher
 
 ROOT = Path(__file__).resolve().parent.parent
-SECRETS = {
-    "HF_TOKEN": "hf_S3cretS3cretS3cret",
-    "WANDB_API_KEY": "wandbS3cret",
-    "AWS_SECRET_ACCESS_KEY": "awsS3cret",
-}
+SECRETS = {"HF_TOKEN": "hf_S3cretS3cretS3cret", "WANDB_API_KEY": "wandbS3cret", "AWS_SECRET_ACCESS_KEY": "awsS3cret"}
 OTHER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 other_user = pytest.mark.skipif(

@@ -4,7 +4,7 @@
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 gra_env cpu
-.venv/bin/python tools/get_models.py smollm2 minilm
+.venv/bin/python tools/models/get_models.py smollm2 minilm
 run=runs/demo
 if [[ $# -gt 0 && $1 != *=* ]]; then run=$1; shift; fi
 echo "The demo's model has 135M parameters: what its reviewers say means little. It shows the whole path, for real."

@@ -6,7 +6,7 @@
 source "$(dirname "$0")/env.sh"
 gra_env cpu dev train
 bin=.venv/bin
-models() { $bin/python tools/get_models.py smollm2 minilm tiny-llama; }
+models() { $bin/python tools/models/get_models.py smollm2 minilm tiny-llama; }
 checks() {
     $bin/ruff format --check . && $bin/ruff check . && $bin/mypy && $bin/lint-imports && $bin/codespell &&
         $bin/shellcheck -x tools/*.sh .ci/run
@@ -35,7 +35,7 @@ part() { # NAME
     runs) tests runs "not all_cores" tests/cluster/test_run*.py tests/cluster/test_submitter.py ;;
     cluster) tests cluster "not all_cores" tests/cluster --ignore-glob='*/test_run*' --ignore-glob='*/test_submitter*' ;;
     rest) # files with long tests first, or one worker ends alone; threads of one worker would wait for the other's
-        OMP_NUM_THREADS=1 tests rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/test_stage.py \
+        OMP_NUM_THREADS=1 tests rest "not vllm" tests/training tests/crash tests/release tests/evaluation tests/merge tests/site/test_stage.py \
             tests/test_docs.py tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder ;;
     esac
 }

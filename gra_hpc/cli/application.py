@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from gra_hpc.rundir import RunDir
+    from gra_hpc.run.directory import RunDir
 
 app = typer.Typer(
     name="gra",
@@ -21,8 +21,7 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run.")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as gra config show names them."),
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as gra config show names them.")
 ]
 Preset = Annotated[str, typer.Option("--preset", "-p", help="Preset: a name in configs/, or a YAML file.")]
 Site = Annotated[str, typer.Option("--site", "-s", help="Site: a name in configs/sites/, or a YAML file.")]
@@ -36,6 +35,6 @@ def existing(run: Path) -> RunDir:
     Raises:
         GraError: when the directory holds no plan.
     """
-    from gra_hpc.rundir import RunDir
+    from gra_hpc.run.directory import RunDir
 
     return RunDir.existing(run)

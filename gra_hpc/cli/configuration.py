@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from gra_hpc.cli.application import Overrides, Preset, Site, app
+from gra_hpc.config import explain
 
 config_app = typer.Typer(help="The configuration and the meaning of its keys.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
@@ -15,15 +16,14 @@ app.add_typer(config_app, name="config")
 @config_app.command("show")
 def config_show(overrides: Overrides = None, preset: Preset = "demo", site: Site = "") -> None:
     """Print the resolved configuration with the meaning of each field."""
-    from gra_hpc import presets
 
-    for line in presets.explain(_composed(preset, overrides or [], site)):
+    for line in explain.explain(_composed(preset, overrides or [], site)):
         print(line)
 
 
 def _composed(preset: str, overrides: list[str], site: str) -> Any:
     """The configuration of a run, or of the job that the preset's folder is of; needed values may be missing there."""
-    from gra_hpc import presets
+    from gra_hpc.config import presets
 
     folder = preset.partition("/")[0]
     if folder == "finetune":

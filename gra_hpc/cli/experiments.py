@@ -14,19 +14,14 @@ if TYPE_CHECKING:
     from gra_hpc.experiments.config import ExperimentConfig
     from gra_hpc.experiments.directory import ExperimentDir
 
-experiment_app = typer.Typer(
-    help="Experiments: data, fine-tuning and evaluation in one go.", rich_markup_mode=None
-)
+experiment_app = typer.Typer(help="Experiments: data, fine-tuning and evaluation in one go.", rich_markup_mode=None)
 app.add_typer(experiment_app, name="experiment")
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="Experiment in configs/experiments/, or a YAML file.")
-]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment in configs/experiments/, or a YAML file.")]
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[ROW|KEY=VALUE]...",
-        help="Rows as SEEDS/DATA/BASE (* for all; left out: all rows); settings.",
+        metavar="[ROW|KEY=VALUE]...", help="Rows as SEEDS/DATA/BASE (* for all; left out: all rows); settings."
     ),
 ]
 Directory = Annotated[Path | None, typer.Option("--dir", help="Its directory; runs/NAME if left out.")]
@@ -36,7 +31,7 @@ Directory = Annotated[Path | None, typer.Option("--dir", help="Its directory; ru
 def experiment_run(name: Name, words: Words = None, directory: Directory = None, site: Site = "") -> None:
     """Make the data, fine-tune and evaluate, as jobs that wait for each other (or here, without Slurm). Typed again, it
     goes on with what is left. Ends with the table where all of it was done here."""
-    from gra_hpc.config import Executor
+    from gra_hpc.config.settings import Executor
     from gra_hpc.experiments import chain, config, progress
     from gra_hpc.experiments.directory import ExperimentDir
 
@@ -81,9 +76,7 @@ def experiment_rows(name: Name, words: Words = None) -> None:
 
 
 @experiment_app.command("status")
-def experiment_status(
-    name: Name, words: Words = None, directory: Directory = None, json: Json = False
-) -> None:
+def experiment_status(name: Name, words: Words = None, directory: Directory = None, json: Json = False) -> None:
     """Show every row's stages: from the files, and by one look at Slurm's queue."""
     from gra_hpc.experiments import config, progress
     from gra_hpc.experiments.directory import ExperimentDir

@@ -24,16 +24,14 @@ def _directory(path: Path) -> Path:
 @release_app.command("verify")
 def release_verify(release: Release) -> None:
     """Check every digest, count, id and split of a release, and its ledger."""
-    from gra_hpc.release.verify import verify
+    from gra_hpc.release.verify.verify import verify
 
     directory = _directory(release)
     problems = verify(directory)
     for problem in problems:
         print(problem)
     if problems:
-        raise ReleaseError(
-            f"{directory}: {len(problems)} problems", "move it away, then build it again: gra merge RUN"
-        )
+        raise ReleaseError(f"{directory}: {len(problems)} problems", "move it away, then build it again: gra merge RUN")
     print(f"{directory}: sound")
 
 

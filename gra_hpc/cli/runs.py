@@ -9,7 +9,7 @@ import typer
 from gra_hpc.cli.application import Json, Overrides, Preset, Round, Run, Site, app, existing
 
 if TYPE_CHECKING:
-    from gra_hpc.engines.placement import Solution
+    from gra_hpc.placement.placement import Solution
 
 
 @app.command()
@@ -21,12 +21,12 @@ def plan(
     prompts: Annotated[bool, typer.Option("--prompts", help="Also a few prompts, rendered.")] = False,
 ) -> None:
     """Plan a run: read the seeds, pin the models, freeze it all; work, time and disk. Submits nothing."""
-    from gra_hpc import plan as planning
-    from gra_hpc import presets
-    from gra_hpc.launch.display import next_command
-    from gra_hpc.launch.preview import engines_of, preview
-    from gra_hpc.launch.prompts import rendered
-    from gra_hpc.launch.status import collect
+    from gra_hpc.config import presets
+    from gra_hpc.run import plan as planning
+    from gra_hpc.views.plan import engines_of, preview
+    from gra_hpc.views.prompts import rendered
+    from gra_hpc.views.status import collect
+    from gra_hpc.views.status_table import next_command
 
     solutions: list[Solution | None] = []
     made = planning.make(
@@ -46,18 +46,17 @@ def plan(
 def submit(run: Run) -> None:
     """Hand a planned run to Slurm, or run it here (site.executor=local)."""
     from gra_hpc.launch.submit import submit as do_submit
+    from gra_hpc.views.status_table import progress
 
-    do_submit(existing(run), again=False)
+    do_submit(existing(run), again=False, progress=progress)
 
 
 @app.command()
 def status(
-    run: Run,
-    json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Until the run is done.")] = False,
+    run: Run, json: Json = False, watch: Annotated[bool, typer.Option("--watch", help="Until the run is done.")] = False
 ) -> None:
     """Show every round, the shards that run or failed, and why: one look at the files, one at Slurm's queue."""
-    from gra_hpc.launch.status import collect
+    from gra_hpc.views.status import collect
 
     made = existing(run)
     if json:
@@ -65,7 +64,7 @@ def status(
 
         print(to_json(collect(made).to_dict()).decode(), end="")
         return
-    from gra_hpc.launch.display import show
+    from gra_hpc.views.status_table import show
 
     show(made, watch)
 
@@ -73,16 +72,14 @@ def status(
 @app.command()
 def logs(
     run: Run,
-    shard: Annotated[
-        int | None, typer.Argument(metavar="[SHARD]", help="Shard; left out: what failed last.")
-    ] = None,
+    shard: Annotated[int | None, typer.Argument(metavar="[SHARD]", help="Shard; left out: what failed last.")] = None,
     round_: Round = None,
     merge: Annotated[bool, typer.Option("--merge", help="The log of the round's merge.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines of each log.")] = 20,
     paths: Annotated[bool, typer.Option("--paths", help="Only the logs' paths.")] = False,
 ) -> None:
     """Show the end of a shard's logs: its job's, and its engines'."""
-    from gra_hpc.launch.logs import show
+    from gra_hpc.views.logs import show
 
     for line in show(existing(run), shard, round_, merge, 0 if paths else lines):
         print(line)
@@ -93,17 +90,17 @@ def resume(run: Run, overrides: Overrides = None) -> None:
     """Submit what is neither published nor running. Placement and site settings may change."""
     from gra_hpc.launch.submit import reconfigure
     from gra_hpc.launch.submit import submit as do_submit
+    from gra_hpc.views.status_table import progress
 
     made = existing(run)
     if overrides:
         reconfigure(made, overrides)
-    do_submit(made, again=True)
+    do_submit(made, again=True, progress=progress)
 
 
 @app.command()
 def cancel(
-    run: Run,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Only what has not started yet.")] = False,
+    run: Run, waiting: Annotated[bool, typer.Option("--waiting", help="Only what has not started yet.")] = False
 ) -> None:
     """Cancel this run's jobs, and no others. What was answered is kept."""
     from gra_hpc.launch.cancel import cancel as do_cancel
@@ -115,8 +112,9 @@ def cancel(
 @app.command()
 def merge(run: Run, round_: Round = None, overrides: Overrides = None) -> None:
     """Merge the published shards of a round here and now; after the last round, build the release."""
-    from gra_hpc.launch.rounds import current_round, finish_round
+    from gra_hpc.launch.round_end import finish_round
     from gra_hpc.launch.submit import reconfigure
+    from gra_hpc.run.rounds import current_round
 
     made = existing(run)
     if overrides:
@@ -127,15 +125,11 @@ def merge(run: Run, round_: Round = None, overrides: Overrides = None) -> None:
 @app.command()
 def inspect(
     run: Run,
-    sample: Annotated[
-        str, typer.Argument(help="Start of a sample's id; the best accepted one if left out.")
-    ] = "",
-    status: Annotated[
-        str, typer.Option("--status", help="Without an id: accepted, rejected or failed.")
-    ] = "accepted",
+    sample: Annotated[str, typer.Argument(help="Start of a sample's id; the best accepted one if left out.")] = "",
+    status: Annotated[str, typer.Option("--status", help="Without an id: accepted, rejected or failed.")] = "accepted",
 ) -> None:
     """Show one sample with its whole history."""
-    from gra_hpc.inspection import find_sample, history
+    from gra_hpc.views.sample import find_sample, history
 
     row, _, calls = find_sample(existing(run), sample, status)
     for line in history(row, calls):
@@ -144,8 +138,7 @@ def inspect(
 
 @app.command()
 def clean(
-    run: Run,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without, they are only listed.")] = False,
+    run: Run, yes: Annotated[bool, typer.Option("--yes", help="Remove them; without, they are only listed.")] = False
 ) -> None:
     """Remove what a run no longer needs: submission files, and the logs of what is published."""
     from gra_hpc.launch.clean import clean as do_clean

@@ -21,14 +21,14 @@ def site_detect(
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
 ) -> None:
     """Write configs/sites/NAME.yaml from what Slurm says about this cluster."""
-    from gra_hpc.launch import site
-    from gra_hpc.launch.cluster import cluster_info
+    from gra_hpc.site import detect
+    from gra_hpc.site.cluster import cluster_info
 
-    settings = site.detect(cluster_info(), partition)
+    settings = detect.detect(cluster_info(), partition)
     if print_:
-        print(site.text(settings), end="")
+        print(detect.text(settings), end="")
         return
-    path = site.write(settings, name, force)
+    path = detect.write(settings, name, force)
     print(f"wrote {path}")
     for s in settings:
         if s.value not in ("", [], 0):
@@ -37,12 +37,10 @@ def site_detect(
 
 
 @site_app.command("show")
-def site_show(
-    site: Annotated[str, typer.Argument(metavar="[SITE]", help="Site; left out: their names.")] = "",
-) -> None:
+def site_show(site: Annotated[str, typer.Argument(metavar="[SITE]", help="Site; left out: their names.")] = "") -> None:
     """Show a site's settings with their meaning, and the sbatch lines they come to."""
-    from gra_hpc import presets
-    from gra_hpc.launch.site import show
+    from gra_hpc.config import presets
+    from gra_hpc.site.detect import show
 
     if not site:
         for name in presets.site_names():
@@ -66,7 +64,7 @@ def doctor(
     import sys
     from dataclasses import asdict
 
-    from gra_hpc import presets
+    from gra_hpc.config import presets
     from gra_hpc.doctor.finding import FAILURE
     from gra_hpc.doctor.report import examination
 
@@ -102,19 +100,15 @@ def doctor(
 def stage(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[ID|KEY=VALUE]...", help="Hub ids (ORG/NAME, datasets/ORG/NAME, @REVISION), settings."
-        ),
+        typer.Argument(metavar="[ID|KEY=VALUE]...", help="Hub ids (ORG/NAME, datasets/ORG/NAME, @REVISION), settings."),
     ] = None,
-    preset: Annotated[
-        str, typer.Option("--preset", "-p", help="Preset whose models and data to fetch.")
-    ] = "",
+    preset: Annotated[str, typer.Option("--preset", "-p", help="Preset whose models and data to fetch.")] = "",
     site: Site = "",
     again: Annotated[bool, typer.Option("--again", help="Read and compare all files again.")] = False,
 ) -> None:
     """Fetch models and data into the site's shared cache, with a network; jobs then need none."""
-    from gra_hpc import presets
-    from gra_hpc import stage as staging
+    from gra_hpc.config import presets
+    from gra_hpc.site import stage as staging
 
     overrides = [w for w in words or [] if "=" in w]
     ids = [w for w in words or [] if "=" not in w]
@@ -139,14 +133,15 @@ def calibrate(
     to: Annotated[Path | None, typer.Option("--to", help="File; left out: beside the site's.")] = None,
 ) -> None:
     """Measure a site with a small real run of its own: plan and submit it; when it is done, save what it took."""
-    from gra_hpc.launch import calibrate as calibration
+    from gra_hpc.config.presets import compose
     from gra_hpc.launch.submit import submit
-    from gra_hpc.presets import compose
-    from gra_hpc.rundir import RunDir
+    from gra_hpc.run.directory import RunDir
+    from gra_hpc.site import calibrate as calibration
+    from gra_hpc.views.status_table import progress
 
     made = RunDir(run.absolute())
     if not made.plan.exists():
-        submit(calibration.plan_small(run, compose(preset, overrides or [], site)), again=False)
+        submit(calibration.plan_small(run, compose(preset, overrides or [], site)), again=False, progress=progress)
     if not calibration.measurable(made):
         print(f"when it is done: gra calibrate {run}{f' --site {site}' if site else ''}")
         return

@@ -11,15 +11,10 @@ from gra_hpc.cli.application import Overrides, Site, app
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the job; made if it is not there.")]
 Preset = Annotated[
-    str,
-    typer.Option("--preset", "-p", help="A name below configs/finetune or configs/evaluate, or a YAML file."),
+    str, typer.Option("--preset", "-p", help="A name below configs/finetune or configs/evaluate, or a YAML file.")
 ]
-After = Annotated[
-    str, typer.Option("--after", help="Slurm ids of jobs that must succeed first, with commas.")
-]
-Plan = Annotated[
-    bool, typer.Option("--plan", help="Only freeze the settings and show what would be submitted.")
-]
+After = Annotated[str, typer.Option("--after", help="Slurm ids of jobs that must succeed first, with commas.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Only freeze the settings and show what would be submitted.")]
 
 
 def _ids(after: str) -> list[str]:
@@ -35,20 +30,15 @@ def _told(job: str | None, out: Path) -> None:
 
 @app.command()
 def finetune(
-    out: Out,
-    overrides: Overrides = None,
-    preset: Preset = "",
-    site: Site = "",
-    after: After = "",
-    plan: Plan = False,
+    out: Out, overrides: Overrides = None, preset: Preset = "", site: Site = "", after: After = "", plan: Plan = False
 ) -> None:
     """Fine-tune a model on a release: submit it to Slurm, or train here. Typed again, it resumes.
 
     Without --preset the settings OUT was begun with are taken.
     """
-    from gra_hpc.launch.finetuning import explain, submit_finetune
-    from gra_hpc.launch.stages import preset_of
+    from gra_hpc.config.frozen import preset_of
     from gra_hpc.training.config import compose
+    from gra_hpc.training.job import explain, submit_finetune
 
     config = compose(preset_of(out, preset, "finetune"), overrides or [], site)
     for line in explain(out, config, plan):
@@ -77,9 +67,9 @@ def evaluate(
 
     Without --preset the settings OUT was begun with are taken.
     """
+    from gra_hpc.config.frozen import preset_of
     from gra_hpc.evaluation.config import compose
-    from gra_hpc.launch.evaluating import explain, stage_data, submit_evaluate
-    from gra_hpc.launch.stages import preset_of
+    from gra_hpc.evaluation.job import explain, stage_data, submit_evaluate
 
     config = compose(preset_of(out, preset, "evaluate"), overrides or [], site)
     for line in explain(out, config, plan):

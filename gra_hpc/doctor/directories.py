@@ -9,15 +9,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from gra_hpc import space
-from gra_hpc.config import SiteConfig
+from gra_hpc.config.settings import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
-from gra_hpc.engines.hosting import local_directory
-from gra_hpc.space import file_system
+from gra_hpc.run import disk_space
+from gra_hpc.run.disk_space import file_system
+from gra_hpc.run.engines import local_directory
 
-LOCAL_TYPES = frozenset(
-    ["tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "overlay", "zfs", "squashfs"]
-)
+LOCAL_TYPES = frozenset(["tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "overlay", "zfs", "squashfs"])
 """File systems of one machine, unless it exports them."""
 
 ROOM_GB, LEAST_GB = 10.0, 1.0
@@ -35,9 +33,7 @@ def shared(directory: Path, slurm: bool) -> Iterable[Finding]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        yield failure(
-            f"{directory}: cannot be made ({e.strerror})", "choose a directory of yours on the shared disk"
-        )
+        yield failure(f"{directory}: cannot be made ({e.strerror})", "choose a directory of yours on the shared disk")
         return
     kind = file_system(directory)
     where = f"{directory} ({kind or 'file system unknown'})"
@@ -47,9 +43,7 @@ def shared(directory: Path, slurm: bool) -> Iterable[Finding]:
         _promises(probe)
         took = time.monotonic() - began
     except OSError as e:
-        yield failure(
-            f"{where}: {e.strerror}", "choose a directory of yours with quota left: df -h, df -i, quota -s"
-        )
+        yield failure(f"{where}: {e.strerror}", "choose a directory of yours with quota left: df -h, df -i, quota -s")
         return
     except AssertionError as e:
         yield failure(f"{where}: {e}", "use another file system: results are published by rename")
@@ -59,15 +53,12 @@ def shared(directory: Path, slurm: bool) -> Iterable[Finding]:
             probe.with_name(probe.name + suffix).unlink(missing_ok=True)
     if slurm and kind in LOCAL_TYPES:
         yield warning(
-            f"{where}: looks like a disk of this machine alone",
-            "gra doctor SITE --job tells whether nodes see it",
+            f"{where}: looks like a disk of this machine alone", "gra doctor SITE --job tells whether nodes see it"
         )
     else:
         yield ok(f"{where}: writable, renames replace, links are exclusive")
     if took > SLOW_S * 10:
-        yield warning(
-            f"{where}: ten small files took {took:.1f} s", "metadata is slow now: prefer few large shards"
-        )
+        yield warning(f"{where}: ten small files took {took:.1f} s", "metadata is slow now: prefer few large shards")
     yield from room(directory)
 
 
@@ -100,7 +91,7 @@ def _promises(probe: Path) -> None:
 
 def room(directory: Path, least_gb: float = LEAST_GB, good_gb: float = ROOM_GB) -> Iterable[Finding]:
     """Free bytes and inodes, as the file system and the quota commands tell."""
-    left = space.free(directory)
+    left = disk_space.free(directory)
     free = left.bytes / 1e9
     text = f"{directory}: {free:,.0f} GB free" + ("" if left.files is None else f", {left.files:,} inodes")
     if free < least_gb or (left.files is not None and left.files < LEAST_INODES):
@@ -128,9 +119,7 @@ def local(site: SiteConfig) -> Iterable[Finding]:
         return
     kind = file_system(directory)
     if kind and kind not in LOCAL_TYPES:
-        yield warning(
-            f"node-local directory {directory} is on {kind}", "site.local_dir=a disk of the node itself"
-        )
+        yield warning(f"node-local directory {directory} is on {kind}", "site.local_dir=a disk of the node itself")
     else:
         yield ok(f"node-local directory {directory} ({kind})")
     yield from room(directory, 0.5, 5.0)
@@ -147,8 +136,7 @@ def clock(directory: Path) -> Iterable[Finding]:
         probe.unlink(missing_ok=True)
     if abs(skew) > SKEW_S:
         yield warning(
-            f"clocks: the file server is {skew:+.0f} s from this machine",
-            "tell support; gra status may call live dead",
+            f"clocks: the file server is {skew:+.0f} s from this machine", "tell support; gra status may call live dead"
         )
     else:
         yield ok("clocks agree with the file server")

@@ -50,12 +50,8 @@ def examine(checks: Iterable[Check]) -> Iterator[Finding]:
         except GraError as e:
             yield failure(e.what, e.then)
         except Exception as e:  # the doctor must go on, whatever a strange machine does
-            name = getattr(check, "__name__", None) or getattr(
-                getattr(check, "func", None), "__name__", "check"
-            )
-            yield warning(
-                f"{name}: could not be checked ({type(e).__name__}: {e})", "report it with this line"
-            )
+            name = getattr(check, "__name__", None) or getattr(getattr(check, "func", None), "__name__", "check")
+            yield warning(f"{name}: could not be checked ({type(e).__name__}: {e})", "report it with this line")
 
 
 def worst(findings: Iterable[Finding]) -> str:

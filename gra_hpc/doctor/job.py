@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from gra_hpc import presets
-from gra_hpc.config import RunConfig
+from gra_hpc.config import presets
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.doctor import directories, node, software
 from gra_hpc.doctor.finding import Check, Finding, examine, failure, ok
 from gra_hpc.launch import slurm
 from gra_hpc.launch.arrays import shard_executor, submit_one
-from gra_hpc.launch.logs import last_words
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.views.logs import last_words
 
 MINUTES = 10
 """Time limit of the job: it takes two minutes, but `import vllm` from a cold file system may take longer."""
@@ -67,19 +67,13 @@ class ExamineNode:
         try:
             found = (self.directory / "token").read_text(encoding="utf-8")
         except OSError as e:
-            return failure(
-                f"{self.directory}: not visible on this node ({e.strerror})", "use a shared directory"
-            )
+            return failure(f"{self.directory}: not visible on this node ({e.strerror})", "use a shared directory")
         if found != self.token:
-            return failure(
-                f"{self.directory}: holds other files than on the login node", "use a shared directory"
-            )
+            return failure(f"{self.directory}: holds other files than on the login node", "use a shared directory")
         return ok(f"{self.directory} is shared with the login node")
 
 
-def examine_node(
-    config: RunConfig, base: Path, wait_s: float, say: Callable[[str], None]
-) -> tuple[str, list[Finding]]:
+def examine_node(config: RunConfig, base: Path, wait_s: float, say: Callable[[str], None]) -> tuple[str, list[Finding]]:
     """Submit the job and wait for its report.
 
     Args:
@@ -99,9 +93,7 @@ def examine_node(
     (directory / "run.yaml").write_text(presets.dump(config), encoding="utf-8")
     run = RunDir(directory)
     minutes = min(MINUTES, config.site.time_minutes)
-    brief = replace(
-        config.site, time_minutes=minutes, signal_lead_s=min(config.site.signal_lead_s, 12 * minutes)
-    )
+    brief = replace(config.site, time_minutes=minutes, signal_lead_s=min(config.site.signal_lead_s, 12 * minutes))
     executor = shard_executor(run, replace(config, site=brief), "gra:doctor")
     executor.update_parameters(job_name="gra-doctor")
     job = submit_one(executor, ExamineNode(run.config, directory, token))

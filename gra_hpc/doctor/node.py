@@ -9,7 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterable
 
-from gra_hpc.config import EngineKind, RunConfig
+from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 
 OPEN_FILES = 4096
@@ -55,16 +55,14 @@ def gpus(config: RunConfig) -> Iterable[Finding]:
         yield ok(f"Slurm gave {wanted} GPUs ({name}={','.join(visible)})")
     else:
         yield failure(
-            f"Slurm gave {len(visible)} GPUs, site.gpus_per_node={wanted}",
-            "site.gpu_style=gres or gpus: try the other",
+            f"Slurm gave {len(visible)} GPUs, site.gpus_per_node={wanted}", "site.gpu_style=gres or gpus: try the other"
         )
     if config.engine.kind is EngineKind.simulated:
         return
     smi = shutil.which("nvidia-smi") or shutil.which("rocm-smi")
     if smi is None:
         yield failure(
-            "nvidia-smi: not found, so there is no driver",
-            "this partition has no GPUs, or a module is missing",
+            "nvidia-smi: not found, so there is no driver", "this partition has no GPUs, or a module is missing"
         )
         return
     if not smi.endswith("nvidia-smi"):
@@ -74,9 +72,7 @@ def gpus(config: RunConfig) -> Iterable[Finding]:
     done = subprocess.run([smi, *query], capture_output=True, text=True, timeout=60, check=False)
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     if done.returncode or not lines:
-        yield failure(
-            f"nvidia-smi: {(done.stderr or done.stdout).strip()[:200]}", "a broken node: site.exclude=NODE"
-        )
+        yield failure(f"nvidia-smi: {(done.stderr or done.stdout).strip()[:200]}", "a broken node: site.exclude=NODE")
         return
     yield ok(f"driver: {len(lines)} x {lines[0]} (name, MiB, driver version)")
 
@@ -84,32 +80,23 @@ def gpus(config: RunConfig) -> Iterable[Finding]:
 def machine() -> Iterable[Finding]:
     """Loopback ports, shared memory, open files: what engines need."""
     try:
-        with (
-            socket.create_server(("127.0.0.1", 0)) as server,
-            socket.create_connection(server.getsockname(), 5),
-        ):
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
             pass
         yield ok("loopback ports open")
     except OSError as e:
-        yield failure(
-            f"127.0.0.1: {e.strerror}", "a tensor-parallel engine needs the loopback device: tell support"
-        )
+        yield failure(f"127.0.0.1: {e.strerror}", "a tensor-parallel engine needs the loopback device: tell support")
     try:
         s = os.statvfs("/dev/shm")
         free = s.f_bavail * s.f_frsize / 1e9
         if free < SHM_GB:
-            yield warning(
-                f"/dev/shm: {free:.1f} GB free", "tensor-parallel engines need 1 GB: raise site.memory_gb"
-            )
+            yield warning(f"/dev/shm: {free:.1f} GB free", "tensor-parallel engines need 1 GB: raise site.memory_gb")
         else:
             yield ok(f"/dev/shm: {free:.0f} GB free")
     except OSError:
         yield warning("/dev/shm: not there", "in a container: bind it")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
-        yield warning(
-            f"open files: {hard}", "ask support for 4096 or more: each call in flight is a connection"
-        )
+        yield warning(f"open files: {hard}", "ask support for 4096 or more: each call in flight is a connection")
     else:
         yield ok(f"open files: {soft} (may be raised to {'any' if hard == resource.RLIM_INFINITY else hard})")
 

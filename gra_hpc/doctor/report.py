@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from gra_hpc.config import Executor, RunConfig
+from gra_hpc.config.settings import Executor, RunConfig
 from gra_hpc.doctor import directories, job, slurm_site, software
 from gra_hpc.doctor.finding import FAILURE, Finding, examine, warning, worst
 
@@ -32,7 +32,7 @@ def login_node(config: RunConfig, base: Path) -> Iterator[Finding]:
 
 
 def _slurm(config: RunConfig, base: Path) -> Iterable[Finding]:
-    from gra_hpc.launch.cluster import cluster_info
+    from gra_hpc.site.cluster import cluster_info
 
     yield from slurm_site.against(config.site, cluster_info())
     yield from slurm_site.submittable(config, base)

@@ -7,15 +7,15 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from gra_hpc.config import RunConfig, SiteConfig
+from gra_hpc.config.presets import nearest
+from gra_hpc.config.settings import RunConfig, SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.errors import LaunchError, SlurmDownError
 from gra_hpc.launch import slurm
 from gra_hpc.launch.arrays import script_of, shard_executor
-from gra_hpc.launch.cluster import ClusterInfo, NodeKind, Partition
-from gra_hpc.launch.refusals import advice
-from gra_hpc.presets import nearest
-from gra_hpc.rundir import RunDir
+from gra_hpc.launch.slurm import advice
+from gra_hpc.run.directory import RunDir
+from gra_hpc.site.cluster import ClusterInfo, NodeKind, Partition
 
 
 def against(site: SiteConfig, info: ClusterInfo) -> Iterable[Finding]:
@@ -40,8 +40,7 @@ def _partition(name: str, info: ClusterInfo, prefix: str) -> Iterable[Finding]:
     names = [p.name for p in info.partitions]
     if name not in names:
         yield failure(
-            f"site.{prefix}partition={name}: no such partition{nearest(name, names)}",
-            f"one of {', '.join(names)}",
+            f"site.{prefix}partition={name}: no such partition{nearest(name, names)}", f"one of {', '.join(names)}"
         )
     elif not next(p for p in info.partitions if p.name == name).up:
         yield failure(f"site.{prefix}partition={name}: it is down", f"sinfo -p {name}, or choose another")
@@ -70,9 +69,7 @@ def _partition_takes(site: SiteConfig, p: Partition, info: ClusterInfo) -> Itera
         yield ok(f"time limit {site.time_minutes} min (partition: {p.time_limit_min or 'none'})")
     known = not info.accounts or site.account in info.accounts
     if site.account and known and p.accounts and site.account not in p.accounts:
-        yield failure(
-            f"partition {p.name} does not take account {site.account}", f"one of {', '.join(p.accounts)}"
-        )
+        yield failure(f"partition {p.name} does not take account {site.account}", f"one of {', '.join(p.accounts)}")
     if site.qos and p.qos and site.qos not in p.qos:
         yield failure(f"partition {p.name} does not take QOS {site.qos}", f"one of {', '.join(p.qos)}")
     if "CANCEL" in p.preempt_mode.upper():
@@ -94,16 +91,10 @@ def _nodes(site: SiteConfig, kinds: list[NodeKind]) -> Iterable[Finding]:
         fits = [c for t, c in counts if not site.gpu_type or t == site.gpu_type]
         types = sorted({t for t, _ in counts if t})
         if not counts:
-            yield failure(
-                f"site.gpus_per_node={site.gpus_per_node}: no node here has GPUs", "choose another partition"
-            )
+            yield failure(f"site.gpus_per_node={site.gpus_per_node}: no node here has GPUs", "choose another partition")
         elif not fits:
-            hint = (
-                f"one of {', '.join(types)}" if types else "site.gpu_type=''  (this site gives GPUs no type)"
-            )
-            yield failure(
-                f"site.gpu_type={site.gpu_type}: no node has it{nearest(site.gpu_type, types)}", hint
-            )
+            hint = f"one of {', '.join(types)}" if types else "site.gpu_type=''  (this site gives GPUs no type)"
+            yield failure(f"site.gpu_type={site.gpu_type}: no node has it{nearest(site.gpu_type, types)}", hint)
         elif max(fits) < site.gpus_per_node:
             yield failure(
                 f"site.gpus_per_node={site.gpus_per_node}: nodes have at most {max(fits)}",
@@ -112,24 +103,19 @@ def _nodes(site: SiteConfig, kinds: list[NodeKind]) -> Iterable[Finding]:
         else:
             yield ok(f"{site.gpus_per_node} GPUs per node")
         if site.gpu_memory_gb <= 0:
-            yield failure(
-                "site.gpu_memory_gb=0: placement needs it", "set it: nvidia-smi on a node shows the MiB"
-            )
+            yield failure("site.gpu_memory_gb=0: placement needs it", "set it: nvidia-smi on a node shows the MiB")
     cpus, memory = max(k.cpus for k in kinds), max(k.memory_mb for k in kinds) / 1024
     if site.task_cpus > cpus:
         yield failure(f"site.cpus_per_task={site.task_cpus}: nodes have {cpus}", f"site.cpus_per_task={cpus}")
     if site.task_memory_gb > memory:
         yield failure(
-            f"site.memory_gb={site.task_memory_gb:g}: nodes have {memory:.0f}",
-            f"site.memory_gb={int(memory)}",
+            f"site.memory_gb={site.task_memory_gb:g}: nodes have {memory:.0f}", f"site.memory_gb={int(memory)}"
         )
 
 
 def _limits(site: SiteConfig, info: ClusterInfo) -> Iterable[Finding]:
     if info.max_array_size < 2:
-        yield failure(
-            "this site takes no job arrays (MaxArraySize)", "use slurm/synthesize.sbatch, one job per shard"
-        )
+        yield failure("this site takes no job arrays (MaxArraySize)", "use slurm/synthesize.sbatch, one job per shard")
     elif site.max_array_size > info.max_array_size:
         yield failure(
             f"site.max_array_size={site.max_array_size}: the site takes {info.max_array_size}",
@@ -138,19 +124,13 @@ def _limits(site: SiteConfig, info: ClusterInfo) -> Iterable[Finding]:
     else:
         yield ok(f"arrays of {info.max_array_size} (MaxArraySize); larger rounds are split")
     if info.preempt_mode.upper() not in ("OFF", ""):
-        sent = (
-            "is sent"
-            if info.user_signal
-            else "is not sent (SIGTERM only: answered calls are kept all the same)"
-        )
+        sent = "is sent" if info.user_signal else "is not sent (SIGTERM only: answered calls are kept all the same)"
         yield ok(f"preemption {info.preempt_mode}: a job's own signal {sent}")
     yield ok("requeue allowed" if info.requeue else "requeue off by default; jobs ask for it (--requeue)")
     if info.wckeys and not site.wckey:
         yield warning("this site tracks wckeys", "site.wckey=true, if it refuses jobs without one")
     elif site.wckey and not info.wckeys:
-        yield warning(
-            "site.wckey=true, but this site does not track wckeys", "site.wckey=false: some sites reject it"
-        )
+        yield warning("site.wckey=true, but this site does not track wckeys", "site.wckey=false: some sites reject it")
 
 
 def submittable(config: RunConfig, directory: Path) -> Iterable[Finding]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from gra_hpc import __version__
-from gra_hpc.config import EngineKind, ModelConfig, RunConfig, SiteConfig
+from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig, SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
-from gra_hpc.engines.model_files import check_files, model_directory
 from gra_hpc.errors import GraError
+from gra_hpc.models.files import check_files, model_directory
 
 LEAST_PYTHON = (3, 11)
 PROBE_S = 300
@@ -38,9 +38,7 @@ def python() -> Iterable[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
-        yield failure(
-            f"Python {version}", f"use {least} or newer: module avail python, or a conda environment"
-        )
+        yield failure(f"Python {version}", f"use {least} or newer: module avail python, or a conda environment")
     else:
         yield ok(f"Python {version} ({sys.executable}), gra-hpc {__version__}")
 
@@ -71,25 +69,18 @@ def interpreter(site: SiteConfig) -> Iterable[Finding]:
         return
     code = "import gra_hpc, sys; print(gra_hpc.__version__, sys.version.split()[0])"
     try:
-        done = subprocess.run(
-            [site.python, "-c", code], capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run([site.python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     except OSError as e:
-        yield failure(
-            f"site.python={site.python}: {e.strerror}", "give a Python that login and compute nodes see"
-        )
+        yield failure(f"site.python={site.python}: {e.strerror}", "give a Python that login and compute nodes see")
         return
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        yield failure(
-            f"site.python={site.python} cannot import gra_hpc ({last})", f"{site.python} -m pip install -e ."
-        )
+        yield failure(f"site.python={site.python} cannot import gra_hpc ({last})", f"{site.python} -m pip install -e .")
         return
     theirs = done.stdout.split()[0]
     if theirs != __version__:
         yield failure(
-            f"site.python={site.python} has gra-hpc {theirs}, this is {__version__}",
-            "install the same version",
+            f"site.python={site.python} has gra-hpc {theirs}, this is {__version__}", "install the same version"
         )
     else:
         yield ok(f"jobs' Python {done.stdout.split()[1]} has gra-hpc {theirs}")
@@ -103,9 +94,7 @@ def engine_installed(config: RunConfig) -> Iterable[Finding]:
         if os.access(config.engine.python, os.X_OK):
             yield ok(f"engines' Python {config.engine.python}")
         else:
-            yield failure(
-                f"engine.python={config.engine.python}: not an executable file", "give a Python with vllm"
-            )
+            yield failure(f"engine.python={config.engine.python}: not an executable file", "give a Python with vllm")
     elif importlib.util.find_spec("vllm") is None:
         extra = "gpu" if config.site.gpus_per_node else "cpu"
         yield failure("vllm is not installed", f"pip install -e '.[{extra}]'")
@@ -119,9 +108,7 @@ def vllm_import(config: RunConfig) -> Iterable[Finding]:
         yield ok("engines are simulated: vllm is not needed")
         return
     interpreter = config.engine.python or sys.executable
-    done = subprocess.run(
-        [interpreter, "-c", _VLLM], capture_output=True, text=True, timeout=PROBE_S, check=False
-    )
+    done = subprocess.run([interpreter, "-c", _VLLM], capture_output=True, text=True, timeout=PROBE_S, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         yield failure(f"import vllm: {last}", "see docs/failures.md, or rebuild the environment")
@@ -139,9 +126,7 @@ def vllm_import(config: RunConfig) -> Iterable[Finding]:
         yield ok(f"torch sees {len(found['gpus'])} x {name}, {memory / 1e9:.0f} GB")
         stated = config.site.gpu_memory_gb
         if not 0.85 * stated <= memory / 1e9 <= 1.15 * stated:
-            yield failure(
-                f"site.gpu_memory_gb={stated:g}, the GPU has {memory / 1e9:.0f}", f"set {memory / 1e9:.0f}"
-            )
+            yield failure(f"site.gpu_memory_gb={stated:g}, the GPU has {memory / 1e9:.0f}", f"set {memory / 1e9:.0f}")
 
 
 def models(config: RunConfig) -> Iterable[Finding]:
@@ -166,13 +151,12 @@ def _model(label: str, model: ModelConfig, scratch: str) -> Finding:
         return failure(e.what, e.then)
     if _local(directory):
         return warning(
-            f"{label}: {directory} is on a file system of this machine alone",
-            "put it where compute nodes see it",
+            f"{label}: {directory} is on a file system of this machine alone", "put it where compute nodes see it"
         )
     return ok(f"{label}: {directory}")
 
 
 def _local(directory: Path) -> bool:
-    from gra_hpc.space import file_system
+    from gra_hpc.run.disk_space import file_system
 
     return file_system(directory) in ("tmpfs", "ramfs")

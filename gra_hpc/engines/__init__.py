@@ -1,1 +1,1 @@
-"""Engines: processes that host models, behind one narrow door (`door.py`)."""
+"""Engines: processes that host models, behind one narrow door (`flows.calls.Engine`)."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from gra_hpc.engines.door import Answer, Request
+from gra_hpc.flows.calls import Answer, Request
 
 if TYPE_CHECKING:
     import aiohttp
@@ -120,9 +120,7 @@ class Client:
         if session is not None:
             await session.close()
 
-    async def _fetch(
-        self, method: str, path: str, data: bytes | None = None, timeout: float = 0
-    ) -> tuple[int, bytes]:
+    async def _fetch(self, method: str, path: str, data: bytes | None = None, timeout: float = 0) -> tuple[int, bytes]:
         import aiohttp
 
         try:
@@ -131,11 +129,7 @@ class Client:
                     return response.status, await response.read()
         except TimeoutError:
             raise EngineGone(f"no answer to {path} within {timeout:g} s") from None
-        except (
-            aiohttp.ClientError,
-            OSError,
-            RuntimeError,
-        ) as e:  # RuntimeError: the session was closed under us
+        except (aiohttp.ClientError, OSError, RuntimeError) as e:  # RuntimeError: the session was closed under us
             raise EngineGone(f"{type(e).__name__}: {e}") from None
 
     async def chat(self, request: Request, messages: tuple[dict[str, str], ...]) -> Answer:
@@ -157,9 +151,7 @@ class Client:
                 finish, text = choice["finish_reason"], choice["message"]["content"] or ""
                 tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
             except (ValueError, LookupError, TypeError) as e:
-                raise EngineTrouble(
-                    f"not a chat completion ({type(e).__name__}: {e}): {words(data)}"
-                ) from None
+                raise EngineTrouble(f"not a chat completion ({type(e).__name__}: {e}): {words(data)}") from None
             if finish in ("stop", "length"):
                 return Answer(text, finish, *tokens, seconds)
             if finish == "repetition":  # vLLM cut a loop short: as useless as one that ran to the end

@@ -60,9 +60,7 @@ def own_network() -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.getuid(), os.getgid()
     try:
-        if (
-            libc.unshare(CLONE_NEWNET) != 0
-        ):  # only root may; others need a user namespace, with themselves in it
+        if libc.unshare(CLONE_NEWNET) != 0:  # only root may; others need a user namespace, with themselves in it
             if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
                 return False
             Path("/proc/self/setgroups").write_text("deny", encoding="utf-8")
@@ -235,9 +233,7 @@ def _reap() -> dict[int, int]:
 class Guard:
     """One engine's guard; `run()` is its whole life."""
 
-    def __init__(
-        self, command: list[str], state: Path, private: Path, grace: float, isolate: bool = False
-    ) -> None:
+    def __init__(self, command: list[str], state: Path, private: Path, grace: float, isolate: bool = False) -> None:
         self.command, self.state, self.private, self.grace = command, state, private, grace
         self.isolate = isolate and can_have_own_network()
         self.before = {path.name for path in Path(SHM).glob("*")}
@@ -288,9 +284,7 @@ class Guard:
             os.setpgid(0, 0)
             if self.isolate:
                 own_network()
-            prctl(
-                PR_SET_PDEATHSIG, signal.SIGKILL
-            )  # after it: the kernel clears this when credentials change
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after it: the kernel clears this when credentials change
             if os.getppid() != me:
                 os._exit(70)
 
@@ -350,15 +344,11 @@ def main(argv: list[str]) -> int:
     if "--" in argv:
         cut = argv.index("--")
         head, command = argv[:cut], argv[cut + 1 :]
-    parser = argparse.ArgumentParser(
-        description="Starts an engine and ends it with whoever started the guard."
-    )
+    parser = argparse.ArgumentParser(description="Starts an engine and ends it with whoever started the guard.")
     parser.add_argument("--state", type=Path, required=True, help="file that says who runs here")
     parser.add_argument("--private", type=Path, required=True, help="directory to remove at the end")
     parser.add_argument("--grace", type=float, default=10.0, help="seconds between SIGTERM and SIGKILL")
-    parser.add_argument(
-        "--own-network", action="store_true", help="no network but a loopback, where possible"
-    )
+    parser.add_argument("--own-network", action="store_true", help="no network but a loopback, where possible")
     args = parser.parse_args(head)
     if not command:
         parser.error("expected -- COMMAND")

@@ -1,4 +1,4 @@
-"""A node's engines as one: all replicas of all models behind the door (`door.Engine`)."""
+"""A node's engines as one: all replicas of all models behind the door (`flows.calls.Engine`)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines import leftovers, vllm_server
-from gra_hpc.engines.door import Answer, Draining, Request
-from gra_hpc.engines.model_files import fold_system
-from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.engines.pool import Pool
 from gra_hpc.engines.process import EngineProcess
 from gra_hpc.engines.replica import Call, Replica
-from gra_hpc.engines.residency import LEAST_PATIENCE_S, Rotation
-from gra_hpc.engines.starting import StartingLocks
+from gra_hpc.engines.rotation import LEAST_PATIENCE_S, Rotation
+from gra_hpc.engines.start_locks import StartingLocks
 from gra_hpc.engines.vllm_server import EngineSpec, Launch
 from gra_hpc.errors import EngineError
+from gra_hpc.flows.calls import Answer, Draining, Request
+from gra_hpc.models.files import fold_system
+from gra_hpc.placement.placement import EnginePlace, Placement
 
 log = logging.getLogger(__name__)
 
@@ -131,12 +131,7 @@ class Node:
             launch = await asyncio.to_thread(self._command, spec)
             pool.fold_system = launch.fold_system
             replica = Replica(
-                place,
-                self.config,
-                self._builder(index, spec),
-                starting.of(place),
-                self._replica_changed,
-                can_sleep,
+                place, self.config, self._builder(index, spec), starting.of(place), self._replica_changed, can_sleep
             )
             pool.replicas.append(replica)
             self._replicas.append(replica)
@@ -236,9 +231,7 @@ class Node:
             self._opening.result()
         pool = self._pools.get(request.model)
         if pool is None:
-            raise EngineError(
-                f"model {request.model}: no engine in the placement", f"it has {', '.join(self._pools)}"
-            )
+            raise EngineError(f"model {request.model}: no engine in the placement", f"it has {', '.join(self._pools)}")
         messages = fold_system(request.messages) if pool.fold_system else request.messages
         return await pool.ask(Call(request, messages))
 

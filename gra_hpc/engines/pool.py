@@ -18,10 +18,10 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from gra_hpc.engines.door import Answer, Draining
-from gra_hpc.engines.probation import Probation, Waiting
 from gra_hpc.engines.replica import Call, Replica
+from gra_hpc.engines.suspects import Probation, Waiting
 from gra_hpc.errors import EngineError
+from gra_hpc.flows.calls import Answer, Draining
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +100,7 @@ class Pool:
             if call.guilty:
                 self.quarantined += 1
                 log.warning("a call to %s was given up: its engine died %d times", self.model, call.deaths)
-                said = (
-                    f"its engine died {call.deaths} times while answering it, the last time this call alone"
-                )
+                said = f"its engine died {call.deaths} times while answering it, the last time this call alone"
                 return Answer(f"{said}: {call.cause}", "error", 0, 0, 0.0)
 
     async def _admit(self, call: Call) -> Replica:

@@ -183,9 +183,7 @@ class EngineProcess:
         state: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             state = json.loads(self.state.read_bytes())
-        leftovers.end_session(
-            {"shm": state.get("shm", {}), "pid": self._guard.pid, "start": self._guard_start}
-        )
+        leftovers.end_session({"shm": state.get("shm", {}), "pid": self._guard.pid, "start": self._guard_start})
         shutil.rmtree(self.spec.private, ignore_errors=True)
         for path in (self.state, self.spec.socket):
             with contextlib.suppress(OSError):

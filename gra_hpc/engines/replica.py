@@ -15,14 +15,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gra_hpc.config import EngineConfig
-from gra_hpc.engines.admission import Admission
+from gra_hpc.config.settings import EngineConfig
+from gra_hpc.engines.call_limit import Admission
 from gra_hpc.engines.client import EngineGone, EngineTrouble
-from gra_hpc.engines.door import Answer, Request
-from gra_hpc.engines.patience import Patience
-from gra_hpc.engines.placement import EnginePlace
 from gra_hpc.engines.process import EngineDied, EngineProcess
+from gra_hpc.engines.restarts import Patience
 from gra_hpc.errors import EngineError, GraError
+from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.placement.placement import EnginePlace
 
 log = logging.getLogger(__name__)
 
@@ -300,9 +300,7 @@ class Replica:
             await process.start(self.config.start_timeout_s)
         finally:
             self.stats.start_seconds += time.monotonic() - begin
-        log.info(
-            "engine %s ready after %.1f s (%s)", self.place.name, time.monotonic() - begin, process.log_path
-        )
+        log.info("engine %s ready after %.1f s (%s)", self.place.name, time.monotonic() - begin, process.log_path)
 
     async def _rest(self, process: EngineProcess) -> None:
         """Free the devices for others: sleep where the engine can, else stop."""

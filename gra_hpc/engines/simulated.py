@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from gra_hpc.engines.door import Answer, Request
+from gra_hpc.flows.calls import Answer, Request
 
 _ADJECTIVES = (
     "coastal", "early", "quiet", "modular", "rural", "binary", "seasonal", "linear", "urban", "historic", "portable",
@@ -60,18 +60,14 @@ class _Draw:
         for value in self._left:
             return value
         self._block += 1
-        self._left = iter(
-            hashlib.blake2b(self._key, digest_size=64, salt=self._block.to_bytes(8, "big")).digest()
-        )
+        self._left = iter(hashlib.blake2b(self._key, digest_size=64, salt=self._block.to_bytes(8, "big")).digest())
         return self.byte()
 
     def sentence(self) -> str:
         byte = self.byte
         first, second = _FRAMES[byte() % 8]
         left = f"{_ADJECTIVES[byte() % 32]} {_NOUNS[byte() % 64]}"
-        return (
-            f"{_VERBS[byte() % 16]} {first} {left} {second} {_ADJECTIVES[byte() % 32]} {_NOUNS[byte() % 64]}."
-        )
+        return f"{_VERBS[byte() % 16]} {first} {left} {second} {_ADJECTIVES[byte() % 32]} {_NOUNS[byte() % 64]}."
 
     def keyword(self) -> str:
         return f"{_ADJECTIVES[self.byte() % 32]} {_NOUNS[self.byte() % 64]}"
@@ -218,7 +214,7 @@ class SimulatedEngine:
         self._stats: dict[str, dict[str, Any]] = {}
 
     async def ask(self, request: Request) -> Answer:
-        """Answer a request (`door.Engine`)."""
+        """Answer a request (`flows.calls.Engine`)."""
         await asyncio.sleep(self.latency_s)
         answer = simulate(request, self.failures)
         stats = self._stats.get(request.model)

@@ -17,18 +17,16 @@ from typing import Any
 
 import orjson
 
-from gra_hpc.config import EngineConfig, ModelConfig, OwnNetwork
-from gra_hpc.engines import model_files
+from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
 from gra_hpc.engines.leftovers import SOCKET_PATH_MAX
-from gra_hpc.engines.placement import EnginePlace
 from gra_hpc.errors import EngineError
+from gra_hpc.models import files
+from gra_hpc.placement.placement import EnginePlace
 
 DEFAULT_CPU_KV = 512 << 20
 """KV cache of an engine on a CPU, in bytes, when nobody says otherwise."""
 
-_SECRET = re.compile(
-    r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_KEY|^AWS_|SSH_AUTH_SOCK|^KRB5", re.IGNORECASE
-)
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_KEY|^AWS_|SSH_AUTH_SOCK|^KRB5", re.IGNORECASE)
 _RENDEZVOUS = {
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
 }  # fmt: skip
@@ -73,12 +71,12 @@ def launch(spec: EngineSpec) -> Launch:
     Raises:
         EngineError: one clear line about what would keep the engine from starting.
     """
-    directory = model_files.model_directory(spec.model.path, spec.model.revision)
+    directory = files.model_directory(spec.model.path, spec.model.revision)
     check(spec, directory)
     return Launch(
         argv=command(spec, directory),
         env=environment(spec, os.environ),
-        fold_system=not spec.place.embeds and not model_files.takes_system_role(directory, spec.model),
+        fold_system=not spec.place.embeds and not files.takes_system_role(directory, spec.model),
         own_network=spec.engine.own_network is OwnNetwork.always
         or (spec.engine.own_network is OwnNetwork.auto and spec.kind == "cpu"),
     )
@@ -100,8 +98,8 @@ def check(spec: EngineSpec, directory: Path) -> None:
             )
     elif importlib.util.find_spec("vllm") is None:
         raise EngineError("vllm is not installed", f"pip install 'gra-hpc[{spec.kind}]'")
-    model_files.check_files(directory, spec.model, chat=not place.embeds)
-    config = model_files.text_config(model_files.read_config(directory))
+    files.check_files(directory, spec.model, chat=not place.embeds)
+    config = files.text_config(files.read_config(directory))
     heads, degree = config.get("num_attention_heads"), place.tensor_parallel
     if isinstance(heads, int) and heads % degree:
         fits = [d for d in (1, 2, 4, 8) if heads % d == 0]
@@ -115,7 +113,7 @@ def check(spec: EngineSpec, directory: Path) -> None:
             f"set models.{place.model}.tensor_parallel lower, or ask for more (site.gpus_per_node)",
         )
     if spec.kind == "cpu":
-        weights = sum(f.stat().st_size for f in model_files.weight_files(directory))
+        weights = sum(f.stat().st_size for f in files.weight_files(directory))
         wide = 2 if spec.model.dtype == "float32" else 1
         need = (0 if spec.model.load_format == "dummy" else wide * weights) + kv_cache_bytes(spec) * degree
         free = free_memory()
@@ -185,9 +183,7 @@ def command(spec: EngineSpec, directory: Path) -> list[str]:
         options["chat-template"] = str(Path(model.chat_template).absolute())
     kv = kv_cache_bytes(spec)
     if spec.kind == "cpu":
-        options["enforce-eager"] = (
-            True  # compiling takes 15 to 47 s for 20% of speed: engine_args may say otherwise
-        )
+        options["enforce-eager"] = True  # compiling takes 15 to 47 s for 20% of speed: engine_args may say otherwise
         options["kv-cache-memory-bytes"] = kv
         # A seeded call whose prompt is split by chunked prefill kills the engine on a CPU ("does not use offset").
         options["enable-chunked-prefill"] = False
@@ -261,9 +257,7 @@ def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str
     else:
         env[_CUDA] = cuda_devices(spec.place, inherited.get(_CUDA, ""))
         if spec.can_sleep:
-            env["VLLM_SERVER_DEV_MODE"] = (
-                "1"  # the sleep endpoints exist only in this mode; the socket is ours alone
-            )
+            env["VLLM_SERVER_DEV_MODE"] = "1"  # the sleep endpoints exist only in this mode; the socket is ours alone
     return env | {str(k): str(v) for k, v in spec.engine.env.items()}
 
 
@@ -309,9 +303,7 @@ _VAGUE = re.compile(
     r"Engine core initialization failed|Traceback|See (stack trace|root cause)|EngineDeadError|Failed core proc"
     r"|WorkerProc (initialization )?failed|^\s*raise |^\s*File |output_handler failed|\^\^\^|stack trace \(above\)"
 )
-_PREFIX = re.compile(
-    r"^(\([^)]*pid=\d+\)\s*)?((ERROR|WARNING|INFO|CRITICAL)\s+\d\d-\d\d [\d:]+ \[[^\]]*\]\s*)?"
-)
+_PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?((ERROR|WARNING|INFO|CRITICAL)\s+\d\d-\d\d [\d:]+ \[[^\]]*\]\s*)?")
 
 
 def last_error(log: Path, start: int = 0) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from gra_hpc import presets
-from gra_hpc.config import PLACE, SiteConfig, fingerprinted, place
-from gra_hpc.config_rules import expecting
-from gra_hpc.presets import nearest
+from gra_hpc.config import presets
+from gra_hpc.config.frozen import fingerprinted
+from gra_hpc.config.presets import nearest
+from gra_hpc.config.rules import expecting
+from gra_hpc.config.settings import PLACE, SiteConfig, place
 from gra_hpc.records import digest
 
 FOLDER = "evaluate"
@@ -152,9 +153,7 @@ class EvaluateConfig:
 
 def located(path: str) -> Path | None:
     """A file or directory: from the working directory, or beside the configs (`configs/evaluate/tasks`)."""
-    return next(
-        (p for p in (Path(path), *(d.parent / path for d in presets.config_dirs())) if p.exists()), None
-    )
+    return next((p for p in (Path(path), *(d.parent / path for d in presets.config_dirs())) if p.exists()), None)
 
 
 def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> EvaluateConfig:

@@ -31,9 +31,7 @@ class EvaluateDir:
         """
         out = cls(Path(path).absolute())
         if not out.config.is_file():
-            raise GraError(
-                f"{path}: not an evaluation (no config.yaml)", f"gra evaluate {path} --preset paper"
-            )
+            raise GraError(f"{path}: not an evaluation (no config.yaml)", f"gra evaluate {path} --preset paper")
         return out
 
     @property

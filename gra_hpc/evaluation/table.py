@@ -24,8 +24,7 @@ def merge(out: EvaluateDir, config: EvaluateConfig) -> list[Result]:
     missing = remaining(out, config)
     if missing:
         raise IncompleteError(
-            f"{out.path}: no result of {', '.join(missing)} (logs: {out.path / 'logs'})",
-            f"gra evaluate {out.path}",
+            f"{out.path}: no result of {', '.join(missing)} (logs: {out.path / 'logs'})", f"gra evaluate {out.path}"
         )
     results = [Result.read(out.result(name)) for name in config.names]
     write_atomic(out.results, to_json({r.name: r.to_dict() for r in results}))

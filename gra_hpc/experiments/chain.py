@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from gra_hpc import plan as planning
-from gra_hpc import presets
-from gra_hpc.config import Executor, RunConfig
+from gra_hpc.config import presets
+from gra_hpc.config.settings import Executor, RunConfig
 from gra_hpc.errors import GraError, IncompleteError, LaunchError
 from gra_hpc.experiments import directory
 from gra_hpc.experiments.config import ExperimentConfig, Row, rows_of
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of
-from gra_hpc.rundir import RunDir
+from gra_hpc.run import plan as planning
+from gra_hpc.run.directory import RunDir
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,7 @@ class Chain:
     def _row(self, row: Row, config: RunConfig | None) -> None:
         after: list[str] = []
         if config is not None:
-            if row.made not in self.merges and not self._try(
-                f"data {row.made}", lambda: self._data(row, config)
-            ):
+            if row.made not in self.merges and not self._try(f"data {row.made}", lambda: self._data(row, config)):
                 return
             after = [self.merges[row.made]]
         for seed in seeds_of(self.config, row):
@@ -106,8 +104,8 @@ class Chain:
 
     def _model(self, row: Row, seed: int, after: Sequence[str]) -> None:
         """Fine-tuning and evaluation with one training seed."""
-        from gra_hpc.launch.evaluating import submit_evaluate
-        from gra_hpc.launch.finetuning import submit_finetune
+        from gra_hpc.evaluation.job import submit_evaluate
+        from gra_hpc.training.job import submit_finetune
 
         jobs = list(after)
         result = self.made.result(row, seed)
@@ -129,7 +127,7 @@ class Chain:
 
 def stopped(e: GraError) -> bool:
     """Whether a stage that ran here was stopped by a person: then nothing else is begun."""
-    from gra_hpc.launch.finetuning import End
+    from gra_hpc.training.job import End
 
     return isinstance(e, LaunchError) and (End.stopped.value in e.what or "interrupted" in e.what)
 
@@ -150,8 +148,9 @@ def make_data(run: RunDir, config: RunConfig) -> str:
     """
     from gra_hpc.launch.submissions import live, load_all
     from gra_hpc.launch.submit import submit
+    from gra_hpc.views.status_table import progress
 
-    submit(run, again=True)
+    submit(run, again=True, progress=progress)
     if config.site.executor is not Executor.slurm:
         return ""
     last = config.method.rounds
@@ -160,9 +159,7 @@ def make_data(run: RunDir, config: RunConfig) -> str:
         return waiting[-1]
     if (run.release / "manifest.json").is_file():
         return ""
-    submitted = [
-        j.id for s in load_all(run).values() for j in s.jobs if j.kind == "merge" and j.round == last
-    ]
+    submitted = [j.id for s in load_all(run).values() for j in s.jobs if j.kind == "merge" and j.round == last]
     return submitted[-1] if submitted else ""
 
 
@@ -183,8 +180,8 @@ def preview(made: ExperimentDir, config: ExperimentConfig, patterns: Sequence[st
     Raises:
         GraError: what cannot be planned.
     """
-    from gra_hpc.launch.preview import engines_of
-    from gra_hpc.launch.preview import preview as preview_run
+    from gra_hpc.views.plan import engines_of
+    from gra_hpc.views.plan import preview as preview_run
 
     chain = Chain(made, config, rows_of(config, patterns), log.info)
     for name in chain.plan():

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from gra_hpc import presets
+from gra_hpc.config import presets
 from gra_hpc.errors import ConfigError
 
 FOLDER = "experiments"
@@ -149,12 +149,9 @@ def rows_of(config: ExperimentConfig, patterns: Sequence[str] = ()) -> list[Row]
         for data in axes[1]:
             if config.data[data].of and config.data[data].of not in config.data:
                 raise ConfigError(
-                    f"data.{data}.of={config.data[data].of}: no such variant",
-                    f"one of {', '.join(config.data)}",
+                    f"data.{data}.of={config.data[data].of}: no such variant", f"one of {', '.join(config.data)}"
                 )
-        found |= dict.fromkeys(
-            Row(s, d, b, config.data[d].of) for s in axes[0] for d in axes[1] for b in axes[2]
-        )
+        found |= dict.fromkeys(Row(s, d, b, config.data[d].of) for s in axes[0] for d in axes[1] for b in axes[2])
     for row in found:
         for name in (row.seeds, row.data, row.base):
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
@@ -176,8 +173,7 @@ def _names(wanted: Sequence[str], known: Sequence[str], key: str) -> list[str]:
         matching = [name for name in known if fnmatchcase(name, pattern)]
         if not matching:
             raise ConfigError(
-                f"{key}: {pattern}{presets.nearest(pattern, known)}",
-                f"there are: {', '.join(known) or 'none'}",
+                f"{key}: {pattern}{presets.nearest(pattern, known)}", f"there are: {', '.join(known) or 'none'}"
             )
         out |= dict.fromkeys(matching)
     return list(out)
@@ -229,7 +225,7 @@ def repositories(config: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
     among them: `gra evaluate` names its own."""
     import tempfile
 
-    from gra_hpc import hub
+    from gra_hpc.models import hub
 
     found: dict[str, None] = {}
     with tempfile.TemporaryDirectory(prefix="gra-experiment-") as temporary:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gra_hpc import presets
-from gra_hpc.config import RunConfig
+from gra_hpc.config import presets
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.experiments import config as experiments
 from gra_hpc.experiments.config import ExperimentConfig, Row, merge, words
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import write_atomic
 
 

@@ -47,9 +47,7 @@ def picture(table: Table, metric: str) -> Markup:
     lines = _known(table, metric)
     label, note, pitch, head = 330.0, 190.0, 28.0, 8.0
     svg = Svg(1040, head + pitch * len(lines) + 26, metric)
-    shown = {
-        id(line): line.printed for line in lines if metric == table.config.metric and line.printed is not None
-    }
+    shown = {id(line): line.printed for line in lines if metric == table.config.metric and line.printed is not None}
     values = [
         v
         for line in lines

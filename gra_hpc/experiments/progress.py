@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gra_hpc import presets
-from gra_hpc.config import Executor
+from gra_hpc.config import presets
+from gra_hpc.config.settings import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.experiments.config import ExperimentConfig, Row
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import read_json
 
 QUEUE_TIMEOUT_S = 5.0
@@ -47,9 +47,7 @@ class RowStatus:
         return self.result.state == "done"
 
 
-def collect(
-    made: ExperimentDir, config: ExperimentConfig, rows: Sequence[Row]
-) -> tuple[list[RowStatus], str]:
+def collect(made: ExperimentDir, config: ExperimentConfig, rows: Sequence[Row]) -> tuple[list[RowStatus], str]:
     """The state of every row; and why Slurm could not be asked, if it had to be."""
     queue, trouble = _queue(made)
     out = []
@@ -112,7 +110,7 @@ def _jobs(path: Path, queue: Sequence[Any]) -> str:
 
 def _data(run: RunDir, queue: Sequence[Any]) -> Stage:
     """A run: its release, or its rounds and shards."""
-    from gra_hpc.launch.status import collect as collect_run
+    from gra_hpc.views.status import collect as collect_run
 
     path = str(run.path)
     if (run.release / "manifest.json").is_file():

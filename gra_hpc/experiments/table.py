@@ -199,12 +199,7 @@ def plain(table: Table, every: bool = False) -> Iterator[str]:
 def markdown(table: Table) -> str:
     """As Markdown, all metrics."""
     found = [[c.replace("|", "\\|") for c in row] for row in cells(table, every=True)]
-    out = [
-        f"# {table.config.title or 'Experiment'}",
-        "",
-        f"| {' | '.join(found[0])} |",
-        "|---" * len(found[0]) + "|",
-    ]
+    out = [f"# {table.config.title or 'Experiment'}", "", f"| {' | '.join(found[0])} |", "|---" * len(found[0]) + "|"]
     out += [f"| {' | '.join(row)} |" for row in found[1:]]
     return "\n".join([*out, "", *notes(table), ""])
 

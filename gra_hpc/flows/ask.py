@@ -6,16 +6,29 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from gra_hpc.config import MemberConfig, MethodConfig, SamplingConfig
-from gra_hpc.engines.door import Engine, Request, Sampling
+from gra_hpc.config.settings import MemberConfig, MethodConfig, SamplingConfig
+from gra_hpc.flows.calls import Engine, Request, Sampling
 from gra_hpc.flows.parsing import Unparsable
-from gra_hpc.flows.prompts import render
-from gra_hpc.flows.questions import Question
+from gra_hpc.flows.render import render
 from gra_hpc.records import Call, Sample, digest
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Question(Generic[T]):
+    """One kind of question."""
+
+    step: str
+    """Name in the call's key; also the template's name."""
+    stage: str
+    """Where a sample ends in the ledger if this cannot be answered."""
+    parse: Callable[[str, dict[str, Any]], T]
+    """From the answer and the template's variables to a value; raises `parsing.Unparsable`."""
+    schema: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """From the template's variables to the JSON schema for guided decoding."""
 
 
 class Unanswered(Exception):
@@ -85,9 +98,7 @@ class Asker:
 
         return ask
 
-    def request(
-        self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]
-    ) -> Request:
+    def request(self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]) -> Request:
         """The request behind a key: a pure function of configuration, prompts, sample and try."""
         m = self.members[member]
         return Request(
@@ -101,11 +112,7 @@ class Asker:
     def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str) -> Sampling:
         """The member's setting, else the role's, else the method's; the seed derives from the call's key."""
         role = seat.split("-")[0]
-        layers = [
-            member.sampling,
-            self.method.role_sampling.get(role, SamplingConfig()),
-            self.method.sampling,
-        ]
+        layers = [member.sampling, self.method.role_sampling.get(role, SamplingConfig()), self.method.sampling]
 
         def first(name: str, default: float) -> float:
             return next((v for s in layers if (v := getattr(s, name)) is not None), default)
@@ -120,9 +127,7 @@ class Asker:
             repetition_penalty=1.0 if guided else first("repetition_penalty", 1.0),
         )
 
-    async def _call(
-        self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]
-    ) -> Call:
+    async def _call(self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]) -> Call:
         request = self.request(key, question, member, seat, variables)
         request_digest = request.digest
         role = seat.split("-")[0]

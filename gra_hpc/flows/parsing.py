@@ -8,8 +8,7 @@ from typing import Any
 
 import orjson
 
-from gra_hpc.control_tokens import CONTROL_TOKENS
-from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.records import CONTROL_TOKENS, CRITERIA, INSTRUCTION_CRITERIA
 
 _FENCE = re.compile(r"\A```[\w-]*\n(.*?)\n?```\s*\Z", re.S)
 _THING = r"(?:task|instruction|prompt|question|keywords?|topic|summary)"
@@ -17,9 +16,7 @@ _WRAPPING = (
     # Only what speaks of the answer itself: a task may begin with "Here is a list of numbers:" or "Of course".
     re.compile(r"\A(?:sure|certainly|of course)(?:!|[,.]?(?=\s+here(?:'s| is| are)\b))\s*", re.I),
     re.compile(rf"\Ahere(?:'s| is| are)\b[^\n:]{{0,40}}\b{_THING}\b[^\n:]{{0,60}}:\s*", re.I),
-    re.compile(
-        r"\A[*_#\s]*(?:(?:new|the)\s+)?(?:task|instruction|keywords?|summary)\s*[*_]*\s*:[*_]*\s*", re.I
-    ),
+    re.compile(r"\A[*_#\s]*(?:(?:new|the)\s+)?(?:task|instruction|keywords?|summary)\s*[*_]*\s*:[*_]*\s*", re.I),
 )
 _AROUND = " \t.*_`\"'“”:-"
 _BULLET = re.compile(r"\A\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
@@ -162,9 +159,7 @@ def scores(answer: str, criteria: Sequence[str], low: int, high: int) -> tuple[d
             raise Unparsable(f"no integer score from {low} to {high} for {name}")
         out[name] = score
     extra = [
-        k
-        for k, v in given.items()
-        if k not in criteria and isinstance(v, (int, float)) and not isinstance(v, bool)
+        k for k, v in given.items() if k not in criteria and isinstance(v, (int, float)) and not isinstance(v, bool)
     ]
     if extra:
         raise Unparsable(f"a score too many: {extra[0][:30]}")

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gra_hpc.config import RunConfig, SiteConfig
+from gra_hpc.config.settings import RunConfig, SiteConfig
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
-from gra_hpc.launch.gap import find_gap, settings_digest
-from gra_hpc.launch.refusals import advice
-from gra_hpc.launch.rounds import Step
+from gra_hpc.launch.queue_gap import find_gap, settings_digest
+from gra_hpc.launch.slurm import advice
 from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_while_at_work
 from gra_hpc.launch.tasks import MergeTask, ShardTask
-from gra_hpc.publish import is_published
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.publish import is_published
+from gra_hpc.run.rounds import Step
 
 UNLIMITED = 10**9
 """submitit bounds requeues by time limit; ours are bounded by progress (`shard.run_shard`)."""
@@ -30,7 +30,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
     """Submit arrays for the shards that are neither published nor in the queue, and the merges behind them.
 
     Each array depends on the merge before it; each merge on all arrays of its round (`afterany`: it decides from the
-    manifests). What waits or runs already stays; see `gap.find_gap` for what is cancelled and submitted anew.
+    manifests). What waits or runs already stays; see `queue_gap.find_gap` for what is cancelled and submitted anew.
 
     Yields:
         One line per job.
@@ -75,9 +75,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
             parents = arrays or ([before] if before else [])
             kind = "afterany" if arrays else "afterok"
             depend = f"{kind}:{':'.join(dict.fromkeys(parents))}" if parents else ""
-            job.id = submit_one(
-                merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.round)
-            )
+            job.id = submit_one(merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.round))
             merges[job.round] = job.id
             yield f"round {job.round}: merge {job.id}{f' after {depend}' if depend else ''}"
         submission.complete = job is gap.jobs[-1]
@@ -123,10 +121,7 @@ def merge_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "
         stderr_to_stdout=True,
         srun_args=_srun(site.merge_cpus, site),
         setup=_setup(site),
-        additional_parameters={
-            **_common(site, comment, depend, site.merge_partition or site.partition),
-            **site.sbatch,
-        },
+        additional_parameters={**_common(site, comment, depend, site.merge_partition or site.partition), **site.sbatch},
         **_size(site.merge_cpus, site.merge_memory_gb),
     )
     return _without_wckey(executor, site)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from gra_hpc import presets
-from gra_hpc.config import Executor
+from gra_hpc.config import presets
+from gra_hpc.config.settings import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.launch.submissions import live
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 
 WAIT_S = 60.0
 """Longest wait for cancelled tasks: Slurm gives them KillWait, 30 s on most sites."""
@@ -30,9 +30,7 @@ def cancel(run: RunDir, waiting_only: bool = False) -> Iterator[str]:
     """
     submitted = any(run.submissions.glob("*.json"))
     if not submitted and presets.load(run.config).site.executor is Executor.local:
-        raise LaunchError(
-            f"{run.path}: runs on this machine, not in Slurm", "press Ctrl-C where gra submit runs"
-        )
+        raise LaunchError(f"{run.path}: runs on this machine, not in Slurm", "press Ctrl-C where gra submit runs")
     tasks = [task for _, task in live(run)] if submitted else []
     chosen = [t for t in tasks if t.waiting or not waiting_only]
     if not chosen:

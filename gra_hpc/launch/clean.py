@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gra_hpc import presets
+from gra_hpc.config import presets
 from gra_hpc.launch import submissions
-from gra_hpc.launch.logs import PLAIN, Finder, local_job
-from gra_hpc.launch.rounds import rounds_of, shards_of
-from gra_hpc.plan import Plan
-from gra_hpc.publish import is_published
-from gra_hpc.rundir import RunDir
+from gra_hpc.launch.log_files import PLAIN, Finder, local_job
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import Plan
+from gra_hpc.run.publish import is_published
+from gra_hpc.run.rounds import rounds_of, shards_of
 from gra_hpc.storage import read_json
 
 PICKLES = "*.pkl"

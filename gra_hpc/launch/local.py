@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 
 import psutil
 
-from gra_hpc import presets
+from gra_hpc.config import presets
 from gra_hpc.errors import IncompleteError, LaunchError
-from gra_hpc.launch.rounds import Step, remaining
 from gra_hpc.launch.tasks import MergeTask, ShardTask
-from gra_hpc.publish import is_published
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.publish import is_published
+from gra_hpc.run.rounds import Step, remaining
 
 POLL_S = 0.3
 _YEAR_MIN = 60 * 24 * 365
@@ -167,9 +167,7 @@ def _result(job: Any, run: RunDir) -> Any:
         return job.result()
     except Exception:
         cause, advice, log = _error(job)
-        raise LaunchError(
-            f"{cause} (log: {log})", f"{advice or 'mend it'}, then gra resume {run.path}"
-        ) from None
+        raise LaunchError(f"{cause} (log: {log})", f"{advice or 'mend it'}, then gra resume {run.path}") from None
 
 
 @contextlib.contextmanager

@@ -13,15 +13,15 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from gra_hpc.attempt import Heartbeat, earlier
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.records import digest
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.attempts import Heartbeat, earlier
+from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Job:
     id: str = ""
     """Slurm's id; empty until sbatch has answered."""
     settings: str = ""
-    """Digest of the settings in its sbatch text (`gap.settings_digest`)."""
+    """Digest of the settings in its sbatch text (`queue_gap.settings_digest`)."""
     plain: bool = False
     """Submitted by a shell (`slurm/chain.sh`): its id is never noted, and its options are its own."""
 
@@ -118,9 +118,7 @@ def alone(run: RunDir) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             who = file.read().strip() or "another process"
-            raise LaunchError(
-                f"{run.path}: is being submitted by {who}", f"wait, then gra status {run.path}"
-            ) from None
+            raise LaunchError(f"{run.path}: is being submitted by {who}", f"wait, then gra status {run.path}") from None
         except OSError:
             log.debug("%s: no file locks here; submitters go by what each has written", run.path)
         file.truncate(0)
@@ -138,8 +136,7 @@ def refuse_while_at_work(run: RunDir) -> None:
     for s in load_all(run).values():
         if s.at_work and s.pid != os.getpid():
             raise LaunchError(
-                f"{run.path}: is being submitted by process {s.pid} on {s.host}",
-                f"wait, then gra status {run.path}",
+                f"{run.path}: is being submitted by process {s.pid} on {s.host}", f"wait, then gra status {run.path}"
             )
 
 
@@ -204,3 +201,26 @@ def by_hand(
             which = [shard] * ((task.index or 0) + 1)
             out.append((Job("shards", round_, which, str(task.job), plain=True), task))
     return out
+
+
+def in_queue(run: RunDir, kind: str) -> str:
+    """Slurm's id of a job of this kind that waits or runs; empty if there is none.
+
+    Raises:
+        LaunchError: Slurm cannot be asked, or another process submits just now.
+    """
+    refuse_while_at_work(run)
+    ids = [str(task.job) for job, task in live(run) if job.kind == kind and not task.hopeless]
+    return ids[-1] if ids else ""
+
+
+def dependency(kind: str, ids: Sequence[str]) -> str:
+    """`afterok:1:2`, or nothing."""
+    known = [i for i in ids if i]
+    return f"{kind}:{':'.join(dict.fromkeys(known))}" if known else ""
+
+
+def note(run: RunDir, submission: Submission, done: bool = False) -> None:
+    """Write a submission down; before sbatch is called, and after."""
+    submission.complete = done
+    submission.save(run)

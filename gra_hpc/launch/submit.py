@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
-from gra_hpc import presets
-from gra_hpc.config import Executor, RunConfig
+from gra_hpc.config import presets
+from gra_hpc.config.settings import Executor, RunConfig
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
-from gra_hpc.launch.display import progress
-from gra_hpc.launch.rounds import remaining
 from gra_hpc.launch.submissions import alone
-from gra_hpc.lead import sized, slowest_call
-from gra_hpc.ledger import Ledger
-from gra_hpc.plan import Plan
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.plan import Plan
+from gra_hpc.run.rounds import remaining
+from gra_hpc.run.signal_lead import sized, slowest_call
 from gra_hpc.storage import read_json, write_atomic
 
+Progress = Callable[[RunDir], AbstractContextManager[Callable[[], None]]]
+"""Opens what shows how a local run goes on; inside, a function to call often."""
 
-def submit(run: RunDir, again: bool) -> None:
+
+def submit(run: RunDir, again: bool, progress: Progress = lambda _: nullcontext(lambda: None)) -> None:
     """Submit a run that was not started (`again=False`), or what is left of one.
+
+    Args:
+        progress: what shows how a local run goes on (`views.status_table.progress`); by default nothing does.
 
     Raises:
         LaunchError: the run was started before, and `again` is off; or another process submits it.
     """
     with alone(run):
-        _submit(run, again)
+        _submit(run, again, progress)
 
 
-def _submit(run: RunDir, again: bool) -> None:
+def _submit(run: RunDir, again: bool, progress: Progress) -> None:
     config = presets.load(run.config)
     Plan.load(run).verify(config, run)
     if not again and started(run):
@@ -41,9 +47,7 @@ def _submit(run: RunDir, again: bool) -> None:
         from gra_hpc.launch.arrays import submit_steps
 
         if "%" in str(run.path):
-            raise LaunchError(
-                f"{run.path}: Slurm reads % in the names of logs", "plan it in a directory without one"
-            )
+            raise LaunchError(f"{run.path}: Slurm reads % in the names of logs", "plan it in a directory without one")
         for line in size_lead(run, config):
             print(line)
         for line in submit_steps(run, config, steps):

@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from gra_hpc import hub
-from gra_hpc.attempt import job_id
-from gra_hpc.rundir import RunDir
+from gra_hpc.models import hub
+from gra_hpc.run.attempts import job_id
+from gra_hpc.run.directory import RunDir
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class ShardTask:
 
     def __call__(self) -> str:
         """One attempt; returns one sentence. Requeues itself when it had to drain."""
-        from gra_hpc.shard import End, run_shard
+        from gra_hpc.run.shard import End, run_shard
 
         start_logging()
         hub.offline()
@@ -63,7 +63,7 @@ class MergeTask:
     round: int
 
     def __call__(self) -> str:
-        from gra_hpc.launch.rounds import finish_round
+        from gra_hpc.launch.round_end import finish_round
 
         start_logging()
         hub.offline()

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from gra_hpc import storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
-from gra_hpc.ledger import Ledger
-from gra_hpc.merge.workers import Workers
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
-from gra_hpc.rundir import RunDir, ShardDir
-from gra_hpc.shard_manifest import ShardManifest
+from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.shard_manifest import ShardManifest
+from gra_hpc.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,12 +108,7 @@ def published(run: RunDir, round_: int, expected: int) -> tuple[list[ShardDir], 
     foreign, have = [], []
     for entry in sorted(directory.iterdir()) if directory.is_dir() else []:
         number = int(entry.name) if _NAME.fullmatch(entry.name) else -1
-        if (
-            number < 0
-            or number >= expected
-            or not entry.is_dir()
-            or run.round(round_).shard(number).path != entry
-        ):
+        if number < 0 or number >= expected or not entry.is_dir() or run.round(round_).shard(number).path != entry:
             if not entry.name.startswith("."):
                 foreign.append(str(entry.relative_to(run.path)))
             continue
@@ -138,15 +133,11 @@ def collect(
         raise IncompleteError(
             f"round {round_}: {len(missing)} of {expected} shards are not published: {_short(ranges(missing))}",
             f"gra resume {run.path}"
-            + (
-                f"  (or gra merge {run.path} merge.allow_partial=true, its coverage declared)" if have else ""
-            ),
+            + (f"  (or gra merge {run.path} merge.allow_partial=true, its coverage declared)" if have else ""),
         )
     asked = [(str(run.path), str(s.path), s.number, round_, fingerprint) for s in have]
     shards, problems = [], []
-    few = (
-        len(have) <= FEW and sum(f.stat().st_size for s in have for f in s.path.glob("samples-*")) < FEW_BYTES
-    )
+    few = len(have) <= FEW and sum(f.stat().st_size for s in have for f in s.path.glob("samples-*")) < FEW_BYTES
     for result in map(verify, asked) if few else workers.map(verify, asked):
         if isinstance(result, Shard):
             shards.append(result)
@@ -196,8 +187,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
     where, manifest = shard.manifest, ShardManifest.load(shard)
     need(
         (manifest.round, manifest.shard) == (round_, shard.number),
-        f"{where}: says round {manifest.round} shard {manifest.shard}, expected round {round_} shard "
-        f"{shard.number}",
+        f"{where}: says round {manifest.round} shard {manifest.shard}, expected round {round_} shard {shard.number}",
     )
     need(
         manifest.fingerprint == fingerprint,
@@ -212,16 +202,10 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
         digest = storage.sha256(table)
     except OSError as e:
         raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
-    need(
-        digest == manifest.sha256,
-        f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...",
-    )
+    need(digest == manifest.sha256, f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...")
     try:
         with pq.ParquetFile(table) as file:
-            need(
-                file.metadata.num_rows == rows,
-                f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}",
-            )
+            need(file.metadata.num_rows == rows, f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}")
             schema = file.schema_arrow.remove_metadata()
             if not schema.equals(sample_schema()):
                 need(False, f"{table}: {_difference(schema)}")
@@ -233,10 +217,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
                 for status in counts:
                     counts[status] += pc.sum(pc.equal(t["status"], status)).as_py() or 0
                 seeds.append(pc.unique(t["seed_id"]))
-                need(
-                    not len(t) or pc.all(pc.equal(t["round"], round_)).as_py(),
-                    f"{table}: rows of another round",
-                )
+                need(not len(t) or pc.all(pc.equal(t["round"], round_)).as_py(), f"{table}: rows of another round")
                 t = t.filter(pc.equal(t["status"], ACCEPTED))
                 groups.append(len(t))
                 ids.append(id_bytes(t["id"]))
@@ -251,8 +232,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
     booked = (ledger.accepted, ledger.rejected_total, ledger.failed_total)
     need(
         tuple(counts.values()) == booked,
-        f"{table}: {', '.join(f'{v} {k}' for k, v in counts.items())}; the manifest's "
-        f"ledger says {ledger.line()}",
+        f"{table}: {', '.join(f'{v} {k}' for k, v in counts.items())}; the manifest's ledger says {ledger.line()}",
     )
     own = manifest.tables(shard)
     return Shard(

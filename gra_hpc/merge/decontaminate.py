@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gra_hpc.benchmark_files import KEY, BenchmarkPin, texts, unread
 from gra_hpc.errors import ConfigError
-from gra_hpc.merge.normal import joined, normalise
-from gra_hpc.merge.words import Hashes, text_digest, windows, word_hashes
+from gra_hpc.merge.text.normal_form import joined, normalise
+from gra_hpc.merge.text.words import Hashes, text_digest, windows, word_hashes
+from gra_hpc.sources.benchmarks import KEY, BenchmarkPin, texts, unread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,9 +268,7 @@ class Benchmarks:
         wholes = [(f, t.split(), _whole(t)) for f, t in _wholes(instruction, response, self.size)]
         matches = []
         for b in self.each:
-            match = b.match(words, values, border) or next(
-                filter(None, (b.match_whole(*w) for w in wholes)), None
-            )
+            match = b.match(words, values, border) or next(filter(None, (b.match_whole(*w) for w in wholes)), None)
             if match:
                 matches.append(match)
         return matches

@@ -14,15 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc.config import Flow, RunConfig
-from gra_hpc.merge import columns, exact, fuzzy, semantic, signing, tables, vectors
+from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.merge import exact, signatures, tables
 from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.index import Index
-from gra_hpc.merge.signing import Signing
+from gra_hpc.merge.near import near_duplicates
+from gra_hpc.merge.semantic import embedding_column, embeddings, rule, semantic
+from gra_hpc.merge.signatures import Signing
 from gra_hpc.merge.tables import Dropped
-from gra_hpc.merge.workers import Workers
-from gra_hpc.plan import Plan, pin_embed
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.pins import pin_embed
+from gra_hpc.run.plan import Plan
+from gra_hpc.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,9 +70,7 @@ class Steps:
 
         c, ix, alive, dropped = self.config.merge, self.ix, self.alive, self.dropped
         if self.config.method.flow is not Flow.synthesize:
-            alive[: ix.pool] = (
-                False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
-            )
+            alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
         benchmarks = None
         if c.decontamination.sources:
             with self.clock("benchmarks"):
@@ -78,11 +79,11 @@ class Steps:
         what = Signing(
             self.scratch,
             c.shingle,
-            signing.banding(c.fuzzy_threshold, c.permutations) if c.fuzzy else None,
+            signatures.banding(c.fuzzy_threshold, c.permutations) if c.fuzzy else None,
             self.scratch / "benchmarks.npz" if benchmarks else None,
         )
         with self.clock("sign"):
-            suspects = signing.sign(ix, what, self.workers)
+            suspects = signatures.sign(ix, what, self.workers)
         if benchmarks:
             with self.clock("decontaminate"):
                 self._decontaminate(benchmarks, suspects)
@@ -94,7 +95,7 @@ class Steps:
                 self.found["exact"] = {"dropped": len(drop)}
         if what.banding:
             with self.clock("fuzzy"):
-                near = fuzzy.duplicates(ix, what, alive, c.fuzzy_threshold, self.workers, self.memory // 4)
+                near = near_duplicates.duplicates(ix, what, alive, c.fuzzy_threshold, self.workers, self.memory // 4)
                 alive[near.drop] = False
                 details = ["through other near-duplicates" if i else "" for i in near.linked.tolist()]
                 dropped.add("fuzzy", near.drop, near.winner, near.similarity, details)
@@ -129,7 +130,7 @@ class Steps:
             if a == b:
                 continue
             rows = suspects[a:b]
-            for row, instructions, responses in signing.texts(unit, rows=rows):
+            for row, instructions, responses in signatures.texts(unit, rows=rows):
                 at = int(np.searchsorted(rows, row))
                 for k, (i, r) in enumerate(zip(instructions, responses, strict=True)):
                     matches = benchmarks.match(i, r)
@@ -166,7 +167,7 @@ class Steps:
         ranks = np.flatnonzero(alive)
         model = self.plan.embed or pin_embed(self.config)
         assert model
-        matrix, computed = vectors.assemble(self.run_dir, self.round, ix, ranks, model, self.scratch)
+        matrix, computed = embeddings.assemble(self.run_dir, self.round, ix, ranks, model, self.scratch)
         self.found["semantic"] = {
             "threshold": c.semantic_threshold,
             "model": c.embed_model,
@@ -191,14 +192,9 @@ class Steps:
         drop = ranks[found.drop]
         alive[drop] = False
         self.dropped.add("semantic", drop, ranks[found.winner], found.similarity)
-        self.found["semantic"] |= {
-            "method": found.method,
-            "recall": found.recall,
-            "dropped": len(drop),
-            **found.detail,
-        }
+        self.found["semantic"] |= {"method": found.method, "recall": found.recall, "dropped": len(drop), **found.detail}
         self.similarity = {
-            "bins": semantic.BINS,
+            "bins": rule.BINS,
             "from": 0.0,
             "to": 1.0,
             "threshold": c.semantic_threshold,
@@ -208,4 +204,4 @@ class Steps:
             log.info("semantic step: %s", words)
         place = np.full(len(ix), -1, np.int64)
         place[ix.row[ranks]] = np.arange(len(ranks))
-        self.fill = lambda rows, _: columns.column(matrix[place[rows]])
+        self.fill = lambda rows, _: embedding_column.column(matrix[place[rows]])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gra_hpc.merge import index
 from gra_hpc.merge.index import Index, Unit
-from gra_hpc.merge.workers import Workers
 from gra_hpc.records import record_schema, sample_schema
+from gra_hpc.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np

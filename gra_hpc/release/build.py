@@ -17,14 +17,14 @@ import orjson
 
 from gra_hpc import storage
 from gra_hpc.errors import ReleaseError
-from gra_hpc.merge.staging import Staging
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
 from gra_hpc.release import manifest as manifests
 from gra_hpc.release.export import export_splits
 from gra_hpc.release.inputs import Inputs, read
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.whole_directory import Staging
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,14 +52,9 @@ def build(run: RunDir) -> Path:
         StorageError: no room.
     """
     there = run.release
-    if (
-        there.exists()
-        and not (there / manifests.NAME).is_file()
-        and (not there.is_dir() or any(there.iterdir()))
-    ):
+    if there.exists() and not (there / manifests.NAME).is_file() and (not there.is_dir() or any(there.iterdir())):
         raise ReleaseError(
-            f"{there}: in the way, and no release (no {manifests.NAME})",
-            f"move it away, then gra merge {run.path}",
+            f"{there}: in the way, and no release (no {manifests.NAME})", f"move it away, then gra merge {run.path}"
         )
     while True:
         inputs = Inputs.of_run(run)
@@ -106,8 +101,9 @@ class Builder:
 
     def build(self) -> None:
         """Fill `out`."""
-        from gra_hpc.release import card, report
+        from gra_hpc.release import card
         from gra_hpc.release.diagnostics.measure import measure
+        from gra_hpc.release.report import report
 
         with storage.room(self.out):
             splits = self._data()
@@ -145,11 +141,7 @@ class Builder:
         for split, rows in held_out.items():
             shuffles[split] = self._shuffle(split, size, float(rows.mean()) if len(every) else 0.0)
             in_split = unique >= bound if split == "train" else unique < bound
-            counts[split] = {
-                "rows": int(rows.sum()),
-                "seeds": int(in_split.sum()),
-                "files": shuffles[split].groups,
-            }
+            counts[split] = {"rows": int(rows.sum()), "seeds": int(in_split.sum()), "files": shuffles[split].groups}
         for table in self._kept(_kept_schema().names):
             mine = keys_of(table["seed_id"], "split") >= np.uint64(bound)
             order = keys_of(table["id"])

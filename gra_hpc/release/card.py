@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 import yaml
 
-from gra_hpc.flows.questions import DOMAIN_NAMES
-from gra_hpc.ledger import Ledger
-from gra_hpc.merge.semantic import approximate
+from gra_hpc.flows.gra.questions import DOMAIN_NAMES
+from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.release.schema import OUTCOMES
+from gra_hpc.run.ledger import Ledger
 
 NAME = "README.md"
 PAPER = {"accept_mean": 8.0, "accept_sd": 1.5, "adjudicate_mean": 8.0}
@@ -82,27 +82,8 @@ def metadata(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 _HUB_LICENCES = {
-    *(
-        "apache-2.0",
-        "mit",
-        "cc0-1.0",
-        "cc-by-4.0",
-        "cc-by-sa-4.0",
-        "cc-by-nc-4.0",
-        "cc-by-nc-sa-4.0",
-        "cc-by-nd-4.0",
-    ),
-    *(
-        "cc-by-3.0",
-        "odc-by",
-        "odbl",
-        "pddl",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "gpl-3.0",
-        "lgpl-3.0",
-        "agpl-3.0",
-    ),
+    *("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
+    *("cc-by-3.0", "odc-by", "odbl", "pddl", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0"),
     *("openrail", "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "unlicense", "other"),
 }
 """Identifiers that the Hub knows, in lower case; others go by `license_name`."""

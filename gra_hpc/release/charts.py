@@ -187,17 +187,10 @@ def histogram(
                     gap = 0.6 if hi - lo > 30 else 1.2
                     tip = f"{s.name}: {number(s.counts[b])}"
                     svg.rect(
-                        at_x(b) + gap / 2,
-                        at_y(values[b]),
-                        w / (hi - lo) - gap,
-                        at_y(0) - at_y(values[b]),
-                        s.css,
-                        tip,
+                        at_x(b) + gap / 2, at_y(values[b]), w / (hi - lo) - gap, at_y(0) - at_y(values[b]), s.css, tip
                     )
         else:
-            points = [
-                p for b in range(lo, hi) for p in ((at_x(b), at_y(values[b])), (at_x(b + 1), at_y(values[b])))
-            ]
+            points = [p for b in range(lo, hi) for p in ((at_x(b), at_y(values[b])), (at_x(b + 1), at_y(values[b])))]
             svg.path([(at_x(lo), at_y(0)), *points, (at_x(hi), at_y(0))], f"outline {s.css}-line")
     svg.line(left, at_y(0), width - right, at_y(0), "axis")
     for edge, text in ticks:
@@ -234,11 +227,7 @@ def area(
     for level in levels:
         svg.line(left, at_y(level), width - right, at_y(level), "grid")
         svg.text(left - 7, at_y(level) + 4, number(level), "tick", "end")
-    steps = [
-        p
-        for i, v in enumerate(values)
-        for p in ((left + w * i / n, at_y(v)), (left + w * (i + 1) / n, at_y(v)))
-    ]
+    steps = [p for i, v in enumerate(values) for p in ((left + w * i / n, at_y(v)), (left + w * (i + 1) / n, at_y(v)))]
     if steps:
         svg.path([(left, at_y(0)), *steps, (width - right, at_y(0))], "fill-area", close=True)
         svg.path(steps, "outline accent-line")
@@ -251,9 +240,7 @@ def area(
     return svg.markup()
 
 
-def spark(
-    title: str, counts: Sequence[int], css: str, mark: float, width: float = 132, height: float = 30
-) -> Markup:
+def spark(title: str, counts: Sequence[int], css: str, mark: float, width: float = 132, height: float = 30) -> Markup:
     """A histogram for a table's cell, with a line at a threshold.
 
     Args:
@@ -271,10 +258,7 @@ def spark(
 
 
 def dots(
-    title: str,
-    rows: Sequence[tuple[str, float | None]],
-    bounds: Sequence[tuple[float, str]],
-    width: float = 508,
+    title: str, rows: Sequence[tuple[str, float | None]], bounds: Sequence[tuple[float, str]], width: float = 508
 ) -> Markup:
     """One value between -0.2 and 1 per row, with reference lines."""
     label, pitch, head, lo = 150.0, 24.0, 26.0, -0.2

@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from gra_hpc import storage
+from gra_hpc.config.presets import nearest
 from gra_hpc.errors import ReleaseError
-from gra_hpc.presets import nearest
 from gra_hpc.release.manifest import NAME
 
 SUFFIX = {"alpaca": ".json", "sharegpt": ".json", "chat": ".jsonl"}
@@ -56,9 +56,7 @@ def export(release: Path, form: str, target: Path) -> list[Path]:
         StorageError: no room.
     """
     if form not in SUFFIX:
-        raise ReleaseError(
-            f"format {form}: not known{nearest(form, list(SUFFIX))}", f"--format {' | '.join(SUFFIX)}"
-        )
+        raise ReleaseError(f"format {form}: not known{nearest(form, list(SUFFIX))}", f"--format {' | '.join(SUFFIX)}")
     try:
         manifest = storage.read_json(release / NAME)
         name, splits = manifest["name"], list(manifest["splits"])
@@ -69,8 +67,7 @@ def export(release: Path, form: str, target: Path) -> list[Path]:
     for file in sorted(said.keys() | there.keys()):
         if said.get(file) != there.get(file):
             raise ReleaseError(
-                f"{release / file}: not as the manifest says; nothing was exported",
-                f"gra release verify {release}",
+                f"{release / file}: not as the manifest says; nothing was exported", f"gra release verify {release}"
             )
     return export_splits(release, name, splits, form, target)
 

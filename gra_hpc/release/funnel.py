@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gra_hpc.ledger import Ledger
+from gra_hpc.run.ledger import Ledger
 
 STAGES = {
     "prepare": "Examples at hand",

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc import __version__, presets, storage
-from gra_hpc.config import RunConfig, fingerprinted
+from gra_hpc import __version__, storage
+from gra_hpc.config import presets
+from gra_hpc.config.frozen import fingerprinted
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import IncompleteError, ReleaseError
-from gra_hpc.launch.rounds import rounds_of
-from gra_hpc.ledger import Ledger
-from gra_hpc.plan import Plan, RoundPlan
 from gra_hpc.records import digest
-from gra_hpc.rundir import RoundDir, RunDir, ShardDir
+from gra_hpc.run.directory import RoundDir, RunDir, ShardDir
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.rounds import rounds_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,9 +94,7 @@ class MergedRound:
             try:
                 manifest = storage.read_json(shard.manifest)
             except FileNotFoundError:
-                raise ReleaseError(
-                    f"{shard.manifest}: gone, though round {self.number} was merged with it"
-                ) from None
+                raise ReleaseError(f"{shard.manifest}: gone, though round {self.number} was merged with it") from None
             if manifest["attempt"] != entry["attempt"]:
                 raise ReleaseError(
                     f"{shard.manifest}: published anew (attempt {manifest['attempt']}, merged was {entry['attempt']})",

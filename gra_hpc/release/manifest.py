@@ -10,13 +10,13 @@ import yaml
 from omegaconf import OmegaConf
 
 from gra_hpc import __version__
-from gra_hpc.config import Flow, RunConfig
-from gra_hpc.flows import prompts
-from gra_hpc.ledger import Ledger
-from gra_hpc.plan import ModelPin
-from gra_hpc.release.allocation import allocation
+from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.flows import render
+from gra_hpc.release.cluster_hours import allocation
 from gra_hpc.release.funnel import funnel
 from gra_hpc.release.inputs import Inputs, MergedRound
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.pins import ModelPin
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -44,9 +44,7 @@ def public_config(config: RunConfig) -> dict[str, Any]:
 
 def write_run_config(config: RunConfig, path: Path) -> None:
     """`run.yaml`, from which the run can be planned again."""
-    path.write_text(
-        yaml.safe_dump(public_config(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    path.write_text(yaml.safe_dump(public_config(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[str, int]) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
         "planned_with": plan.version,
         "config": settings,
         "frozen": plan.frozen,
-        "prompts": {p.name: p.read_text(encoding="utf-8") for p in sorted(prompts.DIRECTORY.glob("*.j2"))},
+        "prompts": {p.name: p.read_text(encoding="utf-8") for p in sorted(render.DIRECTORY.glob("*.j2"))},
         "models": {name: model(config.models[name].path, pin) for name, pin in sorted(plan.models.items())},
         "embedding": model(config.merge.embed_model, plan.embed) if plan.embed else None,
         "seeds": {
@@ -92,9 +90,7 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
         "funnel": funnel(ledger, dropped, stages(settings), steps(settings)),
         "coverage": coverage(rounds),
         "rounds": rounds,
-        "work": asdict(
-            allocation((t for r in inputs.all_rounds for t in r.tables()), config.site.gpus_per_node)
-        ),
+        "work": asdict(allocation((t for r in inputs.all_rounds for t in r.tables()), config.site.gpus_per_node)),
         "splits": splits,
         "rejects": rejects,
     }

@@ -12,7 +12,7 @@ from typing import Any
 from gra_hpc import storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.release.manifest import NAME
-from gra_hpc.release.verify import verify
+from gra_hpc.release.verify.verify import verify
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +31,11 @@ class Pushed:
 
     def __str__(self) -> str:
         """One sentence."""
-        return (
-            f"{self.files} files, {self.bytes:,} bytes arrived whole: {self.url} (commit {self.commit[:12]})"
-        )
+        return f"{self.files} files, {self.bytes:,} bytes arrived whole: {self.url} (commit {self.commit[:12]})"
 
 
 def push(
-    release: Path,
-    repository: str,
-    *,
-    private: bool = True,
-    token: str | None = None,
-    endpoint: str | None = None,
+    release: Path, repository: str, *, private: bool = True, token: str | None = None, endpoint: str | None = None
 ) -> Pushed:
     """Upload a release as a dataset repository and compare what is there with the manifest.
 
@@ -79,9 +72,7 @@ def push(
         )
         there = {
             f.path: f
-            for f in api.list_repo_tree(
-                repo.repo_id, recursive=True, repo_type="dataset", revision=commit.oid
-            )
+            for f in api.list_repo_tree(repo.repo_id, recursive=True, repo_type="dataset", revision=commit.oid)
             if hasattr(f, "size")
         }
     except Exception as e:  # of the Hub's client and of the HTTP library below it, which differs by version
@@ -91,9 +82,7 @@ def push(
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise ReleaseError(f"{repository}: did not arrive whole: {differing[0]}{more}", again)
     files = _files(release)
-    return Pushed(
-        str(repo.url), str(commit.oid), len(files), sum((release / f).stat().st_size for f in files)
-    )
+    return Pushed(str(repo.url), str(commit.oid), len(files), sum((release / f).stat().st_size for f in files))
 
 
 def _files(release: Path) -> list[str]:

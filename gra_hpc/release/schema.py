@@ -89,10 +89,7 @@ def rejects_schema() -> pa.Schema:
             ("similarity", pa.float64()),
             ("detail", pa.string()),
             ("raw", pa.string()),
-            *(
-                data.field(n)
-                for n in ("domain", "keywords", "instruction", "response", "score", "mean", "sd")
-            ),
+            *(data.field(n) for n in ("domain", "keywords", "instruction", "response", "score", "mean", "sd")),
             *(data.field(n) for n in ("instruction_reviews", "reviews", "verdict", "models", "members")),
         ]
     )
@@ -117,15 +114,10 @@ def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> p
     if outcome == "dropped":
         columns |= {n: samples[n] for n in ("winner", "similarity", "detail")}
         steps = samples["step"].to_pylist()
-        columns |= {
-            "stage": samples["step"],
-            "reason": pa.array([REASONS.get(s, s) for s in steps], pa.string()),
-        }
+        columns |= {"stage": samples["step"], "reason": pa.array([REASONS.get(s, s) for s in steps], pa.string())}
     else:
         columns |= {n: samples[n] for n in ("stage", "reason")}
-        columns |= {
-            n: pa.nulls(rows, rejects_schema().field(n).type) for n in ("winner", "similarity", "detail")
-        }
+        columns |= {n: pa.nulls(rows, rejects_schema().field(n).type) for n in ("winner", "similarity", "detail")}
     return _conform(columns | {"raw": samples["raw"]}, rejects_schema())
 
 
@@ -233,9 +225,7 @@ def chat(samples: pa.Table) -> pa.Array:
     both = pa.concat_arrays([_array(table["instruction"]), _array(table["response"])])
     turns = np.arange(2 * rows).reshape(2, rows).T.ravel()  # 0, n, 1, n + 1, ...
     speaker = pa.array(["user", "assistant"]).take(pa.array(np.arange(2 * rows) % 2))
-    said = pa.StructArray.from_arrays(
-        [speaker, both.take(pa.array(turns))], fields=list(_messages().value_type)
-    )
+    said = pa.StructArray.from_arrays([speaker, both.take(pa.array(turns))], fields=list(_messages().value_type))
     return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2).astype(np.int32)), said)
 
 

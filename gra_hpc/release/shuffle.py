@@ -38,9 +38,7 @@ class Shuffle:
         memory: bytes held before they are written out.
     """
 
-    def __init__(
-        self, directory: Path, schema: pa.Schema, size: int, groups: int = 1, memory: int = 96 << 20
-    ) -> None:
+    def __init__(self, directory: Path, schema: pa.Schema, size: int, groups: int = 1, memory: int = 96 << 20) -> None:
         import pyarrow as pa
 
         directory.mkdir()

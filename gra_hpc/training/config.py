@@ -1,6 +1,6 @@
 """What a fine-tuning job does: dataclasses with a docstring per field, checked in one place (`checked`).
 
-As in `gra_hpc.config`, fields marked `PLACE` may change between two attempts. All else is frozen when the job is first
+As in `config.settings`, fields marked `PLACE` may change between two attempts. All else is frozen when the job is first
 submitted, and that includes the number of ranks: the optimiser's state in a checkpoint is cut by rank, and sums are
 taken in another order with another cut, so that a resumed run would not end where an undisturbed one does.
 """
@@ -15,9 +15,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from gra_hpc import presets
-from gra_hpc.config import PLACE, SiteConfig, fingerprinted, place
-from gra_hpc.config_rules import expecting
+from gra_hpc.config import presets
+from gra_hpc.config.frozen import fingerprinted
+from gra_hpc.config.rules import expecting
+from gra_hpc.config.settings import PLACE, SiteConfig, place
 from gra_hpc.records import digest
 
 FOLDER = "finetune"

@@ -37,9 +37,7 @@ class FinetuneDir:
         """
         out = cls(Path(path).absolute())
         if not out.config.is_file():
-            raise GraError(
-                f"{path}: not a fine-tuning job (no config.yaml)", f"gra finetune {path} --preset paper"
-            )
+            raise GraError(f"{path}: not a fine-tuning job (no config.yaml)", f"gra finetune {path} --preset paper")
         return out
 
     @property

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ReleaseError, SeedError
-from gra_hpc.seed_layout import ASSISTANT, USER, Layout, Refused, one_message
-from gra_hpc.sources import Source
+from gra_hpc.sources.layouts import ASSISTANT, USER, Layout, Refused, one_message
+from gra_hpc.sources.rows import Source
 from gra_hpc.storage import read_json
 
 Messages = list[dict[str, str]]
@@ -132,10 +132,7 @@ def conversation(record: dict[str, Any], layout: Layout) -> Messages:
         turns = list(_turns(record[places["messages"]]))
     else:
         texts = layout.texts(record)
-        turns = [
-            {"role": "user", "content": texts.instruction},
-            {"role": "assistant", "content": texts.response},
-        ]
+        turns = [{"role": "user", "content": texts.instruction}, {"role": "assistant", "content": texts.response}]
     while turns and turns[-1]["role"] != "assistant":
         turns.pop()
     if not any(t["role"] == "user" and t["content"] for t in turns):

@@ -80,9 +80,7 @@ class MiniSlurm:
 
     def states(self, job: int | str) -> dict[str, str]:
         """State by task id (`7_0`, or `7`), also of tasks that ended lately."""
-        lines = self.run(
-            "squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%i %T", check=False
-        ).splitlines()
+        lines = self.run("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%i %T", check=False).splitlines()
         return dict(line.split() for line in lines)
 
     def wait_state(self, job: int | str, state: str, timeout: float = 60) -> None:

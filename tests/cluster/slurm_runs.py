@@ -8,26 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-from faults import check_shard, journals, make_run, release_of, undisturbed, wait_for
-
-from gra_hpc.attempt import Heartbeat
 from gra_hpc.launch.slurm import Task
 from gra_hpc.launch.submissions import Job, live, load_all
 from gra_hpc.launch.submit import reconfigure
-from gra_hpc.publish import is_published
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.attempts import Heartbeat
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.publish import is_published
 from gra_hpc.storage import read_json
+from tools.faults.faults import check_shard, journals, make_run, release_of, undisturbed, wait_for
 
 SHARDS, SEEDS = 4, 8
-SITE = (
-    "site.executor=slurm",
-    "site.name=mini",
-    "site.partition=low",
-    "site.time_minutes=30",
-    "launch.heartbeat_s=0.5",
-)
+SITE = ("site.executor=slurm", "site.name=mini", "site.partition=low", "site.time_minutes=30", "launch.heartbeat_s=0.5")
 
 
 class SlurmRun:

@@ -54,36 +54,20 @@ def test_one_paper_row_is_a_chain_of_jobs(
 ) -> None:
     site = tmp_path / "mini.yaml"
     place = {"name": "mini", "executor": "slurm", "partition": "low", "time_minutes": 30}
-    site.write_text(
-        yaml.safe_dump({"site": {**place, "scratch": str(fill(tmp_path / "scratch", tiny_llama))}})
-    )
+    site.write_text(yaml.safe_dump({"site": {**place, "scratch": str(fill(tmp_path / "scratch", tiny_llama))}}))
     where = runs_dir / "experiment"
-    words = [
-        "experiment",
-        "run",
-        "paper",
-        "alpaca/gra/qwen",
-        *settings(small_model),
-        "--dir",
-        where,
-        "--site",
-        site,
-    ]
+    words = ["experiment", "run", "paper", "alpaca/gra/qwen", *settings(small_model), "--dir", where, "--site", site]
 
     said = gra(*words)
     arrays = re.findall(r"round (\d): array (\d+)", said)
     merges = dict(re.findall(r"round (\d): merge (\d+)", said))
     tune, measure = re.findall(r"^  job (\d+) after (\d+)$", said, re.MULTILINE)
-    assert [r for r, _ in arrays] == ["0", "1", "2"] and set(merges) == {"0", "1", "2"}, (
-        "stage 0 and two rounds"
-    )
+    assert [r for r, _ in arrays] == ["0", "1", "2"] and set(merges) == {"0", "1", "2"}, "stage 0 and two rounds"
     assert tune[1] == merges["2"] and measure[1] == tune[0], "each waits for the one before"
     waiting = slurm_env.run("squeue", "-h", "-o", "%A %E", "-j", tune[0])
     assert f"afterok:{merges['2']}" in waiting
 
-    begun = json.loads(gra("experiment", "status", "paper", "alpaca/gra/qwen", "--dir", where, "--json"))[
-        "rows"
-    ][0]
+    begun = json.loads(gra("experiment", "status", "paper", "alpaca/gra/qwen", "--dir", where, "--json"))["rows"][0]
     assert begun["model"]["state"] == begun["result"]["state"] == "queued"
     jobs = slurm_env.run("squeue", "-h", "-o", "%F").split()
     again = gra(*words)

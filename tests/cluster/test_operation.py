@@ -43,9 +43,7 @@ def test_from_submit_to_clean(slurm_env: Any, tmp_path: Path, tiny_llama: Path) 
     assert "no log" in gra("logs", run, 0, code=1)
 
 
-def test_failures_are_grouped_by_cause_with_their_log(
-    slurm_env: Any, tmp_path: Path, tiny_llama: Path
-) -> None:
+def test_failures_are_grouped_by_cause_with_their_log(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     """The jobs die before our code runs: a Python that the compute node does not have."""
     run = planned(tmp_path / "run", tiny_llama, "site.python=/nowhere/python3")
     gra("submit", run)
@@ -105,13 +103,7 @@ def test_site_detect_then_doctor(tmp_path: Path, tiny_llama: Path) -> None:
     assert "next: read it, then gra doctor mini" in said
     file = tmp_path / "configs" / "sites" / "mini.yaml"
     text = file.read_text()
-    for line in (
-        "executor: slurm",
-        "partition: low",
-        "gpus_per_node: 8",
-        "cpus_per_gpu: 4",
-        "max_array_size: 10001",
-    ):
+    for line in ("executor: slurm", "partition: low", "gpus_per_node: 8", "cpus_per_gpu: 4", "max_array_size: 10001"):
         assert line in text
     assert "also sent on preemption (REQUEUE, 10 s of grace)" in text
     assert "is there already" in gra("site", "detect", cwd=tmp_path, code=2)
@@ -124,9 +116,7 @@ def test_site_detect_then_doctor(tmp_path: Path, tiny_llama: Path) -> None:
     )
     said = gra("doctor", "mini", "--preset", preset, cwd=tmp_path, code=1)
     assert "site.gpu_memory_gb=0: placement needs it" in said
-    file.write_text(
-        text.replace("gpu_memory_gb: 0.0", "gpu_memory_gb: 80").replace("memory_gb: 59", "memory_gb: 2")
-    )
+    file.write_text(text.replace("gpu_memory_gb: 0.0", "gpu_memory_gb: 80").replace("memory_gb: 59", "memory_gb: 2"))
     said = gra("doctor", "mini", "--preset", preset, "--job", cwd=tmp_path, timeout=240)
     compute = said.partition("compute node")[2]
     assert "is shared with the login node" in compute
@@ -162,9 +152,7 @@ def test_status_and_errors_without_a_controller(slurm_env: Any, tmp_path: Path, 
         slurm_env.start_ctld()
 
 
-def test_ctrl_c_while_watching_leaves_the_jobs_alone(
-    slurm_env: Any, tmp_path: Path, tiny_llama: Path
-) -> None:
+def test_ctrl_c_while_watching_leaves_the_jobs_alone(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     run = planned(tmp_path / "run", tiny_llama, "engine.simulated_latency_s=30")
     submitted_and_begun(slurm_env, run)
     terminal, theirs = os.openpty()

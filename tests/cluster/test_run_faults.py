@@ -44,9 +44,7 @@ def test_resume_while_it_runs_and_after_a_cancelled_task(cluster: MiniSlurm, slu
     at_work(run)
     before = {t.id for _, t in run.queue()}
     for _ in range(2):  # typed while tasks run, and twice
-        assert (
-            "5 tasks wait or run already\nnothing to submit: all that is left is in the queue" in run.resume()
-        )
+        assert "5 tasks wait or run already\nnothing to submit: all that is left is in the queue" in run.resume()
     assert {t.id for _, t in run.queue()} == before
     assert len(run.jobs()) == 2
     cluster.run("scancel", running(run)[2].id)
@@ -124,10 +122,7 @@ def test_a_time_limit_drains_and_requeues(cluster: MiniSlurm, slurm_run: MakeRun
     first, second, *_ = run.attempts(0)
     assert (first["phase"], first["restart"], second["restart"]) == ("drained", 0, 1)
     assert len(run.jobs()) == 2
-    assert (
-        sum(a["calls"] for a in run.attempts(0))
-        == run.attempts(0)[-1]["calls"] + run.attempts(0)[-1]["replayed"]
-    )
+    assert sum(a["calls"] for a in run.attempts(0)) == run.attempts(0)[-1]["calls"] + run.attempts(0)[-1]["replayed"]
 
 
 def test_a_node_loses_power(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
@@ -268,9 +263,7 @@ def test_a_killed_task_and_a_requeue_by_hand(cluster: MiniSlurm, slurm_run: Make
     run.check()
 
 
-@pytest.mark.skipif(
-    not Path("/sys/fs/cgroup/freezer").is_dir(), reason="the test cluster needs cgroup v1 for it"
-)
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/freezer").is_dir(), reason="the test cluster needs cgroup v1 for it")
 def test_out_of_memory(slurm_run: MakeRun) -> None:
     """Tasks that outgrow their memory are killed; the status says what to raise, and `gra resume` may raise it."""
     with mini_slurm(cgroup=1) as small:

@@ -11,9 +11,9 @@ import pytest
 from conftest import MiniSlurm, mini_slurm
 from slurm_runs import SEEDS, SHARDS, SITE
 
-from gra_hpc.plan import make
-from gra_hpc.presets import compose
-from gra_hpc.rundir import RunDir
+from gra_hpc.config.presets import compose
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import make
 from gra_hpc.storage import read_json
 from tests.conftest import known_classes
 

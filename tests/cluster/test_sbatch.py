@@ -68,9 +68,7 @@ def test_drain_requeue_and_resume(slurm_env: Any, tmp_path: Path, tiny_llama: Pa
     assert "nothing to submit" in gra("resume", run)  # while they run: plain jobs are known, and stay
     assert status(run)["rounds"][0]["shards"][0]["job"].partition("_")[0] == array
     assert "cancelled" in gra("cancel", run)
-    gra(
-        "resume", run, "engine.simulated_latency_s=0"
-    )  # from here on through submitit: the files are the truth
+    gra("resume", run, "engine.simulated_latency_s=0")  # from here on through submitit: the files are the truth
     slurm_env.wait_until(lambda: released(run), 120)
     manifest = json.loads((run / "rounds/01/shards/00000/manifest.json").read_text())
     assert len(manifest["attempts"]) >= 3
@@ -89,13 +87,9 @@ def test_by_hand(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     assert "1 tasks wait or run already" in said and "array" in said and "(0)" in said, said
     gra("cancel", run)
     # what goes wrong before the run's log is open is in the job's own output
-    job = bash(
-        "sbatch", "--parsable", out, "--partition=low", script, tmp_path / "nothing", cwd=tmp_path
-    ).strip()
+    job = bash("sbatch", "--parsable", out, "--partition=low", script, tmp_path / "nothing", cwd=tmp_path).strip()
     slurm_env.wait_until(lambda: "FAILED" in slurm_env.states(job).values(), 60)
     assert any("run sbatch in the root of gra-hpc" in f.read_text() for f in tmp_path.glob("*.out"))
-    job = slurm_env.sbatch(
-        f"--export=ALL,GRA_HOME={ROOT}", out, "--partition=low", script, tmp_path / "nothing"
-    )
+    job = slurm_env.sbatch(f"--export=ALL,GRA_HOME={ROOT}", out, "--partition=low", script, tmp_path / "nothing")
     slurm_env.wait_until(lambda: "FAILED" in slurm_env.states(job).values(), 60)
     assert any("not a run (no plan.json) -> gra plan" in f.read_text() for f in tmp_path.glob("*.out"))

@@ -1,22 +1,18 @@
 """Large runs: one query for the status of a thousand shards, ten thousand tasks submitted in split arrays.
 
-CPU seconds are bounded; beside other tests they would double. tools/bench_operation.py measures both times.
+CPU seconds are bounded; beside other tests they would double. tools/bench/operation.py measures both times.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.small_runs import ROOT, gra
-
-sys.path.insert(0, str(ROOT / "tools"))
-
-from bench_operation import plan, populate, timed
+from tests.cluster.small_runs import gra
+from tools.bench.operation import plan, populate, timed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.all_cores, pytest.mark.timeout(400)]
 

@@ -12,17 +12,15 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.errors import LaunchError, SlurmDownError
-from gra_hpc.launch import cluster as cluster_facts
 from gra_hpc.launch import slurm
-from gra_hpc.launch.cluster import Gpu, NodeKind
+from gra_hpc.site import cluster as cluster_facts
+from gra_hpc.site.cluster import Gpu, NodeKind
 
 pytestmark = pytest.mark.slurm
 
 
 def test_queue_shows_array_tasks_and_jobs_one_by_one(slurm_env) -> None:
-    array = slurm_env.sbatch(
-        "--array=0-2,7", "--comment=gra:x:01", "--job-name=a, b", "--time=90", "--wrap=sleep 60"
-    )
+    array = slurm_env.sbatch("--array=0-2,7", "--comment=gra:x:01", "--job-name=a, b", "--time=90", "--wrap=sleep 60")
     single = slurm_env.sbatch("--hold", "--wrap=true")
     slurm_env.wait_state(array, "RUNNING")
     tasks = {t.id: t for t in slurm.queue()}
@@ -94,23 +92,11 @@ def test_a_refusal_quotes_slurm() -> None:
 def test_cluster_info() -> None:
     info = cluster_facts.cluster_info()
     assert (info.name, info.max_array_size, info.user_signal, info.requeue) == ("mini", 10001, True, True)
-    assert (info.accounting, info.accounts, info.qos, info.wckeys, info.kill_wait_s) == (
-        False,
-        (),
-        (),
-        False,
-        2,
-    )
+    assert (info.accounting, info.accounts, info.qos, info.wckeys, info.kill_wait_s) == (False, (), (), False, 2)
     assert slurm.max_array_size() == 10001
     low, high = info.partitions
     assert info.default_partition == low
-    assert (low.name, low.preempt_mode, low.grace_s, low.time_limit_min, low.up) == (
-        "low",
-        "REQUEUE",
-        10,
-        None,
-        True,
-    )
+    assert (low.name, low.preempt_mode, low.grace_s, low.time_limit_min, low.up) == ("low", "REQUEUE", 10, None, True)
     assert (high.name, high.preempt_mode) == ("high", "OFF")
     assert high.priority_tier > low.priority_tier
     assert low.nodes == (NodeKind(4, 32, 64000, (Gpu("", 8),), ()),)
@@ -197,9 +183,7 @@ def test_accounts_and_qos(cluster_acct, monkeypatch: pytest.MonkeyPatch) -> None
     assert info.default_account in info.accounts
     assert {"normal", "spot"} <= set(info.qos)
     job = cluster_acct.sbatch("--wrap=exit 3")
-    cluster_acct.wait_until(
-        lambda: "FAILED|3:0" in cluster_acct.run("sacct", "-nXPj", job, "-ostate,exitcode"), 30
-    )
+    cluster_acct.wait_until(lambda: "FAILED|3:0" in cluster_acct.run("sacct", "-nXPj", job, "-ostate,exitcode"), 30)
 
 
 def test_a_killed_test_session_leaves_no_daemon(tmp_path: Path) -> None:

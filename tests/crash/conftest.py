@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gra_hpc.rundir import RunDir
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-import faults
+from gra_hpc.run.directory import RunDir
+from tools.faults import faults
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,12 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-import faults
 import pytest
-from faults import SYNTHESIZE, Audit, Nursery, check_shard
 
-from gra_hpc.publish import is_published
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.publish import is_published
+from tools.faults import faults
+from tools.faults.faults import SYNTHESIZE, Audit, Nursery, check_shard
 
 SHARD = (0, "--round", 1)
 

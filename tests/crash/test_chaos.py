@@ -1,4 +1,4 @@
-"""A few rounds of tools/chaos.py: one fault of every kind, and a table with zeros in it."""
+"""A few rounds of tools/faults/chaos.py: one fault of every kind, and a table with zeros in it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos import COLUMNS, FAULTS, MERGE_KILL, can_mount, kinds
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "chaos.py"
+from tools.faults.chaos import COLUMNS, FAULTS, MERGE_KILL, can_mount, kinds
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "faults" / "chaos.py"
 ZERO = ("calls lost", "calls asked again", "rows lost", "rows duplicated", "rows changed")
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import SYNTHESIZE, Audit, Started, check_shard, journals, start, wait_for
 
-from gra_hpc.publish import is_published
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.publish import is_published
 from gra_hpc.storage import read_json
+from tools.faults.faults import SYNTHESIZE, Audit, Started, check_shard, journals, start, wait_for
 
 MakeRun = Callable[..., RunDir]
 JOB = (0, "--round", 1)
@@ -49,9 +49,7 @@ def test_two_copies_publish_once(new_run: MakeRun, reference: RunDir, tmp_path: 
 
 
 @pytest.mark.timeout(600)
-def test_a_copy_that_slept_through_the_publication(
-    new_run: MakeRun, reference: RunDir, tmp_path: Path
-) -> None:
+def test_a_copy_that_slept_through_the_publication(new_run: MakeRun, reference: RunDir, tmp_path: Path) -> None:
     """Its journal has been removed under it; it goes on, notices, and ends without an error or a trace."""
     run = new_run("engine.simulated_latency_s=0.05", "launch.window=2")
     shard = run.round(1).shard(0)

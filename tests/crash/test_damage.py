@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import SYNTHESIZE, Audit, check_shard
 
-from gra_hpc.rundir import RunDir, ShardDir
+from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.storage import read_json
+from tools.faults.faults import SYNTHESIZE, Audit, check_shard
 
 MakeRun = Callable[..., RunDir]
 JOB = (0, "--round", 1)
@@ -105,7 +105,7 @@ def test_answers_to_other_questions_are_not_served(
     new_run: MakeRun, reference: RunDir, nursery, tmp_path: Path
 ) -> None:
     """A journal whose calls carry another request's digest is as good as none."""
-    from gra_hpc.journal import Scan, decode, encode, scan
+    from gra_hpc.run.journal import Scan, decode, encode, scan
 
     run = new_run()
     shard, journal, audit = killed_at(run, nursery, tmp_path / "log", 20)

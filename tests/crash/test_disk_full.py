@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import MERGE, SYNTHESIZE, Audit, check_shard, journals, release_of, small_disk
 
-from gra_hpc.publish import is_published
-from gra_hpc.rundir import RunDir, ShardDir
+from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.publish import is_published
+from tools.faults.faults import MERGE, SYNTHESIZE, Audit, check_shard, journals, release_of, small_disk
 
 MakeRun = Callable[..., RunDir]
 JOB = (0, "--round", 1)
@@ -60,9 +60,7 @@ def test_while_publishing(tight, reference: RunDir, nursery, tmp_path: Path) -> 
     resize(ROOMY_KB)
     audit = Audit(shard)
     audit.starting()
-    dead = nursery.start(
-        SYNTHESIZE, run.path, *JOB, log=tmp_path / "log", below=run.path, only="write_table", at=1
-    )
+    dead = nursery.start(SYNTHESIZE, run.path, *JOB, log=tmp_path / "log", below=run.path, only="write_table", at=1)
     assert dead.wait() == -signal.SIGKILL
     audit.stopped()
     for leftover in shard.path.glob(".*.tmp"):

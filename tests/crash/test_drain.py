@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import SYNTHESIZE, Audit, Started, check_shard, journals, start, wait_for
 
-from gra_hpc.attempt import Heartbeat
 from gra_hpc.flows.ask import Unanswered, together
-from gra_hpc.rundir import RunDir, ShardDir
-from gra_hpc.shard import Draining
+from gra_hpc.run.attempts import Heartbeat
+from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.shard import Draining
+from tools.faults.faults import SYNTHESIZE, Audit, Started, check_shard, journals, start, wait_for
 
 MakeRun = Callable[..., RunDir]
 SLOW = ("engine.simulated_latency_s=0.4", "launch.window=4")
@@ -115,11 +115,7 @@ def test_a_drain_keeps_to_the_lead_of_its_job(new_run: MakeRun, tmp_path: Path) 
     run = new_run("engine.simulated_latency_s=60", "site.signal_lead_s=600")
     log = tmp_path / "log"
     process = start(SYNTHESIZE, run.path, 0, "--round", 1, log=log, GRA_LEAD_S="7")
-    wait_for(
-        lambda: (
-            len(journals(run.round(1).shard(0))) == 1 and last_beat(run.round(1).shard(0)).phase == "running"
-        )
-    )
+    wait_for(lambda: len(journals(run.round(1).shard(0))) == 1 and last_beat(run.round(1).shard(0)).phase == "running")
     time.sleep(0.3)
     began = time.monotonic()
     process.signal(signal.SIGUSR2)

@@ -16,18 +16,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import faults
 import pytest
 
-from gra_hpc import shard as shards
-from gra_hpc.config import EngineConfig, RunConfig
-from gra_hpc.engines.hosting import pinned_models
+from gra_hpc.config.settings import EngineConfig, RunConfig
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
-from gra_hpc.engines.simulated_server import Faults, launcher
-from gra_hpc.plan import Plan
-from gra_hpc.rundir import RunDir
+from gra_hpc.placement.placement import EnginePlace, Placement
+from gra_hpc.run import shard as shards
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.engines import pinned_models
+from gra_hpc.run.plan import Plan
 from gra_hpc.storage import read_json
+from tools.faults import faults
+from tools.simulated.server import Faults, launcher
 
 REPLICAS, STRIKES, SEEDS = 3, 2, 24
 SETTINGS = ["launch.shards=1", "engine.simulated_failures=0"]
@@ -74,9 +74,7 @@ def servers(pid: int) -> list[int]:
     import psutil
 
     below = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return [
-        p.pid for p in below if "--served-model-name" in p.cmdline() and "guard" not in " ".join(p.cmdline())
-    ]
+    return [p.pid for p in below if "--served-model-name" in p.cmdline() and "guard" not in " ".join(p.cmdline())]
 
 
 @pytest.mark.timeout(300)
@@ -124,14 +122,10 @@ def test_calls_that_wait_for_an_engine_are_not_asked_in_a_drain(
         (name,) = models
         placement = Placement((EnginePlace(name, 0, ()),), "cpu")
         settings = EngineConfig(start_timeout_s=60, max_running=2)
-        async with Node(
-            models, placement, settings, short_dir, log_dir, launcher(Faults(latency_s=1.0))
-        ) as node:
+        async with Node(models, placement, settings, short_dir, log_dir, launcher(Faults(latency_s=1.0))) as node:
 
             async def warn() -> None:
-                while not (
-                    name in node._pools and node._pools[name].in_flight == 2 and node._pools[name].waiting
-                ):
+                while not (name in node._pools and node._pools[name].in_flight == 2 and node._pools[name].waiting):
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.3)
                 taken.append(node._replicas[0].taken)

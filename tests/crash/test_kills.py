@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import MERGE, SYNTHESIZE, Audit, check_shard, journals, release_of, start, wait_for
 
-from gra_hpc.publish import is_published
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.publish import is_published
+from tools.faults.faults import MERGE, SYNTHESIZE, Audit, check_shard, journals, release_of, start, wait_for
 
 MakeRun = Callable[..., RunDir]
 

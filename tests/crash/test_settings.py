@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import SYNTHESIZE, Audit, check_shard, release_of
 
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import read_json
+from tools.faults.faults import SYNTHESIZE, Audit, check_shard, release_of
 
 MakeRun = Callable[..., RunDir]
 
@@ -44,9 +44,7 @@ def begun(new_run: MakeRun, nursery, tmp_path: Path) -> tuple[RunDir, Audit]:
 
 
 @pytest.mark.timeout(600)
-def test_placement_may_change_in_the_middle_of_a_shard(
-    begun: tuple[RunDir, Audit], reference: RunDir
-) -> None:
+def test_placement_may_change_in_the_middle_of_a_shard(begun: tuple[RunDir, Audit], reference: RunDir) -> None:
     run, audit = begun
     audit.starting()
     done = gra(

@@ -8,12 +8,12 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines import guard
-from gra_hpc.engines.door import Request, Sampling
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
-from gra_hpc.engines.simulated_server import Faults, launcher
+from gra_hpc.flows.calls import Request, Sampling
+from gra_hpc.placement.placement import EnginePlace, Placement
+from tools.simulated.server import Faults, launcher
 
 
 def request(text: str = "hello", model: str = "m", seed: int = 0) -> Request:

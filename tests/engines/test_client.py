@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from gra_hpc.engines.client import Client, EngineGone, EngineTrouble, body, parse_metrics, words
-from gra_hpc.engines.door import Answer, Request, Sampling
+from gra_hpc.flows.calls import Answer, Request, Sampling
 
 REQUEST = Request("m", "", ({"role": "user", "content": "hello"},), Sampling(0.2, 0.9, 64, 7))
 
@@ -74,17 +74,10 @@ def test_body_is_what_the_protocol_wants() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("said", "finish"), [("stop", "stop"), ("length", "length"), ("repetition", "length")]
-)
+@pytest.mark.parametrize(("said", "finish"), [("stop", "stop"), ("length", "length"), ("repetition", "length")])
 def test_answer(short_dir: Path, said: str, finish: str) -> None:
     answer = ask(short_dir, fixed(reply(said)), chat)
-    assert (answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens) == (
-        "hi",
-        finish,
-        3,
-        2,
-    )
+    assert (answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens) == ("hi", finish, 3, 2)
     assert 0 < answer.seconds < 10
 
 
@@ -96,11 +89,7 @@ def test_empty_content_is_an_empty_text(short_dir: Path) -> None:
 def test_a_refusal_is_an_answer_in_the_servers_words(short_dir: Path, status: int) -> None:
     error = {"error": {"message": "maximum context length\nis 512", "type": "BadRequestError", "code": 400}}
     answer = ask(short_dir, fixed(error, status), chat)
-    assert (answer.finish, answer.text, answer.completion_tokens) == (
-        "error",
-        "maximum context length is 512",
-        0,
-    )
+    assert (answer.finish, answer.text, answer.completion_tokens) == ("error", "maximum context length is 512", 0)
 
 
 @pytest.mark.parametrize(

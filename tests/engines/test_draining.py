@@ -8,11 +8,11 @@ import signal
 
 import pytest
 
-from gra_hpc.engines.door import Answer, Draining
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
-from gra_hpc.engines.simulated_server import Faults
+from gra_hpc.flows.calls import Answer, Draining
+from gra_hpc.placement.placement import EnginePlace, Placement
 from tests.engines.node_host import Host, engine_pid, request, run
+from tools.simulated.server import Faults
 
 
 def kinds(results: list[Answer | BaseException]) -> list[type]:

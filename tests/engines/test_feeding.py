@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from gra_hpc.config import EngineConfig, ModelConfig
-from gra_hpc.engines.door import Request, Sampling
+from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.engines.pool import prefixes
-from gra_hpc.engines.simulated_server import Faults, launcher
-from gra_hpc.flows.prompts import render
+from gra_hpc.flows.calls import Request, Sampling
+from gra_hpc.flows.render import render
+from gra_hpc.placement.placement import EnginePlace, Placement
 from gra_hpc.records import Record, Roles, Sample
-from gra_hpc.shard import _in_order
-from gra_hpc.slices import Unit
+from gra_hpc.run.shard import _in_order
+from gra_hpc.run.slices import Unit
+from tools.simulated.server import Faults, launcher
 
 PERSONAS = ("You are strict.", "You teach beginners.", "You look for mistakes.")
 
 
 def reviews(sample: int) -> list[tuple[dict[str, str], ...]]:
     """What three members over one model are asked about one short sample."""
-    variables = {
-        "instruction": f"{sample}: say which is larger, 3 or 5.",
-        "response": f"5, of course {sample}.",
-    }
+    variables = {"instruction": f"{sample}: say which is larger, 3 or 5.", "response": f"5, of course {sample}."}
     return [render("review_response", variables, p) for p in PERSONAS]
 
 
@@ -73,8 +70,6 @@ def test_a_slice_begins_with_its_longest_samples() -> None:
     first, known = _in_order(units, [], 2)
     assert [u.sample.id for u in first] == ["s1", "s3", "s0", "s2"]
     assert known == []
-    first, known = _in_order(
-        units, ["s2", "s0"], 1
-    )  # cut off samples first, the latest touched before others
+    first, known = _in_order(units, ["s2", "s0"], 1)  # cut off samples first, the latest touched before others
     assert [u.sample.id for u in first] == ["s2", "s0", "s1", "s3"]
     assert known == []

@@ -141,9 +141,7 @@ def test_a_command_that_does_not_exist_is_named(scene: Scene) -> None:
 
 def test_engine_ignores_usr2_and_is_no_leader_of_the_guards_group(scene: Scene) -> None:
     process = scene.start(
-        sys.executable,
-        "-c",
-        "import os; print(open('/proc/self/status').read(), os.getpgid(0), os.getsid(0))",
+        sys.executable, "-c", "import os; print(open('/proc/self/status').read(), os.getpgid(0), os.getsid(0))"
     )
     assert process.wait(10) == 0
     text = scene.log.read_text()
@@ -170,9 +168,7 @@ def test_own_network_has_a_loopback_and_nothing_else(scene: Scene) -> None:
         assert namespace == os.readlink("/proc/self/ns/net")  # noqa: PTH115
 
 
-def test_without_permission_the_engine_keeps_the_network(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_permission_the_engine_keeps_the_network(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "own_network", lambda: False)
     assert guard.Guard(["true"], scene.state, scene.private, 1.0, isolate=True).isolate is False
 
@@ -212,9 +208,7 @@ def test_a_fork_that_holds_the_pipe_does_not_keep_the_engine_alive(scene: Scene)
     forking = SHARD.replace("time.sleep", "import os\nos.fork() or time.sleep(30)\ntime.sleep", 1)
     shard = scene.start(via=forking)
     scene.littered()
-    children = [
-        pid for pid in guard.descendants(shard.pid) if guard.stat_of(pid)[1] == guard.stat_of(shard.pid)[1]
-    ]  # type: ignore[index]
+    children = [pid for pid in guard.descendants(shard.pid) if guard.stat_of(pid)[1] == guard.stat_of(shard.pid)[1]]  # type: ignore[index]
     shard.kill()
     try:
         until(scene.clean)
@@ -253,11 +247,7 @@ def test_files_that_somebody_keeps_in_dev_shm_are_not_shared_memory() -> None:
     below.parent.mkdir()
     try:
         with contextlib.ExitStack() as stack:
-            for path, access in (
-                (mine, mmap.ACCESS_WRITE),
-                (weights, mmap.ACCESS_READ),
-                (below, mmap.ACCESS_WRITE),
-            ):
+            for path, access in ((mine, mmap.ACCESS_WRITE), (weights, mmap.ACCESS_READ), (below, mmap.ACCESS_WRITE)):
                 path.write_bytes(bytes(4096))
                 file = stack.enter_context(path.open("r+b"))
                 stack.enter_context(mmap.mmap(file.fileno(), 4096, access=access))
@@ -277,9 +267,7 @@ def test_what_was_in_shared_memory_before_the_engine_stays(scene: Scene) -> None
     path = Path("/dev/shm") / name
     code = f"import mmap; f = open({str(path)!r}, 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); input()"
     path.write_bytes(bytes(4096))
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None and child.stdout.readline()
         assert str(path) in guard.mapped_shm([child.pid])

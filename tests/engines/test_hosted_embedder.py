@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gra_hpc import presets
-from gra_hpc.config import EngineConfig, EngineKind, ModelConfig, RunConfig
-from gra_hpc.engines import hosting, vllm_server
-from gra_hpc.engines.hosting import EMBEDDER, hosted_embedder, plan_engines
-from gra_hpc.engines.model_files import check_files, embedding_length
+from gra_hpc.config import presets
+from gra_hpc.config.settings import EngineConfig, EngineKind, ModelConfig, RunConfig
+from gra_hpc.engines import vllm_server
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
-from gra_hpc.engines.simulated_server import Faults, launcher
 from gra_hpc.engines.vllm_server import EngineSpec
-from gra_hpc.plan import ModelPin, Plan
+from gra_hpc.models.files import check_files, embedding_length
+from gra_hpc.placement.placement import EnginePlace, Placement
+from gra_hpc.run import engines
+from gra_hpc.run.engines import EMBEDDER, hosted_embedder, plan_engines
+from gra_hpc.run.pins import ModelPin
+from gra_hpc.run.plan import Plan
+from tools.simulated.server import Faults, launcher
 
 BERT = {
     "architectures": ["BertModel"], "model_type": "bert", "hidden_size": 384, "intermediate_size": 1536,
@@ -93,16 +95,9 @@ def test_vectors_come_through_the_same_door(short_dir: Path) -> None:
     models = {n: ModelConfig(path=n) for n in (EMBEDDER, "m")}
 
     async def work() -> None:
-        node = Node(
-            models,
-            Placement(places, "cpu"),
-            EngineConfig(),
-            short_dir,
-            short_dir / "logs",
-            launcher(Faults()),
-        )
+        node = Node(models, Placement(places, "cpu"), EngineConfig(), short_dir, short_dir / "logs", launcher(Faults()))
         async with asyncio.timeout(60), node:
-            found = await asyncio.gather(*(hosting.embed(node, text) for text in ("one", "two", "one")))
+            found = await asyncio.gather(*(engines.embed(node, text) for text in ("one", "two", "one")))
             vectors = [np.frombuffer(v, "<f2").astype(float) for v in found if v]
             assert [len(v) for v in vectors] == [8, 8, 8]
             assert all(np.linalg.norm(v) == pytest.approx(1, abs=1e-2) for v in vectors)

@@ -27,9 +27,7 @@ time.sleep(600)
 @pytest.fixture
 def owner(short_dir: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A process with a private directory in which a guard's state says that a sleeping process is its engine."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(short_dir)], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", OWNER, str(short_dir)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     yield process, Path(process.stdout.readline().strip())
     process.kill()

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from gra_hpc.engines import guard, replica
-from gra_hpc.engines.door import Answer, Request
-from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.engines.simulated import SimulatedEngine
-from gra_hpc.engines.simulated_server import Faults, launcher
 from gra_hpc.errors import EngineError
+from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.placement.placement import EnginePlace, Placement
 from tests.engines.node_host import Host, engine_pid, places, request, run
+from tools.simulated.server import Faults, launcher
 
 
 def test_answers_as_the_engine_in_process_does(host: Host) -> None:
@@ -102,9 +102,7 @@ def test_start_takes_too_long(host: Host) -> None:
         node = host.node(Faults(start_s=30))
         node.config.start_timeout_s = 1
         async with node:
-            with pytest.raises(
-                EngineError, match=r"not healthy 1 s after its start \(engine\.start_timeout_s\)"
-            ):
+            with pytest.raises(EngineError, match=r"not healthy 1 s after its start \(engine\.start_timeout_s\)"):
                 await node.start()
 
     run(work())
@@ -277,11 +275,11 @@ def test_litter_of_an_engine_is_removed(host: Host) -> None:
 SHARD = """
 import asyncio, sys
 from pathlib import Path
-from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines import process
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
-from gra_hpc.engines.simulated_server import Faults, launcher
+from gra_hpc.placement.placement import EnginePlace, Placement
+from tools.simulated.server import Faults, launcher
 
 process.TERM_GRACE_S = 1.0
 
@@ -332,9 +330,7 @@ def test_kill_of_the_shard_leaves_nothing(host: Host, with_guards: bool) -> None
         shard.kill()
 
 
-def test_sigterm_from_outside_is_no_reason_to_start_at_once(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_from_outside_is_no_reason_to_start_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm sends SIGTERM to all processes of a job that it ends: engines started then would be killed half started."""
     monkeypatch.setattr(replica, "TERMINATED_PAUSE_S", 1.0)
 

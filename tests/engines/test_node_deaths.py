@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.engines.door import Answer
-from gra_hpc.engines.simulated_server import Faults, launcher
 from gra_hpc.engines.vllm_server import EngineSpec, Launch
 from gra_hpc.errors import EngineError
+from gra_hpc.flows.calls import Answer
 from tests.engines.node_host import Host, engine_pid, places, request, run
+from tools.simulated.server import Faults, launcher
 
 
 @pytest.mark.parametrize("victim", ["engine", "guard"])
@@ -114,10 +114,7 @@ def test_several_poisonous_calls_on_two_replicas(host: Host) -> None:
         async with host.node(faults, placement=places("m", replicas=2)) as node:
             texts = [f"poison {i}" if i in (3, 11) else f"q{i}" for i in range(24)]
             answers = await asyncio.gather(*(node.ask(request(t)) for t in texts))
-            assert [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"] == [
-                "poison 3",
-                "poison 11",
-            ]
+            assert [t for t, a in zip(texts, answers, strict=True) if a.finish == "error"] == ["poison 3", "poison 11"]
 
     run(work())
 
@@ -147,9 +144,7 @@ def test_engine_that_does_not_start_again_has_died(host: Host, short_dir: Path) 
         node = host.node(max_restarts=2)
         node._command = refusing
         async with node:
-            with pytest.raises(
-                EngineError, match=r"engine m-0 died 3 times in a row: exit code 1; .* no room"
-            ):
+            with pytest.raises(EngineError, match=r"engine m-0 died 3 times in a row: exit code 1; .* no room"):
                 await node.ask(request("q"))
 
     run(work())
@@ -237,8 +232,7 @@ def test_engine_that_keeps_dying_fails_the_node(host: Host) -> None:
             assert len(errors) == 4  # one seemed to be at fault
             assert len(set(errors)) == 1
             assert re.match(
-                r"engine m-0 died \d times in a row: killed by signal 9 \(out of memory\?\) -> see its log",
-                errors[0],
+                r"engine m-0 died \d times in a row: killed by signal 9 \(out of memory\?\) -> see its log", errors[0]
             )
 
     run(work())

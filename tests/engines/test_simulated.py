@@ -10,9 +10,11 @@ import sys
 import orjson
 import pytest
 
-from gra_hpc.engines.door import Request, Sampling
 from gra_hpc.engines.simulated import SimulatedEngine, simulate
-from gra_hpc.flows import parsing, questions
+from gra_hpc.flows import parsing
+from gra_hpc.flows.ask import Question
+from gra_hpc.flows.calls import Request, Sampling
+from gra_hpc.flows.gra import questions
 
 
 def request(text: str, seed: int = 0, schema: dict[str, object] | None = None, model: str = "m") -> Request:
@@ -30,7 +32,7 @@ def test_an_answer_depends_on_the_request_alone() -> None:
     ]
     assert len({simulate(r).text for r in [one, *others]}) == 5
     code = (
-        "from gra_hpc.engines.simulated import simulate; from gra_hpc.engines.door import Request, Sampling;"
+        "from gra_hpc.engines.simulated import simulate; from gra_hpc.flows.calls import Request, Sampling;"
         "print(simulate(Request('m', '', ({'role': 'user', 'content': 'hello'},), Sampling(0.2, 0.9, 64, 0))).text)"
     )
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -47,10 +49,8 @@ def test_keywords_and_texts_can_be_parsed() -> None:
     assert all(len(s.split()) <= 30 for s in summaries)
 
 
-@pytest.mark.parametrize(
-    "question", [q for q in vars(questions).values() if isinstance(q, questions.Question)]
-)
-def test_every_question_of_the_method_is_answered(question: questions.Question[object]) -> None:
+@pytest.mark.parametrize("question", [q for q in vars(questions).values() if isinstance(q, Question)])
+def test_every_question_of_the_method_is_answered(question: Question[object]) -> None:
     class Example:
         keywords = ("taken",)
 
@@ -126,9 +126,6 @@ def test_engine_takes_its_time_and_counts() -> None:
         begin = loop.time()
         await asyncio.gather(*(engine.ask(request(f"q{i}", model="a" if i % 2 else "b")) for i in range(100)))
         assert 0.05 <= loop.time() - begin < 2.0
-        assert {n: s["calls"] for n, s in engine.stats()["engines"].items()} == {
-            "a-simulated": 50,
-            "b-simulated": 50,
-        }
+        assert {n: s["calls"] for n, s in engine.stats()["engines"].items()} == {"a-simulated": 50, "b-simulated": 50}
 
     asyncio.run(work())

@@ -17,14 +17,14 @@ import numpy as np
 import psutil
 import pytest
 
-from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines import guard
-from gra_hpc.engines.door import Request, Sampling
-from gra_hpc.engines.hosting import EMBEDDER, embed
-from gra_hpc.engines.model_files import embedding_length
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
 from gra_hpc.errors import EngineError
+from gra_hpc.flows.calls import Request, Sampling
+from gra_hpc.models.files import embedding_length
+from gra_hpc.placement.placement import EnginePlace, Placement
+from gra_hpc.run.engines import EMBEDDER, embed
 from tests.conftest import known_classes
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -95,8 +95,7 @@ def test_tensor_parallel_and_a_killed_core(
     async def work() -> None:
         async with Node(models, placement, EngineConfig(), short_dir, short_dir / "logs") as node:
             first = await asyncio.gather(
-                node.ask(request("wide", "Say hello.")),
-                node.ask(request("wide", "Say hello.", system="Be brief.")),
+                node.ask(request("wide", "Say hello.")), node.ask(request("wide", "Say hello.", system="Be brief."))
             )
             assert [(a.finish, a.completion_tokens) for a in first] == [("length", 16)] * 2
             wide = node._replicas[0]
@@ -140,9 +139,9 @@ import asyncio, json, sys
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[1]).parent))
 from test_vllm_engines import VERDICT, cores, request
-from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.placement import EnginePlace, Placement
+from gra_hpc.placement.placement import EnginePlace, Placement
 
 async def main(model, base):
     models = {"smol": ModelConfig(model, max_model_len=1024, dtype="float32", kv_cache_gb=0.25)}
@@ -188,19 +187,13 @@ def test_chat_verdict_and_kill_of_the_whole_shard(
 
 
 @pytest.mark.slow  # by default: test_node.py, with simulated servers
-def test_vllm_that_cannot_start_says_why(
-    tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
-) -> None:
+def test_vllm_that_cannot_start_says_why(tiny_llama: Path, short_dir: Path, shm_left: Callable[[], set[Path]]) -> None:
     models = {"m": tiny(tiny_llama, engine_args={"kv_cache_memory_bytes": 1000})}
     placement = Placement((EnginePlace("m", 0, cores()[:1]),), "cpu")
 
     async def work() -> None:
-        async with Node(
-            models, placement, EngineConfig(max_restarts=0), short_dir, short_dir / "logs"
-        ) as node:
-            with pytest.raises(
-                EngineError, match=r"engine m-0 does not start: exit code 1.*log: .*\.log"
-            ) as e:
+        async with Node(models, placement, EngineConfig(max_restarts=0), short_dir, short_dir / "logs") as node:
+            with pytest.raises(EngineError, match=r"engine m-0 does not start: exit code 1.*log: .*\.log") as e:
                 await node.ask(request("m", "hello"))
             assert "ValueError: No available memory for the cache blocks" in str(e.value)
 
@@ -214,7 +207,7 @@ def test_two_engines_at_once_one_of_them_the_sentence_embedder(
     tiny_llama: Path, minilm: Path, short_dir: Path, shm_left: Callable[[], set[Path]]
 ) -> None:
     """The hosted embedder gives the vectors of sentence-transformers, also of a text longer than it reads."""
-    from gra_hpc.merge.embed import encode
+    from gra_hpc.models.embedder import encode
 
     models = {
         "m": tiny(tiny_llama),
@@ -224,9 +217,7 @@ def test_two_engines_at_once_one_of_them_the_sentence_embedder(
     texts = ["Name a river.", "Name a river in Asia.", "Prove that 7 is prime. " * 80]
 
     async def work() -> list[bytes | None]:
-        async with Node(
-            models, Placement(places, "cpu"), EngineConfig(), short_dir, short_dir / "logs"
-        ) as node:
+        async with Node(models, Placement(places, "cpu"), EngineConfig(), short_dir, short_dir / "logs") as node:
             answer, vectors = await asyncio.gather(
                 node.ask(request("m", "Say hello.")), asyncio.gather(*(embed(node, t) for t in texts))
             )
@@ -257,9 +248,7 @@ def test_two_real_models_at_once_one_without_a_system_role(
     }
 
     async def work() -> None:
-        async with Node(
-            models, Placement(places, "cpu"), EngineConfig(), short_dir, short_dir / "logs"
-        ) as node:
+        async with Node(models, Placement(places, "cpu"), EngineConfig(), short_dir, short_dir / "logs") as node:
             await node.start()
             asked = [
                 node.ask(request(name, "Name the capital of France.", 24, system="Be brief.", schema=schema))

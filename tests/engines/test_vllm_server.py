@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.config import EngineConfig, ModelConfig
+from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines import vllm_server
-from gra_hpc.engines.placement import EnginePlace
 from gra_hpc.engines.vllm_server import EngineSpec
 from gra_hpc.errors import EngineError
+from gra_hpc.placement.placement import EnginePlace
 
 
 def spec(kind: str = "cpu", **changes: object) -> EngineSpec:
@@ -126,22 +126,14 @@ def directory(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"place": EnginePlace("smol", 0, (0, 1), 2)},
-            r"tensor_parallel=2 does not divide its 9 attention heads",
-        ),
+        ({"place": EnginePlace("smol", 0, (0, 1), 2)}, r"tensor_parallel=2 does not divide its 9 attention heads"),
         ({"place": EnginePlace("smol", 0, (0, 1), 3)}, r"tensor_parallel=3 needs 3 devices, has 2"),
-        (
-            {"engine": EngineConfig(python="/nowhere/python")},
-            r"engine\.python=/nowhere/python: not an executable",
-        ),
+        ({"engine": EngineConfig(python="/nowhere/python")}, r"engine\.python=/nowhere/python: not an executable"),
         ({"socket": Path("/tmp/" + "x" * 103)}, r"longer than a Unix socket's path may be \(107 bytes\)"),
         ({"model": ModelConfig(path="x", max_model_len=4096)}, r"max_model_len=4096"),
     ],
 )
-def test_what_cannot_start_is_refused_at_once(
-    directory: Path, changes: dict[str, object], message: str
-) -> None:
+def test_what_cannot_start_is_refused_at_once(directory: Path, changes: dict[str, object], message: str) -> None:
     vllm_server.check(spec(), directory)
     with pytest.raises(EngineError, match=message):
         vllm_server.check(spec(**changes), directory)
@@ -150,9 +142,7 @@ def test_what_cannot_start_is_refused_at_once(
 def test_memory_is_checked_on_a_cpu(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vllm_server.free_memory() > 1 << 20
     monkeypatch.setattr(vllm_server, "free_memory", lambda: 100_000_000)
-    with pytest.raises(
-        EngineError, match=r"smol-0: 0\.5 GB for weights and KV cache, 0\.1 GB of memory are free"
-    ):
+    with pytest.raises(EngineError, match=r"smol-0: 0\.5 GB for weights and KV cache, 0\.1 GB of memory are free"):
         vllm_server.check(spec(), directory)
     vllm_server.check(spec("gpu"), directory)
 

@@ -9,7 +9,7 @@ import pytest
 
 from gra_hpc.errors import IncompleteError
 from gra_hpc.evaluation.config import compose
-from gra_hpc.launch.evaluating import stage_data
+from gra_hpc.evaluation.job import stage_data
 from tests.mini_hub import mini_hub
 
 TASK = """\

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from gra_hpc.evaluation.config import BenchmarkConfig
-from gra_hpc.evaluation.harness import task_manager
+from gra_hpc.evaluation.process.harness import task_manager
 from gra_hpc.storage import read_json
 from tests.training.conftest import shrunk
 
@@ -46,7 +46,7 @@ def reference(model: Path) -> tuple[float, int]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from gra_hpc.training.examples import read
-    from gra_hpc.training.tokens import encode
+    from gra_hpc.training.rank.tokens import encode
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -68,14 +68,10 @@ def test_heldout_loss(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPat
     expected, tokens = reference(model)
     assert done["metrics"] == {"heldout": pytest.approx(expected, rel=1e-5)}
     low, high = done["intervals"]["heldout"]
-    assert low < expected < high and 10.0 < expected < 12.0, (
-        "random weights know nothing: about ln(49152) = 10.8"
-    )
+    assert low < expected < high and 10.0 < expected < 12.0, "random weights know nothing: about ln(49152) = 10.8"
     heldout = read_json(out / "benchmarks" / "heldout" / "result.json")
     assert heldout["details"]["tokens"] == tokens and heldout["questions"] == 12
-    rows = [
-        json.loads(x) for x in (out / "benchmarks" / "heldout" / "samples.jsonl").read_text().splitlines()
-    ]
+    rows = [json.loads(x) for x in (out / "benchmarks" / "heldout" / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 12 and sum(r["tokens"] for r in rows) == tokens
     again = gra("evaluate", out)
     assert "0 of 1 benchmarks left" in again and "heldout" in again
@@ -84,9 +80,7 @@ def test_heldout_loss(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPat
 def test_killed_it_leaves_nothing_running(tmp_path: Path, model: Path) -> None:
     """kill -9 for the command: its benchmark ends too, and nothing half done counts."""
     words = ["evaluate", str(tmp_path / "out"), "--preset", "mini", f"model.path={model}", "only=[heldout]"]
-    command = subprocess.Popen(
-        [sys.executable, "-m", "gra_hpc.cli", *words], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
+    command = subprocess.Popen([sys.executable, "-m", "gra_hpc.cli", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
     children: list[psutil.Process] = []
     deadline = time.monotonic() + 60
     while len(children) < 2:  # the guard, and behind it the benchmark

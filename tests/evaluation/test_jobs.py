@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.engines.model_facts import stated_facts
-from gra_hpc.evaluation import harness
 from gra_hpc.evaluation.config import compose
-from gra_hpc.launch.evaluating import shape
+from gra_hpc.evaluation.job import shape
+from gra_hpc.evaluation.process import harness
+from gra_hpc.models.facts import stated_facts
 
 NODE = ["model.path=m", "site.gpus_per_node=8", "site.cpus_per_task=60", "site.memory_gb=480"]
 

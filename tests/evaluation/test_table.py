@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from gra_hpc.config import frozen
 from gra_hpc.errors import ConfigError, FingerprintError, IncompleteError
 from gra_hpc.evaluation import table
 from gra_hpc.evaluation.config import compose
 from gra_hpc.evaluation.directory import EvaluateDir, Result
-from gra_hpc.evaluation.heldout import interval
-from gra_hpc.launch import stages
+from gra_hpc.evaluation.process.heldout import interval
 from gra_hpc.storage import read_json, to_json
 
 TEN = ["gsm8k", "math", "humaneval", "mbpp", "hellaswag", "arc_c", "gpqa", "bbh", "mmlu", "ifeval"]
@@ -28,7 +28,7 @@ def test_the_papers_ten() -> None:
 def test_the_tasks_exist() -> None:
     """In the installed harness: names are looked up, nothing is loaded."""
     pytest.importorskip("lm_eval")
-    from gra_hpc.evaluation.harness import task_manager, task_name
+    from gra_hpc.evaluation.process.harness import task_manager, task_name
 
     c = compose("paper", ["model.path=m"])
     manager = task_manager("mmlu", c.benchmarks["mmlu"])
@@ -61,7 +61,7 @@ def result(name: str, value: float, kind: str = "harness") -> Result:
 
 def test_merge(tmp_path: Path) -> None:
     c = compose("mini")
-    out = EvaluateDir(stages.freeze(tmp_path / "out", c))
+    out = EvaluateDir(frozen.freeze(tmp_path / "out", c))
     with pytest.raises(IncompleteError, match=r"no result of yes_no, capitals, heldout .*-> gra evaluate"):
         table.merge(out, c)
     for name, value in (("yes_no", 60.0), ("capitals", 40.0), ("heldout", 2.5)):
@@ -76,7 +76,7 @@ def test_merge(tmp_path: Path) -> None:
     assert "| heldout | 2.5000 | 1.5000 to 3.5000 | 100 |" in out.table.read_text()
     assert list(table.plain(results))[-1].split()[:2] == ["mean", "50.00"]
     with pytest.raises(FingerprintError, match="seed"):
-        stages.freeze(tmp_path / "out", compose("mini", ["seed=1"]))
+        frozen.freeze(tmp_path / "out", compose("mini", ["seed=1"]))
 
 
 def test_interval() -> None:

@@ -29,8 +29,7 @@ def fill(scratch: Path, tokenizer: Path) -> Path:
         _model(_snapshot(scratch, "models", name), tokenizer, *shape)
     for name in DATASETS:
         rows = [
-            {"instruction": f"Tell something about number {i} in {name}.", "output": f"It is {i}."}
-            for i in range(ROWS)
+            {"instruction": f"Tell something about number {i} in {name}.", "output": f"It is {i}."} for i in range(ROWS)
         ]
         text = "".join(json.dumps(r) + "\n" for r in rows)
         (_snapshot(scratch, "datasets", name) / "train.jsonl").write_text(text)

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from hub_cache import fill
 
-from gra_hpc import cli, presets
-from gra_hpc.config import Flow, Policy, Settle
+from gra_hpc import cli
+from gra_hpc.config import presets
+from gra_hpc.config.settings import Flow, Policy, Settle
 from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.experiments import config as experiments
 from gra_hpc.experiments import directory, page, table
@@ -110,11 +111,7 @@ def test_the_whole_grid_plans_at_once(site: Path, tmp_path: Path) -> None:
     assert before == {p: p.read_bytes() for p in tmp_path.glob("data/*/plan.json")} and len(before) == 6
     row = Row("alpaca", "majority", "llama")
     tuned = directory.finetune_config(chain.made, config, row, 7)
-    assert (tuned.model.path, tuned.model.chat_template, tuned.seed) == (
-        "meta-llama/Llama-3.1-8B",
-        "alpaca",
-        7,
-    )
+    assert (tuned.model.path, tuned.model.chat_template, tuned.seed) == ("meta-llama/Llama-3.1-8B", "alpaca", 7)
     assert tuned.data.path == str(tmp_path / "data" / "alpaca-majority") and tuned.site.name == "stand-in"
     measured = directory.evaluate_config(chain.made, config, row, 7)
     assert measured.model.path == str(tmp_path / "models" / "alpaca-majority-llama-s7")
@@ -127,9 +124,7 @@ def test_every_printed_figure_has_a_row_and_the_reverse() -> None:
         rows = rows_of(config)
         source = table.printed(config.printed)
         with_figure = [r for r in rows if table.printed_figure(source, r) is not None]
-        assert {r.data for r in rows} - {r.data for r in with_figure} <= {"refine"}, (
-            "only GRA-Refine is not printed"
-        )
+        assert {r.data for r in rows} - {r.data for r in with_figure} <= {"refine"}, "only GRA-Refine is not printed"
         assert len(with_figure) == len(source["figures"])
     assert table.printed_figure(table.printed("gra-2504.12322"), Row("condor", "gra", "llama")) == 51.60
 
@@ -223,15 +218,10 @@ def test_the_miniature_plans_and_holds_out_what_it_does_not_train_on(tmp_path: P
     chain = Chain(where, config, rows_of(config), lambda _: None)
     assert list(chain.plan()) == ["mini-seed", "mini-gra", "mini-no-review"]
     seeds, held = (
-        [
-            json.loads(line)["instruction"]
-            for line in (ROOT / "configs" / "seeds" / f).read_text().splitlines()
-        ]
+        [json.loads(line)["instruction"] for line in (ROOT / "configs" / "seeds" / f).read_text().splitlines()]
         for f in ("mini.jsonl", "mini-heldout.jsonl")
     )
-    demo = [
-        json.loads(x)["instruction"] for x in (ROOT / "configs/seeds/demo.jsonl").read_text().splitlines()
-    ]
+    demo = [json.loads(x)["instruction"] for x in (ROOT / "configs/seeds/demo.jsonl").read_text().splitlines()]
     assert not set(seeds) & set(held) and sorted([*seeds, *held]) == sorted(demo)
     row = Row("mini", "gra", "smollm2")
     tuned = [directory.finetune_config(where, config, row, s) for s in config.training_seeds]
@@ -253,16 +243,10 @@ def test_the_judge_free_scores() -> None:
 
     assert ok("- a\n- b\n- c\n", kind="bullets", n=3) and not ok("1. a\n2. b\n3. c", kind="bullets", n=3)
     assert ok(" Blue. ", kind="words", n=1) and not ok("It is blue.", kind="words", n=1)
-    assert ok("Yes.", kind="choice", options=["yes", "no"]) and not ok(
-        "Yes, it is.", kind="choice", options=["yes"]
-    )
-    assert ok('{"a": 1, "b": 2}', kind="json", keys=["b", "a"]) and not ok(
-        '```{"a": 1}```', kind="json", keys=["a"]
-    )
+    assert ok("Yes.", kind="choice", options=["yes", "no"]) and not ok("Yes, it is.", kind="choice", options=["yes"])
+    assert ok('{"a": 1, "b": 2}', kind="json", keys=["b", "a"]) and not ok('```{"a": 1}```', kind="json", keys=["a"])
     assert ok("Rain is wet. It falls.", kind="sentences", n=2) and not ok("One. Two", kind="sentences", n=2)
-    assert (
-        ok("cats sleep.", kind="lower") and not ok("Cats sleep.", kind="lower") and not ok("", kind="lower")
-    )
+    assert ok("cats sleep.", kind="lower") and not ok("Cats sleep.", kind="lower") and not ok("", kind="lower")
     assert ok("Tea is hot. DONE", kind="ends", word="DONE") and not ok("DONE", kind="ends", word="DONE")
     assert scores.fluency({}, ["a b c a b c"]) == {"distinct_3": 3 / 4, "words": 6.0}
     assert scores.fluency({}, ["a b"])["distinct_3"] == 0

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gra_hpc.committee import draw_roles
-from gra_hpc.config import MemberConfig, MethodConfig, SamplingConfig, Settle
-from gra_hpc.engines.door import Answer, Request
+from gra_hpc.config.settings import MemberConfig, MethodConfig, SamplingConfig, Settle
 from gra_hpc.flows.ask import Asker
-from gra_hpc.flows.prepare import prepare
-from gra_hpc.flows.refine import refine
-from gra_hpc.flows.synthesize import synthesize
+from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.flows.gra.committee import draw_roles
+from gra_hpc.flows.gra.prepare import prepare
+from gra_hpc.flows.gra.refine import refine
+from gra_hpc.flows.gra.synthesize import synthesize
 from gra_hpc.records import CRITERIA, Call, Record, Roles, Sample
 
 MEMBERS = ["g", "a", "b", "c", "j"]
@@ -31,12 +31,7 @@ class Script:
     """An engine whose answers are chosen by step and seat; also the memory of calls."""
 
     def __init__(self, answers: Callable[[str, str, int], str | Answer]) -> None:
-        self.answers, self.keys, self.requests, self.calls = (
-            answers,
-            list[str](),
-            list[Request](),
-            dict[str, Call](),
-        )
+        self.answers, self.keys, self.requests, self.calls = (answers, list[str](), list[Request](), dict[str, Call]())
 
     async def ask(self, request: Request) -> Answer:
         _, step, seat, attempt = self.keys[-1].split("/")
@@ -84,9 +79,7 @@ def changed(**by: Any) -> Callable[[str, str, int], str | Answer]:
 
 
 def run(
-    answers: Callable[[str, str, int], str | Answer],
-    method: MethodConfig | None = None,
-    flow: str = "synthesize",
+    answers: Callable[[str, str, int], str | Answer], method: MethodConfig | None = None, flow: str = "synthesize"
 ) -> tuple[Sample, Script]:
     method = method or MethodConfig()
     script = Script(answers)
@@ -124,11 +117,7 @@ def test_the_whole_way_of_an_accepted_sample() -> None:
 def test_one_zero_rejects_before_the_response_is_paid_for() -> None:
     bad = '{"comment": "", "reasonableness": 1, "completeness": 1, "clarity": 0}'
     sample, script = run(changed(review_instruction__reviewer_2=bad))
-    assert (sample.status, sample.stage, sample.reason) == (
-        "rejected",
-        "instruction_review",
-        "zero for clarity",
-    )
+    assert (sample.status, sample.stage, sample.reason) == ("rejected", "instruction_review", "zero for clarity")
     assert not any("/response/" in k for k in script.calls)
     assert len(sample.instruction_reviews) == 3  # all are kept, also those that passed
 
@@ -206,11 +195,7 @@ def test_prepare_and_refine() -> None:
     failed, _ = run(changed(describe="{}"), flow="prepare")
     assert (failed.status, failed.stage) == ("failed", "prepare")
     refined, script = run(usual, flow="refine")
-    assert (refined.status, refined.response, refined.instruction) == (
-        "accepted",
-        "2 + 2 = 4.",
-        SEED.instruction,
-    )
+    assert (refined.status, refined.response, refined.instruction) == ("accepted", "2 + 2 = 4.", SEED.instruction)
     assert not any("review_instruction" in k for k in script.calls)
 
 

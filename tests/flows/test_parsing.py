@@ -27,9 +27,7 @@ def test_keywords(answer: str, expected: tuple[str, ...]) -> None:
     assert parsing.keywords(answer, 3) == expected
 
 
-@pytest.mark.parametrize(
-    "answer", ["", "tides", "tides, moon", "I am ready to help with anything that you need."]
-)
+@pytest.mark.parametrize("answer", ["", "tides", "tides, moon", "I am ready to help with anything that you need."])
 def test_too_few_keywords(answer: str) -> None:
     with pytest.raises(Unparsable):
         parsing.keywords(answer, 3)

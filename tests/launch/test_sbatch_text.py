@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.config import Executor, RunConfig
+from gra_hpc.config.settings import Executor, RunConfig
 from gra_hpc.launch.arrays import merge_executor, sbatch_text, shard_executor
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 
 RUN = RunDir(Path("/scratch/me/runs/first"))
 

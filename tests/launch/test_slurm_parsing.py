@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra_hpc.errors import LaunchError, SlurmDownError
-from gra_hpc.launch import cluster, slurm
-from gra_hpc.launch.cluster import Gpu, NodeKind
+from gra_hpc.launch import slurm
+from gra_hpc.site import cluster
+from gra_hpc.site.cluster import Gpu, NodeKind
 
 S = slurm.SEPARATOR
 
@@ -22,9 +23,7 @@ def line(*fields: str) -> str:
     return S.join(fields) + S + "\n"
 
 
-RUNNING = line(
-    "7_3", "7", "3", "11", "RUNNING", "None", "node2", "1-02:03:04", "2", "ada", "gra, a", "gra:x:01 |y"
-)
+RUNNING = line("7_3", "7", "3", "11", "RUNNING", "None", "node2", "1-02:03:04", "2", "ada", "gra, a", "gra:x:01 |y")
 WAITING = line("7_4", "7", "4", "7", "PENDING", "Dependency", "", "30:00", "0", "ada", "gra", "(null)")
 SINGLE = line("9", "9", "N/A", "9", "COMPLETING", "None", "n[1-2]", "UNLIMITED", "0", "ada", "merge", "")
 
@@ -115,17 +114,8 @@ def test_partitions() -> None:
     gpu, old = cluster.parse_partitions(partitions, nodes)
     assert (gpu.default, gpu.up, gpu.time_limit_min, gpu.default_time_min) == (True, True, 2880, 60)
     assert (gpu.grace_s, gpu.priority_tier, gpu.qos, gpu.accounts) == (120, 5, ("short", "long"), ())
-    assert gpu.nodes == (
-        NodeKind(3, 64, 512000, (Gpu("a100", 4),), ("a100", "ib")),
-        NodeKind(1, 32, 256000, (), ()),
-    )
-    assert (old.default, old.up, old.time_limit_min, old.accounts, old.nodes) == (
-        False,
-        False,
-        None,
-        ("a", "b"),
-        (),
-    )
+    assert gpu.nodes == (NodeKind(3, 64, 512000, (Gpu("a100", 4),), ("a100", "ib")), NodeKind(1, 32, 256000, (), ()))
+    assert (old.default, old.up, old.time_limit_min, old.accounts, old.nodes) == (False, False, None, ("a", "b"), ())
 
 
 def script(directory: Path, name: str, body: str) -> None:
@@ -162,9 +152,7 @@ def test_slurms_words_for_down(words: str, tmp_path: Path, monkeypatch: pytest.M
         slurm.queue()
 
 
-def test_the_users_own_formats_do_not_reach_the_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_users_own_formats_do_not_reach_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(tmp_path, "squeue", "env")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
@@ -177,7 +165,7 @@ def test_the_users_own_formats_do_not_reach_the_commands(
 
 def test_importing_it_loads_nothing_heavy() -> None:
     code = (
-        "import sys; import gra_hpc.launch.slurm, gra_hpc.launch.cluster;"
+        "import sys; import gra_hpc.launch.slurm, gra_hpc.site.cluster;"
         "print([m for m in ('torch', 'vllm', 'submitit', 'numpy', 'pyarrow', 'asyncio') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

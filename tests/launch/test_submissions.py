@@ -11,13 +11,13 @@ import pytest
 
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch.submissions import alone
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 
 HOLD = """
 import sys
 from pathlib import Path
 from gra_hpc.launch.submissions import alone
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 
 with alone(RunDir(Path(sys.argv[1]))):
     print("here", flush=True)

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gra_hpc import benchmark_files, presets, publish
-from gra_hpc.config import MemberConfig, ModelConfig, RunConfig, SeedsConfig
-from gra_hpc.ledger import Ledger
-from gra_hpc.plan import ModelPin, Plan, RoundPlan
+from gra_hpc.config import presets
+from gra_hpc.config.settings import MemberConfig, ModelConfig, RunConfig, SeedsConfig
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, Record, Roles, Sample, digest, sample_id, seed_id
-from gra_hpc.rundir import RunDir
-from gra_hpc.seeds import write_records
+from gra_hpc.run import publish
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.pins import ModelPin
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.sources import benchmarks
+from gra_hpc.sources.seeds import write_records
 
 WORDS = [
     f"{a}{b}{c}"
@@ -34,13 +37,7 @@ def seed(i: int, instruction: str = "", response: str = "", occurrence: int = 0,
     rng = random.Random(f"seed {i}")
     instruction, response = instruction or text(rng, 12), response or text(rng)
     id_ = seed_id(instruction, response, occurrence)
-    fields = {
-        "domain": "qa",
-        "keywords": ("a", "b", "c"),
-        "summary": "A summary.",
-        "seed_id": id_,
-        "source": f"s:{i}",
-    }
+    fields = {"domain": "qa", "keywords": ("a", "b", "c"), "summary": "A summary.", "seed_id": id_, "source": f"s:{i}"}
     return Record(id_, instruction, response, **(fields | more))  # type: ignore[arg-type]
 
 
@@ -90,7 +87,7 @@ def make_run(
     run.path.mkdir(parents=True)
     configure(run, config, **merge)
     pin = ModelPin(embed, digest(embed), "", "") if embed else None
-    pins = {s: benchmark_files.find(s) for s in config.merge.decontamination.sources}
+    pins = {s: benchmarks.find(s) for s in config.merge.decontamination.sources}
     plan = Plan(digest("plan", 1), {}, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin, benchmarks=pins)
     run.plan.write_text(json.dumps(asdict(plan)))
     write_records(run.seeds, seeds)
@@ -99,9 +96,7 @@ def make_run(
     return run
 
 
-def configure(
-    run: RunDir, config: RunConfig | None = None, target_accepted: int = 0, **merge: object
-) -> None:
+def configure(run: RunDir, config: RunConfig | None = None, target_accepted: int = 0, **merge: object) -> None:
     """Change the run's saved configuration."""
     config = config or presets.load(run.config)
     for key, value in merge.items():
@@ -145,9 +140,7 @@ def publish_shard(
 def tables(run: RunDir, round_: int = 1) -> dict[str, bytes]:
     """The merged tables' bytes."""
     merged = run.round(round_).merged
-    return {
-        name: (merged / name).read_bytes() for name in ("kept.parquet", "pool.parquet", "dropped.parquet")
-    }
+    return {name: (merged / name).read_bytes() for name in ("kept.parquet", "pool.parquet", "dropped.parquet")}
 
 
 def rows(path: Path) -> list[dict]:

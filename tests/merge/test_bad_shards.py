@@ -6,16 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from fabricate import (
-    make_run,
-    publish_shard,
-    sample,
-    seed,
-)
+from fabricate import make_run, publish_shard, sample, seed
 
 from gra_hpc.errors import FingerprintError, ReleaseError
-from gra_hpc.merge.job import merge_round
-from gra_hpc.rundir import RunDir
+from gra_hpc.merge.round import merge_round
+from gra_hpc.run.directory import RunDir
 
 
 def damaged(tmp_path: Path) -> RunDir:
@@ -100,7 +95,7 @@ def test_manifests_of_wrong_types_are_named_and_nothing_is_removed(
     tmp_path: Path, change_: dict | list | None, message: str
 ) -> None:
     """As the job that ends a round does it: remains of attempts are swept first, then it merges."""
-    from gra_hpc.publish import sweep
+    from gra_hpc.run.publish import sweep
 
     run = damaged(tmp_path)
     for n in (0, 1):
@@ -124,7 +119,7 @@ def test_manifests_of_wrong_types_are_named_and_nothing_is_removed(
 
 
 def test_nothing_is_swept_under_the_manifest_of_another_shard(tmp_path: Path) -> None:
-    from gra_hpc.publish import sweep
+    from gra_hpc.run.publish import sweep
 
     run = damaged(tmp_path)
     shard = run.round(1).shard(1)
@@ -150,7 +145,7 @@ def test_a_table_of_something_else_is_named(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from gra_hpc.publish import table_entry
+    from gra_hpc.run.publish import table_entry
 
     run = damaged(tmp_path)
     table = run.round(1).shard(1).samples("a1")
@@ -180,15 +175,13 @@ def test_foreign_files_are_named_and_left_alone(tmp_path: Path, caplog: pytest.L
     summary = merge_round(run, 1)
     assert summary.kept == 2
     ignored = summary.manifest["ignored"]
-    assert ignored == [
-        f"rounds/01/shards/{n}" for n in ("00000/core.1234", "00001.bak", "00007", "notes.txt")
-    ]
+    assert ignored == [f"rounds/01/shards/{n}" for n in ("00000/core.1234", "00001.bak", "00007", "notes.txt")]
     assert all(name in caplog.text for name in ignored)
     assert (shards / "notes.txt").read_text() == "mine"
 
 
 def test_a_foreign_table_survives_the_sweep_of_a_shard(tmp_path: Path) -> None:
-    from gra_hpc.publish import sweep
+    from gra_hpc.run.publish import sweep
 
     run = damaged(tmp_path)
     shard = run.round(1).shard(0)

@@ -8,20 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from fabricate import (
-    make_run,
-    publish_shard,
-    rows,
-    sample,
-    seed,
-    text,
-)
+from fabricate import make_run, publish_shard, rows, sample, seed, text
 
-from gra_hpc import benchmark_files
 from gra_hpc.errors import ConfigError
 from gra_hpc.merge.decontaminate import Benchmarks
-from gra_hpc.merge.job import merge_round
-from gra_hpc.merge.normal import normalise
+from gra_hpc.merge.round import merge_round
+from gra_hpc.merge.text.normal_form import normalise
+from gra_hpc.sources import benchmarks as benchmark_files
 
 
 def test_planted_benchmark_questions_are_found(tmp_path: Path) -> None:
@@ -45,10 +38,7 @@ def test_planted_benchmark_questions_are_found(tmp_path: Path) -> None:
     assert set(lost) == {sample(i).id for i in (0, 1, 2)}
     assert lost[sample(0).id]["detail"].startswith("bench.jsonl:2 instruction words 3-27: ")
     assert lost[sample(1).id]["detail"].startswith("bench.jsonl:2 response words 4-18: ")
-    assert (
-        lost[sample(2).id]["detail"]
-        == 'bench.jsonl:3 instruction words 1-6: "what is the capital of atlantis"'
-    )
+    assert lost[sample(2).id]["detail"] == 'bench.jsonl:3 instruction words 1-6: "what is the capital of atlantis"'
     step = summary.manifest["steps"]["decontamination"]
     assert (step["ngram"], step["dropped"]) == (13, 3)
     (source,) = step["sources"]
@@ -58,17 +48,11 @@ def test_planted_benchmark_questions_are_found(tmp_path: Path) -> None:
 
 def test_benchmarks_meet_rows_across_the_border_as_wholes_and_each_for_itself(tmp_path: Path) -> None:
     rng = random.Random(5)
-    shared, answered, long = (
-        text(rng, 30),
-        text(rng, 24),
-        "Which is 12+34, 7 * (8-9), or x != y? " + text(rng, 9),
-    )
+    shared, answered, long = (text(rng, 30), text(rng, 24), "Which is 12+34, 7 * (8-9), or x != y? " + text(rng, 9))
     benches = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
     short = "Name seven wonders of the ancient world."
     benches[0].write_text(f"{shared}\n{answered}\n{short}\nyes\nWhat is 3 + 4 = 7\n")
-    benches[1].write_text(
-        json.dumps({"q": f"First of all: {shared}"}) + "\n" + json.dumps({"q": long}) + "\n"
-    )
+    benches[1].write_text(json.dumps({"q": f"First of all: {shared}"}) + "\n" + json.dumps({"q": long}) + "\n")
     run = make_run(tmp_path / "run", [seed(0)], shards=1, decontamination__sources=[*map(str, benches)])
     words = answered.split()
     publish_shard(run, 1, 0, [

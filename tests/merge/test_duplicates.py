@@ -15,13 +15,14 @@ from fabricate import change, make_run, publish_shard, rows, sample, seed, table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gra_hpc.merge import fuzzy, signing
-from gra_hpc.merge.candidates import LEADERS, candidate_pairs
+from gra_hpc.merge import signatures
 from gra_hpc.merge.index import Index
-from gra_hpc.merge.job import merge_round
-from gra_hpc.merge.normal import normalise
-from gra_hpc.merge.words import Hashes, windows, word_hashes
-from gra_hpc.rundir import RunDir
+from gra_hpc.merge.near import near_duplicates
+from gra_hpc.merge.near.candidates import LEADERS, candidate_pairs
+from gra_hpc.merge.round import merge_round
+from gra_hpc.merge.text.normal_form import normalise
+from gra_hpc.merge.text.words import Hashes, windows, word_hashes
+from gra_hpc.run.directory import RunDir
 
 
 def shingle_set(instruction: str, response: str, size: int = 5) -> set[tuple[bytes, ...]]:
@@ -67,11 +68,7 @@ def test_the_same_as_brute_force(number: int, count: int, edits: int) -> None:
     """Random families of edited texts, as a whole merge."""
     rng = random.Random(number)
     bases = [(text(rng, 6), text(rng, rng.choice([2, 10, 60]))) for _ in range(max(1, count // 4))]
-    seeds = (
-        [seed(i, *rng.choice(bases), occurrence=i) for i in range(rng.randrange(3))]
-        if number % 2
-        else [seed(0)]
-    )
+    seeds = [seed(i, *rng.choice(bases), occurrence=i) for i in range(rng.randrange(3))] if number % 2 else [seed(0)]
     samples = []
     for i in range(count):
         instruction, response = rng.choice(bases)
@@ -94,9 +91,7 @@ def test_large_buckets_are_covered(tmp_path: Path) -> None:
     """A family larger than a bucket that is compared completely."""
     rng = random.Random(1)
     base = text(rng, 150)
-    samples = [
-        sample(i, "The same question", change(base, [rng.randrange(150)], by=f"y{i}")) for i in range(300)
-    ]
+    samples = [sample(i, "The same question", change(base, [rng.randrange(150)], by=f"y{i}")) for i in range(300)]
     run = make_run(tmp_path / "run", [seed(0)], shards=1)
     publish_shard(run, 1, 0, [*samples, sample(1000)])
     assert merge_round(run, 1).kept == 2
@@ -123,16 +118,16 @@ def test_pairs_in_instalments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     whole = families_of(tmp_path, "whole", sizes)
     assert merge_round(whole, 1).kept == len(sizes)
     run = families_of(tmp_path, "run", sizes)
-    real, jaccard = fuzzy.duplicates, fuzzy.jaccard
+    real, jaccard = near_duplicates.duplicates, near_duplicates.jaccard
     compared = []
 
     def counted(ix: Any, what: Any, pairs: np.ndarray, *more: Any) -> np.ndarray:
         compared.append(len(pairs))
         return jaccard(ix, what, pairs, *more)
 
-    monkeypatch.setattr(fuzzy, "_LEAST_PAIRS", 1000)
-    monkeypatch.setattr(fuzzy, "duplicates", lambda *a: real(*a[:5], memory=1))
-    monkeypatch.setattr(fuzzy, "jaccard", counted)
+    monkeypatch.setattr(near_duplicates, "_LEAST_PAIRS", 1000)
+    monkeypatch.setattr(near_duplicates, "duplicates", lambda *a: real(*a[:5], memory=1))
+    monkeypatch.setattr(near_duplicates, "jaccard", counted)
     merge_round(run, 1)
     assert len(compared) > 5
     assert max(compared) <= 1000
@@ -172,7 +167,7 @@ def test_rows_without_words_are_no_near_duplicates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
 @pytest.mark.parametrize("permutations", [32, 64, 128, 256])
 def test_banding_finds_pairs_at_the_threshold(threshold: float, permutations: int) -> None:
-    b = signing.banding(threshold, permutations)
+    b = signatures.banding(threshold, permutations)
     assert b.bands * b.rows <= permutations
     assert b.found(threshold) >= 0.99
     assert permutations < 128 or threshold < 0.6 or b.found(threshold / 3) < 0.5
@@ -181,7 +176,7 @@ def test_banding_finds_pairs_at_the_threshold(threshold: float, permutations: in
 def test_minhash_estimates_jaccard() -> None:
     """Agreement of signatures is an unbiased estimate of the similarity, with the variance that theory gives."""
     rng = np.random.default_rng(0)
-    n, banding = 400, signing.Banding(32, 4)
+    n, banding = 400, signatures.Banding(32, 4)
     for shared in (50, 120, 180):
         values, offsets = [], [0]
         for _ in range(n):
@@ -190,7 +185,7 @@ def test_minhash_estimates_jaccard() -> None:
                 own = rng.integers(0, 1 << 64, 200 - shared, dtype=np.uint64)
                 values.append(np.concatenate([common, own]))
                 offsets.append(offsets[-1] + 200)
-        s = signing.minhash(Hashes(np.concatenate(values), np.array(offsets)), banding)
+        s = signatures.minhash(Hashes(np.concatenate(values), np.array(offsets)), banding)
         estimate = (s[:, 0::2] == s[:, 1::2]).mean(axis=0)
         true = shared / (400 - shared)
         assert abs(estimate.mean() - true) < 4 * np.sqrt(true * (1 - true) / 128 / n)
@@ -204,7 +199,7 @@ def test_minhash_of_real_windows_estimates_jaccard() -> None:
         t = text(rng, 150)
         rows_ += [t, change(t, [20, 60, 100])]
     shingles = windows(word_hashes(normalise(t.encode() for t in rows_)), 5, short=True)
-    s = signing.minhash(shingles, signing.Banding(32, 4))
+    s = signatures.minhash(shingles, signatures.Banding(32, 4))
     a, b = shingle_set("", rows_[0]), shingle_set("", rows_[1])
     true = len(a & b) / len(a | b)
     estimate = (s[:, 0::2] == s[:, 1::2]).mean()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gra_hpc.merge import calibration, clusters, semantic
-from gra_hpc.merge.workers import Workers
+from gra_hpc.merge.semantic import clusters, recall, semantic
+from gra_hpc.workers import Workers
 
 
 def brute_force(vectors: np.ndarray, pool: int, threshold: float) -> tuple[list[int], list[int]]:
@@ -138,14 +138,14 @@ def test_rare_duplicates_are_found(
     tmp_path: Path, share: float, shape: str, d: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too few in the samples to choose the number of visits by, and to measure recall: it is not made up."""
-    monkeypatch.setattr(calibration, "_COMPARED", 0)  # as in a corpus of millions: 3,000 rows
+    monkeypatch.setattr(recall, "_COMPARED", 0)  # as in a corpus of millions: 3,000 rows
     v, planted = rare(20_000, d, share, shape)
     exact = semantic.exact(v, 0, 0.9)
     assert np.isin(planted, exact.drop).all()
     with Workers(2) as workers:
         found = clusters.duplicates(v, 0, 0.9, tmp_path, workers)
     assert len(np.intersect1d(exact.drop, found.drop)) >= 0.97 * len(exact.drop)
-    assert found.detail["recall_rows"] < calibration._FEWEST
+    assert found.detail["recall_rows"] < recall._FEWEST
     assert found.recall is None
     words = semantic.approximate({"method": found.method, "recall": found.recall, **found.detail})
     assert words.startswith("approximate, its recall not measurable: ")
@@ -168,10 +168,10 @@ def test_more_rows_are_sampled_where_duplicates_are_few(tmp_path: Path) -> None:
 
 def test_wilson() -> None:
     """Against the values of Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20."""
-    assert calibration.wilson(81 / 263, 263) == pytest.approx(0.2553, abs=5e-5)
-    assert calibration.wilson(15 / 148, 148) == pytest.approx(0.0624, abs=5e-5)
-    assert calibration.wilson(0.0, 20) == pytest.approx(0, abs=1e-12)
-    assert calibration.wilson(1.0, 200) == pytest.approx(0.98115, abs=5e-5)
+    assert recall.wilson(81 / 263, 263) == pytest.approx(0.2553, abs=5e-5)
+    assert recall.wilson(15 / 148, 148) == pytest.approx(0.0624, abs=5e-5)
+    assert recall.wilson(0.0, 20) == pytest.approx(0, abs=1e-12)
+    assert recall.wilson(1.0, 200) == pytest.approx(0.98115, abs=5e-5)
 
 
 def test_of_an_exact_search_nothing_is_said() -> None:

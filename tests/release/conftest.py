@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_up_runs import BENCHMARK, Maker
 
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 
 
 @pytest.fixture

@@ -39,9 +39,7 @@ class HubStandIn:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.server.shutdown()
         self.server.server_close()
 
@@ -96,9 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             hub.private = asked.get("private", asked.get("visibility") == "private")
-            return self._answer(
-                {"url": f"{hub.url}/datasets/me/{asked['name']}", "id": f"me/{asked['name']}"}
-            )
+            return self._answer({"url": f"{hub.url}/datasets/me/{asked['name']}", "id": f"me/{asked['name']}"})
         if path == "/api/validate-yaml":
             return self._answer({"errors": [], "warnings": []})
         if path.endswith("/info/lfs/objects/batch"):
@@ -109,11 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "/commit/" in path:
             self._commit(body)
             return self._answer(
-                {
-                    "success": True,
-                    "commitOid": hub.oid,
-                    "commitUrl": f"{hub.url}/datasets/me/data/commit/{hub.oid}",
-                }
+                {"success": True, "commitOid": hub.oid, "commitUrl": f"{hub.url}/datasets/me/data/commit/{hub.oid}"}
             )
         if "/tree/" in path:
             return self._answer([hub.entry(p) for p in sorted(hub.files)])

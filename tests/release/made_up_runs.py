@@ -9,44 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
-from gra_hpc import attempt, plan, presets, publish
-from gra_hpc.committee import Decision, at_least, consensus
-from gra_hpc.config import (
-    DOMAINS,
-    EngineConfig,
-    EngineKind,
-    MemberConfig,
-    ModelConfig,
-    RunConfig,
-    SeedsConfig,
-)
-from gra_hpc.ledger import Ledger
-from gra_hpc.merge.describe import merge_described
-from gra_hpc.merge.job import merge_round
+from gra_hpc.config import presets
+from gra_hpc.config.settings import DOMAINS, EngineConfig, EngineKind, MemberConfig, ModelConfig, RunConfig, SeedsConfig
+from gra_hpc.flows.gra.committee import Decision, at_least, consensus
+from gra_hpc.merge.described_seeds import merge_described
+from gra_hpc.merge.round import merge_round
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA, Call, InstructionReview, Review, Sample
-from gra_hpc.rundir import RunDir
-from gra_hpc.slices import Pool, Unit, slice_of
+from gra_hpc.run import attempts, plan, publish
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.slices import Pool, Unit, slice_of
 
 WORDS = [
     *("river", "lamp", "copper", "seven", "window", "orbit", "garden", "letter", "stone", "music", "ladder"),
-    *(
-        "winter",
-        "planet",
-        "bridge",
-        "needle",
-        "harbour",
-        "engine",
-        "violet",
-        "pepper",
-        "ribbon",
-        "mirror",
-        "anchor",
-    ),
+    *("winter", "planet", "bridge", "needle", "harbour", "engine", "violet", "pepper", "ribbon", "mirror", "anchor"),
     *("basket", "candle", "desert", "falcon", "ginger", "hammer", "island", "jacket", "kettle"),
 ]
-BENCHMARK = (
-    "how many apples are left when three of the twelve apples in the basket are eaten by a hungry goat"
-)
+BENCHMARK = "how many apples are left when three of the twelve apples in the basket are eaten by a hungry goat"
 
 
 def write_model(directory: Path, hidden: int = 64) -> Path:
@@ -61,9 +40,7 @@ def write_model(directory: Path, hidden: int = 64) -> Path:
     }  # fmt: skip
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "tokenizer.json").write_text("{}")
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps({"chat_template": "{{ messages[0].content }}"})
-    )
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages[0].content }}"}))
     weights = {"model.embed_tokens.weight": np.zeros((256, hidden), np.float16)}
     save_file(weights, str(directory / "model.safetensors"))
     return directory
@@ -74,25 +51,16 @@ class Maker:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.models = [
-            write_model(path / "models" / n, 16 * (i + 4)) for i, n in enumerate(("ant", "bee", "cat"))
-        ]
+        self.models = [write_model(path / "models" / n, 16 * (i + 4)) for i, n in enumerate(("ant", "bee", "cat"))]
 
     def config(self, *, seeds: int = 30, simulated: bool = False, undescribed: int = 0) -> RunConfig:
         """A configuration with three models in five seats."""
         file = self.path / f"seeds-{seeds}-{undescribed}.jsonl"
         with file.open("w") as f:
             for i in range(seeds):
-                row = {
-                    "instruction": f"Say something about {WORDS[i % 31]} number {i}.",
-                    "response": f"It is {i}.",
-                }
+                row = {"instruction": f"Say something about {WORDS[i % 31]} number {i}.", "response": f"It is {i}."}
                 if i >= undescribed:
-                    row |= {
-                        "domain": DOMAINS[i % 7],
-                        "keywords": [WORDS[i % 31], "number", f"k{i}"],
-                        "summary": "S.",
-                    }
+                    row |= {"domain": DOMAINS[i % 7], "keywords": [WORDS[i % 31], "number", f"k{i}"], "summary": "S."}
                 f.write(json.dumps(row) + "\n")
             f.write("not json\n")
         config = RunConfig(
@@ -105,9 +73,7 @@ class Maker:
                 "strict": MemberConfig("ant", persona="You are | strict."),
                 "mild": MemberConfig("bee"),
             },
-            engine=EngineConfig(
-                kind=EngineKind.simulated if simulated else EngineKind.vllm, env={"TOKEN": "x"}
-            ),
+            engine=EngineConfig(kind=EngineKind.simulated if simulated else EngineKind.vllm, env={"TOKEN": "x"}),
         )
         config.merge.semantic = False
         config.launch.shards = 3
@@ -160,7 +126,7 @@ class Maker:
             units = list(slice_of(config, round_plan, pool, n))
             calls: list[Call] = []
             samples = [made_up(config, u, calls, acceptance) for u in units]
-            here = attempt.begin(shard)
+            here = attempts.begin(shard)
             ledger = Ledger.of(len(units), ((s.status, s.stage, s.reason) for s in samples))
             publish.publish(
                 shard,
@@ -239,9 +205,7 @@ def made_up(config: RunConfig, unit: Unit, calls: list[Call], acceptance: float)
         s.status, s.stage, s.reason = "rejected", "instruction_review", "zero for clarity"
         return s
     s.response = "Here: " + (
-        "a river and a lamp"
-        if twin < 0.06
-        else " ".join(rng.choice(WORDS) for _ in range(rng.randint(10, 200)))
+        "a river and a lamp" if twin < 0.06 else " ".join(rng.choice(WORDS) for _ in range(rng.randint(10, 200)))
     )
     call("response", s.roles.generator, "generator", s.response)
     if rng.random() < 0.05:
@@ -252,9 +216,7 @@ def made_up(config: RunConfig, unit: Unit, calls: list[Call], acceptance: float)
     for i, member in enumerate(s.roles.reviewers, 1):
         lean = rng.gauss(0, 1.4)
         scores = {c: min(10, max(1, round(base + lean + rng.gauss(0, 0.5)))) for c in CRITERIA}
-        s.reviews.append(
-            Review(member, scores, rng.choice(["good", "too short", "clear | enough", "wrong <tag>"]))
-        )
+        s.reviews.append(Review(member, scores, rng.choice(["good", "too short", "clear | enough", "wrong <tag>"])))
         call("review_response", member, f"reviewer-{i}", json.dumps(scores))
     result = consensus(s.reviews, method)
     s.mean, s.sd, s.score = result.mean, result.sd, result.mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gra_hpc.release.agreement import Coincidences
+from gra_hpc.release.report.agreement import Coincidences
 
 MISSING = 0
 
@@ -27,9 +27,7 @@ KRIPPENDORFF_2011 = [
 """Section C of the paper: four observers, twelve units, missing data."""
 
 
-@pytest.mark.parametrize(
-    ("metric", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)]
-)
+@pytest.mark.parametrize(("metric", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
 def test_worked_example_with_missing_data(metric: str, published: float) -> None:
     assert of(KRIPPENDORFF_2011).alpha(metric) == pytest.approx(published, abs=5e-4)
 

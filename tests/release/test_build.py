@@ -15,12 +15,12 @@ import pytest
 from made_up_runs import Maker
 
 from gra_hpc.errors import IncompleteError, ReleaseError
-from gra_hpc.ledger import Ledger
-from gra_hpc.merge.job import merge_round
+from gra_hpc.merge.round import merge_round
 from gra_hpc.release.build import build
 from gra_hpc.release.schema import data_schema, rejects_schema
-from gra_hpc.release.verify import verify
-from gra_hpc.rundir import RunDir
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
 from gra_hpc.storage import read_json, sha256
 
 
@@ -238,7 +238,7 @@ def test_killed_at_any_moment(maker: Maker) -> None:
     run = maker.make()
     program = (
         "import pyarrow.parquet, numpy, yaml\nfrom pathlib import Path\n"
-        "from gra_hpc.release.build import build\nfrom gra_hpc.rundir import RunDir\n"
+        "from gra_hpc.release.build import build\nfrom gra_hpc.run.directory import RunDir\n"
         f"print('go', flush=True)\nbuild(RunDir(Path({str(run.path)!r})))"
     )
     for delay in (0.02, 0.15, 0.3, 0.5, 0.8):
@@ -266,8 +266,8 @@ def test_private_settings_stay_at_home(built: RunDir) -> None:
 
 
 def test_run_yaml_plans_the_same_run(built: RunDir) -> None:
-    from gra_hpc import presets
-    from gra_hpc.plan import Plan
+    from gra_hpc.config import presets
+    from gra_hpc.run.plan import Plan
 
     Plan.load(built).verify(presets.load(built.release / "run.yaml"), built)
 
@@ -297,7 +297,7 @@ def test_a_full_disk_leaves_nothing_half(maker: Maker) -> None:
     program = (
         "import resource, pyarrow.parquet\nfrom pathlib import Path\n"
         "from gra_hpc.errors import StorageError\n"
-        "from gra_hpc.release.build import build\nfrom gra_hpc.rundir import RunDir\n"
+        "from gra_hpc.release.build import build\nfrom gra_hpc.run.directory import RunDir\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "try:\n"
         f"    build(RunDir(Path({str(run.path)!r})))\n"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.ledger import Ledger
 from gra_hpc.release.card import first_row, limits, metadata, millions, render
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
 from gra_hpc.storage import read_json
 
 
@@ -48,13 +48,7 @@ def test_ledger_funnel_benchmarks_and_commands_are_there(facts: dict[str, Any]) 
 def test_an_approximate_semantic_step_is_stated(facts: dict[str, Any]) -> None:
     """Also where its recall could not be measured."""
     assert "approximate" not in render(facts, None)
-    step = {
-        "method": "clusters",
-        "recall": 0.9951,
-        "recall_pairs": 1234,
-        "recall_low": 0.9712,
-        "sampled": 9000,
-    }
+    step = {"method": "clusters", "recall": 0.9951, "recall_pairs": 1234, "recall_low": 0.9712, "sampled": 9000}
     facts["rounds"][0]["steps"]["semantic"] = step
     said = "Round 1: the semantic step was approximate, measured recall 0.9951 (1,234 pairs, 95% interval from 0.9712)."
     assert said in render(facts, None)

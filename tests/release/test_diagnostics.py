@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gra_hpc import plan as planning
-from gra_hpc import presets
-from gra_hpc.launch.rounds import finish_round, remaining
+from gra_hpc.config import presets
+from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.release.diagnostics import texts, vectors
 from gra_hpc.release.diagnostics.difficulty import difficulty
 from gra_hpc.release.diagnostics.measure import Diagnosis, measure
 from gra_hpc.release.diagnostics.page import section
 from gra_hpc.release.inputs import Inputs
-from gra_hpc.release.verify import verify
-from gra_hpc.rundir import RunDir
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.run import plan as planning
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.rounds import remaining
 from gra_hpc.storage import read_json
 
 RNG = np.random.default_rng(0)
@@ -42,11 +43,7 @@ def test_distinct_counts_different_runs() -> None:
 
 def test_shares_of_copied_runs() -> None:
     known = texts.grams_of(["one two three four five"], 4)
-    assert texts.shares(["One, two three four!", "two three four five six", "one two three"], known, 4) == [
-        1,
-        0.5,
-        0,
-    ]
+    assert texts.shares(["One, two three four!", "two three four five six", "one two three"], known, 4) == [1, 0.5, 0]
 
 
 def test_vendi_is_the_effective_number_of_rows() -> None:
@@ -94,10 +91,7 @@ def simulated(tmp_path: Path, smollm2: Path, minilm: Path) -> RunDir:
     """A release of a simulated run over the demo's seeds, with real embeddings."""
     words = ["engine.kind=simulated", "method.accept_mean=1", "method.accept_sd=5", "launch.shards=1"]
     words.append("merge.fuzzy=false")
-    words += [
-        f"models.smollm2.path={smollm2}",
-        f"merge.embed_model={minilm}",
-    ]
+    words += [f"models.smollm2.path={smollm2}", f"merge.embed_model={minilm}"]
     run = planning.make(tmp_path / "run", presets.compose("demo", words))
     while steps := remaining(run):
         for shard in steps[0].shards:

@@ -13,8 +13,8 @@ from made_up_runs import Maker
 from gra_hpc.errors import ReleaseError
 from gra_hpc.release.build import build
 from gra_hpc.release.export import export
-from gra_hpc.release.verify import verify
-from gra_hpc.rundir import RunDir
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import read_json
 
 
@@ -73,9 +73,7 @@ def test_llama_factory_finds_every_file(built: RunDir, tmp_path: Path) -> None:
     for entry in info.values():
         path = tmp_path / entry["file_name"]
         text = path.read_text()
-        first = json.loads(
-            text.splitlines()[0] if path.suffix == ".jsonl" else text.splitlines()[1].rstrip(",")
-        )
+        first = json.loads(text.splitlines()[0] if path.suffix == ".jsonl" else text.splitlines()[1].rstrip(","))
         columns = entry["columns"]
         assert set(columns.values()) <= set(first)
         if entry.get("formatting") == "sharegpt":
@@ -97,6 +95,4 @@ def test_exports_are_part_of_the_release_when_asked_for(maker: Maker) -> None:
     release = build(maker.make(config=config))
     assert verify(release) == []
     files = read_json(release / "manifest.json")["files"]
-    assert {"exports/alpaca-train.json", "exports/chat-train.jsonl", "exports/dataset_info.json"} <= set(
-        files
-    )
+    assert {"exports/alpaca-train.json", "exports/chat-train.jsonl", "exports/dataset_info.json"} <= set(files)

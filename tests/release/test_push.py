@@ -11,7 +11,7 @@ from hub_stand_in import HubStandIn
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.release.push import push
-from gra_hpc.rundir import RunDir
+from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import read_json
 
 

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from made_up_runs import Maker
 
-from gra_hpc.ledger import Ledger
 from gra_hpc.records import CRITERIA
 from gra_hpc.release import charts
-from gra_hpc.release.allocation import Allocation, allocation
 from gra_hpc.release.build import build
+from gra_hpc.release.cluster_hours import Allocation, allocation
 from gra_hpc.release.inputs import Inputs
-from gra_hpc.release.measures import SPANS, Work, choose, distributions, time_line, work
-from gra_hpc.release.report import _causes, _operations
-from gra_hpc.release.verify import verify
-from gra_hpc.rundir import RunDir
+from gra_hpc.release.report.measures import SPANS, Work, choose, distributions, time_line, work
+from gra_hpc.release.report.report import _causes, _operations
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
 from gra_hpc.storage import read_json
 
 CHROMIUM = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), "")
@@ -59,9 +59,7 @@ def test_distributions_count_what_is_there(inputs: Inputs, rows: list[dict[str, 
         assert m.reviews == len(given)
         assert m.criteria == [sum(v[c] for v, _ in given) for c in CRITERIA]
         assert m.given == [sum(round(mean(v) * 2) == half for v, _ in given) for half in range(21)]
-        decided = [
-            (mean(v) >= 8 - 1e-9, r["status"] == "accepted") for v, r in given if r["status"] != "failed"
-        ]
+        decided = [(mean(v) >= 8 - 1e-9, r["status"] == "accepted") for v, r in given if r["status"] != "failed"]
         assert m.judged == len(decided)
         assert m.too_strict == sum(final and not own for own, final in decided)
         assert m.too_lenient == sum(own and not final for own, final in decided)
@@ -126,9 +124,7 @@ def test_manifest_and_report_tell_the_allocated_hours(built: RunDir) -> None:
     assert facts["work"] == {"attempts": 6, "unrecorded": 0, "hours": 0.6, "gpu_hours": 0.0}
     page = (built.release / "report.html").read_text()
     assert "hours that all attempts ran, lost ones included" in page
-    work = dict(
-        _operations(Work({}, {}), facts | {"work": facts["work"] | {"gpu_hours": 4.8, "unrecorded": 2}})
-    )
+    work = dict(_operations(Work({}, {}), facts | {"work": facts["work"] | {"gpu_hours": 4.8, "unrecorded": 2}}))
     assert work["GPU-hours allocated to them, without 2 that left no record"] == "4.8"
 
 
@@ -174,15 +170,7 @@ def test_a_report_of_nothing(maker: Maker) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [
-        (0, "0"),
-        (950, "950"),
-        (9999, "9,999"),
-        (12345, "12.3k"),
-        (4_560_000, "4.56M"),
-        (2.256, "2.26"),
-        (1e9, "1G"),
-    ],
+    [(0, "0"), (950, "950"), (9999, "9,999"), (12345, "12.3k"), (4_560_000, "4.56M"), (2.256, "2.26"), (1e9, "1G")],
 )
 def test_figures_for_people(value: float, text: str) -> None:
     assert charts.number(value) == text

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from made_up_runs import Maker
 
-from gra_hpc import plan
-from gra_hpc.config import Flow
-from gra_hpc.merge.job import merge_round
+from gra_hpc.config.settings import Flow
+from gra_hpc.merge.round import merge_round
 from gra_hpc.release.build import build
 from gra_hpc.release.manifest import KEYS
 from gra_hpc.release.schema import data_schema
-from gra_hpc.release.verify import verify
-from gra_hpc.rundir import RunDir
-from gra_hpc.shard import run_shard
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.run import plan
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.shard import run_shard
 from gra_hpc.storage import read_json, sha256, to_json
 
 
@@ -165,11 +165,7 @@ def quiet(rows: Rows) -> None:
         (TRAIN, bare, "models are not those of the members"),
         (TRAIN, anonymous, "rows that no model of the committee generated"),
         (TRAIN, of_first(round=99), "data: rows of round 99: 1, but 0 by the merges"),
-        (
-            REJECTED,
-            of_first(reason="because"),
-            "round 1: instruction_review: because: 1, but 0 by the ledger",
-        ),
+        (REJECTED, of_first(reason="because"), "round 1: instruction_review: because: 1, but 0 by the ledger"),
         (REJECTED, of_first(outcome="failed"), "rows of another outcome than rejected"),
         (REJECTED, of_first(winner="0" * 32), "winners where there are none"),
         (DROPPED, of_first(stage="fuzzy"), "by the ledger"),
@@ -177,9 +173,7 @@ def quiet(rows: Rows) -> None:
     ],
     ids=lambda x: x if isinstance(x, str) and " " in x else "",
 )
-def test_rows_are_what_they_must_be(
-    release: Path, name: str, change: Callable[[Rows], Rows | None], said: str
-) -> None:
+def test_rows_are_what_they_must_be(release: Path, name: str, change: Callable[[Rows], Rows | None], said: str) -> None:
     rewrite(release, name, change)
     assert any(said in p for p in verify(release)), verify(release)
 
@@ -229,32 +223,21 @@ def reasons_of_another(m: dict[str, Any]) -> None:
         (lambda m: m["prompts"].update({"response.j2": "Lie."}), "not what was frozen: prompts"),
         (lambda m: m["models"].pop("ant"), "not what was frozen: models.ant"),
         (lambda m: m["models"]["ant"].update(identity="x"), "not what was frozen: models.ant"),
-        (
-            lambda m: m["config"]["method"].update(accept_mean=1.0),
-            "not what was frozen: config.method.accept_mean",
-        ),
-        (
-            lambda m: m["frozen"]["method"].update(accept_mean=1.0),
-            "fingerprint is not that of the frozen settings",
-        ),
+        (lambda m: m["config"]["method"].update(accept_mean=1.0), "not what was frozen: config.method.accept_mean"),
+        (lambda m: m["frozen"]["method"].update(accept_mean=1.0), "fingerprint is not that of the frozen settings"),
         (lambda m: m.update(version="9.9"), "README.md: not of version 9.9"),
         (lambda m: m["splits"]["train"].update(seeds=1), "train: rows of "),
         (lambda m: m["splits"]["train"].update(files=7), "train: 1 files, the manifest says 7"),
         (lambda m: m["funnel"].pop(), "the funnel does not follow from the ledger"),
         (lambda m: m["coverage"].update(expected=99), "the coverage is not that of the rounds"),
         (lambda m: m["seeds"].update(rejected=0), "rejects/seeds.jsonl: 1 records, the manifest says 0"),
-        (
-            lambda m: m["files"].pop("exports/chat-train.jsonl"),
-            "exports/chat-train.jsonl: not in the release",
-        ),
+        (lambda m: m["files"].pop("exports/chat-train.jsonl"), "exports/chat-train.jsonl: not in the release"),
         (reasons_of_another, "adjudication: whim: 0, but "),
         (lambda m: m["dropped"].update(fuzzy=m["dropped"]["fuzzy"] + 1), "dropped by fuzzy"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_the_manifest_follows_from_the_files(
-    release: Path, change: Callable[[dict[str, Any]], Any], said: str
-) -> None:
+def test_the_manifest_follows_from_the_files(release: Path, change: Callable[[dict[str, Any]], Any], said: str) -> None:
     change_manifest(release, change)
     assert any(said in p for p in verify(release)), verify(release)
 
@@ -269,16 +252,8 @@ def test_the_manifest_follows_from_the_files(
         ("exports/dataset_info.json", lambda text: "{}", "does not describe these exports"),
         ("rejects/seeds.jsonl", lambda text: text * 2, "rejects/seeds.jsonl: 2 records, the manifest says 1"),
         ("report.html", lambda text: "<html>", "report.html: without the manifest's"),
-        (
-            "README.md",
-            lambda text: text.split("## Known limits")[0],
-            "README.md: not what manifest and data say",
-        ),
-        (
-            "README.md",
-            lambda text: text.replace("| 0 |", "| 1 |"),
-            "README.md: not what manifest and data say",
-        ),
+        ("README.md", lambda text: text.split("## Known limits")[0], "README.md: not what manifest and data say"),
+        ("README.md", lambda text: text.replace("| 0 |", "| 1 |"), "README.md: not what manifest and data say"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -304,7 +279,7 @@ def test_files_are_i_of_n(release: Path) -> None:
 
 def test_ids_are_streamed_not_kept(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of a few rows find the same as whole files: order and counts go on from one to the next."""
-    monkeypatch.setattr("gra_hpc.release.rows._BATCH", 3)
+    monkeypatch.setattr("gra_hpc.release.verify.rows._BATCH", 3)
     assert verify(release) == []
     rewrite(release, TRAIN, lambda rows: [*rows[3:], *rows[:3]])
     assert any("not in the order" in p for p in verify(release))

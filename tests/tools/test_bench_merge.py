@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-from bench_merge import score
-from merge_corpus import NEAR, SEMANTIC, THRESHOLD, TWIN, identity, truth
+from tools.bench.merge import score
+from tools.bench.merge_corpus import NEAR, SEMANTIC, THRESHOLD, TWIN, identity, truth
 
 ROWS = 2000
 
@@ -46,11 +41,7 @@ def test_only_the_exact_and_near_steps_count_for_near_recall(step: str, recall: 
 def test_each_step_has_found_what_was_planted_for_it() -> None:
     t = truth(ROWS)
     near = np.flatnonzero((t.kind == NEAR) & (t.jaccard >= THRESHOLD))
-    by = {
-        "exact": np.flatnonzero(t.kind == TWIN),
-        "fuzzy": near,
-        "semantic": np.flatnonzero(t.kind == SEMANTIC),
-    }
+    by = {"exact": np.flatnonzero(t.kind == TWIN), "fuzzy": near, "semantic": np.flatnonzero(t.kind == SEMANTIC)}
     result = score(ROWS, dropped(by), {"steps": {"semantic": {"method": "exact", "recall": None}}})
     assert [result[s]["recall"] for s in ("exact", "near", "semantic")] == [1.0, 1.0, 1.0]
     assert [result[s]["precision"] for s in ("exact", "near", "semantic")] == [1.0, 1.0, 1.0]

@@ -12,12 +12,9 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.errors import GraError
+from tools.models import convert_gguf, get_models
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import convert_gguf  # noqa: E402
-import get_models  # noqa: E402
 
 gguf = pytest.importorskip("gguf", reason="needs the cpu extra")
 torch = pytest.importorskip("torch", reason="needs the cpu extra")
@@ -56,9 +53,7 @@ def tiny_llama() -> torch.nn.Module:
 def permute(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """llama.cpp's layout of q and k (convert_hf_to_gguf.py, LlamaModel.permute)."""
     rows = weight.shape[0]
-    return (
-        weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
-    )
+    return weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def write_gguf(path: Path, model: torch.nn.Module, architecture: str = "llama") -> Path:
@@ -97,10 +92,7 @@ def write_gguf(path: Path, model: torch.nn.Module, architecture: str = "llama") 
             _, _, block, inner = name.split(".", 3)
             stored = f"blk.{block}.{names[inner.removesuffix('.weight')]}.weight"
         else:
-            stored = {
-                "model.embed_tokens.weight": "token_embd.weight",
-                "model.norm.weight": "output_norm.weight",
-            }[name]
+            stored = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}[name]
         writer.add_tensor(stored, weight.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -141,10 +133,7 @@ def test_converted_tokenizer(converted: Path) -> None:
     assert tokenizer("<|im_start|>h<|im_end|>")["input_ids"] == [1, tokens.index("h"), 2]
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
     assert chat == "<|im_start|>hi<|im_end|>"
-    assert (
-        json.loads((converted / "tokenizer_config.json").read_text())["tokenizer_class"]
-        == "PreTrainedTokenizerFast"
-    )
+    assert json.loads((converted / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_directory_is_whole_and_readable(converted: Path) -> None:
@@ -179,11 +168,7 @@ def test_merges_of_pieces_are_ranked_by_score() -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [
-        (b"", "not a GGUF file"),
-        (b"PK\3\4 not at all", "not a GGUF file"),
-        (b"GGUF" + bytes(4), "not a GGUF file"),
-    ],
+    [(b"", "not a GGUF file"), (b"PK\3\4 not at all", "not a GGUF file"), (b"GGUF" + bytes(4), "not a GGUF file")],
 )
 def test_damaged_file_is_one_line(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
@@ -209,7 +194,7 @@ def test_wrong_sources_are_one_line(tmp_path: Path) -> None:
 
 
 def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools/get_models.py"), *words]
+    command = [sys.executable, str(ROOT / "tools/models/get_models.py"), *words]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, check=False)
 
 
@@ -217,7 +202,8 @@ def test_unknown_model_is_one_line(tmp_path: Path) -> None:
     done = run("smolm2", "--dir", str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "get_models: smolm2: unknown model; expected smollm2, tiny-llama, minilm, gemma -> python tools/get_models.py"
+        "get_models: smolm2: unknown model; expected smollm2, tiny-llama, minilm, gemma"
+        " -> python tools/models/get_models.py"
     ]
 
 
@@ -304,9 +290,7 @@ def test_smollm2_of_the_package_answers(tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "smollm2-135m")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "smollm2-135m")
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    ids = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**ids, max_new_tokens=16, do_sample=False)[0, ids["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
     assert (tmp_path / "smollm2-135m/LICENSE").read_text().strip().startswith("Apache License")

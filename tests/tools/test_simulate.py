@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import simulate_cluster as cluster
-import simulate_node as node
-import simulated_shards as shards
-import simulation
-
-from gra_hpc.engines.hosts import Host, Space, place, prices, share_time
-from gra_hpc.engines.placement import NodeSpec, Solution
+from gra_hpc.placement.hosts import Host, Space, place, prices, share_time
+from gra_hpc.placement.placement import NodeSpec, Solution
+from tools.simulated import simulate_cluster as cluster
+from tools.simulated import simulate_node as node
+from tools.simulated import simulated_shards as shards
+from tools.simulated import simulation
 
 CONFIG = simulation.committee(256)
 STEADY = shards.ShardModel(rate=20.0, fixed=50.0, spread=(1.0,), interruption=10.0, smallest=100)
@@ -29,9 +25,7 @@ CALM = cluster.Cluster(nodes=10, start_s=100.0, start_spread=0.0, stragglers=0.0
 
 @pytest.fixture(scope="module")
 def eight() -> Solution:
-    return simulation.solved(
-        CONFIG, NodeSpec("gpu", 8, 80, device_type="a100"), simulation.measured_rates(CONFIG)
-    )
+    return simulation.solved(CONFIG, NodeSpec("gpu", 8, 80, device_type="a100"), simulation.measured_rates(CONFIG))
 
 
 def floor_of(solution: Solution) -> tuple[Host, ...]:
@@ -77,9 +71,7 @@ def test_no_set_of_blocks_does_more_than_its_bound(eight: Solution, window: int)
             assert share_time(small, place(small, engines))[0] <= bound * (1 + 1e-9)
 
 
-def test_the_chosen_placement_is_as_good_as_exhaustive_search_and_far_above_one_model_per_gpu(
-    eight: Solution,
-) -> None:
+def test_the_chosen_placement_is_as_good_as_exhaustive_search_and_far_above_one_model_per_gpu(eight: Solution) -> None:
     best, compared = node.exhaustive(space_of(eight), floor_of(eight), 10)
     assert compared > 300
     assert len({f.blocks for f in best}) == len({f.name for f in best}) == 10
@@ -194,9 +186,7 @@ def test_a_site_s_calibration_sets_the_pace(tmp_path: Path) -> None:
 def test_what_was_measured_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "measured.json"
     found = [
-        shards.Measured(
-            shards.Experiment(9, ((1.5, 15),), 0.5, 3), (1.0, 2.0), ("stopped", "published"), 7, 0.1, 4
-        )
+        shards.Measured(shards.Experiment(9, ((1.5, 15),), 0.5, 3), (1.0, 2.0), ("stopped", "published"), 7, 0.1, 4)
     ]
     file.write_text(json.dumps([asdict(m) for m in found]))
     assert shards.read_measured(file) == found

@@ -32,10 +32,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty-two short instructions with responses."""
     path = tmp_path_factory.mktemp("data") / "chats.jsonl"
     rows = [
-        {
-            "instruction": f"Count from {n} to {n + 3}.",
-            "response": ", ".join(str(n + i) for i in range(4)) + ".",
-        }
+        {"instruction": f"Count from {n} to {n + 3}.", "response": ", ".join(str(n + i) for i in range(4)) + "."}
         for n in range(32)
     ]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))

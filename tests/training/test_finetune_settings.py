@@ -14,17 +14,17 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from gra_hpc import presets
+from gra_hpc.config import explain as explain_module
+from gra_hpc.config import frozen
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
 from gra_hpc.evaluation.config import EvaluateConfig
-from gra_hpc.launch import stages
-from gra_hpc.launch.finetuning import explain, shape
-from gra_hpc.launch.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
-from gra_hpc.shard import Signals
+from gra_hpc.signals import Signals
 from gra_hpc.training.config import FinetuneConfig, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, newest
 from gra_hpc.training.examples import read
-from gra_hpc.training.settings import deepspeed_settings
+from gra_hpc.training.job import explain, shape
+from gra_hpc.training.rank.settings import deepspeed_settings
+from gra_hpc.training.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
 
 PAPER = ["model.path=m", "data.path=d", "site.gpus_per_node=8"]
 
@@ -44,12 +44,7 @@ def test_the_papers_settings() -> None:
 def test_zero_3_offload_and_extra() -> None:
     words = ["deepspeed.zero=3", "deepspeed.offload_optimizer=cpu", "deepspeed.offload_parameters=cpu"]
     c = compose(
-        "paper",
-        [
-            *PAPER,
-            *words,
-            "deepspeed.extra={zero_optimization: {sub_group_size: 1}, prescale_gradients: true}",
-        ],
+        "paper", [*PAPER, *words, "deepspeed.extra={zero_optimization: {sub_group_size: 1}, prescale_gradients: true}"]
     )
     settings = deepspeed_settings(c)
     zero = settings["zero_optimization"]
@@ -85,17 +80,13 @@ def test_values_that_are_needed() -> None:
 def test_what_is_frozen(tmp_path: Path) -> None:
     """Where a job runs may change, what it makes may not; the number of ranks counts as what it makes."""
     c = compose("paper", PAPER)
-    stages.freeze(tmp_path / "job", c)
-    stages.freeze(
-        tmp_path / "job", compose("paper", [*PAPER, "site.partition=long", "checkpoint.every_steps=5"])
-    )
+    frozen.freeze(tmp_path / "job", c)
+    frozen.freeze(tmp_path / "job", compose("paper", [*PAPER, "site.partition=long", "checkpoint.every_steps=5"]))
     assert "partition: long" in (tmp_path / "job" / "config.yaml").read_text()
     with pytest.raises(FingerprintError, match=r"optimizer\.learning_rate"):
-        stages.freeze(tmp_path / "job", compose("paper", [*PAPER, "optimizer.learning_rate=1e-5"]))
+        frozen.freeze(tmp_path / "job", compose("paper", [*PAPER, "optimizer.learning_rate=1e-5"]))
     with pytest.raises(FingerprintError):
-        stages.freeze(
-            tmp_path / "job", compose("paper", ["model.path=m", "data.path=d", "site.gpus_per_node=4"])
-        )
+        frozen.freeze(tmp_path / "job", compose("paper", ["model.path=m", "data.path=d", "site.gpus_per_node=4"]))
 
 
 def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
@@ -150,9 +141,7 @@ def test_examples_of_releases(tmp_path: Path) -> None:
         read(str(tmp_path / "run"))
     (release / "manifest.json").write_text('{"fingerprint": "f"}')
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-    pq.write_table(
-        pa.table({"messages": [chat, chat], "score": [9.5, 8.0]}), release / "data" / "train-0.parquet"
-    )
+    pq.write_table(pa.table({"messages": [chat, chat], "score": [9.5, 8.0]}), release / "data" / "train-0.parquet")
     assert len(read(str(tmp_path / "run")).conversations) == 2
     assert len(read(str(release), min_score=9).conversations) == 1
     with pytest.raises(ReleaseError, match="no validation split"):
@@ -183,13 +172,7 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("nodelist", "host"),
-    [
-        ("n1", "n1"),
-        ("n[3-5,9],x1", "n3"),
-        ("a,b", "a"),
-        ("r[01-02]n[007,9]", "r01n007"),
-        ("node[12]", "node12"),
-    ],
+    [("n1", "n1"), ("n[3-5,9],x1", "n3"), ("a,b", "a"), ("r[01-02]n[007,9]", "r01n007"), ("node[12]", "node12")],
 )
 def test_first_host(nodelist: str, host: str) -> None:
     assert first_host(nodelist) == host
@@ -224,9 +207,7 @@ def test_a_failed_rank_ends_the_others(tmp_path: Path) -> None:
         "print('I wait'); time.sleep(100)\n"
     )
     began = time.monotonic()
-    with pytest.raises(
-        LaunchError, match=r"rank 1: ended with code 3: no such file \(log: .*rank-0001.log\)"
-    ):
+    with pytest.raises(LaunchError, match=r"rank 1: ended with code 3: no such file \(log: .*rank-0001.log\)"):
         run_ranks([sys.executable, "-c", code], 3, here(), tmp_path / "logs", Signals())
     assert time.monotonic() - began < 60
     assert "I wait" in (tmp_path / "logs" / "rank-0002.log").read_text()
@@ -253,7 +234,7 @@ def test_ranks_die_with_their_launcher(tmp_path: Path) -> None:
 
     code = (
         "import sys, pathlib\n"
-        "from gra_hpc.launch.ranks import *\n"
+        "from gra_hpc.training.ranks import *\n"
         "where = Rendezvous(0, 1, '127.0.0.1', 1, 'test')\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(100)']\n"
         f"run_ranks(sleep, 2, where, pathlib.Path({str(tmp_path)!r}), Signals())\n"
@@ -272,7 +253,7 @@ def test_ranks_die_with_their_launcher(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [FinetuneConfig, EvaluateConfig])
 def test_every_key_is_explained(kind: type) -> None:
     def walk(cls: Any) -> None:
-        docs = presets.field_docs(cls)
+        docs = explain_module.field_docs(cls)
         for name, hint in get_type_hints(cls).items():
             assert docs.get(name), f"{cls.__name__}.{name} has no docstring"
             for inner in (hint, *get_args(hint)):

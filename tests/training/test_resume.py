@@ -79,18 +79,14 @@ def test_zero_3(tmp_path: Path, small_model: Path, chats: Path) -> None:
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).save_pretrained(model)
     jobs = []
     for stage in (2, 3):
-        jobs.append(
-            begun(tmp_path / f"zero{stage}", model, chats, deepspeed__zero=stage, model__random_weights=False)
-        )
+        jobs.append(begun(tmp_path / f"zero{stage}", model, chats, deepspeed__zero=stage, model__random_weights=False))
         run(jobs[-1])
     differences = [abs(a - b) for (_, a), (_, b) in zip(*map(curve, jobs), strict=True)]
     assert max(differences) < 1e-3, max(differences)
     shapes = []
     for job in jobs:
         with safe_open(job.model / "model.safetensors", "np") as f:
-            names = set(f.keys()) - {
-                "lm_head.weight"
-            }  # tied: a copy of the embedding, which one of them saves too
+            names = set(f.keys()) - {"lm_head.weight"}  # tied: a copy of the embedding, which one of them saves too
             shapes.append({name: tuple(f.get_slice(name).get_shape()) for name in names})
     assert shapes[0] == shapes[1]
 
@@ -117,9 +113,7 @@ def test_smollm2(tmp_path: Path, smollm2: Path) -> None:
     kill(process)
     run(second, timeout=900)
     differences = [abs(a - b) for (_, a), (_, b) in zip(curve(second), curve(first), strict=True)]
-    print(
-        f"{len(losses)} steps, loss {losses[0]:.4f} -> {losses[-1]:.4f}; largest difference {max(differences):.2e}"
-    )
+    print(f"{len(losses)} steps, loss {losses[0]:.4f} -> {losses[-1]:.4f}; largest difference {max(differences):.2e}")
     assert max(differences) <= TOLERANCE
     words = [f"model.path={second.path}", "only=[capitals]", "benchmarks.capitals.limit=4"]
     evaluated = tmp_path / "evaluated"

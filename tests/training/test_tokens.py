@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from gra_hpc.errors import ConfigError
-from gra_hpc.training import templates, tokens
+from gra_hpc.training import templates
 from gra_hpc.training.config import compose
-from gra_hpc.training.tokens import IGNORED, encode, end_of_turn, prepare
+from gra_hpc.training.rank import tokens
+from gra_hpc.training.rank.tokens import IGNORED, encode, end_of_turn, prepare
 from tests.training.trainings import preset
 
 CHAT = [
@@ -42,10 +43,7 @@ def said(tokenizer: Any, encoded: tokens.Encoded) -> str:
 
 @pytest.mark.parametrize(
     ("template", "expected"),
-    [
-        ("", "|The Elbe.<|im_end|>\n|The Rhine.<|im_end|>"),
-        ("alpaca", "|The Elbe.<|im_end|>\n\n|The Rhine.<|im_end|>"),
-    ],
+    [("", "|The Elbe.<|im_end|>\n|The Rhine.<|im_end|>"), ("alpaca", "|The Elbe.<|im_end|>\n\n|The Rhine.<|im_end|>")],
 )
 def test_only_what_the_assistant_says_has_a_loss(tokenizer: Any, template: str, expected: str) -> None:
     before = tokenizer.chat_template
@@ -54,9 +52,7 @@ def test_only_what_the_assistant_says_has_a_loss(tokenizer: Any, template: str, 
             tokenizer.chat_template = templates.text(template)
         encoded = encode(tokenizer, CHAT)
         assert said(tokenizer, encoded) == expected
-        prompt = tokenizer.apply_chat_template(
-            CHAT[:2], tokenize=True, add_generation_prompt=True, return_dict=False
-        )
+        prompt = tokenizer.apply_chat_template(CHAT[:2], tokenize=True, add_generation_prompt=True, return_dict=False)
         assert encoded.input_ids[: len(prompt)] == prompt, "the tokens that an engine puts before the answer"
         assert set(encoded.labels[: len(prompt)]) == {IGNORED}
         assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -70,38 +66,26 @@ def test_templates_that_cannot_be_used(tokenizer: Any) -> None:
         tokenizer.chat_template = None
         with pytest.raises(ConfigError, match=r"no chat template -> model\.chat_template=alpaca"):
             encode(tokenizer, CHAT)
-        tokenizer.chat_template = (
-            "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-        )
+        tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
         with pytest.raises(ConfigError, match="changes earlier turns"):
             encode(tokenizer, CHAT)
     finally:
         tokenizer.chat_template = before
 
 
-def test_packed_examples_do_not_see_each_other(
-    tmp_path: Path, small_model: Path, chats: Path, tokenizer: Any
-) -> None:
+def test_packed_examples_do_not_see_each_other(tmp_path: Path, small_model: Path, chats: Path, tokenizer: Any) -> None:
     """The loss of a packed row is the sum of its examples' losses alone."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    config = compose(
-        str(preset(tmp_path / "p.yaml", small_model, chats)), ["data.packing=true", "data.max_length=128"]
-    )
+    config = compose(str(preset(tmp_path / "p.yaml", small_model, chats)), ["data.packing=true", "data.max_length=128"])
     manifest = prepare(config, tokenizer, tmp_path / "tokens")
-    assert (
-        manifest["examples"] == 32
-        and manifest["rows"] < 32
-        and manifest["trained_tokens"] < manifest["tokens"]
-    )
+    assert manifest["examples"] == 32 and manifest["rows"] < 32 and manifest["trained_tokens"] < manifest["tokens"]
     assert prepare(config, tokenizer, tmp_path / "tokens") == manifest, "it is read, not made again"
     row = next(r for r in tokens.load(tmp_path / "tokens") if len(r["seq_lengths"]) > 1)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.from_pretrained(small_model), attn_implementation="sdpa"
-    ).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(small_model), attn_implementation="sdpa").eval()
     packed = DataCollatorForLanguageModeling(pad_token_id=2, padding_free=True)([row])
     assert "attention_mask" not in packed
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import GraError
-from gra_hpc.merge.workers import child_environment, die_with_parent
+from gra_hpc.workers import child_environment, die_with_parent
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 512, 256
 """Longer instructions lose their beginning, longer responses their end."""
@@ -26,9 +26,7 @@ BATCH_TOKENS = 2048
 _TAIL = 400
 
 
-def difficulty(
-    pairs: Sequence[tuple[str, str]], model_dir: Path | str, python: str = ""
-) -> list[float | None]:
+def difficulty(pairs: Sequence[tuple[str, str]], model_dir: Path | str, python: str = "") -> list[float | None]:
     """IFD of instruction and response pairs; none for a response without tokens.
 
     Raises:
@@ -41,34 +39,17 @@ def difficulty(
     with tempfile.TemporaryDirectory(prefix="gra-ifd-") as temporary:
         directory = Path(temporary)
         (directory / "pairs.json").write_bytes(orjson.dumps(list(pairs)))
-        command = [
-            python or sys.executable,
-            "-m",
-            "gra_hpc.release.diagnostics.difficulty",
-            str(model_dir),
-            temporary,
-        ]
-        environment = child_environment(
-            HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error"
-        )
+        command = [python or sys.executable, "-m", "gra_hpc.release.diagnostics.difficulty", str(model_dir), temporary]
+        environment = child_environment(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
         with (directory / "log").open("wb") as words:
             code = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=words,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                check=False,
+                command, stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT, env=environment, check=False
             ).returncode
         if code:
             last = (directory / "log").read_text(errors="replace", encoding="utf-8").strip()[-_TAIL:]
             if "No module named" in last and ("torch" in last or "transformers" in last):
-                raise GraError(
-                    "torch and transformers are not installed", "pip install 'gra-hpc[cpu]'  (or [gpu])"
-                )
-            raise GraError(
-                f"scoring with {model_dir} failed (exit code {code}): {(last.splitlines() or ['?'])[-1]}"
-            )
+                raise GraError("torch and transformers are not installed", "pip install 'gra-hpc[cpu]'  (or [gpu])")
+            raise GraError(f"scoring with {model_dir} failed (exit code {code}): {(last.splitlines() or ['?'])[-1]}")
         return list(orjson.loads((directory / "scores.json").read_bytes()))
 
 
@@ -85,9 +66,7 @@ def main(model_dir: str, directory: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.bfloat16 if device == "cuda" else torch.float32
-    model = (
-        AutoModelForCausalLM.from_pretrained(model_dir, local_files_only=True, dtype=kind).to(device).eval()
-    )
+    model = AutoModelForCausalLM.from_pretrained(model_dir, local_files_only=True, dtype=kind).to(device).eval()
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     jobs: list[tuple[int, int, list[int], list[int]]] = []
     for i, (instruction, response) in enumerate(pairs):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc.engines.model_files import model_directory
 from gra_hpc.errors import GraError
+from gra_hpc.models.files import model_directory
 from gra_hpc.release.diagnostics import texts as words
 from gra_hpc.release.diagnostics import vectors as geometry
 from gra_hpc.release.diagnostics.difficulty import difficulty
@@ -112,9 +112,7 @@ def _embedded(inputs: Inputs, out: Diagnosis, rows: Texts, all_seeds: Texts) -> 
     import numpy as np
 
     if inputs.plan.embed is None:
-        raise GraError(
-            "the run has no embedding model (merge.semantic=false)", "plan it with merge.semantic=true"
-        )
+        raise GraError("the run has no embedding model (merge.semantic=false)", "plan it with merge.semantic=true")
     embed(inputs, rows)
     embed(inputs, all_seeds)
     mine, theirs = rows.vectors, all_seeds.vectors
@@ -126,10 +124,7 @@ def _embedded(inputs: Inputs, out: Diagnosis, rows: Texts, all_seeds: Texts) -> 
     out.facts |= {
         "compared": alike,
         "spread": {"rows": _round(geometry.spread(mine)), "seeds": _round(geometry.spread(theirs))},
-        "vendi": {
-            "rows": _round(geometry.vendi(mine[:alike])),
-            "seeds": _round(geometry.vendi(theirs[:alike])),
-        },
+        "vendi": {"rows": _round(geometry.vendi(mine[:alike])), "seeds": _round(geometry.vendi(theirs[:alike]))},
         "coverage": _round(geometry.coverage(mine[:alike], theirs[:alike])),
         "nearest_seed": {
             "mean": _round(float(np.mean(out.cosines))),

@@ -56,9 +56,7 @@ def _table(f: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     if f.get("copied"):
         c = f["copied"]
         most = percent(c["half_or_more"], 1)
-        words = (
-            f"runs of {c['ngram']} words of an instruction that some seed has; half or more in {most} of rows"
-        )
+        words = f"runs of {c['ngram']} words of an instruction that some seed has; half or more in {most} of rows"
         out.append(("words shared with seeds", percent(c["mean"], 1), "", words))
     if f.get("ifd"):
         mine, theirs = f["ifd"].get("rows"), f["ifd"].get("seeds")

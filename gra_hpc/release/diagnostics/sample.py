@@ -81,7 +81,7 @@ def _draw(paths: Iterable[Path], rows: int, embedded: bool) -> Texts:
 
 def _stored(column: object) -> np.ndarray | None:
     """Stored embeddings, if every row has one."""
-    from gra_hpc.merge.columns import matrix
+    from gra_hpc.merge.semantic.embedding_column import matrix
 
     there, vectors = matrix(column)
     return vectors if len(there) == len(column) else None  # type: ignore[arg-type]
@@ -95,8 +95,8 @@ def embed(inputs: Inputs, texts: Texts) -> None:
     """
     import numpy as np
 
-    from gra_hpc.merge.embed import encode
-    from gra_hpc.merge.store import Store
+    from gra_hpc.merge.semantic.embedding_store import Store
+    from gra_hpc.models.embedder import encode
 
     model = inputs.plan.embed
     if texts.vectors is not None or model is None or not len(texts):

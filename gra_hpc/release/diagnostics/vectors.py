@@ -103,9 +103,7 @@ def tsne(vectors: np.ndarray, seed: int) -> np.ndarray:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ImportError as e:
-        raise MissingExtraError(
-            f"{e.name or 'scikit-learn'} is not installed", "pip install 'gra-hpc[cpu]'"
-        ) from None
+        raise MissingExtraError(f"{e.name or 'scikit-learn'} is not installed", "pip install 'gra-hpc[cpu]'") from None
     x = vectors.astype("f4")
     with threadpool_limits(1):
         if min(x.shape) > 50:  # as its authors advise: noise out, time saved

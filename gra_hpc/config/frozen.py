@@ -1,0 +1,79 @@
+"""What of a configuration is frozen, and how two of them differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.config import presets
+from gra_hpc.errors import ConfigError, FingerprintError, LaunchError
+from gra_hpc.storage import write_atomic
+
+
+def preset_of(out: Path, preset: str, verb: str) -> str:
+    """The preset that was named, else the settings that the directory was begun with.
+
+    Args:
+        verb: finetune or evaluate.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    if preset:
+        return preset
+    if not (out / "config.yaml").is_file():
+        raise ConfigError(f"{out}: was not begun yet", f"gra {verb} {out} --preset paper")
+    return str(out / "config.yaml")
+
+
+def freeze(out: Path, config: Any) -> Path:
+    """Save the configuration in the output directory; what the result depends on may not change any more.
+
+    Returns:
+        The directory, absolute.
+
+    Raises:
+        FingerprintError: there is one, and it differs.
+        LaunchError: a name that Slurm cannot take.
+    """
+    out = out.absolute()
+    if "%" in str(out):
+        raise LaunchError(f"{out}: Slurm reads % in the names of logs", "choose a directory without one")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "config.yaml"
+    if path.is_file():
+        before = presets.load_as(type(config), path)
+        if before.fingerprint != config.fingerprint:
+            keys = ", ".join(differences(fingerprinted(before), fingerprinted(config)))
+            raise FingerprintError(f"{out}: was begun with other settings: {keys}", "choose another directory")
+    write_atomic(path, presets.dump(config).encode())
+    return out
+
+
+def differences(planned: Any, now: Any, prefix: str = "") -> Iterator[str]:
+    """`key: planned A, now B` for every leaf that differs."""
+    if isinstance(planned, dict) and isinstance(now, dict):
+        for key in sorted({*planned, *now}):
+            yield from differences(planned.get(key), now.get(key), f"{prefix}{key}.")
+    elif planned != now:
+        yield f"{prefix[:-1]}: planned {planned!r}, now {now!r}"
+
+
+def fingerprinted(value: Any) -> Any:
+    """The part of a config that a run freezes: plain dicts, lists and scalars without the `PLACE` fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: fingerprinted(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.metadata.get("fingerprint", True)
+        }
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(k): fingerprinted(v) for k, v in sorted(value.items())}
+    if isinstance(value, (list, tuple)):
+        return [fingerprinted(v) for v in value]
+    return value

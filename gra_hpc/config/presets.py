@@ -1,0 +1,365 @@
+"""From YAML files and `key=value` words to a checked `RunConfig`, and back to text.
+
+A preset may name others in `include:`; they are merged first, in order. A name is looked up as a path, then in
+`./configs`, then in the configs that come with the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
+
+from gra_hpc.config import settings as config_module
+from gra_hpc.config.rules import check
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.typed_yaml import hint_of, parsed, types_of
+from gra_hpc.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def config_dirs() -> list[Path]:
+    """Where presets are looked up."""
+    package = Path(__file__).resolve().parent.parent
+    return [d for d in (Path("configs"), package.parent / "configs", package / "_configs") if d.is_dir()]
+
+
+def find(name: str) -> Path:
+    """The YAML file a preset name stands for.
+
+    Raises:
+        ConfigError: with the nearest existing names.
+    """
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
+    for directory in config_dirs():
+        candidate = directory / f"{name.removesuffix('.yaml')}.yaml"
+        if candidate.is_file():
+            return candidate
+    known = sorted({str(p.relative_to(d).with_suffix("")) for d in config_dirs() for p in d.rglob("*.yaml")})
+    raise ConfigError(f"preset {name}: no such file or preset{nearest(name, known)}", f"presets: {', '.join(known)}")
+
+
+def nearest(word: str, options: Sequence[str]) -> str:
+    """`; did you mean X?`, or nothing."""
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: byte {e.start} is not UTF-8", "save it as UTF-8") from None
+
+
+def _data(text: str, path: Path, kind: type = RunConfig) -> dict[str, Any]:
+    try:
+        data = parsed(text, kind)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(e, 'problem', None) or e})") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines", "gra config show  (explains every key)")
+    return data
+
+
+def _layers(path: Path, kind: type = RunConfig, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: includes itself", "take its name out of `include:`")
+    data = _data(_text(path), path, kind)
+    includes = data.pop("include", [])
+    if not isinstance(includes, list):
+        raise ConfigError(f"{path}: include: expected a list of preset names", f"include: [{includes}]")
+    for name in includes:
+        yield from _layers(find(str(name)), kind, (*seen, path.resolve()))
+    yield path, data
+
+
+def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunConfig:
+    """The checked configuration of a preset with overrides.
+
+    Args:
+        preset: preset name or YAML file.
+        overrides: words `key=value`; values are YAML (`method.reviewers=2`, `seeds.path=my.jsonl`).
+        site: name or file of a site preset, merged after the preset.
+
+    Raises:
+        ConfigError: unknown key (with the nearest valid one), wrong type, impossible value.
+    """
+    cfg = OmegaConf.structured(RunConfig)
+    layers = list(_layers(find(preset)))
+    if site:
+        layers += _layers(find_site(site))
+    measured = ""
+    for path, data in layers:
+        cfg = _merge(cfg, data, str(path))
+        if path.parent.name == "sites":
+            measured = str(calibration_file(path)) if calibration_file(path).is_file() else ""
+    if measured and not cfg.site.calibration:
+        cfg.site.calibration = measured
+    return _finish(_typed(apply(cfg, overrides)))
+
+
+def calibration_file(site_file: Path) -> Path:
+    """Where `gra calibrate` keeps what it measured on a site: beside the site's file."""
+    return site_file.absolute().with_suffix(".calibration.json")
+
+
+def compose_as(kind: type[C], folder: str, preset: str, overrides: Sequence[str] = (), site: str = "") -> C:
+    """The configuration of another kind than a run's (`FinetuneConfig`, `EvaluateConfig`, ...); not checked yet.
+
+    Args:
+        kind: its dataclass; it has a field `site` where a site is given.
+        folder: where in `configs/` its presets are; a preset may be named with or without it.
+        preset, overrides, site: as for `compose`.
+
+    Raises:
+        ConfigError: unknown key (with the nearest valid one), wrong type, missing value.
+    """
+    inside = f"{folder}/{preset.removeprefix(folder + '/')}"
+    known = any((d / f"{inside}.yaml").is_file() for d in config_dirs())
+    cfg = OmegaConf.structured(kind)
+    for path, data in _layers(find(inside if known else preset), kind):
+        cfg = _merge(cfg, data, str(path), kind)
+    if site:
+        for path, data in _layers(find_site(site)):
+            cfg = _merge(cfg, {"site": data.get("site", {})}, str(path), kind)
+    return cast(C, _with_site(_typed(apply(cfg, overrides, kind))))
+
+
+def load_as(kind: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
+    """A saved configuration of that kind, with overrides."""
+    cfg = _merge(OmegaConf.structured(kind), _data(_text(path), path, kind), str(path), kind)
+    return cast(C, _with_site(_typed(apply(cfg, overrides, kind))))
+
+
+def site(name: str, expand: bool = False) -> config_module.SiteConfig:
+    """The site settings of a site preset alone.
+
+    Args:
+        expand: replace environment variables, as `compose` does.
+
+    Raises:
+        ConfigError: no such preset, or a key or value in it.
+    """
+    cfg = OmegaConf.structured(RunConfig)
+    for path, data in _layers(find_site(name)):
+        cfg = _merge(cfg, data, str(path))
+    result = cast(config_module.SiteConfig, OmegaConf.to_object(cfg.site))
+    if expand:
+        _expand(result)
+    return result
+
+
+def find_site(name: str) -> Path:
+    """The YAML file of a site.
+
+    Raises:
+        ConfigError: with the nearest existing names.
+    """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return find(name)
+    if name not in site_names():
+        known = ", ".join(site_names())
+        raise ConfigError(
+            f"site {name}: no such site{nearest(name, site_names())} (there are {known})", "gra site detect"
+        )
+    return find(f"sites/{name}")
+
+
+def site_names() -> list[str]:
+    """Names of all sites."""
+    return sorted({p.stem for d in config_dirs() for p in (d / "sites").glob("*.yaml")})
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A saved configuration (`run.yaml`), with overrides.
+
+    Raises:
+        ConfigError: as `compose` does; or there is nothing in it.
+    """
+    return _finish(pickle.loads(_loaded(_text(path), path, tuple(overrides))))
+
+
+@functools.lru_cache(maxsize=16)
+def _loaded(text: str, path: Path, overrides: tuple[str, ...]) -> bytes:
+    """The settings in the text of a file, pickled. To type them takes as long as much of a command, and some load a
+    run's three times."""
+    data = _data(text, path)
+    if not data:
+        raise ConfigError(f"{path}: empty, expected the settings of a run", f"gra plan {path.parent}-2 ...")
+    return pickle.dumps(_typed(apply(_merge(OmegaConf.structured(RunConfig), data, str(path)), overrides)))
+
+
+def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> DictConfig:
+    """Merge `key=value` words."""
+    for word in overrides:
+        key, eq, value = word.partition("=")
+        if not eq or not key:
+            raise ConfigError(
+                f"{word}: expected key=value", "for example: gra plan runs/x --preset demo method.reviewers=2"
+            )
+        parts = key.split(".")
+        data: Any
+        try:
+            data = parsed(value, hint_of(kind, parts)) if value else ""
+        except yaml.YAMLError:
+            data = value
+        for part in reversed(parts):
+            data = {part: data}
+        cfg = _merge(cfg, data, "command line", kind)
+    return cfg
+
+
+def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunConfig) -> DictConfig:
+    _check_keys(kind, data, "", source, kind)
+    for key, hint in types_of(kind).items():
+        given, args = data.get(key), get_args(hint)
+        if isinstance(given, dict) and len(args) == 2 and dataclasses.is_dataclass(args[1]):
+            for name in list(cfg[key]) if not given else [n for n, entry in given.items() if entry is None]:
+                cfg[key].pop(name, None)  # `{}` and `null` take away what an included preset has
+            data = data | {key: {n: entry for n, entry in given.items() if entry is not None}}
+    try:
+        return cast(DictConfig, OmegaConf.unsafe_merge(cfg, data))  # `cfg` is not used any more
+    except OmegaConfBaseException as e:
+        key = getattr(e, "full_key", None) or "?"
+        reason = str(e).splitlines()[0]
+        raise ConfigError(f"{source}: {key}: {reason}", "gra config show  (explains every key)") from None
+
+
+def _check_keys(kind: Any, data: Any, prefix: str, source: str, root: type = RunConfig) -> None:
+    """Refuse keys that no dataclass has, naming the nearest below `root`."""
+    if not isinstance(data, dict):
+        return
+    if dataclasses.is_dataclass(kind):
+        hints = types_of(kind)
+        for key, value in data.items():
+            if key not in hints:
+                near = elsewhere(str(key), root) or nearest(str(key), list(hints)) or nearest_anywhere(str(key), root)
+                raise ConfigError(f"{source}: unknown key {prefix}{key}{near}", f"valid here: {', '.join(hints)}")
+            _check_shape(hints[key], value, f"{source}: {prefix}{key}")
+            _check_keys(hints[key], value, f"{prefix}{key}.", source, root)
+    else:
+        args = get_args(kind)
+        if len(args) == 2 and dataclasses.is_dataclass(args[1]):
+            for name, value in data.items():
+                _check_shape(args[1], value, f"{source}: {prefix}{name}")
+                _check_keys(args[1], value, f"{prefix}{name}.", source, root)
+
+
+def _check_shape(hint: Any, value: Any, where: str) -> None:
+    """Refuse a list, a map or a plain value in the place of another; OmegaConf's own words do not name the key."""
+    kind = get_origin(hint) or hint
+    if value is None or (isinstance(value, str) and "${" in value):
+        return
+    if dataclasses.is_dataclass(kind) or kind is dict:
+        if not isinstance(value, dict):
+            names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else ["NAME"]
+            some = ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])
+            raise ConfigError(
+                f"{where}={value!r}: expected keys below it ({some})", "gra config show  (explains every key)"
+            )
+        for name, item in value.items() if kind is dict else ():
+            _check_shape(get_args(hint)[1], item, f"{where}.{name}")
+    elif kind is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}={value!r}: expected a list", f"{where.rpartition(' ')[2]}=[{value or ''}]")
+        for n, item in enumerate(value):
+            _check_shape(get_args(hint)[0], item, f"{where}[{n}]")
+    elif kind in (bool, int, float, str) and isinstance(value, (dict, list)):
+        raise ConfigError(f"{where}={value!r}: expected one {kind.__name__}", "gra config show  (explains every key)")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{where}={value}: expected a number of 64 bits", "gra config show  (explains every key)")
+
+
+def elsewhere(word: str, root: type = RunConfig) -> str:
+    """`; did you mean a.b?` for a key that is right but for its place."""
+    places = [key for key in all_keys(root) if key.rsplit(".", 1)[-1] == word]
+    return f"; did you mean {' or '.join(places[:3])}?" if places else ""
+
+
+def nearest_anywhere(word: str, root: type = RunConfig) -> str:
+    """`; did you mean a.b?`, over the last words of all keys."""
+    by_leaf = {key.rsplit(".", 1)[-1]: key for key in all_keys(root)}
+    close = difflib.get_close_matches(word, list(by_leaf), n=1, cutoff=0.7)
+    return f"; did you mean {by_leaf[close[0]]}?" if close else ""
+
+
+def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a config dataclass (maps show as NAME)."""
+    hints = types_of(kind)
+    for f in dataclasses.fields(kind):
+        hint = hints[f.name]
+        args = get_args(hint)
+        if dataclasses.is_dataclass(hint):
+            yield from all_keys(hint, f"{prefix}{f.name}.")
+        elif len(args) == 2 and dataclasses.is_dataclass(args[1]):
+            yield from all_keys(args[1], f"{prefix}{f.name}.NAME.")
+        else:
+            yield f"{prefix}{f.name}"
+
+
+def _typed(cfg: DictConfig) -> Any:
+    """The dataclass that a config stands for."""
+    try:
+        return OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as e:
+        key = getattr(e, "full_key", None) or "?"
+        if isinstance(e, InterpolationResolutionError | GrammarParseError):
+            raise ConfigError(
+                f"{key}: ${{...}} means another setting here, and there is none of that name",
+                "write $NAME, without braces, for a variable of the shell",
+            ) from None
+        raise ConfigError(f"{key}: a value is required", f"give it as {key}=...") from None
+
+
+def _with_site(config: Any) -> Any:
+    """The same, with its site's paths as they are here."""
+    if hasattr(config, "site"):
+        _expand(config.site)
+    return config
+
+
+def _finish(typed: Any) -> RunConfig:
+    result = cast(RunConfig, _with_site(typed))
+    if not result.committee:
+        result.committee = {name: config_module.MemberConfig(model=name) for name in result.models}
+    check(result)
+    seated = {m.model for m in result.committee.values()}
+    result.models = {name: model for name, model in result.models.items() if name in seated}
+    return result
+
+
+def _expand(site: config_module.SiteConfig) -> None:
+    """Environment variables in a site's paths, of the login node; those in `local_dir` are the compute node's.
+
+    Raises:
+        ConfigError: a variable that is not set.
+    """
+    for key in ("scratch", "container", "python"):
+        value = getattr(site, key)
+        expanded = os.path.expandvars(value)
+        if "$" in expanded:
+            raise ConfigError(f"site.{key}={value}: this environment variable is not set here", f"site.{key}=/the/path")
+        setattr(site, key, expanded)
+
+
+def dump(config: Any) -> str:
+    """The configuration as YAML, as saved in `run.yaml`."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,0 +1,298 @@
+"""Evaluation as jobs: one task of an array per benchmark, and a merge behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.config import frozen
+from gra_hpc.config.settings import Executor, SiteConfig
+from gra_hpc.engines import guard
+from gra_hpc.errors import IncompleteError, LaunchError
+from gra_hpc.evaluation import config as configs
+from gra_hpc.evaluation import table
+from gra_hpc.evaluation.config import EvaluateConfig
+from gra_hpc.evaluation.directory import EvaluateDir
+from gra_hpc.launch import submissions
+from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_array, submit_one
+from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_work
+from gra_hpc.launch.tasks import await_kill, requeue, start_logging
+from gra_hpc.models import hub
+from gra_hpc.run.attempts import job_id, restart_count
+from gra_hpc.run.directory import RunDir
+from gra_hpc.signals import Signals
+
+log = logging.getLogger(__name__)
+
+RESTARTS = 3
+"""A benchmark begins anew after a time limit or a preemption: so often, then its limit is too short."""
+POLL_S = 0.2
+
+
+def submit_evaluate(
+    out: Path, config: EvaluateConfig, after: Sequence[str] = (), say: Callable[[str], None] = print
+) -> str | None:
+    """Submit what is left of an evaluation, or do it here.
+
+    Args:
+        out: its directory; made if it is not there.
+        config: its settings; those that results depend on must be the ones it was begun with.
+        after: Slurm ids of jobs that must succeed first (the model need not be there yet).
+        say: takes one line per benchmark, for people.
+
+    Returns:
+        Slurm's id of the merge, to depend on; empty when it is done already; none when it ran here.
+
+    Raises:
+        GraError: other settings, Slurm refused, or (here) a benchmark failed.
+    """
+    made = EvaluateDir(frozen.freeze(out, config))
+    if config.site.executor is Executor.local:
+        evaluate_here(made, config, say)
+        return None
+    if made.done.is_file():
+        return ""
+    run = RunDir(made.path)
+    refuse_while_at_work(run)
+    queue = live(run)
+    waiting = [str(t.job) for job, t in queue if job.kind == "evaluate-merge" and not t.hopeless]
+    if waiting:
+        return waiting[-1]
+    alive = {job.shards[t.index or 0] for job, t in queue if job.kind == "evaluate" and not t.hopeless}
+    arrays = [str(t.job) for job, t in queue if job.kind == "evaluate" and not t.hopeless]
+    left = table.remaining(made, config)
+    numbers = [n for n, name in enumerate(config.names) if name in left and n not in alive]
+    jobs = ([Job("evaluate", 0, numbers)] if numbers else []) + [Job("evaluate-merge", 0)]
+    submission = Submission.new(jobs)
+    submissions.note(run, submission)
+    for number, job in enumerate(jobs):
+        comment = submission.comment(run, number)
+        if job.kind == "evaluate":
+            executor = job_executor(run, config.site, shape(config), comment, submissions.dependency("afterok", after))
+            job.id = submit_array(executor, [EvaluateTask(str(made.path), config.names[n]) for n in numbers])
+            arrays.append(job.id)
+        else:
+            depend = submissions.dependency("afterany", arrays) or submissions.dependency("afterok", after)
+            executor = job_executor(run, config.site, merge_shape(config.site), comment, depend)
+            job.id = submit_one(executor, EvaluateMergeTask(str(made.path)))
+        submissions.note(run, submission, done=job is jobs[-1])
+    return jobs[-1].id
+
+
+def explain(out: Path, config: EvaluateConfig, plan: bool) -> Iterator[str]:
+    """What an evaluation will do, for people; with `plan`, its sbatch text too. Freezes its settings."""
+    made = EvaluateDir(frozen.freeze(out, config))
+    left = table.remaining(made, config)
+    yield f"model {config.model.path}, {config.backend.kind.value}: {len(left)} of {len(config.names)} benchmarks left"
+    if plan and config.site.executor is Executor.slurm:
+        executor = job_executor(RunDir(made.path), config.site, shape(config), "gra:RUN:SUBMISSION:0")
+        yield script_of(executor, len(config.names))
+
+
+def shape(config: EvaluateConfig) -> Shape:
+    """What a benchmark asks of Slurm: a node, or the share of one that goes with some of its GPUs."""
+    n, site = config.launch, config.site
+    share = n.gpus / site.gpus_per_node if 0 < n.gpus < site.gpus_per_node else 1.0
+    return Shape(
+        name="evaluate",
+        gpus=n.gpus or -1,
+        cpus=n.cpus or math.ceil(site.task_cpus * share),
+        memory_gb=n.memory_gb or site.task_memory_gb * share,
+        time_minutes=n.time_minutes,
+        partition=n.partition,
+        parallel=n.parallel,
+    )
+
+
+def merge_shape(site: SiteConfig) -> Shape:
+    """What the merge asks of Slurm: as the merge of a run."""
+    return Shape(
+        name="evaluate-merge",
+        gpus=0,
+        cpus=site.merge_cpus,
+        memory_gb=site.merge_memory_gb,
+        time_minutes=site.merge_time_minutes,
+        partition=site.merge_partition,
+    )
+
+
+def evaluate_here(out: EvaluateDir, config: EvaluateConfig, say: Callable[[str], None]) -> None:
+    """Measure what is left, one benchmark after another, and merge. All are tried before a failure is told.
+
+    Raises:
+        IncompleteError: benchmarks that failed.
+        LaunchError: interrupted.
+    """
+    for name in table.remaining(out, config):
+        say(f"{name} ...")
+        log_file = out.path / "logs" / f"{name}.log"
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with Signals().caught() as signals, log_file.open("wb") as f:
+            code = run_worker(out, name, config, signals, f)
+        if signals.first:
+            raise LaunchError(f"{out.path}: interrupted during {name}", f"gra evaluate {out.path}")
+        if code:
+            say(f"{name}: failed: {last_line(log_file)} (log: {log_file})")
+    merge(out, config, say)
+
+
+def merge(out: EvaluateDir, config: EvaluateConfig, say: Callable[[str], None]) -> None:
+    """Merge, and show the table.
+
+    Raises:
+        IncompleteError: benchmarks without a result.
+    """
+    for line in table.plain(table.merge(out, config)):
+        say(line)
+
+
+def environment(site: SiteConfig, extra: dict[str, str], offline: bool = True) -> dict[str, str]:
+    """Environment of a benchmark's process: the site's shared caches, and no network."""
+    env = dict(os.environ)
+    if site.scratch:
+        for key, name in (("HF_HUB_CACHE", "hub"), ("HF_DATASETS_CACHE", "datasets"), ("HF_MODULES_CACHE", "modules")):
+            env[key] = f"{site.scratch}/{name}"
+    if offline:
+        env |= {**hub.OFFLINE, "HF_EVALUATE_OFFLINE": "1"}
+    env |= {
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_LOGGING_COLOR": "0",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOOPBACK_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    return env | {str(k): str(v) for k, v in extra.items()}
+
+
+def run_worker(out: EvaluateDir, name: str, config: EvaluateConfig, signals: Signals, output: Any = None) -> int:
+    """Run one benchmark as a process; when a signal comes, end it. Its exit code.
+
+    It runs under an engine's guard: however this process ends, none of the benchmark's (vLLM starts several) is left.
+    """
+    place = os.path.expandvars(config.site.local_dir)
+    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=place if place and Path(place).is_dir() else None))
+    command = [sys.executable, "-I", "-S", guard.__file__, "--grace", "5"]
+    command += ["--state", f"{private}.state", "--private", str(private)]
+    if not config.site.gpus_per_node:
+        command.append("--own-network")  # no other user reaches the ports of its parts
+    process = subprocess.Popen(
+        [*command, "--", sys.executable, "-m", "gra_hpc.evaluation.process.worker", str(out.path), name],
+        env=environment(config.site, config.backend.env) | {"TMPDIR": str(private), "VLLM_RPC_BASE_PATH": str(private)},
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,
+    )
+    assert process.stdin
+    try:
+        while process.poll() is None and not signals.first:
+            time.sleep(POLL_S)
+    finally:
+        with contextlib.suppress(OSError):  # it has ended by itself
+            process.stdin.write(guard.KILL)  # nothing is kept of an unfinished benchmark
+            process.stdin.close()
+    return process.wait()
+
+
+def last_line(log_file: Path) -> str:
+    """Why a benchmark failed, by its log: what it said itself, else the last error, else the last line."""
+    lines = [x.strip() for x in log_file.read_text(errors="replace", encoding="utf-8").splitlines() if x.strip()]
+    told = [x.removeprefix("evaluate: ") for x in lines if x.startswith("evaluate: ")]
+    errors = [x for x in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", x)]
+    return (told or errors or lines or ["(nothing)"])[-1]
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """What a task of the array runs: one benchmark."""
+
+    out: str
+    name: str
+
+    def __call__(self) -> str:
+        """Measure it; returns one sentence. Begins anew after a warning, a bounded number of times."""
+        start_logging()
+        hub.offline()
+        made = EvaluateDir.existing(self.out)
+        if made.result(self.name).is_file():
+            return f"evaluate {self.name}: done already"
+        config = configs.load(made.config)
+        with Signals().caught() as signals:
+            code = run_worker(made, self.name, config, signals)
+        if signals.first == signal.SIGTERM:
+            await_kill()
+        if signals.first:
+            if job_id() and restart_count() >= RESTARTS:
+                raise LaunchError(
+                    f"evaluate {self.name}: stopped {restart_count() + 1} times before it was through",
+                    f"gra evaluate {made.path} launch.time_minutes=MORE",
+                )
+            requeue()
+        if code:
+            raise LaunchError(f"evaluate {self.name}: ended with code {code}; see above", f"gra evaluate {made.path}")
+        return f"evaluate {self.name}: done"
+
+    def checkpoint(self, *_: Any, **__: Any) -> Any:
+        """For submitit: begin anew."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class EvaluateMergeTask:
+    """What the merge's job runs."""
+
+    out: str
+
+    def __call__(self) -> str:
+        start_logging()
+        made = EvaluateDir.existing(self.out)
+        merge(made, configs.load(made.config), print)
+        return f"evaluate: {made.results}"
+
+    def checkpoint(self, *_: Any, **__: Any) -> Any:
+        """For submitit: begin anew."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def stage_data(out: Path, config: EvaluateConfig, say: Callable[[str], None] = print) -> None:
+    """Fetch the data (and metrics) of all benchmarks into the site's shared caches, then look whether they are
+    found without the network.
+
+    Raises:
+        IncompleteError: benchmarks whose data cannot be had, with the reason.
+    """
+    made = EvaluateDir(frozen.freeze(out, config))
+    command = [sys.executable, "-m", "gra_hpc.evaluation.process.worker", str(made.path)]
+    problems = []
+    for name in config.names:
+        for offline in (False, True):
+            env = environment(config.site, config.backend.env, offline)
+            if config.site.proxy:
+                env |= {"HTTPS_PROXY": config.site.proxy, "HTTP_PROXY": config.site.proxy}
+            words = [*command, name, "--data"]
+            done = subprocess.run(words, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if done.returncode:
+                said = [x for x in done.stderr.splitlines() if x.strip()][-1:] or ["no message"]
+                problems.append(f"{name}: {said[0].strip()[:300]}")
+                break
+        say(f"{name}: {'not to be had' if done.returncode else 'found without the network'}")
+    if problems:
+        raise IncompleteError(f"data of {len(problems)} benchmarks are missing: {'; '.join(problems)}")

@@ -1,0 +1,1 @@
+"""What a benchmark's own process runs."""

@@ -1,0 +1,1 @@
+"""GRA, the paper's method: Generator, Reviewers, Adjudicator."""

@@ -1,0 +1,102 @@
+"""The committee: who does what for a sample, and what its scores decide (paper, sections 3.2 to 3.4)."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from gra_hpc.config.settings import Flow, MethodConfig, Policy
+from gra_hpc.records import Review, Roles
+
+
+class Decision(Enum):
+    """What the Reviewers' scores say."""
+
+    accept = "accept"
+    reject = "reject"
+    adjudicate = "adjudicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """The Reviewers taken together."""
+
+    mean: float
+    """mu: mean over Reviewers of each one's mean score."""
+    sd: float
+    """Population standard deviation (ddof 0) over Reviewers."""
+    decision: Decision
+
+
+def draw_roles(members: Sequence[str], method: MethodConfig, rng: random.Random) -> Roles:
+    """Give the roles of one sample to committee members.
+
+    `random` draws them disjoint. A committee too small for that has fewer Reviewers, never the Generator among
+    them; where nobody is left to adjudicate, the Adjudicator is chosen after the reviews (`late_adjudicator`).
+
+    Args:
+        members: names of the committee's members, at least one (none with `flow=seeds`).
+        method: policy, number of Reviewers.
+        rng: seeded by the sample's id, so that a sample has the same roles in every attempt.
+    """
+    names = list(members)
+    if method.flow is Flow.seeds:  # nobody is asked
+        return Roles("", (), "", "")
+    if method.policy is Policy.single:
+        one = method.fixed.generator or names[0]
+        return Roles(one, (one,) * method.reviewers, one, one)
+    if method.policy is Policy.fixed:
+        f = method.fixed
+        return Roles(f.generator, tuple(f.reviewers), f.adjudicator, rng.choice(names))
+    rng.shuffle(names)
+    generator, rest = names[0], names[1:]
+    if not rest:
+        return Roles(generator, (generator,), generator, generator)
+    reviewers = rest[: method.reviewers]
+    left = rest[method.reviewers :]
+    return Roles(generator, tuple(reviewers), left[0] if left else "", rng.choice(list(members)))
+
+
+def consensus(reviews: Sequence[Review], method: MethodConfig) -> Consensus:
+    """The decision rule: reject below the mean, adjudicate above the deviation, else accept.
+
+    Both bounds are inclusive for acceptance: mean >= accept_mean passes, sd <= accept_sd agrees, and neither is missed
+    by the last bits of floating point.
+    """
+    means = [r.mean for r in reviews]
+    mean = math.fsum(means) / len(means)
+    sd = math.sqrt(math.fsum((m - mean) ** 2 for m in means) / len(means))
+    if not at_least(mean, method.accept_mean):
+        decision = Decision.reject
+    elif at_least(method.accept_sd, sd):
+        decision = Decision.accept
+    else:
+        decision = Decision.adjudicate
+    return Consensus(mean, sd, decision)
+
+
+def majority(reviews: Sequence[Review], method: MethodConfig) -> bool:
+    """Whether more than half of the Reviewers score at least `accept_mean` (the paper's ablation)."""
+    votes = sum(at_least(r.mean, method.accept_mean) for r in reviews)
+    return 2 * votes > len(reviews)
+
+
+def late_adjudicator(members: Sequence[str], roles: Roles, reviews: Sequence[Review]) -> str:
+    """The Adjudicator of a committee without a member to spare.
+
+    It is the member that neither generated nor disagreed most: the Reviewer nearest to the mean (first in seat order
+    among equals); the lone Reviewer, or the Generator, where there is nobody else.
+    """
+    candidates = [r for r in reviews if r.member != roles.generator]
+    if not candidates:
+        return next((m for m in members if m != roles.generator), roles.generator)
+    mean = math.fsum(r.mean for r in reviews) / len(reviews)
+    return min(candidates, key=lambda r: abs(r.mean - mean)).member
+
+
+def at_least(value: float, bound: float) -> bool:
+    """`value >= bound`, forgiving the last bits of floating point."""
+    return value >= bound or math.isclose(value, bound, rel_tol=0, abs_tol=1e-9)

@@ -1,0 +1,95 @@
+"""The questions that roles are asked: template, stage, JSON schema where the answer is guided, and parser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gra_hpc.config.settings import DOMAINS
+from gra_hpc.flows import parsing
+from gra_hpc.flows.ask import Question
+from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+
+DOMAIN_NAMES = {
+    "coding": "Coding (write, understand or debug code)",
+    "math": "Math",
+    "qa": "QA (factual, specialised answers)",
+    "reasoning": "Reasoning (causal, logical, multi-step)",
+    "role_play": "Role Play",
+    "language": "Language (translate, summarise, classify)",
+    "creation": "Creation (original writing)",
+}
+
+
+def _verdict_schema(criteria: Sequence[str], low: int, high: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    score = {"type": "integer", "enum": list(range(low, high + 1))}
+    schema = {
+        "type": "object",
+        "properties": {"comment": {"type": "string", "maxLength": 240}, **dict.fromkeys(criteria, score)},
+        "required": ["comment", *criteria],
+        "additionalProperties": False,
+    }
+    return lambda _: schema
+
+
+def _description(answer: str, v: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
+    value = parsing.json_object(answer)
+    domain = value.get("domain")
+    if domain not in DOMAINS:
+        raise parsing.Unparsable("domain is not one of the seven")
+    words = value.get("keywords")
+    if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+        raise parsing.Unparsable("keywords are not a list of strings")
+    found = tuple(dict.fromkeys(" ".join(w.split()) for w in words if w.strip()))
+    if not found:
+        raise parsing.Unparsable("no keywords")
+    return domain, found[: v["keywords"]], parsing.summary(str(value.get("summary", "")), v["summary_words"])
+
+
+def _description_schema(v: dict[str, Any]) -> dict[str, Any]:
+    """Bounded by what will be kept: a model that finds no end is stopped before its answer is cut off."""
+    keyword = {"type": "string", "maxLength": 40}
+    return {
+        "type": "object",
+        "properties": {
+            "domain": {"type": "string", "enum": list(DOMAINS)},
+            "keywords": {"type": "array", "items": keyword, "minItems": 1, "maxItems": v["keywords"]},
+            "summary": {"type": "string", "maxLength": 8 * v["summary_words"]},
+        },
+        "required": ["domain", "keywords", "summary"],
+        "additionalProperties": False,
+    }
+
+
+DESCRIBE: Question[tuple[str, tuple[str, ...], str]] = Question(
+    "describe", "prepare", _description, _description_schema
+)
+
+KEYWORDS: Question[tuple[str, ...]] = Question(
+    "keywords",
+    "keywords",
+    lambda a, v: parsing.keywords(a, v["keywords"], (w for e in v["examples"] for w in e.keywords)),
+)
+
+INSTRUCTION: Question[str] = Question("instruction", "instruction", lambda a, _: parsing.text(a))
+
+RESPONSE: Question[str] = Question("response", "response", lambda a, _: parsing.verbatim(a))
+
+REFINE: Question[str] = Question("refine", "response", lambda a, _: parsing.verbatim(a))
+
+REVIEW_INSTRUCTION: Question[tuple[dict[str, int], str]] = Question(
+    "review_instruction",
+    "instruction_review",
+    lambda a, _: parsing.instruction_scores(a),
+    _verdict_schema(INSTRUCTION_CRITERIA, 0, 1),
+)
+
+REVIEW_RESPONSE: Question[tuple[dict[str, int], str]] = Question(
+    "review_response", "response_review", lambda a, _: parsing.response_scores(a), _verdict_schema(CRITERIA, 1, 10)
+)
+
+ADJUDICATE: Question[tuple[dict[str, int], str]] = Question(
+    "adjudicate", "adjudication", lambda a, _: parsing.response_scores(a), _verdict_schema(CRITERIA, 1, 10)
+)
+
+SUMMARY: Question[str] = Question("summary", "summary", lambda a, v: parsing.summary(a, v["summary_words"]))

@@ -1,0 +1,98 @@
+"""Which log belongs to which shard or merge.
+
+RUN/logs/JOB/JOB_INDEX_0_log.out    an array task, over all its restarts (JOB_0_log.out: a job that is no array)
+RUN/logs/local/PID_0_log.{out,err}  a job of the local executor
+RUN/logs/ATTEMPT/*.log              the engines of one attempt, one file per start
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gra_hpc.launch.submissions import load_all
+from gra_hpc.run.attempts import Heartbeat
+from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.storage import read_json
+
+PLAIN = "sbatch"
+"""Directory of the logs of plain sbatch jobs."""
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Logs of one shard or merge; paths may be of files that are gone."""
+
+    job: tuple[Path, ...]
+    """Of its newest job: one file, or stdout and stderr."""
+    engines: tuple[Path, ...]
+    """Of the engines of its newest attempt."""
+
+    @property
+    def main(self) -> Path | None:
+        """The file to open first."""
+        return self.job[-1] if self.job else None
+
+
+class Finder:
+    """Finds the logs of many shards: the submissions are read once."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self._jobs: dict[tuple[str, int, int], str] = {}
+        for submission in load_all(run).values():  # by token, so by time: the newest wins
+            for job in submission.jobs:
+                if job.kind == "merge" and job.id:
+                    self._jobs["merge", job.round, 0] = job.id
+                for index, shard in enumerate(job.shards if job.id else ()):
+                    name = f"{job.id}_{index}" if len(job.shards) > 1 else job.id
+                    self._jobs["shards", job.round, shard] = name
+
+    def shard(self, round_: int, shard: ShardDir, beat: Heartbeat | None = None) -> Logs:
+        """Logs of a shard. Of its newest attempt and its newest job, the one that wrote last counts."""
+        names = [self._jobs.get(("shards", round_, shard.number), "")]
+        engines: tuple[Path, ...] = ()
+        if beat is not None:
+            names.append(beat.job or local_job(beat.attempt))
+            engines = self._engines(beat.attempt)
+        elif shard.manifest.is_file():
+            last = read_json(shard.manifest)["attempts"][-1]
+            names.append(last.get("job") or local_job(last["attempt"]))
+            engines = self._engines(last["attempt"])
+        found = [files for name in names if name and (files := self.files(name))]
+        newest = max(found, key=lambda files: max(modified(f) for f in files), default=())
+        return Logs(newest, engines)
+
+    def merge(self, round_: int) -> Logs:
+        """Logs of the newest merge of a round under Slurm."""
+        files = self.files(self._jobs.get(("merge", round_, 0), ""))
+        plain = self.run.logs / PLAIN
+        both = [*files, *plain.glob(f"merge-{round_}-*.out"), *plain.glob("merge-current-*.out")]
+        return Logs((max(both, key=modified),) if both else (), ())
+
+    def _engines(self, attempt: str) -> tuple[Path, ...]:
+        directory = self.run.logs / attempt
+        return tuple(sorted(directory.glob("*.log"))) if directory.is_dir() else ()
+
+    def files(self, job: str) -> tuple[Path, ...]:
+        """The files of `4242_7`, `4242` or `local-PID` that are there."""
+        if job.startswith("local-"):
+            base = self.run.logs / "local" / job.removeprefix("local-")
+            files = [Path(f"{base}_0_log.out"), Path(f"{base}_0_log.err")]
+        else:
+            places = (job.partition("_")[0], PLAIN)
+            files = [self.run.logs / place / f"{job}_0_log.out" for place in places] if job else []
+        return tuple(f for f in files if f.is_file())
+
+
+def local_job(attempt: str) -> str:
+    """`local-PID` of an attempt's id (`STAMP-local-PID-XXXX`); empty if it ran under Slurm."""
+    parts = attempt.split("-")
+    return f"local-{parts[2]}" if len(parts) > 2 and parts[1] == "local" else ""
+
+
+def modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,103 @@
+"""The gap between what is left of a run and what Slurm's queue holds for it: what to submit, what to cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.launch.slurm import Task
+from gra_hpc.launch.submissions import Job
+from gra_hpc.records import digest
+from gra_hpc.run.rounds import Step
+
+
+@dataclass
+class Gap:
+    """What a submission has to do; empty when typed twice."""
+
+    jobs: list[Job] = field(default_factory=list)
+    """To submit, in this order: the arrays of a round, then its merge."""
+    cancel: list[str] = field(default_factory=list)
+    """Tasks that would do what is done already, or with other settings, or wait for what will not come; and all, also
+    running, of jobs whose submitter died before it had written everything that they need."""
+    stay: list[str] = field(default_factory=list)
+    """Tasks that wait or run and are right as they are."""
+    alive: dict[int, list[str]] = field(default_factory=dict)
+    """Arrays, by round, of which tasks stay: the round's merge must wait for them too."""
+    merges: dict[int, str] = field(default_factory=dict)
+    """Merges that stay, by round: the arrays of the next round must wait for them."""
+
+
+def settings_digest(config: RunConfig) -> str:
+    """Digest of what a job's sbatch text says: a waiting task with another one is submitted anew."""
+    return digest(asdict(config.site), config.launch.parallel, size=8)
+
+
+def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settings: str, size: int) -> Gap:
+    """Compare what is left with what is in the queue.
+
+    A task that runs is left alone. One that waits keeps its place in the queue, unless its settings have changed
+    since (plain sbatch has settings of its own), or it waits for something that cannot happen. Tasks of a job whose
+    submitter died before it had noted the job's id are replaced: what they need may never have been written, and they
+    would fail for lack of it.
+
+    Args:
+        steps: the rounds that are left, in order.
+        in_queue: tasks of the run that wait or run, with what each is for.
+        settings: digest of the present settings.
+        size: largest array.
+    """
+    gap = Gap()
+    rearmed = False  # a merge is submitted anew, so what waits for the old one must be too
+    left = {step.round for step in steps}
+    gap.cancel += [t.id for job, t in in_queue if job.round not in left and t.waiting]
+    for step in steps:
+        mine = [(job, t) for job, t in in_queue if job.round == step.round]
+        running = [(job, t) for job, t in mine if t.running and _known(job)]
+        covered = {shard_of(job, t) for job, t in running if job.kind == "shards"}
+        alive = [str(t.job) for job, t in running if job.kind == "shards"]
+        gap.stay += [t.id for _, t in running]
+        gap.cancel += [t.id for job, t in mine if t.running and not _known(job)]
+        for job, t in mine:
+            if job.kind != "shards" or not t.waiting:
+                continue
+            shard = shard_of(job, t)
+            if _right(job, t, settings) and not rearmed and shard in step.shards and shard not in covered:
+                covered.add(shard)
+                alive.append(str(t.job))
+                gap.stay.append(t.id)
+            else:
+                gap.cancel.append(t.id)
+        todo = [s for s in step.shards if s not in covered]
+        gap.jobs += [Job("shards", step.round, todo[i : i + size]) for i in range(0, len(todo), size)]
+        gap.alive[step.round] = list(dict.fromkeys(alive))
+        merging = [t for job, t in running if job.kind == "merge"]
+        waiting = [(job, t) for job, t in mine if job.kind == "merge" and t.waiting]
+        good = [t for job, t in waiting if _right(job, t, settings) and not rearmed and not todo]
+        # a merge that runs while shards of its round are not through will say so and end: another must follow
+        if good or (merging and not todo and not covered):
+            gap.merges[step.round] = str((good or merging)[0].job)
+        else:
+            gap.jobs.append(Job("merge", step.round))
+            rearmed = True
+        gap.stay += [t.id for t in good[:1]]
+        gap.cancel += [t.id for _, t in waiting if t not in good[:1]]
+    for job in gap.jobs:
+        job.settings = settings
+    return gap
+
+
+def shard_of(job: Job, task: Task) -> int:
+    """The shard that a task of an array is for."""
+    return job.shards[task.index or 0]
+
+
+def _right(job: Job, task: Task, settings: str) -> bool:
+    """Whether a waiting task may stay."""
+    return _known(job) and (job.plain or job.settings == settings) and not task.hopeless
+
+
+def _known(job: Job) -> bool:
+    """Whether its submitter came so far that all it needs was written."""
+    return bool(job.id) or job.plain

@@ -1,0 +1,75 @@
+"""The merge of round 0: the seeds, in their order, with the domain, keywords and summary that stage 0 found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from gra_hpc import storage
+from gra_hpc.merge.collect import collect, ranges
+from gra_hpc.merge.round import existing
+from gra_hpc.records import ACCEPTED
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.sources.seeds import read_records, write_records
+from gra_hpc.whole_directory import Staging
+from gra_hpc.workers import Workers
+
+
+def merge_described(run: RunDir) -> str:
+    """Merge stage 0 into `run.round(0).merged`; a seed that could not be described stays as it was.
+
+    Returns:
+        One sentence.
+
+    Raises:
+        IncompleteError: shards are missing (also with `merge.allow_partial`: every seed needs its description).
+    """
+    plan, expected = Plan.load(run), RoundPlan.load(run.round(0)).shards
+    if existing(run, 0, plan.fingerprint) is not None:
+        return "stage 0: the seeds were described before; nothing to do"
+    target = run.round(0).merged
+    with storage.room(target), Staging(target) as staging, Workers(1) as workers:
+        shards = collect(run, 0, plan.fingerprint, expected, workers, allow_partial=False)
+        found: dict[str, dict[str, Any]] = {}
+        for shard in shards.shards:
+            found |= _described(shard.part.path)
+        path = staging.out / "pool.parquet"
+        rows = write_records(
+            path,
+            (
+                replace(seed, domain=row["domain"], keywords=tuple(row["keywords"]), summary=row["summary"])
+                if (row := found.get(seed.id))
+                else seed
+                for seed in read_records(run.seeds)
+            ),
+        )
+        ledger = shards.ledger
+        manifest = {
+            "version": 1,
+            "fingerprint": plan.fingerprint,
+            "round": 0,
+            "coverage": {
+                "complete": True,
+                "shards": {"published": expected, "expected": expected, "missing": [], "missing_ranges": ranges([])},
+                "seeds": {"covered": ledger.planned, "all": plan.undescribed},
+            },
+            "ledger": ledger.to_dict(),
+            "counts": {"described": ledger.accepted, "undescribed": ledger.failed_total, "pool": rows},
+            "files": {"pool.parquet": {"rows": rows, "bytes": path.stat().st_size, "sha256": storage.sha256(path)}},
+            "shards": [
+                {"shard": s.number, "attempt": s.attempt, "manifest_sha256": s.manifest_sha256} for s in shards.shards
+            ],
+        }
+        (staging.out / "manifest.json").write_bytes(storage.to_json(manifest))
+        staging.publish(lambda: False)
+    return f"stage 0: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
+
+
+def _described(path: str) -> dict[str, dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    columns = ["seed_id", "status", "domain", "keywords", "summary"]
+    return {
+        row["seed_id"]: row for row in pq.read_table(path, columns=columns).to_pylist() if row["status"] == ACCEPTED
+    }

@@ -1,0 +1,239 @@
+"""The merge of one round: from published shards to `merged/`, whole or not at all.
+
+`collect` reads the shards, `steps` decides what stays, `manifest` makes the tables and the manifest, `whole_directory`
+publishes them with one rename.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gra_hpc import storage
+from gra_hpc.config import presets
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.errors import FingerprintError, IncompleteError, ReleaseError
+from gra_hpc.merge import index
+from gra_hpc.merge import manifest as manifests
+from gra_hpc.merge.collect import collect, published
+from gra_hpc.merge.semantic import semantic
+from gra_hpc.merge.steps import Steps
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.whole_directory import Staging, sweep
+from gra_hpc.workers import Workers
+
+log = logging.getLogger(__name__)
+
+INLINE_ROWS = 20_000
+"""Up to this many rows a second process costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class MergeSummary:
+    """What a merge did, or found done."""
+
+    round: int
+    done_before: bool
+    """An earlier merge had covered all that is published; nothing was done."""
+    published: int
+    expected: int
+    accepted: int
+    kept: int
+    dropped: dict[str, int]
+    """By step."""
+    pool: int
+    """Rows of the pool after this round."""
+    shortfall: int
+    """Rows missing to `method.target_accepted`."""
+    approximate: str
+    """Of the semantic step, when it was approximate: its recall, in words."""
+    manifest: dict[str, Any] = field(repr=False)
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any], *, done_before: bool, seconds: float = 0.0) -> MergeSummary:
+        coverage, counts = manifest["coverage"], manifest["counts"]
+        return cls(
+            round=manifest["round"],
+            done_before=done_before,
+            published=coverage["published"],
+            expected=coverage["expected"],
+            accepted=counts["accepted"],
+            kept=counts["kept"],
+            dropped=counts["dropped"],
+            pool=counts["pool"],
+            shortfall=(manifest["target"] or {}).get("shortfall", 0),
+            approximate=semantic.approximate(manifest["steps"]["semantic"]),
+            manifest=manifest,
+            seconds=seconds,
+        )
+
+    def __str__(self) -> str:
+        """One sentence."""
+        drops = ", ".join(f"{n} {step}" for step, n in self.dropped.items() if n) or "none"
+        parts = [
+            f"round {self.round}: {self.kept} of {self.accepted} accepted samples kept (dropped: {drops})",
+            f"pool {self.pool}",
+        ]
+        if self.published < self.expected:
+            parts.append(f"PARTIAL: {self.published} of {self.expected} shards")
+        if self.shortfall:
+            parts.append(f"{self.shortfall} short of method.target_accepted")
+        if self.approximate:
+            parts.append(f"semantic step {self.approximate}")
+        parts.append("was merged before; nothing to do" if self.done_before else f"{self.seconds:.1f} s")
+        return "; ".join(parts)
+
+
+def merge_round(run: RunDir, round_: int, config: RunConfig | None = None) -> MergeSummary:
+    """Merge the published shards of a round into `run.round(round_).merged`.
+
+    Safe to run twice, at the same time, or after a death. A partial merge is replaced when more shards are published,
+    unless the next round has already drawn from it.
+
+    Args:
+        run: the run.
+        round_: from 1.
+        config: the run's configuration with overrides; none: as saved.
+
+    Raises:
+        IncompleteError: shards, or the previous round's merge, are missing.
+        FingerprintError: shards or an earlier merge of another plan.
+        ReleaseError: a bad or foreign table, named.
+        StorageError: no room; nothing was published half.
+        ConfigError: a benchmark or embedding model that is not there.
+    """
+    started = time.monotonic()
+    config = config or presets.load(run.config)
+    plan = Plan.load(run)
+    target = run.round(round_)
+    fingerprint, expected = plan.fingerprint, RoundPlan.load(target).shards
+    before = existing(run, round_, fingerprint)
+    if before is not None:
+        summary = _done(run, round_, before, expected)
+        if summary is not None:
+            sweep(target.merged)
+            return summary
+    with storage.room(target.merged, f"make room, then gra merge {run.path}"), Staging(target.merged) as staging:
+        manifest = _build(run, round_, config, plan, expected, staging)
+
+        def better() -> bool:
+            theirs = existing(run, round_, fingerprint)
+            return theirs is None or len(theirs["shards"]) < len(manifest["shards"])
+
+        if staging.publish(better):
+            return MergeSummary.of(manifest, done_before=False, seconds=time.monotonic() - started)
+    theirs = existing(run, round_, fingerprint)
+    if theirs is None:
+        raise ReleaseError(f"{target.merged}: appeared and vanished during the merge", f"gra merge {run.path}")
+    log.info("round %d: another merge was first; its result stays", round_)
+    return MergeSummary.of(theirs, done_before=True)
+
+
+def existing(run: RunDir, round_: int, fingerprint: str) -> dict[str, Any] | None:
+    """Manifest of an earlier merge of the round, or none.
+
+    Raises:
+        FingerprintError: it was made from another plan.
+        ReleaseError: a directory without a readable manifest, or whose tables are not as it says.
+    """
+    target = run.round(round_)
+    try:
+        manifest: dict[str, Any] = storage.read_json(target.manifest)
+    except FileNotFoundError:
+        if target.merged.is_dir() and any(target.merged.iterdir()):
+            raise ReleaseError(
+                f"{target.merged}: not a merged round (no manifest.json)", f"move it away, then gra merge {run.path}"
+            ) from None
+        return None
+    if manifest.get("fingerprint") != fingerprint:
+        raise FingerprintError(
+            f"{target.manifest}: merged from another plan", f"move it away, then gra merge {run.path}"
+        )
+    for name, file in manifest["files"].items():
+        path = target.merged / name
+        if not path.is_file() or path.stat().st_size != file["bytes"]:
+            raise ReleaseError(
+                f"{path}: not as its manifest says", f"move {target.merged} away, then gra merge {run.path}"
+            )
+    return manifest
+
+
+def _done(run: RunDir, round_: int, before: dict[str, Any], expected: int) -> MergeSummary | None:
+    """The summary of an earlier merge when it stands, or none when more shards have come."""
+    if before["coverage"]["complete"]:
+        return MergeSummary.of(before, done_before=True)
+    have, _, _ = published(run, round_, expected)
+    if len(have) <= len(before["shards"]):
+        return MergeSummary.of(before, done_before=True)
+    following = run.round(round_ + 1)
+    if following.plan.exists() or following.shards.exists():
+        log.warning(
+            "round %d: %d shards were published after its partial merge, but round %d has drawn from that: it stays",
+            round_,
+            len(have) - len(before["shards"]),
+            round_ + 1,
+        )
+        return MergeSummary.of(before, done_before=True)
+    return None
+
+
+def previous_pool(run: RunDir, round_: int, plan: Plan) -> Path:
+    """The pool a round adds to; for the first round the seeds, described where stage 0 had to.
+
+    Raises:
+        IncompleteError: the round before was not merged.
+    """
+    if round_ == 1 and not plan.undescribed:
+        return run.seeds
+    pool = run.round(round_ - 1).pool
+    if not pool.is_file():
+        raise IncompleteError(f"round {round_}: round {round_ - 1} is not merged (no {pool})", f"gra merge {run.path}")
+    return pool
+
+
+def _build(run: RunDir, round_: int, config: RunConfig, plan: Plan, expected: int, staging: Staging) -> dict[str, Any]:
+    """Build the directory in `staging.out`; its manifest."""
+    import numpy as np
+
+    timings: dict[str, float] = {}
+
+    @contextmanager
+    def clock(step: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        timings[step] = round(time.monotonic() - begin, 3)
+        log.info("round %d: %s: %.1f s", round_, step, timings[step])
+
+    with Workers(max(1, len(os.sched_getaffinity(0)))) as many:
+        with clock("collect"):
+            shards = collect(run, round_, plan.fingerprint, expected, many, allow_partial=config.merge.allow_partial)
+            pool_path = previous_pool(run, round_, plan)
+            pool, pool_ids = index.pool_part(str(pool_path))
+            ix = index.build(pool, pool_ids, shards.shards)
+        workers = many if len(ix) > INLINE_ROWS else Workers(1)
+        steps = Steps(run, round_, config, plan, ix, np.ones(len(ix), bool), staging.scratch, workers, clock)
+        steps.take()
+        with clock("write"):
+            manifest = manifests.write(steps, shards, pool_path, staging.out)
+    (staging.out / "timings.json").write_bytes(storage.to_json(_timings(timings)))
+    (staging.out / "manifest.json").write_bytes(storage.to_json(manifest))
+    return manifest
+
+
+def _timings(seconds: dict[str, float]) -> dict[str, Any]:
+    usage = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "host": os.uname().nodename,
+        "finished": time.time(),
+        "seconds": seconds,
+        "peak_mb": {"merge": round(usage[0]), "largest_worker": round(usage[1])},
+    }

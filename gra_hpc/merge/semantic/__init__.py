@@ -1,0 +1,1 @@
+"""Duplicates in meaning, by embeddings."""

@@ -1,0 +1,107 @@
+"""Embeddings that a merge computed, kept beside the run: a directory of Parquet parts, one for each block computed.
+
+A part appears whole and is never written again, so a killed merge goes on after the last one, and what is written and
+held does not grow with what is there.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gra_hpc import storage
+from gra_hpc.merge.collect import id_bytes
+from gra_hpc.merge.semantic.embedding_column import column, matrix
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+_ROWS = 16_384
+"""Rows read at a time."""
+_OLD_S = 900.0
+"""A temporary file of this age was left by a writer that died."""
+
+
+class Store:
+    """Embeddings by id. Of an id that is there twice (two merges at the same time) the first part's counts."""
+
+    def __init__(self, path: Path, model: str) -> None:
+        """
+        Args:
+            path: the directory; need not exist.
+            model: identity of the embedding model; parts of another are not read.
+        """
+        self.path, self._model = path, model
+
+    def find(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Look ids up in one pass over the parts.
+
+        Args:
+            ids: bytes [n], none twice.
+
+        Yields:
+            Places in `ids`, and their embeddings, float16 [places, d]; a place comes once.
+        """
+        import numpy as np
+
+        if not len(ids):
+            return
+        order = np.argsort(ids, kind="stable")
+        ordered = ids[order]
+        lacking = np.ones(len(ids), bool)
+        for some, vectors in self._read():
+            some, first = np.unique(some, return_index=True)
+            at = np.minimum(np.searchsorted(ordered, some), len(ordered) - 1)
+            place = order[at]
+            there = (ordered[at] == some) & lacking[place]
+            if there.any():
+                lacking[place[there]] = False
+                yield place[there], vectors[first[there]]
+
+    def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        """Keep more embeddings, as one part.
+
+        Raises:
+            StorageError: no room.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema([("id", pa.string()), ("embedding", pa.binary())], metadata={"model": self._model})
+        table = pa.table({"id": [i.decode() for i in ids.tolist()], "embedding": column(vectors)}, schema=schema)
+        data = io.BytesIO()
+        pq.write_table(table, data, compression="zstd")
+        with storage.room(self.path):
+            self.path.mkdir(exist_ok=True)
+        for left in self.path.glob(".*.tmp"):
+            if time.time() - left.stat().st_mtime > _OLD_S:
+                left.unlink(missing_ok=True)
+        parts = self._parts()
+        number = int(parts[-1].stem) + 1 if parts else 0
+        while not storage.write_once(self.path / f"{number:05d}.parquet", data.getvalue()):
+            number += 1  # another merge of this round was first
+
+    def _parts(self) -> list[Path]:
+        parts = (p for p in self.path.glob("*.parquet") if p.stem.isdecimal())
+        return sorted(parts, key=lambda p: int(p.stem))
+
+    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Ids and embeddings of all parts; a part that cannot be read is left out, and its rows computed again."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for path in self._parts():
+            try:
+                with pq.ParquetFile(path) as file:
+                    if (file.schema_arrow.metadata or {}).get(b"model") != self._model.encode():
+                        continue
+                    for batch in file.iter_batches(_ROWS, columns=["id", "embedding"]):
+                        yield id_bytes(batch["id"]), matrix(batch["embedding"])[1]
+            except (OSError, pa.ArrowException) as e:
+                log.warning("%s: not readable (%s); computed again", path, str(e).splitlines()[0])

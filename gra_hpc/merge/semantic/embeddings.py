@@ -1,0 +1,142 @@
+"""Embeddings of the rows that reach the semantic step, in order of rank.
+
+A shard stores the embeddings of its accepted samples; the merge of an earlier round stored those it computed in
+`kept.parquet`; what none has (seeds, shards without an embedding model) is computed here once and kept beside the run
+(`store`), so that a second merge decides by the same numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gra_hpc.errors import ReleaseError
+from gra_hpc.merge import index
+from gra_hpc.merge.collect import id_bytes
+from gra_hpc.merge.index import Index
+from gra_hpc.merge.semantic.embedding_column import matrix
+from gra_hpc.merge.semantic.embedding_store import Store
+from gra_hpc.models import embedder
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.pins import ModelPin
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 50_000
+"""Texts embedded per worker process; what was done is kept after each, as a part of its own."""
+
+
+def assemble(
+    run: RunDir, round_: int, ix: Index, ranks: np.ndarray, model: ModelPin, scratch: Path
+) -> tuple[np.ndarray, int]:
+    """Embeddings of rows, from wherever they are.
+
+    Args:
+        run: the run.
+        round_: the round that is merged.
+        ix: its rows.
+        ranks: rows wanted: all of the pool, and the new rows that are left, ascending.
+        model: the embedding model, asked only for what is missing.
+        scratch: directory for the matrix.
+
+    Returns:
+        float16 [ranks, d] (a file mapped into memory), and how many were computed here.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    place = np.full(len(ix), -1, np.int64)
+    place[ix.row[ranks]] = np.arange(len(ranks))
+    have = np.zeros(len(ranks), bool)
+    result: np.ndarray | None = None
+
+    def put(at: np.ndarray, vectors: np.ndarray, where: str) -> None:
+        nonlocal result
+        if not len(at):
+            return
+        if result is None:
+            path = scratch / "vectors.npy"
+            result = np.lib.format.open_memmap(path, "w+", np.float16, (len(ranks), vectors.shape[1]))
+            with path.open("r+b") as f:  # a full disk is an error here, and a crash when a mapped page is written
+                os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
+        if vectors.shape[1] != result.shape[1]:
+            raise ReleaseError(f"{where}: embeddings of {vectors.shape[1]} numbers, others have {result.shape[1]}")
+        result[at] = vectors
+        have[at] = True
+
+    def put_by_id(ids: np.ndarray, vectors: np.ndarray, where: str) -> None:
+        at = _find(ids)
+        put(at[at >= 0], vectors[at >= 0], where)
+
+    pool_ids = ix.ids[: ix.pool]
+    by_id = np.argsort(pool_ids, kind="stable")
+    ordered = pool_ids[by_id]
+
+    def _find(ids: np.ndarray) -> np.ndarray:
+        """Places of pool rows with these ids, or -1."""
+        if not len(ordered):
+            return np.full(len(ids), -1)
+        at = np.minimum(np.searchsorted(ordered, ids), len(ordered) - 1)
+        return np.where(ordered[at] == ids, by_id[at], -1)
+
+    for unit in ix.units():
+        if unit.part.accepted_only:
+            for row, batch in index.read(unit, ["embedding"]):
+                there, vectors = matrix(batch["embedding"])
+                at = place[row + there]
+                put(at[at >= 0], vectors[at >= 0], unit.part.path)
+    for earlier in range(1, round_):
+        path = run.round(earlier).kept
+        if path.is_file():
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(16_384, columns=["id", "embedding"]):
+                    there, vectors = matrix(batch["embedding"])
+                    if len(there):
+                        put_by_id(id_bytes(batch["id"])[there], vectors, str(path))
+    computed = 0
+    if not have.all():
+        rows = ix.row[ranks]
+        stores = (
+            (Store(run.path / "seeds.embeddings", model.identity), rows < ix.pool),
+            (Store(run.round(round_).path / "embeddings", model.identity), rows >= ix.pool),
+        )
+        for store, of in stores:
+            lacking = np.flatnonzero(of & ~have)
+            for at, vectors in store.find(ix.ids[rows[lacking]]):
+                put(lacking[at], vectors, str(store.path))
+        lacking = np.flatnonzero(~have)
+        if len(lacking):
+            log.info("embedding %d rows with %s", len(lacking), model.directory)
+        for s in range(0, len(lacking), _AT_ONCE):
+            some = lacking[s : s + _AT_ONCE]
+            vectors = embedder.encode(_instructions(ix, rows[some]), model.directory)
+            for store, of in stores:
+                mine = of[some]
+                if mine.any():
+                    store.add(ix.ids[rows[some[mine]]], vectors[mine])
+            put(some, vectors, model.directory)
+            computed += len(some)
+    return result if result is not None else np.empty((0, 0), np.float16), computed
+
+
+def _instructions(ix: Index, rows: np.ndarray) -> list[str]:
+    """Instructions of some rows, in the order given."""
+    import numpy as np
+
+    order = np.argsort(rows)
+    ordered = rows[order]
+    texts = [""] * len(rows)
+    for unit in ix.units():
+        a, b = np.searchsorted(ordered, [unit.start, unit.start + unit.rows])
+        if a == b:
+            continue
+        for row, batch in index.read(unit, ["instruction"]):
+            s, e = np.searchsorted(ordered, [row, row + len(batch["instruction"])])
+            for k in range(s, e):
+                texts[order[k]] = batch["instruction"][int(ordered[k] - row)].as_py() or ""
+    return texts

@@ -1,0 +1,1 @@
+"""What the merge makes of a text: normal form, words, signatures."""

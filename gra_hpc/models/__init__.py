@@ -1,0 +1,1 @@
+"""Models on disk: files, facts, the Hub, the sentence embedder."""

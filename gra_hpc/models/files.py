@@ -1,0 +1,280 @@
+"""A model's files: where they lie, whether they are whole, what answers depend on, and its chat template.
+
+Nothing here needs torch, vllm or transformers, so that planning and `gra doctor` can use it on a login node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from gra_hpc.config.settings import ModelConfig, SystemRole
+from gra_hpc.errors import EngineError
+from gra_hpc.models import hub
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
+_PROBE = 1 << 16
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "tokenizer.model.v3")
+
+
+def model_directory(path: str, revision: str = "", scratch: str = "") -> Path:
+    """The directory with a model's files, without any network.
+
+    Args:
+        path: a local directory, or a Hub id that lies in a local cache.
+        revision: Hub commit, branch or tag; empty: what the cache calls main.
+        scratch: `site.scratch`, whose cache is looked at first.
+
+    Raises:
+        EngineError: when there is none; names `gra stage`.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local.absolute()
+    if path.startswith(("/", ".", "~")) or not hub.ID.fullmatch(path):
+        raise EngineError(f"model {path}: no such directory", "set models.NAME.path to a directory or a Hub id")
+    found = hub.find(path, revision, "model", scratch)
+    if found is None:
+        at = f" at revision {revision}" if revision else ""
+        looked = ", ".join(str(c) for c in hub.caches(scratch))
+        raise EngineError(
+            f"model {path}{at}: not a directory, and not in the local Hub cache ({looked})",
+            f"gra stage {path}{f'@{revision}' if revision else ''}  (on a machine with network)",
+        )
+    return found
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """A model's config.json.
+
+    Raises:
+        EngineError: when it is missing or not JSON.
+    """
+    path = directory / "config.json"
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise EngineError(
+            f"{path}: missing; a model directory has config.json and safetensors",
+            "gra stage ORG/NAME fetches a model whole",
+        ) from None
+    except OSError as e:
+        raise EngineError(f"{path}: {e.strerror}") from None
+    except orjson.JSONDecodeError as e:
+        raise EngineError(f"{path}: not valid JSON ({e})", "gra stage ORG/NAME fetches a model anew") from None
+    if not isinstance(value, dict):
+        raise EngineError(f"{path}: expected a JSON object", "gra stage ORG/NAME fetches a model anew")
+    return value
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part of a config.json (multimodal models nest it)."""
+    for key in ("text_config", "llm_config", "language_config"):
+        if isinstance(config.get(key), dict):
+            return {**config, **config[key]}
+    return config
+
+
+def stated_licence(directory: Path) -> str:
+    """The licence that a model's own card (README.md, as on the Hub) states in its header; empty if none does."""
+    try:
+        text = (directory / "README.md").read_text(encoding="utf-8")
+        header = yaml.safe_load(text.split("---\n", 2)[1]) if text.startswith("---\n") else None
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return ""
+    if not isinstance(header, dict):
+        return ""
+    named = header.get("license_name") if header.get("license") == "other" else None
+    licence = named or header.get("license")
+    return " ".join(licence.split()) if isinstance(licence, str) else ""
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Weight files, sorted by name."""
+    return sorted(p for p in directory.iterdir() if p.suffix in _WEIGHTS and not p.name.startswith("."))
+
+
+def embedding_length(directory: Path) -> int:
+    """Longest text that a sentence embedding model looks at, in tokens: what sentence-transformers cuts texts to."""
+    config = text_config(read_config(directory))
+    longest = int(config.get("max_position_embeddings", 512))
+    try:
+        own = orjson.loads((directory / "sentence_bert_config.json").read_bytes())["max_seq_length"]
+        return min(longest, int(own))
+    except (OSError, ValueError, KeyError, TypeError):
+        return longest
+
+
+def check_files(directory: Path, model: ModelConfig, chat: bool = True) -> None:
+    """Refuse a model directory that an engine could not load, before minutes are spent on trying.
+
+    Args:
+        chat: it must have a chat template.
+
+    Raises:
+        EngineError: naming the file or the key, and what was expected.
+    """
+    again = f"fetch {directory.name} anew: gra stage {model.path}"
+    if not directory.is_dir():
+        raise EngineError(f"model {directory}: no such directory", again)
+    config = text_config(read_config(directory))
+    if model.load_format != "dummy":
+        weights = weight_files(directory)
+        if not weights:
+            raise EngineError(f"{directory}: no weights (*.safetensors, *.bin)", again)
+        index = directory / "model.safetensors.index.json"
+        if index.is_file():
+            try:
+                wanted = set(orjson.loads(index.read_bytes())["weight_map"].values())
+            except (ValueError, KeyError, AttributeError):
+                raise EngineError(f"{index}: not a weight index", again) from None
+            missing = sorted(wanted - {w.name for w in weights})
+            if missing:
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                raise EngineError(f"{directory}: {missing[0]}{more} missing (named by {index.name})", again)
+        for file in weights:
+            if file.stat().st_size == 0:
+                raise EngineError(f"{file}: empty", again)
+    if not any((directory / name).is_file() for name in _TOKENIZERS):
+        raise EngineError(f"{directory}: no tokenizer ({', '.join(_TOKENIZERS[:3])})", again)
+    longest = next((config[k] for k in ("max_position_embeddings", "n_positions", "seq_length") if k in config), None)
+    if isinstance(longest, int) and not config.get("rope_scaling") and model.max_model_len > longest:
+        raise EngineError(
+            f"max_model_len={model.max_model_len}: {directory.name} was made for {longest} tokens (its config.json)",
+            f"set models.NAME.max_model_len={longest}",
+        )
+    if model.chat_template and not Path(model.chat_template).is_file():
+        raise EngineError(f"chat_template={model.chat_template}: no such file", "give a Jinja file")
+    if chat and chat_template(directory, model) is None and not _has_mistral_tokenizer(directory):
+        raise EngineError(
+            f"{directory}: no chat template (tokenizer_config.json, chat_template.jinja): a base model?",
+            "set models.NAME.chat_template=FILE.jinja",
+        )
+
+
+def _has_mistral_tokenizer(directory: Path) -> bool:
+    return (directory / "tekken.json").is_file() or any(directory.glob("tokenizer.model.v*"))
+
+
+def _tokenizer_config(directory: Path) -> dict[str, Any]:
+    try:
+        value = orjson.loads((directory / "tokenizer_config.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def chat_template(directory: Path, model: ModelConfig) -> str | None:
+    """The Jinja text that turns messages into a prompt; none when the model has none."""
+    if model.chat_template:
+        return Path(model.chat_template).read_text(encoding="utf-8")
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = _tokenizer_config(directory).get("chat_template")
+    if template is None and (directory / "chat_template.json").is_file():
+        template = json.loads((directory / "chat_template.json").read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(template, list):  # several named ones
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default") or next(iter(named.values()), None)
+    return template if isinstance(template, str) else None
+
+
+def takes_system_role(directory: Path, model: ModelConfig) -> bool:
+    """Whether a system message reaches the model.
+
+    With `system_role=auto` the template is rendered with one: templates like Gemma's raise, or leave its text out.
+    """
+    if model.system_role is not SystemRole.auto:
+        return model.system_role is SystemRole.yes
+    template = chat_template(directory, model)
+    if template is None:
+        return True
+    special = _tokenizer_config(directory)
+    tokens = tuple(
+        (key, value.get("content", "") if isinstance(value, dict) else value)
+        for key, value in special.items()
+        if key.endswith("_token") and isinstance(value, (str, dict))
+    )
+    return _renders_system(template, tokens)
+
+
+@lru_cache(maxsize=64)
+def _renders_system(template: str, tokens: tuple[tuple[str, str], ...]) -> bool:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+    environment.globals.update(raise_exception=refuse, strftime_now=lambda _: "2025-01-01")
+    plain = re.sub(r"\{%-?\s*(generation|endgeneration)\s*-?%\}", "", template)
+    marker = "gra-system-marker"
+    messages = [{"role": "system", "content": marker}, {"role": "user", "content": "hello"}]
+    try:
+        text = environment.from_string(plain).render(
+            messages=messages, add_generation_prompt=True, **{"bos_token": "", "eos_token": "", **dict(tokens)}
+        )
+    except Exception:  # the template's own refusal, or whatever its code does with a system message
+        return False
+    return marker in text
+
+
+def fold_system(messages: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
+    """Messages without a system role: its text goes before the first user message, after an empty line."""
+    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    if not system:
+        return messages
+    rest = [m for m in messages if m["role"] != "system"]
+    for i, m in enumerate(rest):
+        if m["role"] == "user":
+            rest[i] = {**m, "content": f"{system}\n\n{m['content']}"}
+            return tuple(rest)
+    return ({"role": "user", "content": system}, *rest)
+
+
+def identity(directory: Path, model: ModelConfig) -> str:
+    """Digest of what a model's answers depend on, wherever its files lie.
+
+    Covers the content of the small files (config.json, tokenizer, chat template, code), the names and sizes of the
+    weight files with 64 KiB from the middle of each (hashing them whole would take minutes per model), and the entry's
+    own settings that change answers.
+
+    Raises:
+        EngineError: when the directory cannot be read.
+    """
+    h = hashlib.blake2b(digest_size=16)
+    try:
+        for path in sorted(directory.iterdir()):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            if path.suffix in _WEIGHTS:
+                size = path.stat().st_size
+                h.update(f"weights {path.name} {size}\n".encode())
+                if model.load_format != "dummy":
+                    with path.open("rb") as f:
+                        f.seek(max(0, size // 2 - _PROBE // 2))
+                        h.update(f.read(_PROBE))
+            elif path.suffix in _SMALL:
+                content = path.read_bytes()
+                h.update(f"file {path.name} {len(content)}\n".encode())
+                h.update(content)
+        if model.chat_template:
+            h.update(b"template\n" + Path(model.chat_template).read_bytes())
+    except OSError as e:
+        raise EngineError(f"{e.filename}: {e.strerror}") from None
+    settings = [model.dtype, model.quantization, model.load_format, model.system_role.value, model.trust_remote_code]
+    h.update(orjson.dumps(settings))
+    return h.hexdigest()

@@ -1,0 +1,1 @@
+"""Which engines go on which devices."""

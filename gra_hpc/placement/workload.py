@@ -1,0 +1,308 @@
+"""Expected work of each model per sample: calls and tokens by role, from the method's config.
+
+The defaults are stated here, in one place; a calibration file replaces them by what was measured:
+
+    {"method": {"acceptance": 0.41, "instruction_pass": 0.8, "adjudicated": 0.06,
+                "steps": {"response": {"prompt_tokens": 131, "completion_tokens": 388, "tries": 1.02}}},
+     "performance": {"compute_efficiency": 0.46, "speed": {"qwen": 1.1}}}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gra_hpc.config.settings import ROLES, Flow, MemberConfig, ModelConfig, Policy, RunConfig, Settle
+from gra_hpc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RoleLoad:
+    """Work of one model in one role, per sample (expected values: fractions are normal)."""
+
+    calls: float
+    prompt_tokens: float
+    """Over all these calls."""
+    completion_tokens: float
+    """Over all these calls."""
+    cached_tokens: float = 0.0
+    """Part of the prompt tokens that the prefix cache is expected to hold already."""
+
+
+@dataclass(frozen=True)
+class ModelLoad:
+    """Work of one model per sample, by role."""
+
+    roles: Mapping[str, RoleLoad] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> float:
+        return sum(r.calls for r in self.roles.values())
+
+    @property
+    def prompt_tokens(self) -> float:
+        return sum(r.prompt_tokens for r in self.roles.values())
+
+    @property
+    def completion_tokens(self) -> float:
+        return sum(r.completion_tokens for r in self.roles.values())
+
+    @property
+    def cached_tokens(self) -> float:
+        return sum(r.cached_tokens for r in self.roles.values())
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """One question, on average."""
+
+    prompt_tokens: float
+    completion_tokens: float
+    tries: float = 1.0
+    """Calls until the answer can be used."""
+
+
+STEPS = {
+    # Prompts: our templates at 4.4 characters a token and 8 tokens a turn, with an instruction of 60 tokens, a response
+    # of 400 (a seed's: 200), three examples with summaries of 28, comments of 40. Answers: compact JSON, free text.
+    "describe": StepSize(340, 80),
+    "keywords": StepSize(310, 15, 1.05),
+    "instruction": StepSize(310, 60, 1.02),
+    "response": StepSize(95, 400, 1.02),
+    "refine": StepSize(340, 400, 1.02),
+    "review_instruction": StepSize(150, 60),
+    "review_response": StepSize(590, 75),
+    "adjudicate": StepSize(740, 80),
+    "summary": StepSize(105, 35),
+    "embed": StepSize(60, 0),
+}
+"""Stated defaults by step: the names of the prompt templates."""
+
+
+@dataclass(frozen=True)
+class MethodRates:
+    """What the method's decisions come to. Stated defaults, until a calibration replaces them."""
+
+    acceptance: float = 0.0
+    """Share of candidates accepted. 0: `method.expected_acceptance`."""
+    instruction_pass: float = 0.75
+    """Share of instructions that no Reviewer gives a zero."""
+    adjudicated: float = 0.1
+    """Share of reviewed responses that go to the Adjudicator."""
+    steps: Mapping[str, StepSize] = field(default_factory=lambda: dict(STEPS))
+
+    def calibrated(self, values: Mapping[str, Any]) -> MethodRates:
+        """With measured values in place of defaults.
+
+        Raises:
+            ConfigError: a name that does not exist, or a value that is no number.
+        """
+        changes: dict[str, Any] = {}
+        for key, value in values.items():
+            if key == "steps" and isinstance(value, Mapping):
+                steps = dict(self.steps)
+                for step, size in value.items():
+                    names = {f.name for f in fields(StepSize)}
+                    if step not in STEPS or not isinstance(size, Mapping) or not set(size) <= names:
+                        raise ConfigError(
+                            f"calibration: method.steps.{step}: expected {', '.join(sorted(names))}"
+                            f" for one of {', '.join(STEPS)}",
+                            "gra calibrate RUN writes such a file",
+                        )
+                    steps[step] = replace(steps[step], **size)
+                changes[key] = steps
+            elif key in ("acceptance", "instruction_pass", "adjudicated") and isinstance(value, (int, float)):
+                changes[key] = float(value)
+            else:
+                raise ConfigError(
+                    f"calibration: method.{key}={value!r}: expected acceptance, instruction_pass, adjudicated or steps",
+                    "gra calibrate RUN writes such a file",
+                )
+        return replace(self, **changes)
+
+
+def read_calibration(path: Path | str) -> tuple[MethodRates, dict[str, Any]]:
+    """A calibration file: the method's rates, and changes for `performance.Constants.calibrated`.
+
+    Raises:
+        ConfigError: no such file, not JSON, or unknown keys.
+    """
+    try:
+        data = orjson.loads(Path(path).read_bytes())
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}", "gra calibrate  (writes one)") from None
+    except orjson.JSONDecodeError as e:
+        raise ConfigError(f"{path}: not valid JSON ({e})", "gra calibrate  (writes one)") from None
+    if not isinstance(data, dict) or not all(isinstance(data.get(k, {}), dict) for k in ("method", "performance")):
+        raise ConfigError(f"{path}: expected an object with method and performance", "gra calibrate  (writes one)")
+    return MethodRates().calibrated(data.get("method", {})), data.get("performance", {})
+
+
+def calibration_of(config: RunConfig) -> tuple[MethodRates, dict[str, Any]]:
+    """`site.calibration`, or the stated defaults where a site has none.
+
+    Raises:
+        ConfigError: as `read_calibration`.
+    """
+    return read_calibration(config.site.calibration) if config.site.calibration else (MethodRates(), {})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How often one step is asked of one role, per sample."""
+
+    step: str
+    role: str
+    times: float
+    """Per seat of the role."""
+
+
+def asked(config: RunConfig, rates: MethodRates, stage: str = "samples") -> list[Asked]:
+    """The method as expected numbers of questions: `samples` for a round, `prepare` for stage 0."""
+    m = config.method
+    if stage == "prepare":
+        return [Asked("describe", "generator", 1.0)]
+    reviews = m.review_response
+    reviews_instruction = m.review_instruction and m.flow is Flow.synthesize
+    accepted = (rates.acceptance or m.expected_acceptance) if reviews else 1.0
+    out = []
+    reached = 1.0
+    if m.flow is not Flow.refine:
+        out += [Asked("keywords", "generator", 1.0), Asked("instruction", "generator", 1.0)]
+        if reviews_instruction:
+            out.append(Asked("review_instruction", "reviewer", 1.0))
+            # Nothing is accepted that has not passed here.
+            reached = max(rates.instruction_pass, min(1.0, accepted))
+            accepted = min(accepted, reached)
+    out.append(Asked("refine" if m.flow is Flow.refine else "response", "generator", reached))
+    if reviews:
+        out.append(Asked("review_response", "reviewer", reached))
+        if m.settle is Settle.adjudicator:
+            out.append(Asked("adjudicate", "adjudicator", reached * rates.adjudicated))
+    out.append(Asked("summary", "summarizer", min(accepted, reached)))
+    return out
+
+
+def seats(config: RunConfig) -> dict[str, dict[str, float]]:
+    """Expected seats per sample by role and committee member (a Reviewer's seats add up to the number of Reviewers)."""
+    m = config.method
+    members = list(config.committee) or list(config.models)
+    even = dict.fromkeys(members, 1 / len(members))
+    if m.policy is Policy.single or (m.policy is Policy.random and len(members) == 1):
+        one = (m.fixed.generator if m.policy is Policy.single else "") or members[0]
+        reviewers = m.reviewers if m.policy is Policy.single else 1
+        return {
+            "generator": {one: 1.0},
+            "reviewer": {one: float(reviewers)},
+            "adjudicator": {one: 1.0 if reviewers > 1 else 0.0},
+            "summarizer": {one: 1.0},
+        }
+    if m.policy is Policy.fixed:
+        reviewer: dict[str, float] = {}
+        for name in m.fixed.reviewers:
+            reviewer[name] = reviewer.get(name, 0.0) + 1.0
+        return {
+            "generator": {m.fixed.generator: 1.0},
+            "reviewer": reviewer,
+            "adjudicator": {m.fixed.adjudicator: 1.0} if len(m.fixed.reviewers) > 1 else {},
+            "summarizer": even,
+        }
+    count = min(m.reviewers, len(members) - 1)
+    return {
+        "generator": even,
+        "reviewer": {k: count / len(members) for k in members},
+        "adjudicator": even if count > 1 else {},  # one Reviewer cannot disagree
+        "summarizer": even,
+    }
+
+
+def method_load(config: RunConfig, rates: MethodRates | None = None, stage: str = "samples") -> dict[str, ModelLoad]:
+    """Expected work per sample of every model in `config.models`; a model that is never asked has no roles.
+
+    Args:
+        config: method, committee and models.
+        rates: acceptance and sizes; stated defaults if not given.
+        stage: `samples` for a round; `prepare` for stage 0, per seed to be described.
+    """
+    rates = rates or MethodRates()
+    members = config.committee or {name: MemberConfig(model=name) for name in config.models}
+    totals: dict[str, dict[str, RoleLoad]] = {name: {} for name in config.models}
+    for question in asked(config, rates, stage):
+        size = rates.steps[question.step]
+        by_model: dict[str, float] = {}
+        seated = seats(config)[question.role]
+        for name, count in seated.items():
+            member = members[name]
+            calls = count * question.times * min(size.tries, config.method.max_tries)
+            if calls <= 0:
+                continue
+            prompt = calls * (size.prompt_tokens + len(member.persona) / 4)
+            answer = calls * min(size.completion_tokens, _longest(config, member, question.role))
+            by_model[member.model] = by_model.get(member.model, 0.0) + count
+            _add(totals[member.model], question.role, RoleLoad(calls, prompt, answer))
+        if question.role == "reviewer":
+            for model, count in by_model.items():
+                again = _repeated(config, model, count)
+                cached = again * question.times * size.prompt_tokens
+                _add(totals[model], "reviewer", RoleLoad(0.0, 0.0, 0.0, cached))
+    return {name: ModelLoad(roles) for name, roles in totals.items()}
+
+
+def calls_per_sample(config: RunConfig, rates: MethodRates | None = None) -> float:
+    """Calls in flight per sample in flight, on average: of its time, by answer tokens, what several seats share."""
+    rates = rates or MethodRates()
+    at_once = in_a_row = 0.0
+    for question in asked(config, rates) if config.models else []:
+        size = rates.steps[question.step]
+        tokens = question.times * min(size.tries, config.method.max_tries) * size.completion_tokens
+        count = sum(seats(config)[question.role].values())
+        at_once += count * tokens
+        in_a_row += min(1.0, count) * tokens
+    return at_once / in_a_row if in_a_row else 1.0
+
+
+def _add(roles: dict[str, RoleLoad], role: str, more: RoleLoad) -> None:
+    old = roles.get(role, RoleLoad(0.0, 0.0, 0.0))
+    roles[role] = RoleLoad(*(getattr(old, f.name) + getattr(more, f.name) for f in fields(RoleLoad)))
+
+
+def _longest(config: RunConfig, member: MemberConfig, role: str) -> float:
+    """The longest answer that sampling allows a member in a role, in tokens."""
+    m = config.method
+    layers = [member.sampling, m.role_sampling.get(role), m.sampling]
+    longest = next((s.max_tokens for s in layers if s and s.max_tokens), 4096)
+    return min(longest, m.verdict_tokens) if role in ROLES[1:] else longest
+
+
+def _repeated(config: RunConfig, model: str, seats_of_model: float) -> float:
+    """Expected Reviewers of one sample whose prompt this model has just seen: all of its seats but the first.
+
+    Several members may share a model (personas), and Reviewers are asked the same but for the persona at the end.
+    """
+    members = config.committee or {name: MemberConfig(model=name) for name in config.models}
+    m = config.method
+    if m.policy is not Policy.random or len(members) == 1:
+        return max(0.0, seats_of_model - 1)
+    own = sum(x.model == model for x in members.values())
+    count = min(m.reviewers, len(members) - 1)
+    none = math.comb(len(members) - own, count) / math.comb(len(members), count)
+    return max(0.0, seats_of_model - (1 - none))
+
+
+def embedding_load(config: RunConfig, rates: MethodRates | None = None) -> ModelLoad:
+    """Work per sample of the embedding model: each accepted sample's instruction, once."""
+    rates = rates or MethodRates()
+    size = rates.steps["embed"]
+    accepted = rates.acceptance or config.method.expected_acceptance
+    return ModelLoad({"embed": RoleLoad(accepted, accepted * size.prompt_tokens, 0.0)})
+
+
+def usual_load(embedder: bool = False) -> ModelLoad:
+    """Where nothing else is known: one member of a committee of five, with random roles and the stated defaults."""
+    config = RunConfig(models={str(i): ModelConfig(path=str(i)) for i in range(5)})
+    return embedding_load(config) if embedder else method_load(config)["0"]

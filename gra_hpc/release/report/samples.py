@@ -1,0 +1,80 @@
+"""Samples of a release with their whole history, as the report shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.release.inputs import read
+from gra_hpc.release.schema import OUTCOMES, REASONS, data_schema, rejects_schema
+
+SAMPLES = 20
+"""Samples shown of each outcome."""
+TEXT_CHARS = 4000
+"""Longer texts of samples are cut."""
+
+
+def samples(release: Path, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The first samples of each outcome: files are in the order of a digest, so that these are drawn at random."""
+    for outcome, pattern, names in (
+        ("accepted", "data/train-*.parquet", data_schema().names),
+        *((o, f"rejects/{o}-*.parquet", rejects_schema().names) for o in OUTCOMES),
+    ):
+        left = SAMPLES
+        wanted = [n for n in names if n != "messages"]
+        for path in sorted(release.glob(pattern)):
+            for batch in read(path, wanted, SAMPLES):
+                for row in batch.slice(0, left).to_pylist():
+                    left -= 1
+                    yield _sample(row, outcome, facts)
+                if not left:
+                    break
+            if not left:
+                break
+
+
+def _sample(row: dict[str, Any], outcome: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """A sample as the page shows it."""
+    threshold = facts["config"]["method"]["accept_mean"]
+    reviews = [
+        {
+            "who": r["member"],
+            "model": r["model"],
+            "comment": r["comment"],
+            "scores": [r[c] for c in CRITERIA],
+            "mean": sum(r[c] for c in CRITERIA) / len(CRITERIA),
+            "role": role,
+        }
+        for role, r in [
+            *(("Reviewer", r) for r in row["reviews"]),
+            *((("Adjudicator", row["verdict"]),) if row["verdict"] else ()),
+        ]
+    ]
+    stage, reason = row.get("stage") or "", row.get("reason") or ""
+    return {
+        **{k: row[k] for k in ("id", "round", "seed_id", "domain", "score", "mean", "sd", "members", "models")},
+        "keywords": row.get("keywords") or [],
+        "summary": row.get("summary") or "",
+        "outcome": outcome,
+        "stage": stage,
+        "reason": REASONS.get(stage, reason) if outcome == "dropped" else reason,
+        "winner": row.get("winner"),
+        "similarity": row.get("similarity"),
+        "detail": row.get("detail") or "",
+        "raw": _cut(row.get("raw") or ""),
+        "instruction": _cut(row["instruction"] or ""),
+        "response": _cut(row["response"] or ""),
+        "instruction_reviews": [
+            {"who": r["member"], "comment": r["comment"], "scores": [(c, r[c]) for c in INSTRUCTION_CRITERIA]}
+            for r in row["instruction_reviews"]
+        ],
+        "reviews": [r | {"low": r["mean"] < threshold - 1e-9} for r in reviews],
+    }
+
+
+def _cut(text: str) -> str:
+    if len(text) <= TEXT_CHARS:
+        return text
+    return f"{text[:TEXT_CHARS].rstrip()}\n[... {len(text) - TEXT_CHARS} more characters]"

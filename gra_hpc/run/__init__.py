@@ -1,0 +1,1 @@
+"""A run on disk: its plan, rounds, shards, attempts and journals."""

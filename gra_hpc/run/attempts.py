@@ -1,0 +1,134 @@
+"""An attempt at a shard: its name, its directory, its heartbeat, and whether attempts still get anywhere."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from dataclasses import asdict, dataclass, field
+
+from gra_hpc.errors import StorageError
+from gra_hpc.run.directory import AttemptDir, ShardDir
+from gra_hpc.storage import fsync_dir, read_object, room, to_json
+
+
+def job_id() -> str:
+    """Slurm's id of this job, `ARRAY_TASK` for array tasks; empty outside Slurm.
+
+    The local executor inside somebody's interactive allocation is outside: that job is not ours to requeue.
+    """
+    env = os.environ
+    if env.get("SUBMITIT_EXECUTOR") == "local":
+        return ""
+    if "SLURM_ARRAY_JOB_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env.get('SLURM_ARRAY_TASK_ID', '0')}"
+    return env.get("SLURM_JOB_ID", "")
+
+
+def restart_count() -> int:
+    """How often Slurm has requeued this job."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0)
+
+
+def begin(shard: ShardDir) -> AttemptDir:
+    """Make the directory of a new attempt. Names sort by start time and are never used twice."""
+    # The local executor names its logs by the pid of the process that started ours.
+    local = os.environ.get("SUBMITIT_LOCAL_JOB_ID") or os.getpid()
+    where = f"{job_id()}.{restart_count()}" if job_id() else f"local-{local}"
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    attempt = shard.attempt(f"{stamp}-{where}-{secrets.token_hex(2)}")
+    with room(shard.path):
+        attempt.path.mkdir(parents=True)
+        for directory in (shard.attempts, shard.path, shard.path.parent):  # a synced journal in an unsynced directory
+            fsync_dir(directory)  # would not outlive a power loss
+    return attempt
+
+
+def earlier(shard: ShardDir, than: AttemptDir | None = None) -> list[AttemptDir]:
+    """The other attempts at a shard that left a journal, oldest first."""
+    if not shard.attempts.is_dir():
+        return []
+    names = sorted(p.name for p in shard.attempts.iterdir() if (p / "journal.log").exists())
+    return [shard.attempt(n) for n in names if than is None or n != than.id]
+
+
+@dataclass
+class Heartbeat:
+    """What an attempt tells about itself, every few seconds, in a file of its own."""
+
+    attempt: str
+    shard: int
+    round: int
+    planned: int = 0
+    job: str = field(default_factory=job_id)
+    restart: int = field(default_factory=restart_count)
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    gpus: int | None = None
+    """GPUs that the attempt was given, used or not; none: not recorded."""
+    started: float = field(default_factory=time.time)
+    at: float = 0.0
+    phase: str = "starting"
+    """starting, running, draining, embedding, publishing, or how it ended: published, drained, failed."""
+    message: str = ""
+    """Why it ended, for people."""
+    accepted: int = 0
+    rejected: int = 0
+    failed: int = 0
+    calls: int = 0
+    """Calls answered by engines in this attempt."""
+    replayed: int = 0
+    """Calls served from journals."""
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    """By role: prompt and completion tokens of this attempt's own calls."""
+    slowest_call_s: float = 0.0
+    """Longest call so far, in seconds: what the time before a time limit must leave."""
+
+    @property
+    def done(self) -> int:
+        return self.accepted + self.rejected + self.failed
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in ("published", "drained", "failed")
+
+    def write(self, attempt: AttemptDir) -> None:
+        """Replace the heartbeat file; without fsync: it only informs. The directory may be gone once another attempt
+        has published."""
+        self.at = time.time()
+        temporary = attempt.heartbeat.with_suffix(".tmp")
+        try:
+            temporary.write_bytes(to_json(asdict(self)))
+            temporary.replace(attempt.heartbeat)
+        except OSError:
+            return
+
+    @classmethod
+    def read(cls, attempt: AttemptDir) -> Heartbeat | None:
+        """The last heartbeat of an attempt, if it wrote one."""
+        try:
+            data = read_object(attempt.heartbeat)
+            known = cls.__dataclass_fields__
+            return cls(**{k: v for k, v in data.items() if k in known})
+        except (OSError, StorageError, TypeError):
+            return None
+
+
+def stuck(shard: ShardDir, than: AttemptDir) -> bool:
+    """Whether the last two attempts before this one ended without a single new answered call."""
+    last = earlier(shard, than)[-2:]
+    return len(last) == 2 and all(a.journal.stat().st_size == 0 for a in last)
+
+
+def newest_attempt(shard: ShardDir) -> Heartbeat | None:
+    """The last heartbeat of the newest attempt at a shard, if there is any."""
+    names = attempt_names(shard)
+    return Heartbeat.read(shard.attempt(names[-1])) if names else None
+
+
+def attempt_names(shard: ShardDir) -> list[str]:
+    try:
+        return sorted(p.name for p in shard.attempts.iterdir())
+    except OSError:  # none yet, or swept a moment ago
+        return []

@@ -1,0 +1,169 @@
+"""From a plan and a node to engines that answer: the one place where real and simulated engines part."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import tempfile
+from base64 import b64decode
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from gra_hpc.config.settings import EngineKind, Flow, ModelConfig, RunConfig, SiteConfig
+from gra_hpc.errors import EngineError
+from gra_hpc.flows.calls import Answer, Engine, Request, Sampling
+from gra_hpc.models import hub
+from gra_hpc.models.files import embedding_length, identity
+from gra_hpc.placement.placement import Solution
+from gra_hpc.run.plan import Plan
+
+log = logging.getLogger(__name__)
+
+EMBEDDER = "sentence-embedder"
+"""Name of the hosted embedding model in a placement."""
+
+
+class Hosted(Engine, Protocol):
+    """An engine that can be asked what it did, and told to end."""
+
+    def drain(self) -> None:
+        """Take no more calls: those that wait, and later ones, end with `Draining`; calls in flight are answered."""
+
+    def stats(self) -> dict[str, Any]: ...
+
+
+class Nobody:
+    """The engine of a flow that asks nothing."""
+
+    async def ask(self, request: Request) -> Answer:
+        raise EngineError(f"{request.model}: asked, though this flow asks nobody")
+
+    def drain(self) -> None:
+        """Nothing waits."""
+
+    def stats(self) -> dict[str, Any]:
+        return {"engines": {}, "given_up": 0}
+
+
+@contextlib.asynccontextmanager
+async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIterator[Hosted]:
+    """The engines of one shard, closed and swept on the way out. They start when first asked.
+
+    Args:
+        log_dir: where the engines' logs go; made when needed.
+
+    Raises:
+        EngineError: a placement that does not fit, or engines that cannot be started.
+    """
+    if plan.embed and not Path(plan.embed.directory).is_dir():  # needed at the end: better known at the start
+        raise EngineError(
+            f"embedding model: {plan.embed.directory}: not there (seen from this node)", again(config.merge.embed_model)
+        )
+    if plan.embed and not config.engine.host_embedder and importlib.util.find_spec("sentence_transformers") is None:
+        raise EngineError("embedding: sentence-transformers is not installed", "pip install sentence-transformers")
+    if config.method.flow is Flow.seeds:
+        yield Nobody()
+        return
+    if config.engine.kind is EngineKind.simulated:
+        from gra_hpc.engines.simulated import SimulatedEngine
+
+        yield SimulatedEngine(config.engine.simulated_latency_s, config.engine.simulated_failures)
+        return
+    from gra_hpc.engines.node import Node
+
+    local, models = local_directory(config.site), pinned_models(config, plan)
+    await asyncio.to_thread(verify_models, config, plan, models)
+    placement = plan_engines(config, plan).placement
+    embedder = hosted_embedder(config, plan)
+    async with contextlib.AsyncExitStack() as stack:
+        if config.site.copy_weights:
+            from gra_hpc.engines.weight_copies import local_weights
+
+            identities = {name: plan.models[name].identity for name in models}
+            copies = local_weights(models, identities, local, config.site.copy_weights_gb)
+            models = await asyncio.to_thread(copies.__enter__)
+            stack.push(copies.__exit__)
+        yield await stack.enter_async_context(Node(models | embedder, placement, config.engine, local, log_dir))
+
+
+def verify_models(config: RunConfig, plan: Plan, models: dict[str, ModelConfig]) -> None:
+    """Refuse models that are not on this node, or not what they were when the run was planned.
+
+    Raises:
+        EngineError: with what fetches them again.
+    """
+    for name, model in models.items():
+        directory, entry = Path(model.path), config.models[name]
+        if not directory.is_dir():
+            raise EngineError(f"model {name}: {directory}: not there (seen from this node)", again(entry.path))
+        if identity(directory, model) != plan.models[name].identity:
+            raise EngineError(
+                f"model {name}: the files in {directory} changed since the run was planned", again(entry.path)
+            )
+
+
+def again(path: str) -> str:
+    """How to bring back a model that is missing."""
+    if hub.ID.fullmatch(path):
+        return f"gra stage {path}  (where there is a network), then gra resume RUN"
+    return "put it back where the run was planned with it, then gra resume RUN"
+
+
+def local_directory(site: SiteConfig) -> Path:
+    """The node-local directory, for sockets, temporary files and copies of weights; variables are this node's."""
+    wanted = os.path.expandvars(site.local_dir)
+    if "$" in wanted:
+        log.warning("site.local_dir=%s is not set on this node; using %s", site.local_dir, tempfile.gettempdir())
+        wanted = ""
+    return Path(wanted or tempfile.gettempdir())
+
+
+def pinned_models(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:
+    """The models that some member of the committee uses, with the directories they were planned with."""
+    used = {m.model for m in config.committee.values()}
+    return {name: replace(m, path=plan.models[name].directory) for name, m in config.models.items() if name in used}
+
+
+def hosted_embedder(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:
+    """The sentence embedding model, if it is to be an engine beside the others; else nothing."""
+    if not (config.engine.host_embedder and config.engine.kind is EngineKind.vllm and plan.embed):
+        return {}
+    directory = Path(plan.embed.directory)
+    return {EMBEDDER: ModelConfig(path=str(directory), dtype="float32", max_model_len=embedding_length(directory))}
+
+
+async def embed(engine: Engine, text: str) -> bytes | None:
+    """A text's vector from a hosted embedding model: float16, little endian, of length one; None if it is refused.
+
+    Raises:
+        EngineError: the engine cannot be kept running.
+    """
+    messages = ({"role": "user", "content": text},)
+    answer = await engine.ask(Request(EMBEDDER, "", messages, Sampling(0, 1, 1, 0)))
+    return b64decode(answer.text) if answer.finish == "stop" else None
+
+
+def plan_engines(config: RunConfig, plan: Plan) -> Solution:
+    """Where the engines of one shard run, and why (`placement_report.render` prints it).
+
+    Raises:
+        ConfigError, EngineError: the models do not fit on the site's nodes.
+    """
+    from gra_hpc.models.facts import facts_of
+    from gra_hpc.placement.placement import NodeSpec, constants_of, solve
+    from gra_hpc.placement.workload import calibration_of, embedding_load, method_load
+
+    node = NodeSpec.of_site(config.site)
+    embedder = hosted_embedder(config, plan)
+    models = pinned_models(config, plan) | embedder
+    facts = {name: facts_of(m) for name, m in models.items()}
+    rates, performance = calibration_of(config)
+    load = {name: work for name, work in method_load(config, rates).items() if name in models}
+    load |= dict.fromkeys(embedder, embedding_load(config, rates))
+    constants = constants_of(config, node, performance, rates)
+    return solve(models, facts, node, load, config.engine.residency, constants=constants)

@@ -1,0 +1,77 @@
+"""Models as they were found when a run was planned."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig
+from gra_hpc.errors import GraError
+from gra_hpc.models.facts import read_facts
+from gra_hpc.models.files import check_files, identity, model_directory, stated_licence
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelPin:
+    """A model as it was found when the run was planned."""
+
+    directory: str
+    """Where its files were."""
+    identity: str
+    """Digest of its files, wherever they lie."""
+    revision: str
+    licence: str
+    """As the configuration states it, else as the model's own card does; empty: neither."""
+    parameters: int | None = None
+    """Number of its weights; none: not known."""
+
+    @classmethod
+    def of(cls, directory: Path, model: ModelConfig) -> ModelPin:
+        """What lies there now: the files may have moved by the time that the release tells of them."""
+        return cls(
+            str(directory),
+            identity(directory, model),
+            _revision(directory),
+            model.licence or stated_licence(directory),
+            _parameters(directory),
+        )
+
+
+def pin_models(config: RunConfig) -> dict[str, ModelPin]:
+    """Find every model of the pool; its identity becomes part of the fingerprint.
+
+    Raises:
+        EngineError: a model that is not there, with the command that fetches it; or that no engine could load.
+    """
+    pins = {}
+    for name, model in config.models.items():
+        directory = model_directory(model.path, model.revision, config.site.scratch)
+        if config.engine.kind is EngineKind.vllm:
+            check_files(directory, model)
+        pins[name] = ModelPin.of(directory, model)
+    return pins
+
+
+def pin_embed(config: RunConfig) -> ModelPin | None:
+    """Find the sentence embedding model, if the merge will need one."""
+    if not (config.merge.semantic and config.merge.embed_model):
+        return None
+    directory = model_directory(config.merge.embed_model, "", config.site.scratch)
+    return ModelPin.of(directory, ModelConfig(path=str(directory)))
+
+
+def _revision(directory: Path) -> str:
+    """The commit of a snapshot in the Hub's cache layout (`.../snapshots/COMMIT`), else nothing."""
+    return directory.name if directory.parent.name == "snapshots" else ""
+
+
+def _parameters(directory: Path) -> int | None:
+    """Number of a model's weights, from its files."""
+    try:
+        return read_facts(directory).parameters
+    except GraError as e:
+        log.warning("size of %s is not known: %s", directory, e.what)
+        return None

@@ -1,0 +1,148 @@
+"""A shard's result: tables under the attempt's name, then the manifest, once. Readers trust manifests only."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gra_hpc import __version__
+from gra_hpc.errors import ReleaseError
+from gra_hpc.records import Call, Sample, call_schema, sample_schema
+from gra_hpc.run.attempts import Heartbeat
+from gra_hpc.run.directory import AttemptDir, ShardDir
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.shard_manifest import FORMAT, ShardManifest
+from gra_hpc.storage import fsync_dir, fsync_file, room, sha256, to_json, write_once
+
+log = logging.getLogger(__name__)
+
+_BATCH = 2000
+
+
+def is_published(shard: ShardDir) -> bool:
+    """Whether a shard has its result."""
+    return shard.manifest.is_file()
+
+
+def publish(
+    shard: ShardDir,
+    attempt: AttemptDir,
+    *,
+    fingerprint: str,
+    round_: int,
+    ledger: Ledger,
+    samples: Sequence[Sample],
+    embeddings: Sequence[bytes | None],
+    calls: Iterable[Call],
+    details: dict[str, Any],
+    attempts: Sequence[AttemptDir],
+) -> bool:
+    """Write a shard's tables and its manifest.
+
+    Args:
+        samples: every sample of the slice, each with a status.
+        embeddings: float16 bytes per sample, or None.
+        calls: the calls the samples rest on.
+        details: timings, tokens, engine statistics for the manifest.
+        attempts: all attempts seen at the shard, this one included.
+
+    Returns:
+        False if another attempt has published in the meantime; this one's tables are then removed.
+    """
+    ledger.check(str(shard.path))
+    samples_file, calls_file = shard.samples(attempt.id), shard.calls(attempt.id)
+    with room(shard.path):
+        rows = ({**s.row(), "embedding": e} for s, e in zip(samples, embeddings, strict=True))
+        _write_table(samples_file, rows, sample_schema())
+        _write_table(calls_file, ({k: getattr(c, k) for k in Call.__slots__} for c in calls), call_schema())
+        fsync_dir(shard.path)
+        manifest = {
+            "format": FORMAT,
+            "fingerprint": fingerprint,
+            "round": round_,
+            "shard": shard.number,
+            "attempt": attempt.id,
+            "attempts": [_history(a) for a in attempts],
+            "samples": table_entry(samples_file),
+            "calls": table_entry(calls_file),
+            "ledger": ledger.to_dict(),
+            "version": __version__,
+            "python": platform.python_version(),
+            **details,
+        }
+        won = write_once(shard.manifest, to_json(manifest))
+    if not won:
+        for file in (samples_file, calls_file):
+            file.unlink(missing_ok=True)
+    sweep(shard)
+    return won
+
+
+def table_entry(file: Path) -> dict[str, Any]:
+    """Name, rows, bytes and digest of a Parquet file, for a manifest."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_metadata(file).num_rows
+    return {"file": file.name, "rows": rows, "bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+def sweep(shard: ShardDir) -> None:
+    """Remove what a published shard no longer needs: journals (now in its calls table), tables and temporary files of
+    attempts that lost or were killed. Anything else there is left alone, and all of it under a manifest that is not
+    sound: the merge names that one, and what it would be made from again is here.
+
+    An attempt that still runs in another job notices that its directory has gone, or that the manifest is there.
+    """
+    if not is_published(shard):
+        return
+    try:
+        manifest = ShardManifest.load(shard)
+    except ReleaseError as e:
+        log.warning("%s; nothing is removed there", e.what)
+        return
+    if manifest.shard != shard.number or not shard.samples(manifest.attempt).is_file():
+        log.warning("%s: of another shard, or without its table; nothing is removed there", shard.manifest)
+        return
+    counted = {shard.samples(manifest.attempt).name, shard.calls(manifest.attempt).name}
+    for name in sorted(manifest.tables(shard) - counted):
+        (shard.path / name).unlink(missing_ok=True)
+    for pattern in (".samples-*.parquet.tmp", ".calls-*.parquet.tmp", ".manifest.json.*.tmp"):
+        for file in shard.path.glob(pattern):
+            file.unlink(missing_ok=True)
+    for _ in range(3):  # a heartbeat that is being written at this moment makes a directory that is not empty
+        shutil.rmtree(shard.attempts, ignore_errors=True)
+        if not shard.attempts.exists():
+            return
+
+
+def _history(attempt: AttemptDir) -> dict[str, Any]:
+    beat = Heartbeat.read(attempt)
+    if beat is None:
+        return {"attempt": attempt.id}
+    keys = ("attempt", "job", "restart", "host", "gpus", "started", "at", "phase", "message", "calls", "replayed",
+            "slowest_call_s")  # fmt: skip
+    return {k: getattr(beat, k) for k in keys}
+
+
+def _write_table(path: Path, rows: Iterable[dict[str, Any]], schema: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            batch: list[dict[str, Any]] = []
+            for row in rows:
+                batch.append(row)
+                if len(batch) == _BATCH:
+                    writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                    batch = []
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+        fsync_file(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

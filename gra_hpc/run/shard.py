@@ -1,0 +1,384 @@
+"""One shard: its slice of the seeds through the whole method on one node, and its result published once, whole.
+
+A shard may be killed at any moment and run again: calls that a journal of an earlier attempt holds return at once.
+Samples that were cut off and samples not begun come first, so that the engines have work at once; those that seem to be
+finished are replayed beside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.config import presets
+from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.engines.rotation_costs import sentence
+from gra_hpc.errors import EngineError, GraError, IncompleteError
+from gra_hpc.flows.ask import Asker
+from gra_hpc.flows.calls import Answer, Draining, Request
+from gra_hpc.flows.gra.keep import keep
+from gra_hpc.flows.gra.prepare import prepare
+from gra_hpc.flows.gra.refine import refine
+from gra_hpc.flows.gra.synthesize import fail, synthesize
+from gra_hpc.records import ACCEPTED, Call, Sample
+from gra_hpc.run import attempts, publish
+from gra_hpc.run.attempts import Heartbeat
+from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir
+from gra_hpc.run.engines import Hosted, embed, hosted_embedder, open_engine
+from gra_hpc.run.journal import Journal
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.signal_lead import grace_s
+from gra_hpc.run.slices import Pool, Unit, slice_of
+from gra_hpc.signals import Signals
+from gra_hpc.storage import read_json
+
+log = logging.getLogger(__name__)
+
+DRAIN_ON_TERM_S = 3.0
+"""After SIGTERM (cancelled, or preempted without warning) calls in flight get this long: Slurm has sent it to the
+engines too."""
+
+
+class End(Enum):
+    """How an attempt ended without an error."""
+
+    published = "published"
+    already = "published already, by another attempt"
+    drained = "drained ahead of its time limit or preemption; its answers are kept for the next attempt"
+    stopped = "stopped by SIGTERM; its answers are kept for the next attempt"
+
+
+@dataclass
+class Attempt:
+    """The state of one attempt at one shard."""
+
+    run: RunDir
+    config: RunConfig
+    plan: Plan
+    round_plan: RoundPlan
+    shard: ShardDir
+    dir: AttemptDir
+    journal: Journal
+    beat: Heartbeat
+    signals: Signals
+    samples: list[Sample] = field(default_factory=list)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    vectors: dict[str, bytes | None] = field(default_factory=dict)
+    """Embeddings by sample, where the embedding model is an engine beside the others."""
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    """By `role model`: calls, prompt tokens, completion tokens, of all calls the samples rest on."""
+
+    def answered(self, role: str, call: Call, fresh: bool) -> None:
+        """Count a call."""
+        total = self.tokens.setdefault(f"{role} {call.model}", [0, 0, 0])
+        for i, n in enumerate((1, call.prompt_tokens, call.completion_tokens)):
+            total[i] += n
+        if fresh:
+            self.beat.calls += 1
+            self.beat.slowest_call_s = max(self.beat.slowest_call_s, round(call.seconds, 2))
+            mine = self.beat.tokens.setdefault(role, [0, 0])
+            mine[0] += call.prompt_tokens
+            mine[1] += call.completion_tokens
+        else:
+            self.beat.replayed += 1
+
+    def finished(self, sample: Sample) -> None:
+        """Count a sample."""
+        self.samples.append(sample)
+        setattr(self.beat, sample.status, getattr(self.beat, sample.status) + 1)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The engine, behind a gate that closes when the attempt drains."""
+
+    engine: Hosted
+    draining: asyncio.Event
+
+    async def ask(self, request: Request) -> Answer:
+        if self.draining.is_set():
+            raise Draining
+        return await self.engine.ask(request)
+
+    def drain(self) -> None:
+        """Calls that have passed the gate and still wait for an engine are not asked either."""
+        self.engine.drain()
+
+
+def run_shard(run: RunDir, round_: int, number: int, lead_s: int = 0) -> End:
+    """Run one attempt at a shard to its end.
+
+    Args:
+        run: its directory.
+        round_: the round.
+        number: the shard.
+        lead_s: seconds from SIGUSR2 to the end, as the job was submitted with; 0: the run's present setting.
+
+    On SIGUSR2 (time limit ahead, preemption) it gives no more calls to engines, waits for those in flight and returns
+    `End.drained`; the caller requeues. On SIGTERM it does the same, only faster, and returns `End.stopped`.
+
+    Raises:
+        GraError: what stops the shard, in one line; the journal keeps what was answered.
+    """
+    with Signals().caught() as signals:
+        return _run_shard(run, round_, number, lead_s, signals)
+
+
+def _run_shard(run: RunDir, round_: int, number: int, lead_s: int, signals: Signals) -> End:
+    config = presets.load(run.config)
+    plan = Plan.load(run)
+    plan.verify(config, run)
+    config.site.signal_lead_s = lead_s or config.site.signal_lead_s
+    round_plan = RoundPlan.load(run.round(round_))
+    shard = run.round(round_).shard(number)
+    if not 0 <= number < round_plan.shards:
+        raise GraError(
+            f"shard {number}: round {round_} has shards 0 to {round_plan.shards - 1}", f"gra status {run.path}"
+        )
+    if publish.is_published(shard):
+        publish.sweep(shard)
+        return End.already
+    pool = Pool.of_round(run, plan, round_)
+    units = list(slice_of(config, round_plan, pool, number))
+    del pool
+    here = attempts.begin(shard)
+    if attempts.restart_count() >= 2 and attempts.stuck(shard, here):
+        raise IncompleteError(
+            f"{shard.path}: two attempts in a row ended without an answered call; not tried again",
+            f"read {run.logs}, raise site.time_minutes, then gra resume {run.path}",
+        )
+    beat = Heartbeat(here.id, number, round_, planned=len(units), gpus=config.site.gpus_per_node)
+    try:
+        beat.write(here)
+        journal = Journal(
+            [a.journal for a in attempts.earlier(shard, here)],
+            here.journal,
+            config.launch.journal_fsync_s,
+            config.launch.journal_fsync_calls,
+        )
+        with contextlib.closing(journal):
+            state = Attempt(run, config, plan, round_plan, shard, here, journal, beat, signals)
+            end = asyncio.run(_attempt(state, units))
+        beat.phase, beat.message = end.name, end.value
+        return end
+    except BaseException as e:
+        if isinstance(e, Exception) and publish.is_published(shard):
+            # whoever published has removed the journals, and any tables that this attempt was writing
+            log.info("round %d shard %d is published; this attempt ended with: %s", round_, number, e)
+            publish.sweep(shard)
+            mine = read_json(shard.manifest)["attempt"] == here.id
+            return End.published if mine else End.already
+        beat.phase, beat.message = "failed", str(e) or type(e).__name__
+        raise
+    finally:
+        beat.write(here)
+
+
+async def _attempt(state: Attempt, units: list[Unit]) -> End:
+    began = time.time()
+    loop = asyncio.get_running_loop()
+    lead = grace_s(state.config.site.signal_lead_s)
+    state.signals.wake = lambda: loop.call_soon_threadsafe(state.draining.set)
+    if state.signals.first:
+        state.draining.set()
+    beating = loop.create_task(_beat(state))
+    stats: dict[str, Any] = {}
+    try:
+        async with open_engine(state.config, state.plan, state.run.logs / state.dir.id) as engine:
+            state.beat.phase = "running"
+            await _drive(state, units, Gate(engine, state.draining), lead)
+            stats = engine.stats()
+        if turns := sentence(stats.get("rotation", {})):
+            log.info("%s", turns)
+        if len(state.samples) < len(units):
+            return _unfinished(state)
+        state.beat.phase = "embedding"
+        embeddings = await asyncio.to_thread(_embed, state)
+        state.beat.phase = "publishing"
+        state.beat.write(state.dir)
+        state.journal.flush()
+        return await asyncio.to_thread(_publish, state, units, embeddings, stats, began)
+    finally:
+        state.signals.wake = lambda: None
+        beating.cancel()
+
+
+def _unfinished(state: Attempt) -> End:
+    """Why an attempt that admits no more calls ends; an error if nothing is gained by another one."""
+    if publish.is_published(state.shard):
+        return End.already
+    if state.signals.first == signal.SIGTERM:
+        return End.stopped
+    last = attempts.earlier(state.shard, state.dir)[-1:]
+    if state.beat.calls == 0 and last and last[0].journal.stat().st_size == 0:
+        raise IncompleteError(
+            f"{state.shard.path}: two attempts in a row ended without an answered call; not requeued",
+            f"raise site.time_minutes or read {state.run.logs / state.dir.id}, then gra resume {state.run.path}",
+        )
+    return End.drained
+
+
+async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -> None:
+    """Keep a bounded window of samples in flight until all are done, or until the attempt drains."""
+    asker = Asker(
+        state.config.committee,
+        {name: pin.identity for name, pin in state.plan.models.items()},
+        state.config.method,
+        engine,
+        state.journal,
+        state.answered,
+    )
+    embeds = bool(hosted_embedder(state.config, state.plan)) and state.round_plan.round > 0
+    window = min(state.config.launch.window, len(units))
+    first, known = _in_order(units, state.journal.touched(), window)
+    first_units, known_units = iter(first), iter(known)
+
+    async def worker(waiting: Iterator[Unit]) -> None:
+        for unit in waiting:
+            if state.draining.is_set():
+                return
+            try:
+                sample = await _make(state.config, unit, asker)
+                if embeds and sample.status == ACCEPTED:
+                    state.vectors[sample.id] = await embed(engine, sample.instruction)
+                state.finished(sample)
+            except Draining:
+                return
+            await asyncio.sleep(0)  # a replayed sample waits for nothing: let others have their turn
+
+    workers = [asyncio.create_task(worker(chain(first_units, known_units))) for _ in range(window)]
+    workers.append(asyncio.create_task(worker(known_units)))
+    drain = asyncio.create_task(state.draining.wait())
+    try:
+        pending: set[asyncio.Task[Any]] = {*workers}
+        while pending:
+            done, rest = await asyncio.wait({*pending, drain}, return_when=asyncio.FIRST_COMPLETED)
+            _look(done - {drain}, state.draining.is_set())
+            pending = rest - {drain}
+            if drain in done and pending:
+                engine.drain()
+                grace = _grace(state, lead)
+                log.info("draining: %d samples in flight, %.0f s for their calls", len(pending), grace)
+                state.beat.phase = "draining"
+                done, _ = await asyncio.wait(pending, timeout=grace)
+                _look(done, True)
+                return
+    finally:
+        for task in (*workers, drain):
+            task.cancel()
+        await asyncio.gather(*workers, drain, return_exceptions=True)
+
+
+def _in_order(units: list[Unit], touched: Sequence[str], window: int) -> tuple[list[Unit], list[Unit]]:
+    """What to do first: the samples that earlier attempts touched last, then those not begun; and what is left to
+    replay beside them.
+
+    Of those not begun, the ones whose seeds have the longest answers come first: theirs will be long too, and what is
+    begun last should end soon, or the engines are nearly idle at the end of a slice.
+    """
+    units = sorted(units, key=lambda u: -len(u.anchor.response))
+    if not touched:
+        return units, []
+    rank = {sample: i for i, sample in enumerate(touched)}
+    known = sorted((u for u in units if u.sample.id in rank), key=lambda u: rank[u.sample.id])
+    fresh = [u for u in units if u.sample.id not in rank]
+    return known[: 2 * window] + fresh, known[2 * window :]
+
+
+def _look(done: set[asyncio.Task[None]], draining: bool) -> None:
+    """Raise what ended a worker: an engine that cannot be kept running ends the attempt. While draining it ends
+    anyway, and Slurm may have signalled the engines too."""
+    for task in done:
+        try:
+            task.result()
+        except EngineError as e:
+            if not draining:
+                raise
+            log.info("while draining: %s", e)
+
+
+def _grace(state: Attempt, lead: float) -> float:
+    """Seconds that calls in flight get, once no more are asked."""
+    if state.signals.first:
+        log.warning("%s: no more calls are asked", signal.Signals(state.signals.first).name)
+        return DRAIN_ON_TERM_S if state.signals.first == signal.SIGTERM else lead
+    return 0.0  # another attempt has published: nothing of this one is needed
+
+
+async def _make(config: RunConfig, unit: Unit, asker: Asker) -> Sample:
+    """One candidate through the method."""
+    sample, ask, method = unit.sample, asker.for_sample(unit.sample), config.method
+    if sample.round == 0:
+        return await prepare(sample, unit.anchor, ask, method)
+    if method.flow is Flow.seeds:
+        return keep(sample, unit.anchor)
+    if method.flow is Flow.refine:
+        return await refine(sample, unit.anchor, ask, method)
+    if not unit.examples:
+        fail(sample, "prepare", "the seed could not be described")
+        return sample
+    return await synthesize(sample, unit.examples, ask, method)
+
+
+def _embed(state: Attempt) -> list[bytes | None]:
+    """Embeddings of the accepted instructions, so that the merge needs no GPU; None for the others."""
+    out: list[bytes | None] = [state.vectors.get(s.id) for s in state.samples]
+    accepted = [i for i, s in enumerate(state.samples) if s.status == ACCEPTED and out[i] is None]
+    if state.plan.embed and accepted and state.round_plan.round:
+        from gra_hpc.models.embedder import encode
+
+        vectors = encode([state.samples[i].instruction for i in accepted], Path(state.plan.embed.directory))
+        for i, v in zip(accepted, vectors, strict=True):
+            out[i] = v.tobytes()
+    return out
+
+
+def _publish(
+    state: Attempt, units: list[Unit], embeddings: list[bytes | None], stats: dict[str, Any], began: float
+) -> End:
+    order = {u.sample.id: i for i, u in enumerate(units)}
+    rows = sorted(zip(state.samples, embeddings, strict=True), key=lambda pair: order[pair[0].id])
+    ledger = Ledger.of(len(units), ((s.status, s.stage, s.reason) for s in state.samples))
+    won = publish.publish(
+        state.shard,
+        state.dir,
+        fingerprint=state.plan.fingerprint,
+        round_=state.round_plan.round,
+        ledger=ledger,
+        samples=[s for s, _ in rows],
+        embeddings=[e for _, e in rows],
+        calls=state.journal.used(),
+        details={
+            "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},
+            "timings": {"started": began, "ended": time.time()},
+            "host": state.beat.host,
+            "engines": stats,
+            "corrupt_journal_lines": sum(len(s.corrupt) for s in state.journal.scans),
+            "journals": [
+                {"attempt": s.path.parent.name, "calls": s.calls, "corrupt_at": s.corrupt, "torn_bytes": s.torn}
+                for s in state.journal.scans
+            ],
+        },
+        attempts=[*attempts.earlier(state.shard, state.dir), state.dir],
+    )
+    return End.published if won else End.already
+
+
+async def _beat(state: Attempt) -> None:
+    while True:
+        state.beat.write(state.dir)
+        with contextlib.suppress(OSError):  # a file system that hesitates is asked again
+            if publish.is_published(state.shard) and state.beat.phase == "running":
+                log.info("another attempt has published this shard")
+                state.draining.set()
+        await asyncio.sleep(state.config.launch.heartbeat_s)

@@ -1,0 +1,144 @@
+"""A shard's manifest, read back: what the sweep and the merge rest on is checked here, before anything is done."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gra_hpc.errors import ReleaseError
+from gra_hpc.run.directory import ShardDir
+from gra_hpc.run.ledger import Ledger
+
+FORMAT = 1
+_ATTEMPT = re.compile(r"[\w.+-]{1,200}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ShardManifest:
+    """What a manifest says, every value of the type it must have."""
+
+    fingerprint: str
+    round: int
+    shard: int
+    attempt: str
+    """The one that published: its tables count, and are named after it."""
+    attempts: tuple[str, ...]
+    """All attempts that it saw."""
+    rows: int
+    """Of the samples table, as `bytes` and `sha256`."""
+    bytes: int
+    sha256: str
+    ledger: Ledger
+    digest: str
+    """Hex SHA-256 of the manifest itself."""
+
+    @classmethod
+    def load(cls, shard: ShardDir) -> ShardManifest:
+        """The manifest of a published shard.
+
+        Raises:
+            ReleaseError: it cannot be read, or is no manifest of a shard: which key, what is there, what was expected.
+        """
+        where = shard.manifest
+        try:
+            raw = where.read_bytes()
+        except OSError as e:
+            raise ReleaseError(f"{where}: {e.strerror}", _then(shard)) from None
+        try:
+            return _checked(orjson.loads(raw), hashlib.sha256(raw).hexdigest())
+        except ValueError as e:
+            raise ReleaseError(f"{where}: not a shard manifest ({e})", _then(shard)) from None
+
+    def tables(self, shard: ShardDir) -> set[str]:
+        """Names of the tables that attempts at this shard may have left beside the manifest, the counted ones among
+        them. Any other table there is somebody else's."""
+        try:
+            there = [p.name for p in shard.attempts.iterdir()]
+        except OSError:  # swept
+            there = []
+        known = {self.attempt, *self.attempts, *there}
+        return {f.name for a in known for f in (shard.samples(a), shard.calls(a))}
+
+
+def _then(shard: ShardDir) -> str:
+    run = shard.path.parents[3]
+    return f"move {shard.manifest} away, then gra resume {run}"
+
+
+def _checked(data: Any, digest: str) -> ShardManifest:
+    """Raises ValueError with the first key that is not as it must be."""
+    top = _object(data, "it")
+    if top.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"format is {_shown(top['format'])}, this version reads {FORMAT}")
+    attempt = _name(top.get("attempt"), "attempt")
+    rows, size, sha256 = _table(top.get("samples"), "samples", attempt)
+    if top.get("calls") is not None:
+        _table(top["calls"], "calls", attempt)
+    others = top.get("attempts", [])
+    if not isinstance(others, list):
+        raise ValueError(f"attempts is {_shown(others)}, expected a list")
+    return ShardManifest(
+        fingerprint=_text(top.get("fingerprint"), "fingerprint"),
+        round=_count(top.get("round"), "round"),
+        shard=_count(top.get("shard"), "shard"),
+        attempt=attempt,
+        attempts=tuple(_name(_object(a, "attempts[]").get("attempt"), "attempts[].attempt") for a in others),
+        rows=rows,
+        bytes=size,
+        sha256=sha256,
+        ledger=_ledger(_object(top.get("ledger"), "ledger")),
+        digest=digest,
+    )
+
+
+def _table(data: Any, key: str, attempt: str) -> tuple[int, int, str]:
+    """Rows, bytes and digest of a table, which carries the attempt's name."""
+    entry, expected = _object(data, key), f"{key}-{attempt}.parquet"
+    if entry.get("file") != expected:
+        raise ValueError(f"{key}.file is {_shown(entry.get('file'))}, expected {expected!r}")
+    rows, size = (_count(entry.get(k), f"{key}.{k}") for k in ("rows", "bytes"))
+    return rows, size, _text(entry.get("sha256"), f"{key}.sha256")
+
+
+def _ledger(books: dict[str, Any]) -> Ledger:
+    planned, accepted, pending = (_count(books.get(k), f"ledger.{k}") for k in ("planned", "accepted", "pending"))
+    rejected, failed = (_counts(books.get(k), f"ledger.{k}") for k in ("rejected", "failed"))
+    return Ledger(planned, accepted, rejected, failed, pending)
+
+
+def _counts(value: Any, name: str) -> dict[str, int]:
+    return {key: _count(n, f"{name}[{_shown(key)}]") for key, n in _object(value, name).items()}
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {_shown(value)}, expected an object")
+    return value
+
+
+def _count(value: Any, name: str) -> int:
+    if type(value) is not int or value < 0:  # `true` is an int of Python's
+        raise ValueError(f"{name} is {_shown(value)}, expected a count")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {_shown(value)}, expected a text")
+    return value
+
+
+def _name(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not _ATTEMPT.fullmatch(value):
+        raise ValueError(f"{name} is {_shown(value)}, expected an attempt's name")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value for one line."""
+    text = "nothing" if value is None else ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,96 @@
+"""A shard's slice: which candidates it makes, with their roles and examples. A pure function of plan and pool."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.flows.gra.committee import draw_roles
+from gra_hpc.records import Record, Sample, digest, sample_id
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.sources.seeds import read_records
+
+
+@dataclass
+class Pool:
+    """Seeds and accepted samples so far, by domain."""
+
+    anchors: list[Record]
+    """The seeds, in the plan's order."""
+    by_domain: dict[str, list[Record]]
+
+    @classmethod
+    def of_round(cls, run: RunDir, plan: Plan, number: int) -> Pool:
+        """What a round draws from: the pool of the round before it; for the first, the described seeds."""
+        described = run.round(0).pool if plan.undescribed else run.seeds
+        path = described if number <= 1 else run.round(number - 1).pool
+        anchors: list[Record] = []
+        by_domain: dict[str, list[Record]] = {}
+        for r in read_records(run.seeds if number == 0 else path):
+            if r.round == 0:
+                anchors.append(r)
+            else:  # an example only: its keywords and summary are shown, its texts would fill a node's memory
+                r = replace(r, instruction="", response="")
+            if r.described:
+                by_domain.setdefault(r.domain, []).append(r)
+        return cls(anchors, by_domain)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One candidate to make."""
+
+    sample: Sample
+    anchor: Record
+    examples: tuple[Record, ...]
+
+
+def slice_of(config: RunConfig, round_plan: RoundPlan, pool: Pool, shard: int) -> Iterator[Unit]:
+    """The candidates of one shard: those anchored on every S-th seed."""
+    if round_plan.round == 0:
+        waiting = [s for s in pool.anchors if not s.described]
+        for seed in waiting[shard :: round_plan.shards]:
+            yield _unit(config, pool, 0, seed, 0)
+        return
+    for i in range(shard, len(pool.anchors), round_plan.shards):
+        for index in range(round_plan.candidates_of(i, len(pool.anchors))):
+            yield _unit(config, pool, round_plan.round, pool.anchors[i], index)
+
+
+def planned(round_plan: RoundPlan, seeds: int, shard: int) -> int:
+    """Number of candidates of one shard, without drawing them."""
+    if round_plan.round == 0:
+        return len(range(shard, round_plan.candidates, round_plan.shards))
+    return sum(round_plan.candidates_of(i, seeds) for i in range(shard, seeds, round_plan.shards))
+
+
+def _unit(config: RunConfig, pool: Pool, number: int, anchor: Record, index: int) -> Unit:
+    """Roles and examples are drawn from generators seeded by the sample's id: the same in every attempt."""
+    id_ = sample_id(number, anchor.id, index)
+    rng = random.Random(digest(config.method.seed, id_))
+    roles = draw_roles(list(config.committee), config.method, rng)
+    examples = draw_examples(config, pool, anchor, rng) if number and anchor.described else ()
+    sample = Sample(id_, number, anchor.id, index, anchor.domain, roles, examples=tuple(e.id for e in examples))
+    return Unit(sample, anchor, examples)
+
+
+def draw_examples(config: RunConfig, pool: Pool, anchor: Record, rng: random.Random) -> tuple[Record, ...]:
+    """The anchor, and others of its domain from the whole pool; fewer where the domain has no more."""
+    wanted = rng.randint(config.method.examples_min, config.method.examples_max) - 1
+    domain = pool.by_domain.get(anchor.domain, [])
+    others: list[Record] = []
+    taken = {anchor.id}
+    if len(domain) <= 64:
+        picks = iter(rng.sample(domain, len(domain)))
+    else:  # rejection sampling: no copy of a domain of millions
+        picks = (domain[rng.randrange(len(domain))] for _ in range(64 * wanted))
+    for pick in picks:
+        if len(others) == wanted:
+            break
+        if pick.id not in taken:
+            taken.add(pick.id)
+            others.append(pick)
+    return (anchor, *others)

@@ -1,0 +1,226 @@
+"""`gra calibrate`: what a small real run took, as the figures that later plans of the site go by."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gra_hpc.config import presets
+from gra_hpc.config.settings import EngineKind, RunConfig
+from gra_hpc.errors import ConfigError, IncompleteError
+from gra_hpc.run import plan as planning
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import Plan
+from gra_hpc.storage import read_json, to_json, write_atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from gra_hpc.placement.placement import Solution
+
+SEEDS = 24
+"""Seeds of a calibrating run, unless it says `seeds.limit`."""
+
+
+def plan_small(path: Path, config: RunConfig) -> RunDir:
+    """Plan a calibrating run: one shard, one round, few seeds.
+
+    Raises:
+        ConfigError: simulated engines have nothing to measure.
+    """
+    if config.engine.kind is EngineKind.simulated:
+        raise ConfigError("engine.kind=simulated: nothing to measure", "gra calibrate RUN engine.kind=vllm")
+    config.seeds.limit = config.seeds.limit or SEEDS
+    config.launch.shards = 1
+    config.method.rounds, config.method.target_accepted = 1, 0
+    return planning.make(path, config)
+
+
+def measurable(run: RunDir) -> bool:
+    """Whether a shard of round 1 is published."""
+    return any(run.round(1).shards.glob("[0-9]*/manifest.json"))
+
+
+def beside(site: str) -> Path:
+    """The calibration file of a site.
+
+    Raises:
+        ConfigError: no such site.
+    """
+    return presets.calibration_file(presets.find_site(site))
+
+
+def measure(run: RunDir) -> dict[str, Any]:
+    """Rates of the method and speeds of the models, from the published shards of round 1.
+
+    Returns:
+        A calibration as `engines.load.read_calibration` reads it, with where it comes from.
+
+    Raises:
+        IncompleteError: no shard of round 1 is published.
+        ConfigError: the run's engines were simulated.
+    """
+    config, plan = presets.load(run.config), Plan.load(run)
+    if config.engine.kind is EngineKind.simulated:
+        raise ConfigError(
+            f"{run.path}: its engines were simulated: nothing to measure", "gra plan ANOTHER_RUN engine.kind=vllm"
+        )
+    shards = [(path.parent, read_json(path)) for path in sorted(run.round(1).shards.glob("[0-9]*/manifest.json"))]
+    if not shards:
+        raise IncompleteError(f"{run.path}: no shard of round 1 is published", f"gra status {run.path}")
+    calls, samples = _tables(shards)
+    method = _method(calls, samples)
+    engines = [e for _, m in shards for e in m["engines"]["engines"].values()]
+    starts = sum(e["starts"] for e in engines)
+    return {
+        "method": method,
+        "performance": {
+            "start_s": round(sum(e["start_seconds"] for e in engines) / max(1, starts), 1),
+            "speed": _speeds(config, plan, method, engines, calls),
+        },
+        "from": {
+            "run": str(run.path),
+            "site": config.site.name,
+            "host": shards[0][1]["host"],
+            "at": round(time.time()),
+            "candidates": samples.num_rows,
+            "models": {name: pin.identity for name, pin in plan.models.items()},
+        },
+    }
+
+
+def save(found: dict[str, Any], file: Path) -> Path:
+    """Write a calibration; speeds of models that it did not measure are kept from the file that is there."""
+    try:
+        before = read_json(file)
+    except FileNotFoundError:
+        before = {}
+    for part, key in (("performance", "speed"), ("from", "models")):
+        found[part][key] = {**before.get(part, {}).get(key, {}), **found[part][key]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, to_json(found))
+    return file
+
+
+def describe(found: dict[str, Any]) -> Iterator[str]:
+    """A calibration, for people."""
+    method, performance = found["method"], found["performance"]
+    yield f"from {found['from']['candidates']} candidates in {found['from']['run']}"
+    for key in ("acceptance", "instruction_pass", "adjudicated"):
+        yield f"  {key:18} {f'{method[key]:.0%}' if key in method else 'not measured: the default stays'}"
+    for step, size in sorted(method["steps"].items()):
+        yield (
+            f"  {step:18} {size['prompt_tokens']:.0f} + {size['completion_tokens']:.0f} tokens,"
+            f" {size['tries']:.2f} tries"
+        )
+    yield f"  engine start       {performance['start_s']:.0f} s"
+    for model, speed in performance["speed"].items():
+        yield f"  speed of {model}: {speed:.2f} of the model's"
+
+
+def _tables(shards: list[tuple[Path, dict[str, Any]]]) -> tuple[pa.Table, pa.Table]:
+    """Calls and samples of the shards."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    calls = [
+        pq.read_table(d / m["calls"]["file"], columns=["key", "model", "prompt_tokens", "completion_tokens", "seconds"])
+        for d, m in shards
+    ]
+    samples = [
+        pq.read_table(d / m["samples"]["file"], columns=["status", "stage", "instruction_reviews", "mean", "verdict"])
+        for d, m in shards
+    ]
+    return pa.concat_tables(calls), pa.concat_tables(samples)
+
+
+def _method(calls: pa.Table, samples: pa.Table) -> dict[str, Any]:
+    """Acceptance and sizes of the steps. What did not occur is left to the defaults."""
+    from gra_hpc.records import ACCEPTED, FAILED, INSTRUCTION_CRITERIA
+
+    sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    questions: dict[str, set[str]] = defaultdict(set)
+    for row in calls.to_pylist():
+        question = row["key"].rsplit("/", 1)[0]
+        step = question.split("/")[1]
+        sizes[step].append((row["prompt_tokens"], row["completion_tokens"]))
+        questions[step].add(question)
+    rows = samples.to_pylist()
+    found: dict[str, Any] = {
+        "steps": {
+            step: {
+                "prompt_tokens": round(sum(p for p, _ in s) / len(s), 1),
+                "completion_tokens": round(sum(c for _, c in s) / len(s), 1),
+                "tries": round(len(s) / len(questions[step]), 3),
+            }
+            for step, s in sizes.items()
+        }
+    }
+    judged = [r for r in rows if (r["status"], r["stage"]) != (FAILED, "instruction_review")]
+    seen = [r["instruction_reviews"] for r in judged if r["instruction_reviews"]]
+    passed = sum(all(review[c] == 1 for review in reviews for c in INSTRUCTION_CRITERIA) for reviews in seen)
+    reviewed = [r for r in rows if r["mean"] is not None]
+    for name, part, whole in (
+        ("acceptance", sum(r["status"] == ACCEPTED for r in rows), len(rows)),
+        ("instruction_pass", passed, len(seen)),
+        ("adjudicated", sum(r["verdict"] is not None for r in reviewed), len(reviewed)),
+    ):
+        if part:
+            found[name] = round(part / whole, 4)
+    return found
+
+
+def _speeds(
+    config: RunConfig, plan: Plan, method: dict[str, Any], engines: list[dict[str, Any]], calls: pa.Table
+) -> dict[str, float]:
+    """By model: tokens a second while it had work, over what the performance model says for as many calls at once."""
+    import pyarrow.compute as pc
+
+    solution = _solution(config, plan, method)
+    speeds = {}
+    for name in sorted({e["model"] for e in engines}):
+        mine = [e for e in engines if e["model"] == name]
+        busy, tokens = sum(e["busy_seconds"] for e in mine), sum(e["completion_tokens"] for e in mine)
+        waited = pc.sum(calls.filter(pc.equal(calls["model"], name))["seconds"]).as_py() or 0.0
+        if not busy or not tokens or not waited:
+            continue
+        modelled = _modelled(solution, name, batch=max(1.0, waited / busy))
+        speeds[name] = round(tokens / busy / modelled, 3)
+    return speeds
+
+
+def _solution(config: RunConfig, plan: Plan, method: dict[str, Any]) -> Solution:
+    """The placement that the run had, with the loads it turned out to have and the performance model's own speeds."""
+    from gra_hpc.models.facts import facts_of
+    from gra_hpc.placement.placement import NodeSpec, constants_of, solve
+    from gra_hpc.placement.workload import MethodRates, method_load
+    from gra_hpc.run.engines import pinned_models
+
+    node = NodeSpec.of_site(config.site)
+    models = pinned_models(config, plan)
+    facts = {name: facts_of(m) for name, m in models.items()}
+    rates = MethodRates().calibrated(method)
+    load = method_load(config, rates)
+    return solve(
+        models,
+        facts,
+        node,
+        {name: work for name, work in load.items() if name in models},
+        config.engine.residency,
+        constants=constants_of(config, node, rates=rates),
+    )
+
+
+def _modelled(solution: Solution, model: str, batch: float) -> float:
+    """Answer tokens a second of one replica with `batch` calls at once, by the performance model."""
+    from gra_hpc.placement.performance import rate_curve
+
+    engine = next(e for t in solution.rota.turns for e in t.engines if e.need.name == model)
+    cores = len(engine.devices) if solution.model.cpu else 0
+    constants = replace(solution.model.constants, speed={})
+    curve = rate_curve(engine.need, engine.tensor_parallel, constants, cores)
+    return batch / curve.step(batch)

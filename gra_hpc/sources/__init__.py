@@ -1,0 +1,1 @@
+"""What is read from outside: seeds and benchmarks."""

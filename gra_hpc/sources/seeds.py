@@ -1,0 +1,261 @@
+"""Seeds: records of any layout brought into one form, each accepted or rejected by a stated rule.
+
+Layouts recognised, by the names of a record's fields (upper or lower case):
+
+    alpaca          instruction, input, output
+    described       instruction, response, domain, keywords, summary
+    self-instruct   instruction, instances: [{input, output}]    (the first instance counts)
+    chat            messages or conversations: [{role, content}], or ShareGPT's [{from, value}]; the first exchange
+                    counts, with a system message before it as its first paragraph
+    pair            prompt, question, query, problem or input, with response, output, completion, answer or solution
+
+Any other: `seeds.fields`; what it leaves out is looked for under the names above. Instruction and input (also
+`context`) are joined as paragraphs. A record without a response is a seed too. What a record says of domain, keywords
+and summary is kept where it is usable; the rest is left to stage 0.
+
+A record is rejected, with its line and the reason, when it is
+    malformed, long_line, encoding   no JSON or CSV row; not UTF-8; holds a NUL
+    not_an_object, unknown_layout    no fields; none of the fields above
+    wrong_type                       a text that is a list, an object, a truth value; an instruction that is a number
+    empty_instruction                nothing printable in it
+    oversized                        instruction or response longer than `seeds.max_chars`
+    control_token                    a special token of a chat template as literal text: it could end a prompt early
+    duplicate                        the same text as an earlier record but for case, spaces and Unicode form
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import orjson
+
+from gra_hpc.config.settings import DOMAINS, SeedsConfig
+from gra_hpc.errors import ReleaseError, SeedError
+from gra_hpc.records import CONTROL_TOKENS, Record, digest, record_schema, seed_id
+from gra_hpc.sources.files import excerpt
+from gra_hpc.sources.layouts import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
+from gra_hpc.sources.rows import ENCODING, Row, Source
+from gra_hpc.storage import fsync_dir, fsync_file, room, write_atomic
+
+OVERSIZED, CONTROL_TOKEN, DUPLICATE = "oversized", "control_token", "duplicate"
+
+SYNONYMS = {
+    "coding": "code programming code_generation software software_engineering debugging python",
+    "math": "maths mathematics mathematical arithmetic algebra geometry math_word_problems",
+    "qa": "q_a question_answering open_qa closed_qa general_qa factual knowledge general_knowledge trivia",
+    "reasoning": "logic logical_reasoning commonsense commonsense_reasoning causal_reasoning reasoning_tasks",
+    "role_play": "roleplay role_playing roleplaying rp persona character",
+    "language": "nlp translation summarization summarisation classification language_tasks rewriting editing",
+    "creation": "creative creative_writing writing creative_generation story_writing content_creation brainstorming",
+}
+"""Other names of the domains, by domain."""
+
+BATCH = 8192
+"""Rows written to, or read from, a Parquet table at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that is no seed."""
+
+    file: str
+    line: int
+    """First line in a text file, else the record's number; both start at 1."""
+    reason: str
+    detail: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class SeedSet:
+    """What was read. Every record is either a seed or a reject: `read == len(seeds) + len(rejects)`."""
+
+    seeds: list[Record]
+    rejects: list[Reject]
+    read: int
+    """Records read."""
+    digest: str
+    """Digest of the seeds and their order; what was rejected, and where the seeds lay, does not count."""
+    source: str
+    """What was read, for people."""
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejects by reason, the most frequent first."""
+        return dict(Counter(r.reason for r in self.rejects).most_common())
+
+
+def load(config: SeedsConfig, domains: Sequence[str] = DOMAINS, scratch: str = "") -> SeedSet:
+    """Read the seed dataset.
+
+    Args:
+        config: where it is, its field map, limits and rule for duplicates.
+        domains: the names that `Record.domain` may have.
+        scratch: `site.scratch`: a Hub dataset that was staged there is read without the network.
+
+    Returns:
+        All seeds and rejects, in the order of the source. There may be no seed among them.
+
+    Raises:
+        SeedError: nothing there, not readable at all, no record in it, or fields that no rule knows.
+    """
+    layout = Layout(config.fields)
+    source = Source(config.path, config.name, config.split, config.revision, layout.wanted, scratch)
+    seeds: list[Record] = []
+    rejects: list[Reject] = []
+    seen: dict[bytes, tuple[int, str]] = {}
+    read = objects = 0
+    for row in source:
+        read += 1
+        try:
+            objects += isinstance(row.value, dict)
+            found = accept(row, layout, config.max_chars)
+            source_line = f"{row.file}:{row.line}"
+            key = hashlib.blake2b(normalised(found).encode(), digest_size=16).digest()
+            times, first = seen.get(key, (0, source_line))
+            if times and config.duplicates == "reject":
+                raise Refused(DUPLICATE, f"same text as {first}", found.instruction)
+            seen[key] = times + 1, first
+            id_ = seed_id(found.instruction, found.response, times)
+            seeds.append(
+                Record(
+                    id=id_,
+                    instruction=found.instruction,
+                    response=found.response,
+                    domain=domain_name(found.domain, domains),
+                    keywords=found.keywords,
+                    summary=found.summary,
+                    seed_id=id_,
+                    source=source_line,
+                )
+            )
+        except Refused as e:
+            rejects.append(Reject(row.file, row.line, e.reason, e.detail, excerpt(e.text)))
+        if config.limit and len(seeds) >= config.limit:
+            break
+    if not read:
+        raise SeedError(f"{source.label}: no record in it", "check seeds.path")
+    if objects:
+        layout.check(source)
+    return SeedSet(seeds, rejects, read, _digest(seeds), source.label)
+
+
+def _digest(seeds: Iterable[Record]) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for s in seeds:
+        state.update(bytes.fromhex(digest(s.id, s.domain, list(s.keywords), s.summary)))
+    return state.hexdigest()
+
+
+def accept(row: Row, layout: Layout, max_chars: int) -> Texts:
+    """What a row says, if it may be a seed.
+
+    Raises:
+        Refused: by one of the rules, but for duplicates.
+    """
+    if row.problem:
+        raise Refused(row.problem.reason, row.problem.detail, row.problem.excerpt)
+    if not isinstance(row.value, dict):
+        raise Refused(NOT_OBJECT, f"a {type(row.value).__name__}, expected an object", row.value)
+    found = layout.texts(row.value)
+    if not has_content(found.instruction):
+        raise Refused(EMPTY, "nothing printable in the instruction", row.value)
+    for name, value in found.named():
+        if value:
+            check_text(name, value, max_chars)
+    return found
+
+
+def domain_name(value: object, domains: Sequence[str] = DOMAINS) -> str:
+    """The domain that a word stands for (`Role Play`, `maths`), or nothing."""
+    if not isinstance(value, str):
+        return ""
+    name = re.sub(r"[\W_]+", "_", value.casefold()).strip("_")
+    if name in domains:
+        return name
+    return next((d for d, words in SYNONYMS.items() if name in words.split() and d in domains), "")
+
+
+def check_text(name: str, value: str, max_chars: int) -> None:
+    """Rules for one text.
+
+    Raises:
+        Refused: too long, not valid Unicode, or with a control token in it.
+    """
+    if len(value) > max_chars:
+        raise Refused(OVERSIZED, f"{name} has {len(value)} characters, at most {max_chars}", value)
+    if "\0" in value:
+        raise Refused(ENCODING, f"NUL character in the {name}", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as e:
+        raise Refused(ENCODING, f"{name} is not valid UTF-8 at character {e.start + 1}", value) from None
+    if match := CONTROL_TOKENS.search(value):
+        raise Refused(CONTROL_TOKEN, f"{match[0]} in the {name}", value[max(0, match.start() - 40) :])
+
+
+def normalised(found: Texts) -> str:
+    """Instruction and response without differences of case, spaces and Unicode form."""
+    both = f"{found.instruction} \0 {found.response}"
+    return " ".join(unicodedata.normalize("NFKC", both).casefold().split())
+
+
+def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
+    """JSON lines: file, line, reason, detail, excerpt."""
+    write_atomic(path, b"".join(orjson.dumps(asdict(r)) + b"\n" for r in rejects))
+
+
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """A Parquet table of `records.record_schema`, whole or not at all, one batch in memory at a time.
+
+    Returns:
+        Rows written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, rows, left = record_schema(), 0, iter(records)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with room(path):
+        try:
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                while batch := list(islice(left, BATCH)):
+                    columns = [pa.array([getattr(r, f.name) for r in batch], f.type) for f in schema]
+                    writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                    rows += len(batch)
+            fsync_file(temporary)
+            temporary.replace(path)
+            fsync_dir(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return rows
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Records of such a table, one batch in memory at a time.
+
+    Raises:
+        ReleaseError: no such file, damaged, or another table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = record_schema().names
+    try:
+        with pq.ParquetFile(path) as table:
+            if absent := [n for n in names if n not in table.schema_arrow.names]:
+                raise ValueError(f"no column {absent[0]}")
+            for batch in table.iter_batches(BATCH, columns=names):
+                for row in batch.to_pylist():
+                    row["keywords"] = tuple(row["keywords"] or ())
+                    yield Record(**row)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as e:
+        raise ReleaseError(f"{path}: not a table of records ({excerpt(e, 200)})") from None

@@ -1,0 +1,192 @@
+"""Fine-tuning as a job: submitted, run on each node, stopped ahead of its limit, requeued, resumed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.config import frozen
+from gra_hpc.config.settings import Executor
+from gra_hpc.errors import GraError, LaunchError
+from gra_hpc.launch import submissions
+from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_one
+from gra_hpc.launch.submissions import Job, Submission
+from gra_hpc.launch.tasks import await_kill, requeue, start_logging
+from gra_hpc.models import hub
+from gra_hpc.run.directory import RunDir
+from gra_hpc.signals import Signals
+from gra_hpc.training import config as configs
+from gra_hpc.training.config import FinetuneConfig
+from gra_hpc.training.directory import FinetuneDir, newest
+from gra_hpc.training.ranks import Rendezvous, rendezvous, run_ranks
+
+log = logging.getLogger(__name__)
+
+LEAD_S = 300
+"""Time to save a checkpoint of a model of several billion parameters, in seconds."""
+
+
+class End(Enum):
+    """How an attempt ended without an error."""
+
+    done = "the model is in its place"
+    already = "done already"
+    stopped = "stopped; its state is saved for the next attempt"
+
+
+def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()) -> str | None:
+    """Submit a fine-tuning job, or run it here; whatever was begun is resumed, what is done stays.
+
+    Args:
+        out: its directory; made if it is not there.
+        config: its settings; those that the model depends on must be the ones it was begun with.
+        after: Slurm ids of jobs that must succeed first (what they make need not be there yet).
+
+    Returns:
+        Slurm's id of the job to depend on; empty when it is done already; none when it ran here.
+
+    Raises:
+        GraError: other settings, Slurm refused, or (here) the training failed.
+    """
+    made = FinetuneDir(frozen.freeze(out, config))
+    run = RunDir(made.path)
+    if config.site.executor is Executor.local:
+        end = finetune(made)
+        if end is End.stopped:
+            raise LaunchError(f"{out}: {end.value}", f"gra finetune {out}")
+        return None
+    if made.done.is_file():
+        return ""
+    waiting = submissions.in_queue(run, "finetune")
+    if waiting:
+        return waiting
+    submission = Submission.new([Job("finetune", 0)])
+    submissions.note(run, submission)
+    executor = job_executor(
+        run, config.site, shape(config), submission.comment(run, 0), submissions.dependency("afterok", after)
+    )
+    submission.jobs[0].id = submit_one(executor, FinetuneTask(str(made.path)))
+    submissions.note(run, submission, done=True)
+    return submission.jobs[0].id
+
+
+def explain(out: Path, config: FinetuneConfig, plan: bool) -> Iterator[str]:
+    """What a job will do, for people; with `plan`, its sbatch text too. Freezes its settings."""
+    o = config.optimizer
+    made = FinetuneDir(frozen.freeze(out, config))
+    yield f"model {config.model.path}, data {config.data.path}"
+    yield (
+        f"{config.world} rank{'s' * (config.world > 1)} on {config.launch.nodes} node{'s' * (config.launch.nodes > 1)}:"
+        f" {o.micro_batch} rows x {config.accumulation} accumulation x {config.world} = {o.global_batch} rows a step,"
+        f" ZeRO-{config.deepspeed.zero}, {config.model.dtype.value}"
+    )
+    last = newest(made)
+    if last and not made.done.is_file():
+        yield f"resumes after step {last.step}"
+    if plan and config.site.executor is Executor.slurm:
+        executor = job_executor(RunDir(made.path), config.site, shape(config), "gra:RUN:SUBMISSION:0")
+        yield script_of(executor)
+
+
+def shape(config: FinetuneConfig) -> Shape:
+    """What the job asks of Slurm."""
+    n = config.launch
+    return Shape(
+        name="finetune",
+        nodes=n.nodes,
+        cpus=n.cpus,
+        memory_gb=n.memory_gb,
+        time_minutes=n.time_minutes,
+        lead_s=n.lead_s or max(LEAD_S, config.site.signal_lead_s),
+        partition=n.partition,
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneTask:
+    """What runs on each node of the job."""
+
+    out: str
+
+    def __call__(self) -> str:
+        """One attempt; returns one sentence. Requeues itself when it had to stop."""
+        start_logging()
+        hub.offline()
+        made = FinetuneDir.existing(self.out)
+        with Signals().caught() as signals:
+            end = finetune(made, signals)
+        sentence = f"finetune: {end.value}"
+        log.info("%s", sentence)
+        if end is End.stopped and signals.first == signal.SIGTERM:
+            await_kill()
+        if end is End.stopped and int(os.environ.get("SLURM_NODEID", 0)) == 0:
+            requeue()
+        return sentence
+
+    def checkpoint(self, *_: Any, **__: Any) -> Any:
+        """For submitit: start again with the same argument; the checkpoints know the rest."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def finetune(out: FinetuneDir, signals: Signals | None = None) -> End:
+    """One attempt on this node: start its ranks and wait for them.
+
+    Raises:
+        GraError: a rank failed; the checkpoints stay.
+    """
+    if out.done.is_file():
+        return End.already
+    if signals is None:
+        return _here(out)
+    config = configs.load(out.config)
+    where = rendezvous(config.launch.nodes)
+    before = newest(out)
+    command = [sys.executable, "-m", "gra_hpc.training.rank.worker", str(out.path)]
+    logs = out.path / "logs" / where.attempt
+    try:
+        codes = run_ranks(command, config.ranks_per_node, where, logs, signals, config.launch.interface)
+    except GraError as e:
+        raise LaunchError(e.what, f"mend it, then gra finetune {out.path}") from None
+    if all(code == 0 for code in codes):
+        return End.done
+    _refuse_standstill(out, where, before.step if before else 0)
+    return End.stopped
+
+
+def _here(out: FinetuneDir) -> End:
+    """The same for a person at a terminal: Ctrl-C saves and stops."""
+    with Signals().caught() as signals:
+
+        def interrupted(*_: object) -> None:
+            signals.first = signals.first or signal.SIGTERM
+
+        before = signal.signal(signal.SIGINT, interrupted)
+        try:
+            return finetune(out, signals)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _refuse_standstill(out: FinetuneDir, where: Rendezvous, before: int) -> None:
+    """A job that is stopped twice before it has made a step would be requeued for ever.
+
+    Raises:
+        LaunchError: this attempt and the one before have made no step.
+    """
+    names = sorted((p for p in out.checkpoints.iterdir()), key=lambda p: p.stat().st_mtime)
+    last = [*[p for p in names if p.name != where.attempt][-1:], out.checkpoints / where.attempt]
+    if len(last) == 2 and not any((p / "loss.jsonl").is_file() for p in last):
+        raise LaunchError(
+            f"{out.path}: stopped twice at step {before} before a step was made: the job is signalled too early, or"
+            " its time limit is too short",
+            f"gra finetune {out.path} launch.time_minutes=MORE launch.lead_s=LESS",
+        )

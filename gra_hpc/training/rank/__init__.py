@@ -1,0 +1,1 @@
+"""What each rank of a fine-tuning job runs; the only training code that imports torch."""

@@ -1,0 +1,115 @@
+"""The end of a fine-tuning job: the model, its loss curve, and last `done.json`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from gra_hpc import __version__
+from gra_hpc.storage import fsync_dir, fsync_file, room, sha256, to_json, write_atomic, write_once
+from gra_hpc.training.directory import FinetuneDir
+from gra_hpc.training.rank import curve, tokens
+from gra_hpc.training.rank.attempt import Attempt, checkpoints, history
+from gra_hpc.training.rank.checkpoints import remove
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "flash_attn")
+
+
+def publish(attempt: Attempt, trainer: Any, began: float) -> None:
+    """Save the model under a temporary name, rename it into place, then say that the job is done.
+
+    All ranks take part: with ZeRO-3 the weights are gathered.
+    """
+    out = attempt.out
+    temporary = out.path / f".model.{os.environ['GRA_ATTEMPT']}.tmp"
+    with room(out.path):
+        trainer.save_model(str(temporary))
+        dist.barrier()
+        if dist.get_rank() == 0:
+            _finish(attempt, trainer, temporary, began)
+    dist.barrier()
+
+
+def _finish(attempt: Attempt, trainer: Any, temporary: Path, began: float) -> None:
+    out, config = attempt.out, attempt.config
+    _generation(trainer, attempt.tokenizer, temporary)
+    (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            fsync_file(file)
+    try:
+        temporary.rename(out.model)
+    except OSError:  # another copy of this job was faster
+        if not (out.model / "config.json").is_file():
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+    fsync_dir(out.path)
+    steps = history(trainer)
+    write_atomic(out.losses, curve.lines(steps))
+    curve.plot(steps, out.plot, out.path.name)
+    losses = [s["loss"] for s in steps]
+    tenth = max(1, len(losses) // 10)
+    done = {
+        "kind": "finetune",
+        "fingerprint": config.fingerprint,
+        "model": out.model.name,
+        "metrics": {
+            "steps": trainer.state.global_step,
+            "loss_first": losses[0],
+            "loss_last": losses[-1],
+            "loss_mean_last_tenth": sum(losses[-tenth:]) / tenth,
+            "rows": attempt.data["rows"],
+            "examples": attempt.data["examples"],
+            "tokens": attempt.data["tokens"],
+            "trained_tokens": attempt.data["trained_tokens"],
+            "left_out": attempt.data["left_out"],
+            "attempts": attempt.attempts,
+            "seconds_last_attempt": round(time.time() - began, 1),
+            "ranks": dist.get_world_size(),
+        },
+        "data": attempt.data["source"],
+        "files": {p.name: sha256(p) for p in sorted(out.model.iterdir()) if p.is_file()},
+        "versions": {"gra-hpc": __version__, **_versions()},
+    }
+    write_once(out.done, to_json(done))
+    log.info("done: %s", out.model)
+    clean(out, attempt)
+
+
+def clean(out: FinetuneDir, attempt: Attempt) -> None:
+    """Remove what only a further attempt would need."""
+    for left in out.path.glob(".*.tmp"):  # of attempts that were killed while they wrote
+        shutil.rmtree(left, ignore_errors=True)
+    if attempt.config.checkpoint.keep_at_end:
+        return
+    for checkpoint in checkpoints(out):
+        remove(checkpoint)
+
+
+def _generation(trainer: Any, tokenizer: Any, directory: Path) -> None:
+    """Let engines stop where the assistant's turn ends, which need not be the base model's end-of-text token."""
+    generation = trainer.model.generation_config
+    ends = generation.eos_token_id
+    known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    end = tokens.end_of_turn(tokenizer)
+    if end is not None and end not in known:
+        generation.eos_token_id = [end, *known]
+    generation.save_pretrained(str(directory))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

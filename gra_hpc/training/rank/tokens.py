@@ -1,0 +1,202 @@
+"""Conversations as tokens: chat template, loss on the assistant's words alone, packing. Made once, then only mapped.
+
+Rank 0 prepares the examples before the first step and renames them into place, so that every attempt trains on the same
+rows in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.errors import ConfigError, SeedError
+from gra_hpc.storage import fsync_dir, fsync_file, read_json, room, to_json
+from gra_hpc.training.config import FinetuneConfig, TooLong
+from gra_hpc.training.examples import Messages
+from gra_hpc.training.examples import read as read_examples
+
+log = logging.getLogger(__name__)
+
+IGNORED = -100
+"""Label of a token without a loss."""
+MANIFEST = "tokens.json"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """`input_ids`, with `IGNORED` for all that the assistant does not say."""
+
+    @property
+    def trained(self) -> int:
+        """Tokens with a loss."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+def encode(tokenizer: Any, messages: Messages) -> Encoded:
+    """Apply the chat template, and find what the assistant says in it: its words and its end-of-turn token.
+
+    Args:
+        tokenizer: a fast tokenizer (it knows where each token lies in the text).
+        messages: ends with an assistant's turn.
+
+    Raises:
+        ConfigError: no chat template, or one that rewrites earlier turns, so that turns cannot be told apart.
+    """
+    whole, spans = render(tokenizer, messages)
+    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    ids, labels = list(encoded["input_ids"]), []
+    for token, (start, _) in zip(ids, encoded["offset_mapping"], strict=True):
+        labels.append(token if any(a <= start < b for a, b in spans) else IGNORED)
+    last = max((i for i, label in enumerate(labels) if label != IGNORED), default=-1) + 1
+    special = set(tokenizer.all_special_ids)
+    ends = [i for i in range(last) if labels[i] != IGNORED and ids[i] in special]
+    if ends and not tokenizer.decode(ids[ends[-1] + 1 : last]).strip():
+        last = ends[-1] + 1  # white space that a template puts behind the end of a turn: a model never gets to say it
+    return Encoded(ids[:last], labels[:last])
+
+
+def render(tokenizer: Any, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a conversation, and from where to where in it the assistant speaks."""
+    if not tokenizer.chat_template:
+        raise ConfigError("model: its tokenizer has no chat template", "model.chat_template=alpaca")
+    spans, whole = [], ""
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True)
+        after = tokenizer.apply_chat_template(messages[: number + 1], tokenize=False)
+        if not before.startswith(whole) or not after.startswith(before):
+            raise ConfigError(
+                "model.chat_template: the template changes earlier turns when later ones come, so the assistant's words"
+                " cannot be found in it",
+                "model.chat_template=alpaca, or a template that only appends",
+            )
+        spans.append((len(before), len(after)))
+        whole = after
+    return whole, spans
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The token with which the assistant ends its turn, as the chat template has it."""
+    probe = encode(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    last = probe.input_ids[-1]
+    return last if last in set(tokenizer.all_special_ids) else None
+
+
+def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, Any]:
+    """Write the examples as tokens into `target`, unless they are there; renamed into place when they are whole.
+
+    Returns:
+        Its manifest: rows and tokens, what was left out and why.
+
+    Raises:
+        SeedError, ReleaseError: no data, or none that fits.
+    """
+    if (target / MANIFEST).is_file():
+        return dict(read_json(target / MANIFEST))
+    from datasets import Dataset
+    from trl import pack_dataset
+
+    d = config.data
+    found = read_examples(
+        d.path,
+        min_score=d.min_score,
+        last_round=d.last_round,
+        limit=d.limit,
+        limit_seed=d.limit_seed,
+        scratch=config.site.scratch,
+    )
+    counts: Counter[str] = Counter()
+    table = _table(_fitting(tokenizer, found.conversations, d.max_length, d.too_long, counts))
+    if not len(table):
+        raise SeedError(
+            f"{d.path}: no example of at most {d.max_length} tokens", "data.max_length=MORE, data.too_long=truncate"
+        )
+    rows = Dataset(table).shuffle(seed=config.seed).flatten_indices()
+    if d.packing:
+        rows = pack_dataset(rows, d.max_length, "bfd").shuffle(seed=config.seed).flatten_indices()
+    manifest = {
+        "source": found.source,
+        "read": found.read,
+        "left_out": dict(found.refused) | {k: counts[k] for k in ("longer than data.max_length",) if counts[k]},
+        "truncated": counts["truncated"],
+        "examples": len(table),
+        "tokens": counts["tokens"],
+        "trained_tokens": counts["trained"],
+        "rows": len(rows),
+        "filled": round(counts["tokens"] / (len(rows) * d.max_length), 4) if d.packing else None,
+    }
+    with room(target):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        rows.save_to_disk(str(temporary / "data"))
+        (temporary / MANIFEST).write_bytes(to_json(manifest))
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                fsync_file(file)
+        try:
+            temporary.rename(target)
+        except OSError:  # another copy of this job was faster, with the same content
+            if not (target / MANIFEST).is_file():
+                raise
+            shutil.rmtree(temporary, ignore_errors=True)
+        fsync_dir(target.parent)
+    log.info("%s examples, %s tokens, %s rows", manifest["examples"], manifest["tokens"], manifest["rows"])
+    return manifest
+
+
+def load(target: Path) -> Any:
+    """The prepared rows: a `datasets.Dataset` with `input_ids`, `labels` and, packed, `seq_lengths`."""
+    from datasets import load_from_disk
+
+    return load_from_disk(str(target / "data"))
+
+
+def _fitting(
+    tokenizer: Any, conversations: Iterable[Messages], longest: int, too_long: TooLong, counts: Counter[str]
+) -> Iterator[Encoded]:
+    for messages in conversations:
+        one = encode(tokenizer, messages)
+        if len(one.input_ids) > longest:
+            cut = Encoded(one.input_ids[:longest], one.labels[:longest])
+            if too_long is TooLong.drop or not cut.trained:
+                counts["longer than data.max_length"] += 1
+                continue
+            one = cut
+            counts["truncated"] += 1
+        counts["tokens"] += len(one.input_ids)
+        counts["trained"] += one.trained
+        yield one
+
+
+def _table(examples: Iterable[Encoded]) -> Any:
+    """An Arrow table, built a thousand rows at a time: Python lists of numbers take ten times the memory."""
+    import pyarrow as pa
+
+    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+    tables = [
+        pa.table({"input_ids": [e.input_ids for e in some], "labels": [e.labels for e in some]}, schema)
+        for some in _batches(examples, 1000)
+    ]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _batches(items: Iterable[Encoded], size: int) -> Iterator[list[Encoded]]:
+    some: list[Encoded] = []
+    for item in items:
+        some.append(item)
+        if len(some) == size:
+            yield some
+            some = []
+    if some:
+        yield some

@@ -1,0 +1,223 @@
+"""The ranks of a training job on one node: started with their rendezvous, watched, signalled, and ended together.
+
+One launcher runs per node: Slurm starts it, or a person on this machine. What the ranks need to find each other comes
+from Slurm's environment, so that nobody has to type a host name; there is no network beyond the job's own nodes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from gra_hpc.engines.guard import PR_SET_PDEATHSIG, prctl
+from gra_hpc.errors import LaunchError
+from gra_hpc.run.attempts import job_id, restart_count
+from gra_hpc.signals import Signals
+
+POLL_S = 0.2
+REPEAT_S = 1.0
+"""A signal is sent again so often: a rank that has just started ignores it still."""
+GRACE_S = 5.0
+"""After one rank has failed, the others get this long after SIGTERM (they may hang in a collective)."""
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the ranks of all nodes meet."""
+
+    node: int
+    nodes: int
+    address: str
+    port: int
+    attempt: str
+    """Name of this attempt, the same on all nodes."""
+
+
+def rendezvous(nodes: int) -> Rendezvous:
+    """This node's place among the job's nodes.
+
+    Raises:
+        LaunchError: the job has another number of nodes.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    name = f"job-{job_id()}.{restart_count()}" if job_id() else f"local-{stamp}-{os.getpid()}"
+    if nodes == 1:
+        return Rendezvous(0, 1, "127.0.0.1", free_port(), name)
+    env = os.environ
+    got = int(env.get("SLURM_STEP_NUM_NODES") or env.get("SLURM_JOB_NUM_NODES") or 1)
+    if got != nodes or "SLURM_NODEID" not in env:
+        raise LaunchError(
+            f"launch.nodes={nodes}, but this is {got} node{'s' * (got > 1)} of a Slurm job step",
+            f"sbatch --nodes={nodes} slurm/finetune.sbatch OUT, or launch.nodes={got}",
+        )
+    # derived, since all nodes must know it without talking; another one for each restart, should it be taken
+    port = 20000 + zlib.crc32(name.encode()) % 12000
+    return Rendezvous(int(env["SLURM_NODEID"]), nodes, first_address(), port, name)
+
+
+def first_address() -> str:
+    """The address of the job's first node: its name if that resolves, else where srun was started (the same node)."""
+    host = first_host(os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"])
+    try:
+        socket.getaddrinfo(host, None)
+        return host
+    except OSError:
+        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or host
+
+
+def first_host(nodelist: str) -> str:
+    """`node[003-005,9],x1` -> `node003`. Slurm lists the step's nodes in the order of their ids."""
+    depth, end = 0, len(nodelist)
+    for i, c in enumerate(nodelist):
+        depth += (c == "[") - (c == "]")
+        if c == "," and not depth:
+            end = i
+            break
+    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodelist[:end])
+
+
+def free_port() -> int:
+    """A TCP port of the loopback device that is free now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def run_ranks(
+    command: Sequence[str], per_node: int, where: Rendezvous, logs: Path, signals: Signals, interface: str = ""
+) -> list[int]:
+    """Run the ranks of this node to their end.
+
+    The first rank of all speaks on our standard output; each has a log of its own. SIGUSR2 and SIGTERM are passed on.
+    When one fails, the others are ended: they would wait for it for ever.
+
+    Returns:
+        Exit codes by rank on this node.
+
+    Raises:
+        LaunchError: a rank failed; with the end of its log.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    first = where.node * per_node
+    files = [logs / f"rank-{first + i:04d}.log" for i in range(per_node)]
+    ranks = [_start(command, first + i, i, per_node, where, files[i], interface) for i in range(per_node)]
+    voice = threading.Thread(target=_copy, args=(ranks[0].stdout, files[0]), daemon=True)
+    if first == 0:
+        voice.start()
+    try:
+        codes = _watch(ranks, signals)
+    finally:
+        _end(ranks)
+        if first == 0:
+            voice.join(5)  # its last lines
+    # a rank that we or Slurm ended says less than the one that failed by itself
+    failed = sorted((c < 0, i) for i, c in enumerate(codes) if c not in (0, os.EX_TEMPFAIL))
+    if failed:
+        number = failed[0][1]
+        last = last_line(files[number])
+        raise LaunchError(f"rank {first + number}: {_ended(codes[number])}{last} (log: {files[number]})")
+    return codes
+
+
+def _start(
+    command: Sequence[str], rank: int, local: int, per_node: int, where: Rendezvous, log: Path, interface: str
+) -> subprocess.Popen[bytes]:
+    env = {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local),
+        "WORLD_SIZE": str(where.nodes * per_node),
+        "LOCAL_WORLD_SIZE": str(per_node),
+        "GROUP_RANK": str(where.node),
+        "MASTER_ADDR": where.address,
+        "MASTER_PORT": str(where.port),
+        "GRA_ATTEMPT": where.attempt,
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // per_node)))
+    between = interface or ("lo" if where.nodes == 1 else "")
+    if between:
+        for library in ("NCCL", "GLOO"):
+            env.setdefault(f"{library}_SOCKET_IFNAME", between)
+    return subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if rank == 0 else log.open("wb"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for the launcher, which lets the ranks save
+        preexec_fn=functools.partial(in_child, os.getpid()),
+    )
+
+
+def in_child(launcher: int) -> None:
+    """In the child, before exec: it dies with its launcher, and ignores the warning until it can handle it."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # it has died already
+        os._exit(1)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _copy(pipe: IO[bytes], log: Path) -> None:
+    with log.open("wb", buffering=0) as f:
+        for line in pipe:
+            f.write(line)
+            sys.stdout.write(line.decode(errors="replace"))
+            sys.stdout.flush()
+
+
+def _watch(ranks: Sequence[subprocess.Popen[bytes]], signals: Signals) -> list[int]:
+    """Until all have ended, or one has failed."""
+    sent = 0.0
+    while None in (codes := [r.poll() for r in ranks]):
+        if any(c not in (None, 0, os.EX_TEMPFAIL) for c in codes):
+            break
+        if signals.first and time.monotonic() - sent > REPEAT_S:
+            for r in ranks:
+                if r.poll() is None:
+                    r.send_signal(signals.first)
+            sent = time.monotonic()
+        time.sleep(POLL_S)
+    return [-signal.SIGKILL if c is None else c for c in (r.poll() for r in ranks)]
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + GRACE_S
+    for r in ranks:
+        if r.poll() is None:
+            r.terminate()
+    while any(r.poll() is None for r in ranks) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    for r in ranks:
+        if r.poll() is None:
+            r.kill()
+        r.wait()
+
+
+def _ended(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def last_line(log: Path) -> str:
+    """`: ` and the last thing a log says, or nothing."""
+    try:
+        lines = [x.strip() for x in log.read_text(errors="replace", encoding="utf-8").splitlines() if x.strip()]
+    except OSError:
+        return ""
+    told = [x.removeprefix("finetune: ") for x in lines if x.startswith("finetune: ")]
+    return f": {(told or lines)[-1]}" if lines else ""

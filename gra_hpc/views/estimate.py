@@ -1,0 +1,170 @@
+"""How much work a run is, and how long it takes: calls and tokens by role, node-hours, wall time by array width.
+
+Speeds are the performance model's (`engines/performance.py`) from stated defaults, or from a calibration of the site.
+Waiting in Slurm's queue is not in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gra_hpc.config.settings import EngineKind, Executor, RunConfig
+from gra_hpc.placement.workload import MethodRates, ModelLoad, RoleLoad, calibration_of, method_load
+from gra_hpc.run.plan import Plan
+from gra_hpc.views.status_table import duration
+
+if TYPE_CHECKING:
+    from gra_hpc.placement.placement import Solution
+
+WIDTHS = (1, 4, 16, 64, 256, 1024)
+"""Array widths to tell the wall time for."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One round, and stage 0 before the first."""
+
+    candidates: int
+    shards: int
+    roles: dict[str, RoleLoad]
+    """Work of the round by role, all models together."""
+    describing: RoleLoad | None
+    """Stage 0."""
+    samples_per_s: float
+    """Of one node, with all engines awake and busy."""
+    start_s: float
+    """Until a node's engines answer."""
+    limit_s: float
+    """What a job has before its drain. 0: no limit."""
+    gpus: int
+    """Of one node."""
+
+    @property
+    def shard_s(self) -> float:
+        """Seconds of answering in one shard."""
+        return self.candidates / self.shards / self.samples_per_s
+
+    @property
+    def attempts(self) -> int:
+        """Jobs that one shard takes, each within its time limit."""
+        if not self.limit_s:
+            return 1
+        return max(1, math.ceil(self.shard_s / max(60.0, self.limit_s - self.start_s)))
+
+    @property
+    def node_s(self) -> float:
+        """Seconds of nodes, all shards and their starts together."""
+        return self.shards * (self.shard_s + self.attempts * self.start_s)
+
+    def wall_s(self, width: int) -> float:
+        """Seconds with `width` shards at once."""
+        waves = math.ceil(self.shards / width)
+        return waves * (self.shard_s + self.attempts * self.start_s)
+
+
+def estimate(config: RunConfig, plan: Plan, candidates: int, shards: int, solution: Solution | None) -> Estimate:
+    """Estimate a round.
+
+    Args:
+        candidates: of the round.
+        shards: of the round.
+        solution: where the engines run; none with simulated engines, whose calls take `simulated_latency_s`.
+
+    Raises:
+        ConfigError: a calibration that cannot be read.
+    """
+    rates, _ = calibration_of(config)
+    load = method_load(config, rates)
+    if solution is not None:
+        engines = [e for turn in solution.rota.turns for e in turn.engines]
+        starts = max(1, len(engines)) if solution.model.cpu else len({e.need.name for e in engines})
+        start = solution.model.constants.start_s * starts
+        speed = solution.rota.samples_per_s
+    else:
+        in_a_row = sum(r.calls for r in _by_role(load, 1).values()) / 2
+        start = 0.0
+        speed = config.launch.window / max(1e-6, config.engine.simulated_latency_s * in_a_row)
+    site = config.site
+    return Estimate(
+        candidates,
+        shards,
+        _by_role(load, candidates),
+        _describing(config, rates, plan.undescribed),
+        speed,
+        start,
+        max(0.0, 60.0 * site.time_minutes - site.signal_lead_s) if site.executor is Executor.slurm else 0.0,
+        site.gpus_per_node,
+    )
+
+
+def _by_role(load: dict[str, ModelLoad], times: int) -> dict[str, RoleLoad]:
+    roles: dict[str, RoleLoad] = {}
+    for model in load.values():
+        for role, work in model.roles.items():
+            old = roles.get(role, RoleLoad(0, 0, 0))
+            roles[role] = RoleLoad(
+                old.calls + times * work.calls,
+                old.prompt_tokens + times * work.prompt_tokens,
+                old.completion_tokens + times * work.completion_tokens,
+            )
+    return roles
+
+
+def _describing(config: RunConfig, rates: MethodRates, seeds: int) -> RoleLoad | None:
+    return _by_role(method_load(config, rates, "prepare"), seeds).get("generator") if seeds else None
+
+
+def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
+    """An estimate, for people."""
+    if e.describing:
+        yield f"work         stage 0: {_work(e.describing)}"
+    calls = sum(r.calls for r in e.roles.values())
+    yield f"{'' if e.describing else 'work':12} a round: {_count(calls)} calls"
+    for role, work in e.roles.items():
+        yield f"               {role:12} {_work(work)}"
+    if config.engine.kind is EngineKind.simulated:
+        return
+    name = "GPU-hours" if e.gpus else "node-hours"
+    hours = e.node_s / 3600 * (e.gpus or 1)
+    yield (
+        f"time         a shard: {e.candidates / e.shards:,.0f} candidates, {duration(e.shard_s)}"
+        f" after a start of {duration(e.start_s)}; a round: {hours:,.3g} {name}"
+        + (f"; {config.method.rounds} rounds: {hours * config.method.rounds:,.3g}" if config.method.rounds > 1 else "")
+    )
+    if e.limit_s:
+        again = e.attempts - 1
+        yield (
+            f"             time limit {config.site.time_minutes} min:"
+            f" {f'{again} requeues a shard, {again * e.shards} in a round' if again else 'no requeue expected'}"
+        )
+    if config.site.executor is Executor.local:  # however many at once: they share one machine
+        yield f"             wall time of a round: {duration(e.node_s)} here"
+    else:
+        most = min(e.shards, config.launch.parallel or e.shards)
+        widths = sorted({w for w in WIDTHS if w < most} | {most})
+        yield "             wall time of a round: " + "; ".join(
+            f"{duration(e.wall_s(w))} with {w} at once" for w in widths
+        )
+    if config.site.calibration:
+        yield f"             (without the queue; calibrated by {config.site.calibration})"
+    else:
+        yield "             (without the queue; by stated defaults, good to a factor: gra calibrate measures)"
+
+
+def _work(work: RoleLoad) -> str:
+    return (
+        f"{_count(work.calls):>6} calls, {_count(work.prompt_tokens):>6} prompt"
+        f" and {_count(work.completion_tokens):>6} answer tokens"
+    )
+
+
+def _count(n: float) -> str:
+    """`812`, `46k`, `3.1M`, `1.2G`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= size * 0.9995:
+            value = n / size
+            return f"{value:.1f}{unit}" if value < 10 else f"{value:.0f}{unit}"
+    return f"{n:.0f}"

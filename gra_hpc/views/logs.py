@@ -1,0 +1,129 @@
+"""Logs of a run: which file belongs to which shard, its last lines, and the cause they name.
+
+RUN/logs/JOB/JOB_INDEX_0_log.out    an array task, over all its restarts (JOB_0_log.out: a job that is no array)
+RUN/logs/local/PID_0_log.{out,err}  a job of the local executor
+RUN/logs/ATTEMPT/*.log              the engines of one attempt, one file per start
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from gra_hpc.errors import GraError
+from gra_hpc.launch.log_files import Finder, modified
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import Plan
+from gra_hpc.run.rounds import current_round, shards_of
+
+TAIL_BYTES = 64 << 10
+
+_SLURM = (
+    (re.compile(r"DUE TO TIME LIMIT"), "killed at its time limit"),
+    (re.compile(r"DUE TO PREEMPTION|PREEMPTED"), "preempted"),
+    (re.compile(r"DUE TO NODE FAILURE|NODE FAIL"), "its node failed"),
+    (re.compile(r"oom.?kill|Out Of Memory|OUT_OF_MEMORY", re.IGNORECASE), "out of memory: raise site.memory_gb"),
+    (re.compile(r"CANCELLED AT|DUE TO TASK FAILURE|STEP .* CANCELLED"), "cancelled"),
+    (re.compile(r"srun: error: .*: Killed"), "killed (SIGKILL)"),
+)
+_EXCEPTION = re.compile(r"^(?:srun: )?((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Failed)\w*): ")
+_OURS = re.compile(r"^gra_hpc\.errors\.\w+: ")
+_REFUSED = (
+    re.compile(r"No such file or directory|command not found|Permission denied|Unable to locate a modulefile"),
+    re.compile(r"slurmstepd: error: |srun: error: "),
+)
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a log, without control characters (progress bars, colours)."""
+    try:
+        with path.open("rb") as f:
+            size = f.seek(0, os.SEEK_END)
+            f.seek(max(0, size - max(TAIL_BYTES, 400 * lines)))
+            text = f.read().decode("utf-8", "replace")
+    except OSError as e:
+        return [f"({e.strerror})"]
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    found = [line.rpartition("\r")[2] if "\r" in line.rstrip("\r") else line for line in text.split("\n")]
+    found = ["".join(c if c.isprintable() or c == "\t" else "" for c in line) for line in found]
+    while found and not found[-1].strip():
+        found.pop()
+    return found[-lines:]
+
+
+def last_words(path: Path) -> str:
+    """What a job's log says about its end, in one line; empty when it says nothing.
+
+    An exception of the last attempt first, then Slurm's own words, then the last line that looks like a refusal.
+    """
+    lines = [line.strip() for line in tail(path, 80)]
+    lines = [line for line in lines if line and not set(line) <= set("- =*")]
+    begin = max((i for i, line in enumerate(lines) if "submitit INFO" in line and "Starting with" in line), default=0)
+    lines = lines[begin:]
+    for line in reversed(lines):
+        if _OURS.match(line):
+            return _OURS.sub("", line).split(" -> ")[0]
+    for pattern, meaning in _SLURM:
+        if any(pattern.search(line) for line in lines):
+            return meaning
+    for line in reversed(lines):
+        if _EXCEPTION.match(line):
+            return line
+    for pattern in _REFUSED:
+        for line in reversed(lines):
+            if pattern.search(line):
+                return line
+    return ""
+
+
+def show(run: RunDir, shard: int | None, round_: int | None, merge: bool, lines: int) -> Iterator[str]:
+    """What `gra logs` prints.
+
+    Args:
+        shard: none: the shard that failed last, else the one that wrote last.
+        round_: none: the current one.
+        merge: the merge's log in place of a shard's.
+        lines: of each log; 0: only their paths.
+
+    Raises:
+        GraError: no such shard, or no log of it.
+    """
+    from gra_hpc.run.attempts import newest_attempt
+
+    number = current_round(run) if round_ is None else round_
+    finder = Finder(run)
+    if merge:
+        what, logs = f"merge of round {number}", finder.merge(number)
+    else:
+        count = shards_of(run, Plan.load(run), number)
+        if shard is None:
+            shard = _interesting(run, number, finder)
+        if not 0 <= shard < count:
+            raise GraError(f"shard {shard}: round {number} has shards 0 to {count - 1}", f"gra status {run.path}")
+        directory = run.round(number).shard(shard)
+        what = f"round {number} shard {shard}"
+        logs = finder.shard(number, directory, newest_attempt(directory))
+    files = [*logs.job, *logs.engines]
+    if not files:
+        raise GraError(
+            f"{what}: no log in {run.logs}", f"it has not started yet, or was cleaned; gra status {run.path}"
+        )
+    for file in files:
+        yield f"==> {file}" if lines else str(file)
+        if lines:
+            yield from tail(file, lines)
+
+
+def _interesting(run: RunDir, number: int, finder: Finder) -> int:
+    """The shard of a round that failed last, else the one whose log was written last."""
+    from gra_hpc.run.attempts import newest_attempt
+
+    def key(shard: int) -> tuple[bool, float]:
+        directory = run.round(number).shard(shard)
+        beat = newest_attempt(directory)
+        main = finder.shard(number, directory, beat).main
+        return beat is not None and beat.phase == "failed", modified(main) if main else 0.0
+
+    return max(range(shards_of(run, Plan.load(run), number)), key=key)

@@ -1,0 +1,88 @@
+"""What `gra plan` prints: the ledger to come, the models and where they would run, the sbatch text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gra_hpc.config import presets
+from gra_hpc.config.settings import EngineKind, Executor, Flow, RunConfig
+from gra_hpc.run import disk_space
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.views import estimate
+from gra_hpc.views.status import collect
+
+if TYPE_CHECKING:
+    from gra_hpc.placement.placement import Solution
+
+
+def engines_of(config: RunConfig, plan: Plan) -> Solution | None:
+    """Where a run's engines would run; none if it has no real ones.
+
+    Raises:
+        GraError: they fit nowhere.
+    """
+    if config.engine.kind is EngineKind.simulated or config.method.flow is Flow.seeds:
+        return None
+    from gra_hpc.run.engines import plan_engines
+
+    return plan_engines(config, plan)
+
+
+def preview(run: RunDir, solution: Solution | None) -> Iterator[str]:
+    """The plan of a run, for people, with where its engines would run (`engines_of`)."""
+    import orjson
+
+    config, plan = presets.load(run.config), Plan.load(run)
+    rejects = Counter(orjson.loads(line)["reason"] for line in run.seed_rejects.read_bytes().splitlines())
+    yield f"run          {run.path}"
+    yield f"fingerprint  {plan.fingerprint}"
+    yield (
+        f"seeds        {plan.seeds} from {config.seeds.path}"
+        f" ({plan.undescribed} to describe in stage 0; {plan.seed_rejects} rejected"
+        + (f": {', '.join(f'{n} {r}' for r, n in rejects.most_common())}; see {run.seed_rejects}" if rejects else "")
+        + ")"
+    )
+    first = RoundPlan.load(run.round(1))
+    books = next(r.ledger for r in collect(run, ask_slurm=False).rounds if r.round == 1)  # it may be planned again
+    yield f"round 1      {first.candidates} candidates in {plan.shards} shards; {books.line()}"
+    need = disk_space.needed(config, first.candidates, plan.shards)
+    yield f"disk         about {need} at most; {disk_space.free(run.path)} free"
+    if config.method.rounds > 1:
+        later = "sized by the acceptance measured" if config.method.target_accepted else "of the same size"
+        yield f"             {config.method.rounds - 1} more rounds, {later}"
+    if config.committee:
+        yield (
+            f"committee    {', '.join(f'{n} ({m.model})' for n, m in config.committee.items())};"
+            f" roles {config.method.policy.value}"
+        )
+    for name, pin in plan.models.items():
+        yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()
+    m = config.method
+    if m.review_response and m.flow is not Flow.seeds:
+        yield (
+            f"thresholds   mean >= {m.accept_mean:g}, sd <= {m.accept_sd:g},"
+            f" adjudicated mean >= {m.adjudicate_mean:g}"
+            + ("" if (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8) else "  (paper: 8, 1.5, 8)")
+        )
+    if config.method.flow is Flow.seeds:
+        yield "engines      none: the seeds are kept as they are"
+    elif config.engine.kind is EngineKind.simulated:
+        yield "engines      simulated: the answers are made up"
+    elif solution:
+        from gra_hpc.placement.report import render
+
+        lines = render(solution).splitlines()
+        for i, line in enumerate(lines):
+            yield f"{'' if i else 'engines':12} {line}"
+    if config.method.flow is not Flow.seeds:
+        yield from estimate.lines(estimate.estimate(config, plan, first.candidates, plan.shards, solution), config)
+    if config.site.executor is Executor.slurm:
+        from gra_hpc.launch.arrays import sbatch_text
+
+        yield "sbatch       the array of round 1:"
+        yield from (f"    {line}" for line in sbatch_text(run, config, plan.shards).splitlines())
+    else:
+        yield f"executor     local, {config.launch.parallel or 1} shard at a time"

@@ -1,0 +1,68 @@
+"""A few prompts of a run, rendered with its own seeds before anything is asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+
+from gra_hpc.config import presets
+from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.errors import SeedError
+from gra_hpc.flows.gra.questions import DOMAIN_NAMES
+from gra_hpc.flows.render import render
+from gra_hpc.records import Record
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.slices import Pool, draw_examples
+from gra_hpc.sources.seeds import read_records
+
+SEEDS_READ = 2000
+"""So many seeds are enough to draw examples from."""
+
+
+def rendered(run: RunDir) -> Iterator[str]:
+    """The Generator's first question, a Reviewer's and, where seeds lack it, stage 0's, as chat messages.
+
+    Raises:
+        SeedError: a run without seeds.
+    """
+    config = presets.load(run.config)
+    seeds = list(islice(read_records(run.seeds), SEEDS_READ))
+    if not seeds:
+        raise SeedError(f"{run.seeds}: no seeds", f"gra plan {run.path} ...")
+    for title, step, variables in _questions(config, seeds):
+        yield f"--- {title} ({step}.j2)"
+        for message in render(step, variables):
+            yield f"[{message['role']}]"
+            yield message["content"]
+        yield ""
+
+
+def _questions(config: RunConfig, seeds: list[Record]) -> Iterator[tuple[str, str, dict[str, object]]]:
+    m, first = config.method, seeds[0]
+    blank = next((s for s in seeds if not s.described), None)
+    if blank:
+        variables = {"instruction": blank.instruction, "response": blank.response}
+        sizes = {"keywords": m.keywords, "summary_words": m.summary_words}
+        yield "stage 0: a seed is described", "describe", {**variables, **sizes}
+    described = [s for s in seeds if s.described]
+    if m.flow is Flow.synthesize and described:
+        pool = Pool(seeds, {})
+        for s in described:
+            pool.by_domain.setdefault(s.domain, []).append(s)
+        anchor = described[0]
+        examples = draw_examples(config, pool, anchor, random.Random(m.seed))
+        domain = DOMAIN_NAMES[anchor.domain]
+        yield (
+            "the Generator finds a topic",
+            "keywords",
+            {"domain_name": domain, "examples": examples, "keywords": m.keywords},
+        )
+    if m.flow is Flow.refine:
+        yield ("the Generator answers again", "refine", {"instruction": first.instruction, "response": first.response})
+    if m.review_response and m.flow is not Flow.seeds:
+        yield (
+            "a Reviewer scores a response (here, a seed's)",
+            "review_response",
+            {"instruction": first.instruction, "response": first.response},
+        )

@@ -1,0 +1,124 @@
+"""One sample with its whole history, readable: from a run's published shards, or from a release directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gra_hpc.errors import GraError, ReleaseError
+from gra_hpc.records import ACCEPTED, CRITERIA, FAILED, INSTRUCTION_CRITERIA, REJECTED
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.shard_manifest import ShardManifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tuple[dict[str, Any], Path, Path]:
+    """A sample of a run by the start of its id; without one, the best of a status.
+
+    Returns:
+        Its row, and the shard's samples and calls tables.
+
+    Raises:
+        GraError: no such sample, several, or no such status.
+        ReleaseError: a shard's manifest or table that cannot be read.
+    """
+    if status not in (ACCEPTED, REJECTED, FAILED):
+        raise GraError(f"--status {status}: expected {ACCEPTED}, {REJECTED} or {FAILED}", f"gra inspect {run.path}")
+    best: tuple[dict[str, Any], Path, Path] | None = None
+    found: dict[str, tuple[dict[str, Any], Path, Path]] = {}
+    for path in sorted(run.path.glob("rounds/[0-9]*/shards/[0-9]*/manifest.json")):
+        number, shard = int(path.parts[-4]), int(path.parts[-2])
+        if not wanted and number == 0:
+            continue
+        directory = run.round(number).shard(shard)
+        attempt = ShardManifest.load(directory).attempt
+        samples, calls = directory.samples(attempt), directory.calls(attempt)
+        for row in table(samples, without="embedding").to_pylist():
+            if wanted:
+                if row["id"] == wanted:
+                    return row, samples, calls
+                if row["id"].startswith(wanted):
+                    found[row["id"]] = row, samples, calls
+            elif row["status"] == status and (best is None or (row["score"] or 0) > (best[0]["score"] or 0)):
+                best = (row, samples, calls)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        ids = ", ".join(sorted(found)[:5])
+        raise GraError(f"{run.path}: {len(found)} samples begin with {wanted}: {ids}", "type more of the id")
+    if best is None:
+        what = f"sample {wanted}" if wanted else f"{status} sample"
+        raise GraError(f"{run.path}: no published {what}", f"gra status {run.path}")
+    return best
+
+
+def table(path: Path, without: str = "") -> pa.Table:
+    """A table of a shard.
+
+    Args:
+        without: a column to leave out.
+
+    Raises:
+        ReleaseError: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n != without])
+    except (pa.ArrowException, OSError) as e:
+        run = path.parents[4]
+        raise ReleaseError(
+            f"{path}: not a readable table ({str(e).splitlines()[0]})",
+            f"move {path.parent / 'manifest.json'} away, then gra resume {run}",
+        ) from None
+
+
+def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
+    """A sample as lines of text: roles, outcome, reviews, and every call it rests on."""
+    import pyarrow.compute as pc
+
+    outcome = row["status"] + (f" at {row['stage']}" if row["stage"] else "")
+    yield f"sample {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  domain {row['domain']}"
+    yield f"outcome: {outcome}{': ' + row['reason'] if row['reason'] else ''}"
+    if row["mean"] is not None:
+        yield f"scores: mean {row['mean']:.2f}, sd {row['sd']:.2f}, ranked by {row['score']:.2f}"
+    yield (
+        f"generator {row['generator']}; reviewers {', '.join(row['reviewers'])};"
+        f" adjudicator {row['adjudicator'] or 'none needed'}"
+    )
+    yield f"keywords: {', '.join(row['keywords'])}"
+    yield from _block("instruction", row["instruction"])
+    yield from _block("response", row["response"])
+    if row["summary"]:
+        yield f"summary: {row['summary']}"
+    for r in row["instruction_reviews"]:
+        yield f"instruction review by {r['member']}: {_scores(r, INSTRUCTION_CRITERIA)}  {r['comment']}"
+    for r in row["reviews"]:
+        yield f"review by {r['member']}: {_scores(r, CRITERIA)}  {r['comment']}"
+    if row["verdict"]:
+        yield f"verdict of {row['verdict']['member']}: {_scores(row['verdict'], CRITERIA)}  {row['verdict']['comment']}"
+    if row["raw"]:
+        yield from _block("unusable answer", row["raw"])
+    asked = table(calls)
+    mine = asked.filter(pc.starts_with(asked["key"], row["id"])).sort_by("at").to_pylist()
+    yield f"calls ({len(mine)}):"
+    for c in mine:
+        _, step, seat, attempt = c["key"].split("/")
+        yield (
+            f"  {step:18} {seat:11} try {attempt}  {c['member']} ({c['model']})  {c['prompt_tokens']}+"
+            f"{c['completion_tokens']} tokens  {c['seconds']:.2f} s  {c['finish']}  seed {c['seed']}"
+        )
+
+
+def _scores(review: dict[str, Any], criteria: tuple[str, ...]) -> str:
+    return ", ".join(f"{c} {review[c]}" for c in criteria)
+
+
+def _block(title: str, text: str) -> Iterator[str]:
+    yield f"{title}:"
+    for line in text.splitlines() or [""]:
+        yield f"    {line}"

@@ -1,0 +1,366 @@
+"""Where a run stands: files first, one look at Slurm's queue second."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gra_hpc.config import presets
+from gra_hpc.errors import LaunchError, ReleaseError, StorageError
+from gra_hpc.launch.log_files import Finder
+from gra_hpc.run.attempts import Heartbeat, attempt_names
+from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.rounds import rounds_of, shards_of
+from gra_hpc.run.shard_manifest import ShardManifest
+from gra_hpc.run.slices import planned
+from gra_hpc.storage import read_json
+from gra_hpc.views.logs import last_words
+
+STALE_S = 90.0
+"""A heartbeat older than this, of an attempt that Slurm does not know, is from a dead one."""
+
+SLURM_TIMEOUT_S = 5.0
+"""Longest wait for squeue: after it, the files alone must do."""
+
+LOGS_READ = 200
+"""Logs of dead shards that are read for a cause, per look; the causes of the others are not named."""
+
+
+@dataclass
+class ShardStatus:
+    """One shard."""
+
+    shard: int
+    state: str
+    """published, running, queued, failed (its last attempt ended with an error), stopped (killed, or drained and not
+    queued), waiting (never started)."""
+    planned: int
+    accepted: int = 0
+    rejected: int = 0
+    failed: int = 0
+    calls: int = 0
+    replayed: int = 0
+    attempts: int = 0
+    host: str = ""
+    job: str = ""
+    phase: str = ""
+    message: str = ""
+    log: str = ""
+    """Log of its newest job, for shards that are neither published nor alive."""
+    started: float = 0.0
+    at: float = 0.0
+    seconds: float = 0.0
+    """Time that its attempts took, as far as they answered calls for it; for a live one, the present attempt's."""
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        return self.accepted + self.rejected + self.failed
+
+
+@dataclass
+class Failure:
+    """Shards that ended for the same cause, or a merge."""
+
+    cause: str
+    what: str
+    """merge, failed or stopped."""
+    shards: list[int]
+    log: str
+    """Log of one of them."""
+
+
+@dataclass
+class RoundStatus:
+    """One round."""
+
+    round: int
+    merged: bool
+    shards: list[ShardStatus]
+    ledger: Ledger
+    failures: list[Failure] = field(default_factory=list)
+    merging: str = ""
+    """waiting or running: its merge in Slurm's queue; empty: none there."""
+    eta_s: float | None = None
+    """Seconds until its shards are through at the present rate; none: nothing runs, or nothing has been measured."""
+
+    @property
+    def states(self) -> dict[str, int]:
+        return dict(Counter(s.state for s in self.shards))
+
+
+@dataclass
+class RunStatus:
+    """One run."""
+
+    run: str
+    fingerprint: str
+    rounds: list[RoundStatus]
+    release: str
+    """Path of the release, once it is there."""
+    slurm: str = ""
+    """Why Slurm could not be asked; empty when it was, or need not be."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        out = asdict(self)
+        for r, mine in zip(out["rounds"], self.rounds, strict=True):
+            r["ledger"], r["states"] = mine.ledger.to_dict(), mine.states
+        return out
+
+
+def collect(run: RunDir, ask_slurm: bool = True) -> RunStatus:
+    """The state of every shard of every round that is planned."""
+    plan, config = Plan.load(run), presets.load(run.config)
+    found: list[tuple[RoundPlan, list[ShardStatus | _Seen]]] = []
+    for number in rounds_of(plan, config.method.rounds):
+        directory = run.round(number)
+        if directory.plan.is_file():
+            shards = [_look(directory.shard(s)) for s in range(shards_of(run, plan, number))]
+            found.append((RoundPlan.load(directory), shards))
+    done = (run.release / "manifest.json").is_file()
+    queue, trouble = _Queue(), ""
+    slurm = any(run.submissions.glob("*.json")) or any(
+        isinstance(s, _Seen) and s.beat is not None and s.beat.job for _, shards in found for s in shards
+    )
+    if ask_slurm and slurm and not done:
+        try:
+            queue = _Queue.ask(run)
+        except LaunchError as e:
+            trouble = e.what
+    judge = _Judge(run, queue)
+    rounds = []
+    for round_plan, seen in found:
+        number = round_plan.round
+        states = [
+            s if isinstance(s, ShardStatus) else judge.shard(number, s, planned(round_plan, plan.seeds, s.dir.number))
+            for s in seen
+        ]
+        merged = run.round(number).manifest.is_file()
+        failures = judge.failures(number, states, merged)
+        rounds.append(
+            RoundStatus(number, merged, states, _ledger(states), failures, queue.merging.get(number, ""), eta(states))
+        )
+    return RunStatus(str(run.path), plan.fingerprint, rounds, str(run.release) if done else "", trouble)
+
+
+@dataclass
+class _Queue:
+    """Slurm's queue, as far as it concerns a run."""
+
+    asked: bool = False
+    """Slurm has answered: what it does not know is not alive there."""
+    shards: dict[tuple[int, int], Any] = field(default_factory=dict)
+    """Tasks by round and shard."""
+    merging: dict[int, str] = field(default_factory=dict)
+    """Rounds whose merge waits or runs."""
+    tasks: dict[str, Any] = field(default_factory=dict)
+    """All of the user's tasks by id, also those that plain sbatch submitted."""
+
+    @classmethod
+    def ask(cls, run: RunDir) -> _Queue:
+        """One query.
+
+        Raises:
+            LaunchError: Slurm cannot be asked.
+        """
+        from gra_hpc.launch import slurm
+        from gra_hpc.launch.submissions import match
+
+        tasks = slurm.queue(timeout=SLURM_TIMEOUT_S)
+        out = cls(True, tasks={t.id: t for t in tasks if t.active})
+        for job, task in match(run, tasks):
+            if job.kind == "merge":
+                out.merging[job.round] = "running" if task.running else "waiting"
+            elif not task.hopeless:
+                out.shards[job.round, job.shards[task.index or 0]] = task
+        return out
+
+
+@dataclass
+class _Seen:
+    """What the files of an unpublished shard say."""
+
+    dir: ShardDir
+    attempts: int
+    beat: Heartbeat | None
+    damaged: str = ""
+    """What is wrong with its manifest, if it has one."""
+
+
+def _look(shard: ShardDir) -> ShardStatus | _Seen:
+    damaged = ""
+    if shard.manifest.is_file():
+        try:
+            return _published(shard)
+        except (StorageError, LookupError, TypeError, ValueError, AttributeError):
+            damaged = _damage(shard)
+    names = attempt_names(shard)
+    return _Seen(shard, len(names), Heartbeat.read(shard.attempt(names[-1])) if names else None, damaged)
+
+
+def _damage(shard: ShardDir) -> str:
+    """What is wrong with a manifest that cannot be used."""
+    try:
+        ShardManifest.load(shard)
+    except ReleaseError as e:
+        return e.what
+    return f"{shard.manifest}: not as it was published"
+
+
+def eta(shards: list[ShardStatus]) -> float | None:
+    """Seconds until all shards are through, if as many run as run now, at the rate measured so far.
+
+    None before a tenth of what has begun is done: a window's samples are finished late and all at once.
+    """
+    running = [s for s in shards if s.state == "running"]
+    begun = [s for s in shards if s.seconds > 0]
+    done, spent = sum(s.done for s in begun), sum(s.seconds for s in begun)
+    if not running or not done or done < 0.1 * sum(s.planned for s in begun):
+        return None
+    rate = done / spent  # of one shard; both published and running ones have measured it
+    slowest = max((s.planned - s.done) / rate for s in running)
+    left = sum(s.planned - s.done for s in shards if s.state in ("running", "queued", "waiting"))
+    return max(slowest, left / rate / len(running))
+
+
+def _ledger(shards: list[ShardStatus]) -> Ledger:
+    """Of the round so far; reasons are in the manifests."""
+    return Ledger(
+        planned=sum(s.planned for s in shards),
+        accepted=sum(s.accepted for s in shards),
+        rejected={"all": sum(s.rejected for s in shards)},
+        failed={"all": sum(s.failed for s in shards)},
+        pending=sum(s.planned - s.done for s in shards),
+    )
+
+
+@dataclass
+class _Judge:
+    """From files and queue to states and causes."""
+
+    run: RunDir
+    queue: _Queue
+    finder: Finder | None = None
+    read: int = 0
+
+    def shard(self, round_: int, seen: _Seen, units: int) -> ShardStatus:
+        beat = seen.beat
+        out = ShardStatus(seen.dir.number, "waiting", units, attempts=seen.attempts)
+        if beat is not None:
+            for key in (
+                "accepted", "rejected", "failed", "calls", "replayed", "host", "job", "phase", "message", "started",
+                "at", "tokens",
+            ):  # fmt: skip
+                setattr(out, key, getattr(beat, key))
+            out.seconds = _own_seconds(beat.started, beat.at, beat.calls, beat.replayed)
+        if seen.damaged:
+            out.state, out.message = "failed", f"{seen.damaged}: move it away"
+            return out
+        out.state = _state(beat, self.queue.shards.get((round_, seen.dir.number)), self.queue)
+        if out.state in ("failed", "stopped", "waiting"):
+            self._explain(out, round_, seen.dir, beat)
+        return out
+
+    def _explain(self, out: ShardStatus, round_: int, shard: ShardDir, beat: Heartbeat | None) -> None:
+        """Say from its log why a shard ended; also of a job that ended before its attempt began."""
+        if out.state == "waiting" and not self.queue.asked:
+            return
+        self.finder = self.finder or Finder(self.run)
+        log = self.finder.shard(round_, shard, beat).main
+        if log is None:
+            return
+        out.log = str(log)
+        if out.state == "waiting":
+            out.state = "failed"
+        if out.state == "failed" and out.message:
+            return
+        self.read += 1
+        if self.read <= LOGS_READ and (words := last_words(log)):
+            out.message = words
+
+    def failures(self, round_: int, shards: list[ShardStatus], merged: bool) -> list[Failure]:
+        """Dead shards by cause, the most frequent first; and a merge that failed."""
+        groups: dict[tuple[str, str], Failure] = {}
+        for s in shards:
+            if s.state not in ("failed", "stopped"):
+                continue
+            cause = (s.message or "ended without a word").split(" -> ")[0]
+            key = s.state, re.sub(r"[\da-f]{4,}|\d+|/\S+", "#", cause)
+            groups.setdefault(key, Failure(cause, s.state, [], s.log)).shards.append(s.shard)
+        found = sorted(groups.values(), key=lambda f: -len(f.shards))
+        if (
+            not merged
+            and round_ not in self.queue.merging
+            and self.queue.asked
+            and all(s.state == "published" for s in shards)
+        ):
+            self.finder = self.finder or Finder(self.run)
+            log = self.finder.merge(round_).main
+            if log is not None:
+                found.append(Failure(last_words(log) or "ended without a word", "merge", [], str(log)))
+        return found
+
+
+def _own_seconds(started: float, at: float, calls: int, replayed: int) -> float:
+    """Seconds that an attempt would have taken for everything it has, had it replayed nothing."""
+    if at <= started or calls <= 0:
+        return 0.0
+    return (at - started) * (calls + replayed) / calls
+
+
+def _published(shard: ShardDir) -> ShardStatus:
+    m = read_json(shard.manifest)
+    ledger = Ledger.from_dict(m["ledger"])
+    tokens: dict[str, list[int]] = {}
+    calls = 0
+    for key, (n, prompt, completion) in m["tokens"].items():
+        mine = tokens.setdefault(key.split()[0], [0, 0])
+        mine[0] += prompt
+        mine[1] += completion
+        calls += n
+    timings = m["timings"]
+    last = m["attempts"][-1]
+    return ShardStatus(
+        shard.number,
+        "published",
+        ledger.planned,
+        ledger.accepted,
+        ledger.rejected_total,
+        ledger.failed_total,
+        calls=calls,
+        attempts=len(m["attempts"]),
+        host=m["host"],
+        started=timings["started"],
+        at=timings["ended"],
+        seconds=_own_seconds(timings["started"], timings["ended"], last.get("calls", calls), last.get("replayed", 0)),
+        tokens=tokens,
+    )
+
+
+def _state(beat: Heartbeat | None, task: Any, queue: _Queue) -> str:
+    if task is None and beat is not None:
+        task = queue.tasks.get(beat.job)
+    if task is not None:
+        return "running" if task.running else "queued"
+    if beat is None:
+        return "waiting"
+    if beat.ended:
+        return "failed" if beat.phase == "failed" else "stopped"
+    if beat.job and queue.asked:
+        return "stopped"
+    return "running" if time.time() - beat.at < STALE_S and _alive(beat) else "stopped"
+
+
+def _alive(beat: Heartbeat) -> bool:
+    """Whether an attempt outside Slurm still runs; on another host only its heartbeat can tell."""
+    import socket
+
+    import psutil
+
+    return beat.host != socket.gethostname() or bool(psutil.pid_exists(beat.pid))

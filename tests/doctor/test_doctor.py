@@ -1,0 +1,170 @@
+"""The doctor: each trap it is meant to find is found, with what to do."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.config import presets
+from gra_hpc.config.settings import EngineKind, RunConfig, SiteConfig
+from gra_hpc.doctor import directories, node, slurm_site, software
+from gra_hpc.doctor.finding import FAILURE, OK, WARNING, Finding, examine, worst
+from gra_hpc.doctor.job import ExamineNode
+from gra_hpc.errors import GraError
+from gra_hpc.launch.slurm import advice
+from tests.site.made_up_cluster import A100, CPU, cluster, partition
+
+SITE = SiteConfig(
+    name="owl", partition="gpu", account="lab", gpu_type="a100", gpus_per_node=4, gpu_memory_gb=80, cpus_per_task=48
+)
+INFO = cluster(
+    partition("batch", CPU, default=True),
+    partition("gpu", A100, accounts=("lab",)),
+    partition("short", A100, time_limit_min=30),
+    partition("off", A100, up=False),
+    partition("spare", CPU, preempt_mode="CANCEL"),
+)
+
+
+def against(**changes: object) -> list[Finding]:
+    return list(slurm_site.against(replace(SITE, **changes), INFO))  # type: ignore[arg-type]
+
+
+def test_a_good_site() -> None:
+    assert worst(against()) == OK
+    assert worst(against(partition="", gpus_per_node=0, constraint="icelake")) == OK
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "then"),
+    [
+        ({"partition": "gpus"}, "no such partition; did you mean gpu?", "batch, gpu, short"),
+        ({"merge_partition": "cpu"}, "site.merge_partition=cpu", "one of"),
+        ({"partition": "off"}, "it is down", "sinfo"),
+        ({"account": "lob"}, "not yours; did you mean lab?", "one of lab"),
+        ({"qos": "long"}, "site.qos=long: not yours", "one of normal"),
+        ({"partition": "short"}, "site.time_minutes=240: partition short allows 30", "site.time_minutes=30"),
+        ({"gpu_type": "h100"}, "no node has it", "one of a100"),
+        ({"gpus_per_node": 8}, "nodes have at most 4", "site.gpus_per_node=4"),
+        ({"partition": "batch"}, "no node here has GPUs", "another partition"),
+        ({"gpu_memory_gb": 0.0}, "placement needs it", "nvidia-smi"),
+        ({"constraint": "a100_40gb"}, "did you mean a100_80gb?", "features: a100_80gb, ib"),
+        ({"cpus_per_task": 64}, "nodes have 48", "site.cpus_per_task=48"),
+        ({"memory_gb": 900.0}, "nodes have 500", "site.memory_gb=500"),
+        ({"max_array_size": 5000}, "the site takes 1001", "site.max_array_size=1001"),
+        ({"wckey": True}, "does not track wckeys", "site.wckey=false"),
+        ({"partition": "spare", "gpus_per_node": 0, "cpus_per_task": 2}, "cancels preempted jobs", "gra resume"),
+    ],
+)  # fmt: skip
+def test_traps(changes: dict[str, object], what: str, then: str) -> None:
+    bad = [f for f in against(**changes) if f.level != OK]
+    assert len(bad) == 1, bad
+    assert what in bad[0].what
+    assert then in bad[0].then
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ("Batch job submission failed: Invalid account or account/partition combination specified", "site.account"),
+        ("Batch job submission failed: Invalid qos specification", "site.qos"),
+        ("invalid partition specified: gup", "site.partition"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "site.time_minutes"),
+        ("Invalid feature specification", "site.constraint"),
+        ("Invalid generic resource (gres) specification", "site.gpu_style"),
+        ("Requested node configuration is not available", "site.cpus_per_task"),
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", "site."),
+        ("Invalid wckey specification", "site.wckey=false"),
+        ("something new", "gra doctor"),
+    ],
+)
+def test_refusals_name_the_key(said: str, key: str) -> None:
+    assert key in advice(said)
+
+
+def test_a_check_that_breaks_is_a_finding() -> None:
+    def odd() -> list[Finding]:
+        raise ZeroDivisionError("machine of the third kind")
+
+    def clear() -> list[Finding]:
+        raise GraError("no such thing", "make one")
+
+    found = list(examine([odd, clear]))
+    assert [f.level for f in found] == [WARNING, FAILURE]
+    assert "third kind" in found[0].what and found[1].then == "make one"
+
+
+def test_directories(tmp_path: Path) -> None:
+    assert worst(directories.shared(tmp_path, slurm=False)) != FAILURE
+    assert worst(directories.clock(tmp_path)) == OK
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+    (full,) = directories.room(tmp_path, least_gb=1e9)
+    assert full.level == FAILURE
+    file = tmp_path / "file"
+    file.write_text("")
+    assert worst(directories.shared(file / "under", slurm=False)) == FAILURE
+    assert worst(directories.local(SiteConfig(local_dir=str(tmp_path / ("x" * 120))))) == FAILURE
+    assert directories.file_system(Path("/proc")) == "proc"
+
+
+def test_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig(site=SiteConfig(gpus_per_node=2, cpus_per_task=10_000))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    found = list(node.gpus(config))
+    assert "Slurm gave 1 GPUs, site.gpus_per_node=2" in found[0].what
+    (cpus, _) = node.cores(config)
+    assert cpus.level == WARNING
+    assert worst(node.machine()) != FAILURE
+
+
+def test_requirements_with_ranges_markers_and_extras() -> None:
+    """As a wheel's metadata has them: `typer<0.29,>=0.15`."""
+    fine = ["typer<99,>=0.1", "rich (>=1)", 'absent>=1; extra == "gpu"', 'absent; python_version < "3"']
+    assert worst(software.packages(fine)) == OK
+    (found,) = software.packages([*fine, "typer<0.1,>=0.0.1", "absent[more]>=2"])
+    assert found.level == FAILURE
+    assert found.what.startswith("packages: typer ") and "(needs <0.1,>=0.0.1), absent missing" in found.what
+
+
+def test_software(tmp_path: Path, tiny_llama: Path) -> None:
+    assert worst([*software.python(), *software.packages()]) == OK
+    assert worst(software.interpreter(SiteConfig(python=sys.executable))) == OK
+    (none,) = software.interpreter(SiteConfig(python="/nowhere/python"))
+    assert none.level == FAILURE
+    stranger = tmp_path / "python"
+    stranger.write_text("#!/bin/sh\necho 'ModuleNotFoundError: No module named gra_hpc' >&2; exit 1\n")
+    stranger.chmod(0o755)
+    (other,) = software.interpreter(SiteConfig(python=str(stranger)))
+    assert "No module named gra_hpc" in other.what
+    config = presets.compose("demo", ["models.smollm2.path=org/absent", f"merge.embed_model={tmp_path / 'none'}"], "")
+    model, embed = software.models(config)
+    assert model.level == FAILURE and "gra stage org/absent" in model.then
+    assert embed.level == FAILURE
+    good = presets.compose(
+        "demo", [f"models.smollm2.path={tiny_llama}", "models.smollm2.load_format=dummy", "merge.semantic=false"]
+    )
+    assert worst(software.models(good)) == OK
+    config.engine.kind = EngineKind.simulated
+    assert worst(software.vllm_import(config)) == OK
+
+
+def test_a_directory_that_the_node_does_not_see(tmp_path: Path) -> None:
+    """The compute node finds no file there, or somebody else's."""
+    shared = ExamineNode(tmp_path / "run.yaml", tmp_path, "abc")
+    assert shared._shared().level == FAILURE
+    (tmp_path / "token").write_text("from another machine")
+    assert "holds other files" in shared._shared().what
+    (tmp_path / "token").write_text("abc")
+    assert shared._shared().level == OK
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_vllm_is_imported_as_an_engine_would() -> None:
+    config = RunConfig()
+    assert worst(software.vllm_import(config)) == OK
+    (_, gpus) = software.vllm_import(replace(config, site=SiteConfig(gpus_per_node=1)))
+    assert gpus.level == FAILURE and "torch sees 0 GPUs of 1" in gpus.what

@@ -1,0 +1,75 @@
+"""Embeddings kept beside the run: parts that are written once, read in one pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gra_hpc.merge.semantic import embedding_column
+from gra_hpc.merge.semantic.embedding_store import Store
+
+
+def ids(*numbers: int) -> np.ndarray:
+    return np.array([f"id{n}".encode() for n in numbers], "S32")
+
+
+def found(store: Store, wanted: np.ndarray) -> dict[bytes, float]:
+    """First number of each embedding, by id; every id comes once."""
+    pairs = [(wanted[p], float(v[0])) for at, some in store.find(wanted) for p, v in zip(at, some, strict=True)]
+    assert len(dict(pairs)) == len(pairs)
+    return {bytes(k): v for k, v in pairs}
+
+
+def vectors(*numbers: float) -> np.ndarray:
+    return np.repeat(np.array(numbers, np.float16)[:, None], 4, axis=1)
+
+
+def test_each_block_is_a_part_of_its_own(tmp_path: Path) -> None:
+    """What is there is neither held nor written again."""
+    store = Store(tmp_path / "embeddings", "m")
+    assert found(store, ids(1)) == {}
+    store.add(ids(1, 2), vectors(1, 2))
+    first = tmp_path / "embeddings" / "00000.parquet"
+    before = (first.stat().st_ino, first.stat().st_mtime_ns)
+    store.add(ids(3), vectors(3))
+    assert sorted(p.name for p in store.path.iterdir()) == ["00000.parquet", "00001.parquet"]
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == before
+    assert found(Store(store.path, "m"), ids(3, 9, 1)) == {b"id3": 3, b"id1": 1}
+    assert found(Store(store.path, "another model"), ids(1)) == {}
+
+
+def test_two_merges_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are about to write the same part: none is lost, and the first one's numbers count."""
+    store = Store(tmp_path / "embeddings", "m")
+    monkeypatch.setattr(Store, "_parts", lambda _: [])
+    store.add(ids(1, 2), vectors(1, 2))
+    store.add(ids(2, 3), vectors(20, 3))
+    monkeypatch.undo()
+    assert len(list(store.path.iterdir())) == 2
+    assert found(store, ids(1, 2, 3)) == {b"id1": 1, b"id2": 2, b"id3": 3}
+
+
+def test_a_part_that_cannot_be_read_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path / "embeddings", "m")
+    store.add(ids(1), vectors(1))
+    store.add(ids(2), vectors(2))
+    (store.path / "00000.parquet").write_bytes(b"PAR1 torn")
+    assert found(store, ids(1, 2)) == {b"id2": 2}
+    assert "00000.parquet: not readable" in caplog.text
+    store.add(ids(1), vectors(1))
+    assert found(store, ids(1, 2)) == {b"id2": 2, b"id1": 1}
+
+
+def test_columns_and_matrices() -> None:
+    v = np.arange(12, dtype=np.float16).reshape(3, 4)
+    there, back = embedding_column.matrix(embedding_column.column(v))
+    assert there.tolist() == [0, 1, 2]
+    assert (back == v).all()
+
+
+def test_a_column_that_its_offsets_cannot_reach_is_refused() -> None:
+    """2,796,202 embeddings of 384 numbers fit; one more went to a negative place."""
+    with pytest.raises(OverflowError, match="2796203 embeddings of 768 bytes"):
+        embedding_column.column(np.broadcast_to(np.zeros((1, 384), np.float16), (2_796_203, 384)))

@@ -1,0 +1,99 @@
+"""What a plan says about work and time, and what a calibration changes in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.config import presets
+from gra_hpc.config.settings import ModelConfig, RunConfig
+from gra_hpc.errors import ConfigError
+from gra_hpc.models.facts import stated_facts
+from gra_hpc.placement.placement import NodeSpec, constants_of, solve
+from gra_hpc.placement.workload import RoleLoad, method_load
+from gra_hpc.run.plan import Plan
+from gra_hpc.site.calibrate import plan_small, save
+from gra_hpc.views.estimate import Estimate, estimate, lines
+
+HOUR = 3600.0
+
+
+def round_of(**changes: object) -> Estimate:
+    """1,000 candidates in 10 shards at 0.1 a second: 1,000 s a shard, after a start of 100 s."""
+    e = Estimate(1000, 10, {"generator": RoleLoad(3000, 6e5, 4.5e5)}, None, 0.1, 100.0, 0.0, 4)
+    return replace(e, **changes)  # type: ignore[arg-type]
+
+
+def test_node_hours_and_wall_time() -> None:
+    e = round_of()
+    assert e.shard_s == 1000 and e.attempts == 1
+    assert e.node_s == 10 * 1100
+    assert [e.wall_s(w) for w in (1, 4, 10)] == [11_000, 3300, 1100]
+
+
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_a_narrow_window_takes_longer(kind: str) -> None:
+    """The rate of a node is that of the calls which the window keeps in flight."""
+    facts = dict.fromkeys("abcde", stated_facts(parameters=8e9, layers=32, heads=32, kv_heads=8, intermediate=14336))
+    node = NodeSpec("gpu", 8, 80, device_type="a100") if kind == "gpu" else NodeSpec("cpu", cores=20)
+    seconds = []
+    for window in (4, 32, 1024):
+        config = RunConfig(models={n: ModelConfig(path=n) for n in facts})
+        config.launch.window = window
+        plan = Plan("", {}, "", 0.0, 1, 1000, 0, 0, {}, None)
+        solution = solve(config.models, facts, node, method_load(config), constants=constants_of(config, node))
+        seconds.append(estimate(config, plan, 1000, 1, solution).shard_s)
+    assert seconds[0] > 1.3 * seconds[1] > 1.3 * seconds[2]
+
+
+def test_a_time_limit_adds_requeues_and_their_starts() -> None:
+    e = round_of(limit_s=500.0)  # 400 s of work a job
+    assert e.attempts == 3
+    assert e.node_s == 10 * (1000 + 3 * 100)
+
+
+def test_the_text_names_work_time_limit_and_widths() -> None:
+    config = presets.compose("demo", ["site.executor=slurm", "site.time_minutes=15", "site.signal_lead_s=60"])
+    text = "\n".join(lines(round_of(limit_s=500.0), config))
+    assert "3.0k calls" in text and "600k prompt" in text and "450k answer" in text
+    assert "14.4 GPU-hours" in text  # 13,000 s of nodes with four GPUs
+    assert "time limit 15 min: 2 requeues a shard, 20 in a round" in text
+    assert "4 at once" in text and "10 at once" in text
+    assert "gra calibrate" in text
+    config.site.calibration = "here.json"
+    assert "calibrated by here.json" in "\n".join(lines(round_of(), config))
+
+
+def test_a_calibration_is_kept_per_site_and_model(tmp_path: Path) -> None:
+    file = tmp_path / "site.calibration.json"
+
+    def found(model: str, speed: float) -> dict[str, object]:
+        return {
+            "method": {},
+            "performance": {"start_s": 20.0, "speed": {model: speed}},
+            "from": {"models": {model: "digest"}},
+        }
+
+    save(found("a", 0.5), file)
+    save(found("b", 0.7), file)
+    save(found("a", 0.6), file)
+    assert json.loads(file.read_text())["performance"]["speed"] == {"a": 0.6, "b": 0.7}
+
+
+def test_a_site_uses_the_calibration_beside_its_file(tmp_path: Path) -> None:
+    site = tmp_path / "sites" / "here.yaml"
+    site.parent.mkdir()
+    site.write_text("site: {name: here}\n")
+    assert presets.compose("demo", [], str(site)).site.calibration == ""
+    beside = site.with_name("here.calibration.json")
+    beside.write_text("{}")
+    assert presets.compose("demo", [], str(site)).site.calibration == str(beside)
+    assert presets.compose("demo", ["site.calibration=x.json"], str(site)).site.calibration == "x.json"
+
+
+def test_nothing_is_calibrated_with_made_up_answers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.kind=simulated"):
+        plan_small(tmp_path / "run", presets.compose("demo", ["engine.kind=simulated"]))
