@@ -19,7 +19,8 @@ def gra(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[s
 def test_importing_the_cli_loads_nothing_heavy() -> None:
     code = (
         "import sys, gra_hpc.cli; "
-        "bad = {'torch','vllm','transformers','datasets','pyarrow','numpy','submitit','rich'} & set(sys.modules); "
+        "bad = {'torch','vllm','transformers','datasets','pyarrow','numpy','submitit','rich','omegaconf','yaml'}"
+        " & set(sys.modules); "
         "sys.exit(str(bad) if bad else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -7,7 +7,6 @@ from typing import Any
 import typer
 
 from gra_hpc.cli.application import Overrides, Preset, Site, app
-from gra_hpc.config import explain
 
 config_app = typer.Typer(help="The configuration and the meaning of its keys.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
@@ -16,6 +15,7 @@ app.add_typer(config_app, name="config")
 @config_app.command("show")
 def config_show(overrides: Overrides = None, preset: Preset = "demo", site: Site = "") -> None:
     """Print the resolved configuration with the meaning of each field."""
+    from gra_hpc.config import explain
 
     for line in explain.explain(_composed(preset, overrides or [], site)):
         print(line)
