@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import EngineConfig, ModelConfig, RunConfig, SiteConfig
+from gra_hpc.config.settings import EngineConfig, ModelConfig, RunConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.engines.leftovers import claim_cache, own_directory
 from gra_hpc.engines.node import Node
 from gra_hpc.errors import ConfigError, EngineError

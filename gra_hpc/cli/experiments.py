@@ -31,7 +31,7 @@ Directory = Annotated[Path | None, typer.Option("--dir", help="Its directory; ru
 def experiment_run(name: Name, words: Words = None, directory: Directory = None, site: Site = "") -> None:
     """Make the data, fine-tune and evaluate, as jobs that wait for each other (or here, without Slurm). Typed again, it
     goes on with what is left. Ends with the table where all of it was done here."""
-    from gra_hpc.config.settings import Executor
+    from gra_hpc.config.site import Executor
     from gra_hpc.experiments import chain, config, progress
     from gra_hpc.experiments.directory import ExperimentDir
 

@@ -57,7 +57,7 @@ def doctor(
     job: Annotated[bool, typer.Option("--job", help="Also examine a compute node, by a short job.")] = False,
     here: Annotated[bool, typer.Option("--here", help="Examine this machine as a compute node.")] = False,
     directory: Annotated[Path, typer.Option("--dir", help="Where runs will lie.")] = Path(),
-    wait: Annotated[int, typer.Option("--wait", help="Longest wait for the job, in seconds.")] = 900,
+    wait: Annotated[int, typer.Option("--wait", min=1, help="Longest wait for the job, in seconds.")] = 900,
     json: Json = False,
 ) -> None:
     """Check what a run needs here: Python, directories, Slurm, GPUs, models. Each line says what to do."""
@@ -65,6 +65,7 @@ def doctor(
     from dataclasses import asdict
 
     from gra_hpc.config import presets
+    from gra_hpc.config.site import Executor
     from gra_hpc.doctor.finding import FAILURE
     from gra_hpc.doctor.report import examination
 
@@ -89,7 +90,7 @@ def doctor(
         print(to_json(found).decode(), end="")
     elif failures:
         print(f"{failures} to mend before a run can work here")
-    elif not job and not here and config.site.executor is presets.config_module.Executor.slurm:
+    elif not job and not here and config.site.executor is Executor.slurm:
         print(f"next: gra doctor {site} --job  (the same on a compute node)")
     else:
         print(f"next: gra plan RUN --preset {preset}{f' --site {site}' if site else ''}")
@@ -108,6 +109,7 @@ def stage(
 ) -> None:
     """Fetch models and data into the site's shared cache, with a network; jobs then need none."""
     from gra_hpc.config import presets
+    from gra_hpc.config.site import SiteConfig
     from gra_hpc.site import stage as staging
 
     overrides = [w for w in words or [] if "=" in w]
@@ -116,7 +118,7 @@ def stage(
         config = presets.compose(preset or "demo", overrides, site)
         place = config.site
     else:
-        config, place = None, presets.site(site, expand=True) if site else presets.config_module.SiteConfig()
+        config, place = None, presets.site(site, expand=True) if site else SiteConfig()
     done = staging.run(config, ids, place.scratch, place.proxy, lambda text: print(text, flush=True), again)
     if not done:
         print("nothing to fetch: all models and data are files here")

@@ -1,4 +1,4 @@
-"""A configuration as commented YAML: each key under its docstring."""
+"""A configuration as commented YAML: each key under its docstring and its bounds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import ast
 import dataclasses
 import inspect
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any, cast
 
 import yaml
 
-from gra_hpc.config import settings as config_module
+from gra_hpc.config.fields import bounds_of
 
 
 def field_docs(kind: Any) -> dict[str, str]:
@@ -28,12 +29,13 @@ def field_docs(kind: Any) -> dict[str, str]:
 
 
 def explain(value: Any, indent: int = 0) -> Iterator[str]:
-    """The resolved configuration as commented YAML lines, each field under its meaning."""
+    """The resolved configuration as commented YAML lines, each field under its meaning and its bounds."""
     pad = "  " * indent
     docs = field_docs(type(value))
     for f in dataclasses.fields(value):
         item = getattr(value, f.name)
-        yield f"{pad}# {docs.get(f.name, '')}"
+        bounds = bounds_of(f)
+        yield f"{pad}# {docs.get(f.name, '')}" + (f" [{bounds}]" if bounds else "")
         if dataclasses.is_dataclass(item):
             yield f"{pad}{f.name}:"
             yield from explain(item, indent + 1)
@@ -43,6 +45,6 @@ def explain(value: Any, indent: int = 0) -> Iterator[str]:
                 yield f"{pad}  {name}:"
                 yield from explain(entry, indent + 2)
         else:
-            plain = item.value if isinstance(item, config_module.Enum) else item
+            plain = item.value if isinstance(item, Enum) else item
             text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True).strip()
             yield f"{pad}{f.name}: {text.removesuffix('...').strip()}"

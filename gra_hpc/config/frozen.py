@@ -63,7 +63,7 @@ def differences(planned: Any, now: Any, prefix: str = "") -> Iterator[str]:
 
 
 def fingerprinted(value: Any) -> Any:
-    """The part of a config that a run freezes: plain dicts, lists and scalars without the `PLACE` fields."""
+    """The part of a config that a run freezes: plain dicts, lists and scalars without the `unfrozen` fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             f.name: fingerprinted(getattr(value, f.name))

@@ -19,9 +19,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
-from gra_hpc.config import settings as config_module
-from gra_hpc.config.rules import check
-from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.rules import check, check_bounds, expecting
+from gra_hpc.config.settings import MemberConfig, RunConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.config.typed_yaml import hint_of, parsed, types_of
 from gra_hpc.errors import ConfigError
 
@@ -149,7 +149,7 @@ def load_as(kind: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
     return cast(C, _with_site(_typed(apply(cfg, overrides, kind))))
 
 
-def site(name: str, expand: bool = False) -> config_module.SiteConfig:
+def site(name: str, expand: bool = False) -> SiteConfig:
     """The site settings of a site preset alone.
 
     Args:
@@ -161,7 +161,8 @@ def site(name: str, expand: bool = False) -> config_module.SiteConfig:
     cfg = OmegaConf.structured(RunConfig)
     for path, data in _layers(find_site(name)):
         cfg = _merge(cfg, data, str(path))
-    result = cast(config_module.SiteConfig, OmegaConf.to_object(cfg.site))
+    result = cast(SiteConfig, OmegaConf.to_object(cfg.site))
+    check_bounds(result, expecting(f"mend {find_site(name)}"), "site")
     if expand:
         _expand(result)
     return result
@@ -339,14 +340,14 @@ def _with_site(config: Any) -> Any:
 def _finish(typed: Any) -> RunConfig:
     result = cast(RunConfig, _with_site(typed))
     if not result.committee:
-        result.committee = {name: config_module.MemberConfig(model=name) for name in result.models}
+        result.committee = {name: MemberConfig(model=name) for name in result.models}
     check(result)
     seated = {m.model for m in result.committee.values()}
     result.models = {name: model for name, model in result.models.items() if name in seated}
     return result
 
 
-def _expand(site: config_module.SiteConfig) -> None:
+def _expand(site: SiteConfig) -> None:
     """Environment variables in a site's paths, of the login node; those in `local_dir` are the compute node's.
 
     Raises:

@@ -1,32 +1,28 @@
-"""The configuration: dataclasses with a docstring per field; `rules.check` refuses impossible values.
+"""The configuration: dataclasses with a docstring per field, its bounds beside its default.
 
-A run is described by one `RunConfig`. `gra_hpc.config.presets` composes it from YAML files and `key=value` overrides.
-Fields marked `PLACE` say where and how work runs: they may change between two attempts of one shard and are not part
-of the run's fingerprint. Everything else is frozen when the run is planned.
+A run is described by one `RunConfig`. `gra_hpc.config.presets` composes it from YAML files and `key=value` overrides;
+`rules.check` refuses impossible values. `unfrozen` fields say where and how work runs: they may change between two
+attempts of one shard and are not part of the run's fingerprint. Every other is frozen when the run is planned.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
-PLACE: dict[str, Any] = {"fingerprint": False}
-"""Metadata of a field that does not change what is written, only where and how it is computed."""
+from gra_hpc.config.fields import Most, setting, unfrozen
+from gra_hpc.config.site import SiteConfig
 
 DOMAINS = ("coding", "math", "qa", "reasoning", "role_play", "language", "creation")
 """The seven domains of the paper, section 3."""
 
 ROLES = ("generator", "reviewer", "adjudicator")
 
-
-def place(default: Any) -> Any:
-    """A dataclass field outside the fingerprint."""
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=PLACE)
-    return field(default=default, metadata=PLACE)
+DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float")
+"""What vLLM takes as `--dtype`. Its load formats grow by plug-ins: they are its own to check."""
 
 
 class Flow(Enum):
@@ -67,13 +63,6 @@ class EngineKind(Enum):
     simulated = "simulated"
 
 
-class Executor(Enum):
-    """Who runs the jobs."""
-
-    local = "local"
-    slurm = "slurm"
-
-
 class Residency(Enum):
     """Which engines are awake at once."""
 
@@ -94,13 +83,13 @@ class OwnNetwork(Enum):
 class SamplingConfig:
     """Sampling of a role. A field left out (null) is taken from the next wider setting."""
 
-    temperature: float | None = None
+    temperature: float | None = setting(None, ge=0, le=2)
     """0 is greedy; the paper uses 0.2."""
-    top_p: float | None = None
+    top_p: float | None = setting(None, gt=0, le=1)
     """Nucleus sampling; the paper uses 0.9."""
-    max_tokens: int | None = None
+    max_tokens: int | None = setting(None, ge=1, le=Most.TOKENS)
     """Longest answer, in tokens; the paper uses 4096."""
-    repetition_penalty: float | None = None
+    repetition_penalty: float | None = setting(None, gt=0, le=2)
     """1.0 is off. Very small models need a little (1.1) not to repeat themselves."""
 
 
@@ -108,17 +97,17 @@ class SamplingConfig:
 class ModelConfig:
     """One model of the pool, and how its engine is started."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, needed="a Hub id or a directory")
     """Hub id (`org/name`) or a local directory with config.json and safetensors."""
     revision: str = ""
     """Hub commit to use. Empty: the one in the local cache, pinned when the run is planned."""
     licence: str = ""
     """Licence of the weights, printed in the dataset card."""
-    dtype: str = "auto"
+    dtype: str = setting("auto", choices=DTYPES)
     """vLLM's dtype: auto, bfloat16, float16, float32."""
     quantization: str = ""
     """vLLM's quantization method (awq, gptq, fp8, ...). Empty: as the model's own config says."""
-    max_model_len: int = 8192
+    max_model_len: int = setting(8192, ge=256, le=Most.TOKENS)
     """Context length in tokens, prompt and answer together."""
     chat_template: str = ""
     """A Jinja file to use instead of the model's own chat template (needed for base models)."""
@@ -126,15 +115,15 @@ class ModelConfig:
     """Whether the chat template takes a system message; otherwise it is put before the first user message."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless named here, per model."""
-    tensor_parallel: int = place(0)
+    tensor_parallel: int = unfrozen(0, ge=0, le=Most.DEVICES)
     """Devices per replica. 0: placement decides."""
-    replicas: int = place(0)
+    replicas: int = unfrozen(0, ge=0, le=Most.DEVICES)
     """Engines for this model on one node. 0: placement decides."""
-    kv_cache_gb: float = place(0.0)
+    kv_cache_gb: float = unfrozen(0.0, ge=0, le=Most.GB)
     """Memory for the KV cache of one replica, in GB. 0: placement decides. On a CPU, about 0.5."""
     load_format: str = "auto"
     """vLLM's load_format; `dummy` gives random weights, for tests of machinery."""
-    engine_args: dict[str, Any] = place({})
+    engine_args: dict[str, Any] = unfrozen({})
     """More arguments of vLLM's server, as `name: value`; those that other settings or placement own are refused."""
 
 
@@ -146,7 +135,7 @@ class MemberConfig:
     """Name of an entry in `models`."""
     persona: str = ""
     """One or two sentences put at the end of this member's instructions."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingConfig = setting(SamplingConfig)
     """Overrides of the role's sampling for this member."""
 
 
@@ -156,7 +145,7 @@ class FixedRolesConfig:
 
     generator: str = ""
     """Committee member that generates. Also the one member of `policy=single`; empty: the first."""
-    reviewers: list[str] = field(default_factory=list)
+    reviewers: list[str] = setting([])
     """Committee members that review."""
     adjudicator: str = ""
     """Committee member that adjudicates."""
@@ -171,45 +160,45 @@ class MethodConfig:
     nobody is asked (the baseline)."""
     policy: Policy = Policy.random
     """random: roles drawn per sample; fixed: `method.fixed`; single: one member in all roles."""
-    fixed: FixedRolesConfig = field(default_factory=FixedRolesConfig)
+    fixed: FixedRolesConfig = setting(FixedRolesConfig)
     """The members by role for `policy=fixed`."""
-    reviewers: int = 3
+    reviewers: int = setting(3, ge=1, le=16)
     """Reviewers per sample; fewer where the committee is too small."""
-    samples_per_seed: int = 1
+    samples_per_seed: int = setting(1, ge=1, le=10_000)
     """Candidates anchored on each seed, per round."""
-    rounds: int = 1
+    rounds: int = setting(1, ge=1, le=99)
     """Rounds; each draws examples from the seeds and all samples accepted so far. The paper runs 5."""
-    target_accepted: int = 0
+    target_accepted: int = setting(0, ge=0, le=Most.COUNT)
     """Rows wanted per round (the best are kept). Overrides samples_per_seed from the measured acceptance. 0: off."""
-    expected_acceptance: float = 0.3
+    expected_acceptance: float = setting(0.3, gt=0, le=1)
     """Share of candidates expected to be accepted, until a round has measured it."""
-    examples_min: int = 2
+    examples_min: int = setting(2, ge=1, le=16)
     """Fewest examples shown to the Generator."""
-    examples_max: int = 4
+    examples_max: int = setting(4, ge=1, le=16)
     """Most examples shown to the Generator."""
-    keywords: int = 3
+    keywords: int = setting(3, ge=1, le=10)
     """Keywords per record."""
-    summary_words: int = 30
+    summary_words: int = setting(30, ge=3, le=1000)
     """Longest summary, in words."""
     review_instruction: bool = True
     """Ask the Reviewers about the instruction first; one zero rejects the sample before its response is paid for."""
     review_response: bool = True
     """Ask the Reviewers about the response. Off: every parsed response is accepted (ablation)."""
-    accept_mean: float = 8.0
+    accept_mean: float = setting(8.0, ge=1, le=10)
     """Reject when the mean over Reviewers is below this."""
-    accept_sd: float = 1.5
+    accept_sd: float = setting(1.5, ge=0, le=10)
     """Above this population standard deviation over Reviewers, the sample is settled by `method.settle`."""
     settle: Settle = Settle.adjudicator
     """adjudicator: the paper's; majority: accepted when most Reviewers score it at least accept_mean (ablation)."""
-    adjudicate_mean: float = 8.0
+    adjudicate_mean: float = setting(8.0, ge=1, le=10)
     """Keep an adjudicated sample when the mean of the Adjudicator's scores is at least this."""
-    max_tries: int = 3
+    max_tries: int = setting(3, ge=1, le=20)
     """Times a question is asked when its answer is cut off or cannot be parsed; then the sample has failed."""
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(0.2, 0.9, 4096, 1.0))
+    sampling: SamplingConfig = setting(lambda: SamplingConfig(0.2, 0.9, 4096, 1.0))
     """Sampling of all roles."""
-    role_sampling: dict[str, SamplingConfig] = field(default_factory=dict)
+    role_sampling: dict[str, SamplingConfig] = setting({}, choices=ROLES)
     """Overrides by role: generator, reviewer, adjudicator."""
-    verdict_tokens: int = 512
+    verdict_tokens: int = setting(512, ge=16, le=Most.TOKENS)
     """Longest review or verdict, in tokens: their JSON is short, and a bound keeps a runaway cheap."""
     seed: int = 0
     """Drawn roles, examples and sampling seeds derive from this."""
@@ -219,7 +208,7 @@ class MethodConfig:
 class SeedsConfig:
     """The seed dataset and the rules for its records."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, needed="a file or a Hub dataset id")
     """File or directory (jsonl, json, csv, tsv, parquet; text also compressed), or a Hub dataset id. Relative paths
     start at the working directory, then at `configs/`."""
     name: str = ""
@@ -230,13 +219,13 @@ class SeedsConfig:
     """Commit of a Hub dataset."""
     licence: str = ""
     """Licence of the seeds, printed in the dataset card."""
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, str] = setting({})
     """Field map `instruction|input|response|domain|keywords|summary|messages: source field` for other layouts."""
-    limit: int = 0
+    limit: int = setting(0, ge=0, le=Most.COUNT)
     """Use the first N accepted records. 0: all."""
-    max_chars: int = 20000
+    max_chars: int = setting(20000, ge=1, le=Most.COUNT)
     """Longer instructions or responses are rejected."""
-    duplicates: str = "reject"
+    duplicates: str = setting("reject", choices=("reject", "keep"))
     """reject: the second record with the same text is rejected; keep: it is a seed of its own (its id counts it)."""
 
 
@@ -244,9 +233,9 @@ class SeedsConfig:
 class DecontaminationConfig:
     """Removal of rows that overlap with benchmarks."""
 
-    sources: list[str] = field(default_factory=list)
+    sources: list[str] = setting([])
     """Benchmark files (jsonl, json, csv, tsv, txt, also compressed; parquet, arrow), directories or Hub dataset ids."""
-    ngram: int = 13
+    ngram: int = setting(13, ge=3, le=1000)
     """Rows that share a run of this many words with a benchmark are removed; shorter texts match an instruction as a
     whole."""
 
@@ -259,26 +248,26 @@ class MergeConfig:
     """Drop rows whose instruction and response are the same but for case, spacing and the punctuation of sentences."""
     fuzzy: bool = True
     """Drop near-duplicates (MinHash-LSH, verified)."""
-    fuzzy_threshold: float = 0.8
+    fuzzy_threshold: float = setting(0.8, gt=0, le=1)
     """Jaccard similarity of word shingles from which two rows are near-duplicates."""
-    shingle: int = 5
+    shingle: int = setting(5, ge=1, le=1000)
     """Words per shingle."""
-    permutations: int = 128
+    permutations: int = setting(128, choices=(32, 64, 128, 256))
     """MinHash permutations."""
     semantic: bool = True
     """The paper's greedy rule: best score first, kept if its cosine to all kept so far stays below the threshold."""
-    semantic_threshold: float = 0.9
+    semantic_threshold: float = setting(0.9, gt=0, le=1.01)
     """Cosine similarity from which the worse row is dropped; the paper uses 0.9."""
     embed_model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Sentence embedding model: Hub id or local directory; empty: no semantic step."""
-    exact_search_rows: int = 200_000
+    exact_search_rows: int = setting(200_000, ge=0, le=Most.COUNT)
     """Up to this many rows the semantic step compares all pairs; above, each row with the clusters nearest to it, which
     can miss some: so it is frozen."""
-    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    decontamination: DecontaminationConfig = setting(DecontaminationConfig)
     """Removal of rows that overlap with benchmarks."""
-    allow_partial: bool = place(False)
+    allow_partial: bool = unfrozen(False)
     """Make a release from the published shards even if some are missing; its card declares the coverage."""
-    memory_gb: float = place(6.0)
+    memory_gb: float = unfrozen(6.0, ge=0.5, le=Most.GB)
     """Memory the merge may use, in GB."""
 
 
@@ -286,14 +275,14 @@ class MergeConfig:
 class DiagnosticsConfig:
     """What the report says of the data without training on them."""
 
-    rows: int = 2000
+    rows: int = setting(2000, ge=0, le=20_000)
     """Rows that are measured, drawn by a digest of their ids. 0: no diagnostics."""
-    picture_rows: int = 750
+    picture_rows: int = setting(750, ge=0, le=20_000)
     """Rows, and as many seeds, in the pictures."""
     scorer: str = ""
     """Small causal language model (Hub id or directory) that measures instruction-following difficulty; empty: not
     measured."""
-    scorer_rows: int = 500
+    scorer_rows: int = setting(500, ge=0, le=20_000)
     """Rows, and as many seeds, that the scorer reads."""
 
 
@@ -305,13 +294,13 @@ class ReleaseConfig:
     """Title in the dataset card. Empty: the run's name."""
     licence: str = "other"
     """Licence of the released data, for the dataset card."""
-    validation: float = 0.02
+    validation: float = setting(0.02, ge=0, lt=1)
     """Share of seeds whose samples form the validation split (no seed is in both)."""
-    shard_mb: int = 256
+    shard_mb: int = setting(256, ge=1, le=1_000_000)
     """Size of one Parquet file, in MB."""
-    formats: list[str] = field(default_factory=list)
+    formats: list[str] = setting([], choices=("alpaca", "sharegpt", "chat"))
     """Exports beside Parquet: alpaca, sharegpt, chat."""
-    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    diagnostics: DiagnosticsConfig = setting(DiagnosticsConfig)
     """Diversity, coverage and overlap of the rows, for the report."""
 
 
@@ -321,30 +310,30 @@ class EngineConfig:
 
     kind: EngineKind = EngineKind.vllm
     """vllm, or simulated (made-up answers: for planning and tests of scale; the card says so)."""
-    start_timeout_s: int = place(900)
+    start_timeout_s: int = unfrozen(900, ge=1, le=Most.SECONDS)
     """Longest time from an engine's start to its first answered health check."""
-    call_timeout_s: int = place(600)
+    call_timeout_s: int = unfrozen(600, ge=1, le=Most.SECONDS)
     """An engine that has calls but gives no token for this long counts as hung and is restarted."""
-    max_restarts: int = place(3)
+    max_restarts: int = unfrozen(3, ge=0, le=1000)
     """Restarts of one engine without an answered call between them; then the attempt fails with the end of its log."""
-    max_running: int = place(256)
+    max_running: int = unfrozen(256, ge=1, le=100_000)
     """Calls in flight per replica (vLLM's max_num_seqs)."""
-    residency: Residency = place(Residency.auto)
+    residency: Residency = unfrozen(Residency.auto)
     """together: all engines awake; turns: they take turns on the devices; auto: placement decides."""
-    host_embedder: bool = place(False)
+    host_embedder: bool = unfrozen(False)
     """Host the sentence embedding model as an engine beside the others (vLLM pooling), placed with them on the node's
     devices: accepted samples are embedded as they come. Off: sentence-transformers does it at a shard's end, when the
     engines have left the devices. Not run on a GPU."""
-    python: str = place("")
+    python: str = unfrozen("")
     """Python of the engines' environment. Empty: the one that runs the shard."""
-    env: dict[str, str] = place({})
+    env: dict[str, str] = unfrozen({})
     """Environment variables for the engines."""
-    own_network: OwnNetwork = place(OwnNetwork.auto)
+    own_network: OwnNetwork = unfrozen(OwnNetwork.auto)
     """Give each engine a network namespace of its own, so that nobody else on the node reaches its internal TCP ports:
     where the kernel allows it. auto: on CPU nodes (not tried on GPUs)."""
-    simulated_latency_s: float = place(0.0)
+    simulated_latency_s: float = unfrozen(0.0, ge=0, le=Most.SECONDS)
     """Simulated engine: seconds a call takes."""
-    simulated_failures: float = 0.0
+    simulated_failures: float = setting(0.0, ge=0, le=1)
     """Simulated engine: share of answers that are cut off, to exercise retries."""
 
 
@@ -352,130 +341,41 @@ class EngineConfig:
 class LaunchConfig:
     """How the run is cut into shards and jobs."""
 
-    shards: int = place(0)
+    shards: int = unfrozen(0, ge=0, le=Most.TASKS)
     """Shards per round; fixed once the run is planned. 0: from seeds_per_shard."""
-    seeds_per_shard: int = place(500)
+    seeds_per_shard: int = unfrozen(500, ge=1, le=Most.COUNT)
     """Seeds per shard, when shards is 0."""
-    window: int = place(256)
+    window: int = unfrozen(256, ge=1, le=1_000_000)
     """Samples in flight per shard."""
-    parallel: int = place(0)
+    parallel: int = unfrozen(0, ge=0, le=Most.TASKS)
     """Array tasks that run at once. 0: no limit (local executor: one)."""
-    journal_fsync_s: float = place(5.0)
+    journal_fsync_s: float = unfrozen(5.0, ge=0, le=3600)
     """Journal: longest time an answer is not yet on the disk, in seconds (a power loss costs it; a kill does not)."""
-    journal_fsync_calls: int = place(256)
+    journal_fsync_calls: int = unfrozen(256, ge=1, le=1_000_000)
     """Journal: at most this many answers are not yet on the disk."""
-    heartbeat_s: float = place(10.0)
+    heartbeat_s: float = unfrozen(10.0, ge=0.1, le=60)
     """Seconds between two heartbeats of a shard."""
-
-
-@dataclass
-class SiteConfig:
-    """A cluster, or this machine."""
-
-    name: str = place("local")
-    """Name shown in plans."""
-    executor: Executor = place(Executor.local)
-    """local: processes on this machine; slurm: sbatch through submitit."""
-    account: str = place("")
-    """Slurm account."""
-    partition: str = place("")
-    """Slurm partition of the shards."""
-    merge_partition: str = place("")
-    """Slurm partition of the merge; empty: as the shards."""
-    qos: str = place("")
-    """Slurm quality of service."""
-    constraint: str = place("")
-    """Slurm node features."""
-    reservation: str = place("")
-    """Slurm reservation."""
-    exclude: str = place("")
-    """Nodes to leave out."""
-    gpu_style: str = place("gpus")
-    """How GPUs are asked for: gpus (--gpus-per-node), gres (--gres=gpu:N), none."""
-    gpu_type: str = place("")
-    """GPU type as Slurm names it (a100, h100, ...)."""
-    gpus_per_node: int = place(0)
-    """GPUs of a node that a shard gets. 0: CPU."""
-    gpu_memory_gb: float = place(0.0)
-    """Memory of one GPU, in GB."""
-    cpus_per_task: int = place(0)
-    """CPUs of a shard. 0: `cpus_per_gpu` for each of its GPUs, or not asked for (local: all)."""
-    cpus_per_gpu: int = place(0)
-    """CPUs of a shard for each of its GPUs, where `cpus_per_task` is 0."""
-    memory_gb: float = place(0.0)
-    """Host memory of a shard, in GB. 0: `memory_per_gpu_gb` for each of its GPUs, or the site's default."""
-    memory_per_gpu_gb: float = place(0.0)
-    """Host memory of a shard for each of its GPUs, in GB, where `memory_gb` is 0."""
-    merge_cpus: int = place(2)
-    """CPUs of the merge."""
-    merge_memory_gb: float = place(8.0)
-    """Host memory of the merge, in GB."""
-    time_minutes: int = place(240)
-    """Time limit of a shard, in minutes."""
-    merge_time_minutes: int = place(240)
-    """Time limit of the merge, in minutes."""
-    signal_lead_s: int = place(90)
-    """Seconds before the time limit at which Slurm signals a shard to drain and requeue."""
-    max_array_size: int = place(0)
-    """Largest array. 0: ask Slurm (MaxArraySize)."""
-    parallel: int = place(0)
-    """Shards of a run that run at once, where `launch.parallel` is 0. 0: as many as Slurm starts."""
-    wckey: bool = place(False)
-    """Emit --wckey (submitit does; some sites reject it)."""
-    modules: list[str] = place([])
-    """Environment modules to load in the job."""
-    setup: list[str] = place([])
-    """Shell lines run in the job before Python (trusted: they come from the site file)."""
-    sbatch: dict[str, Any] = place({})
-    """More sbatch options, as `name: value`."""
-    python: str = place("")
-    """Python for the jobs. Empty: the one that submits."""
-    container: str = place("")
-    """none (empty), apptainer:IMAGE, or pyxis:IMAGE."""
-    scratch: str = place("")
-    """Shared directory for runs and the model cache."""
-    local_dir: str = place("")
-    """Node-local directory for sockets, temporary files and weight copies. Empty: $TMPDIR or /tmp."""
-    copy_weights: bool = place(False)
-    """Copy the models' weights to `local_dir` and load them from there: one copy per node, kept for the next task."""
-    copy_weights_gb: float = place(0.0)
-    """Most that copies of weights take on a node, in GB; the longest unused go first. 0: nine tenths of the disk."""
-    proxy: str = place("")
-    """HTTP proxy for login-node downloads."""
-    calibration: str = place("")
-    """What `gra calibrate` measured: plans and placement go by it. Empty: SITE.calibration.json beside the site's file,
-    if it is there; else stated defaults."""
-
-    @property
-    def task_cpus(self) -> int:
-        """CPUs to ask for, for one shard. 0: not asked for."""
-        return self.cpus_per_task or self.cpus_per_gpu * self.gpus_per_node
-
-    @property
-    def task_memory_gb(self) -> float:
-        """Host memory to ask for, for one shard, in GB. 0: not asked for."""
-        return self.memory_gb or self.memory_per_gpu_gb * self.gpus_per_node
 
 
 @dataclass
 class RunConfig:
     """Everything about one run."""
 
-    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    seeds: SeedsConfig = setting(SeedsConfig)
     """The seed dataset."""
-    models: dict[str, ModelConfig] = field(default_factory=dict)
+    models: dict[str, ModelConfig] = setting({})
     """The pool's models, by name; those without a seat on the committee are left out."""
-    committee: dict[str, MemberConfig] = field(default_factory=dict)
+    committee: dict[str, MemberConfig] = setting({})
     """The committee's members, by name. Empty: every model is a member under its own name."""
-    method: MethodConfig = field(default_factory=MethodConfig)
+    method: MethodConfig = setting(MethodConfig)
     """The method."""
-    merge: MergeConfig = field(default_factory=MergeConfig)
+    merge: MergeConfig = setting(MergeConfig)
     """The merge."""
-    release: ReleaseConfig = field(default_factory=ReleaseConfig, metadata=PLACE)
+    release: ReleaseConfig = unfrozen(ReleaseConfig)
     """The release."""
-    engine: EngineConfig = field(default_factory=EngineConfig)
+    engine: EngineConfig = setting(EngineConfig)
     """The engines."""
-    launch: LaunchConfig = field(default_factory=LaunchConfig, metadata=PLACE)
+    launch: LaunchConfig = unfrozen(LaunchConfig)
     """Shards and jobs."""
-    site: SiteConfig = field(default_factory=SiteConfig, metadata=PLACE)
+    site: SiteConfig = unfrozen(SiteConfig)
     """The cluster."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from gra_hpc.config.settings import SiteConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.run import disk_space
 from gra_hpc.run.disk_space import file_system

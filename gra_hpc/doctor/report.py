@@ -7,7 +7,8 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from gra_hpc.config.settings import Executor, RunConfig
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.site import Executor
 from gra_hpc.doctor import directories, job, slurm_site, software
 from gra_hpc.doctor.finding import FAILURE, Finding, examine, warning, worst
 

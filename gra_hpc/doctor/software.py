@@ -14,7 +14,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from gra_hpc import __version__
-from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig, SiteConfig
+from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.errors import GraError
 from gra_hpc.models.files import check_files, model_directory

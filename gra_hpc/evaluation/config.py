@@ -1,9 +1,9 @@
-"""What an evaluation measures: dataclasses with a docstring per field, checked in one place (`checked`)."""
+"""What an evaluation measures: dataclasses with a docstring per field, its bounds beside its default."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from omegaconf import MISSING
 
 from gra_hpc.config import presets
+from gra_hpc.config.fields import Most, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.config.presets import nearest
-from gra_hpc.config.rules import expecting
-from gra_hpc.config.settings import PLACE, SiteConfig, place
+from gra_hpc.config.rules import check_bounds, expecting
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.records import digest
 
 FOLDER = "evaluate"
@@ -39,13 +40,13 @@ class Backend(Enum):
 class EvaluatedModelConfig:
     """The model that is measured."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, needed="a fine-tuning job, a model directory or a Hub id")
     """The directory of a fine-tuning job, a model directory, or a Hub id (staged)."""
     revision: str = ""
     """Hub commit. Empty: the one in the local cache."""
-    dtype: str = "auto"
+    dtype: str = setting("auto", choices=("auto", "bfloat16", "float16", "float32"))
     """auto, bfloat16, float16, float32."""
-    max_model_len: int = 4096
+    max_model_len: int = setting(4096, ge=64, le=Most.TOKENS)
     """Context length in tokens, prompt and answer together."""
     chat_template: str = ""
     """A Jinja file, or `alpaca`, instead of the model's own chat template (fine-tuned models carry theirs)."""
@@ -59,17 +60,17 @@ class BackendConfig:
 
     kind: Backend = Backend.vllm
     """vllm, or hf (transformers: slow, needs nothing else)."""
-    tensor_parallel: int = place(0)
+    tensor_parallel: int = unfrozen(0, ge=0, le=Most.DEVICES)
     """Devices per model. 0: as many of the job's GPUs as the model can be split over (vllm)."""
-    gpu_memory: float = place(0.9)
+    gpu_memory: float = unfrozen(0.9, gt=0, le=1)
     """Share of a GPU's memory that vLLM takes."""
-    kv_cache_gb: float = place(1.0)
+    kv_cache_gb: float = unfrozen(1.0, ge=0, le=Most.GB)
     """Memory for vLLM's KV cache on a CPU, in GB."""
-    batch: str = place("auto")
+    batch: str = unfrozen("auto")
     """Batch size of the harness: auto, or a number (hf: number)."""
-    args: dict[str, Any] = place({})
+    args: dict[str, Any] = unfrozen({})
     """More arguments of the harness's model, as `name: value`."""
-    env: dict[str, str] = place({})
+    env: dict[str, str] = unfrozen({})
     """Environment variables for the process."""
 
 
@@ -85,19 +86,19 @@ class BenchmarkConfig:
     """Directory with task files (YAML) of your own."""
     metric: str = ""
     """Metric and filter as the harness names them (`exact_match,strict-match`). Needed for harness."""
-    shots: int = -1
+    shots: int = setting(-1, ge=-1, le=1000)
     """Examples before each question. -1: as the task says."""
-    limit: int = 0
+    limit: int = setting(0, ge=0, le=Most.COUNT)
     """Only the first N questions (rows, for heldout). 0: all."""
     chat: bool = True
     """Ask through the chat template."""
-    generation: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = setting({})
     """Sampling of generated answers, over the task's own (`temperature`, `max_gen_toks`, ...)."""
     unsafe_code: bool = False
     """The task runs code that the model wrote, on the node, as you: only where it says so here."""
     path: str = ""
     """heldout: rows with instruction and response, or chats; a file, or a release (its validation split)."""
-    resamples: int = 2000
+    resamples: int = setting(2000, ge=100, le=1_000_000)
     """heldout: bootstrap resamples behind the confidence interval."""
     counts: bool = True
     """Whether it counts in the mean over benchmarks (heldout never does: it is a loss)."""
@@ -107,17 +108,17 @@ class BenchmarkConfig:
 class ArrayConfig:
     """The job of a benchmark."""
 
-    parallel: int = place(0)
+    parallel: int = unfrozen(0, ge=0, le=Most.TASKS)
     """Benchmarks measured at once. 0: all (here, without Slurm: one after another)."""
-    time_minutes: int = place(0)
+    time_minutes: int = unfrozen(0, ge=0, le=Most.MINUTES)
     """Time limit of one benchmark, in minutes. 0: `site.time_minutes`."""
-    memory_gb: float = place(0.0)
+    memory_gb: float = unfrozen(0.0, ge=0, le=Most.GB)
     """Host memory. 0: `site.memory_gb`, or its share for these GPUs."""
-    cpus: int = place(0)
+    cpus: int = unfrozen(0, ge=0, le=Most.CPUS)
     """CPUs. 0: `site.cpus_per_task`, or its share for these GPUs."""
-    gpus: int = place(0)
+    gpus: int = unfrozen(0, ge=0, le=Most.DEVICES)
     """GPUs of one benchmark, on one node. 0: all of the site's nodes' (`site.gpus_per_node`)."""
-    partition: str = place("")
+    partition: str = unfrozen("")
     """Slurm partition. Empty: `site.partition`."""
 
 
@@ -125,19 +126,19 @@ class ArrayConfig:
 class EvaluateConfig:
     """Everything about one evaluation."""
 
-    model: EvaluatedModelConfig = field(default_factory=EvaluatedModelConfig)
+    model: EvaluatedModelConfig = setting(EvaluatedModelConfig)
     """The model that is measured."""
-    backend: BackendConfig = field(default_factory=BackendConfig)
+    backend: BackendConfig = setting(BackendConfig)
     """What answers."""
-    benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+    benchmarks: dict[str, BenchmarkConfig] = setting({})
     """The benchmarks, by name."""
-    only: list[str] = field(default_factory=list)
+    only: list[str] = setting([])
     """Measure only these of them. Empty: all."""
-    launch: ArrayConfig = field(default_factory=ArrayConfig, metadata=PLACE)
+    launch: ArrayConfig = unfrozen(ArrayConfig)
     """The job of a benchmark."""
-    site: SiteConfig = field(default_factory=SiteConfig, metadata=PLACE)
+    site: SiteConfig = unfrozen(SiteConfig)
     """The cluster."""
-    seed: int = 0
+    seed: int = setting(0, ge=0, le=Most.SEED)
     """Seed of few-shot examples, sampling and bootstrap."""
 
     @property
@@ -179,7 +180,7 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
     from gra_hpc.training.templates import BUILT_IN
 
     need = expecting("gra config show --preset evaluate/paper  (explains every key)")
-    need(c.model.path != "", "model.path", "", "a fine-tuning job, a model directory or a Hub id")
+    check_bounds(c, need)
     template = c.model.chat_template
     need(
         not template or template in BUILT_IN or Path(template).is_file(),
@@ -187,8 +188,6 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
         template,
         f"a Jinja file, or {' or '.join(BUILT_IN)}",
     )
-    need(c.model.max_model_len >= 64, "model.max_model_len", c.model.max_model_len, "at least 64")
-    need(0 < c.backend.gpu_memory <= 1, "backend.gpu_memory", c.backend.gpu_memory, "above 0, at most 1")
     need(bool(c.benchmarks), "benchmarks", "{}", "at least one benchmark")
     for name in c.only:
         near = nearest(name, list(c.benchmarks))
@@ -196,7 +195,6 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
     for name, b in c.benchmarks.items():
         where = f"benchmarks.{name}"
         need(all(ch.isalnum() or ch in "-_." for ch in name), "benchmarks", name, "letters, digits, - _ .")
-        need(b.limit >= 0, f"{where}.limit", b.limit, "0 or more")
         if b.kind is Kind.harness:
             need("," in b.metric, f"{where}.metric", b.metric, "METRIC,FILTER, such as acc,none")
             need(
@@ -207,5 +205,4 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
             )
         else:
             need(bool(b.path), f"{where}.path", b.path, "a file with instructions and responses")
-            need(b.resamples >= 100, f"{where}.resamples", b.resamples, "at least 100")
     return c

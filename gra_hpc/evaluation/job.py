@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.config import frozen
-from gra_hpc.config.settings import Executor, SiteConfig
+from gra_hpc.config.site import Executor, SiteConfig
 from gra_hpc.engines import guard
 from gra_hpc.errors import IncompleteError, LaunchError
 from gra_hpc.evaluation import config as configs

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import Executor, RunConfig
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, IncompleteError, LaunchError
 from gra_hpc.experiments import directory
 from gra_hpc.experiments.config import ExperimentConfig, Row, rows_of

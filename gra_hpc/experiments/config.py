@@ -7,7 +7,7 @@ the data's. What comes out is written as a preset of its own, so that `gra plan`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from gra_hpc.config import presets
+from gra_hpc.config.fields import Most, setting
+from gra_hpc.config.rules import check_bounds, expecting
 from gra_hpc.errors import ConfigError
 
 FOLDER = "experiments"
@@ -31,9 +33,9 @@ class DataVariant:
     """Off: nothing is made and nothing is trained; the base model itself is evaluated."""
     of: str = ""
     """Variant whose data are used instead of own ones: for what differs in fine-tuning alone."""
-    run: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = setting({})
     """Fragment of a preset for `gra plan`; `include` names presets that come first."""
-    finetune: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = setting({})
     """Fragment of a fine-tuning configuration, last in order."""
 
 
@@ -43,9 +45,9 @@ class Base:
 
     label: str = ""
     """Shown in tables. Empty: its name."""
-    finetune: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = setting({})
     """Fragment of a fine-tuning configuration: `model.path` at least."""
-    evaluate: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] = setting({})
     """Fragment of an evaluation configuration."""
 
 
@@ -53,11 +55,11 @@ class Base:
 class Rows:
     """Rows of the grid: every seed dataset with every data variant and every base model. `*` stands for all."""
 
-    seeds: list[str] = field(default_factory=lambda: ["*"])
+    seeds: list[str] = setting(["*"])
     """Names from `seeds`."""
-    data: list[str] = field(default_factory=lambda: ["*"])
+    data: list[str] = setting(["*"])
     """Names from `data`."""
-    bases: list[str] = field(default_factory=lambda: ["*"])
+    bases: list[str] = setting(["*"])
     """Names from `bases`."""
 
 
@@ -73,21 +75,21 @@ class ExperimentConfig:
     """Figure that is compared: `mean`, or a benchmark's name."""
     higher_is_better: bool = True
     """Whether more of it is better."""
-    run: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = setting({})
     """Fragment that every data run starts from."""
-    seeds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: dict[str, dict[str, Any]] = setting({})
     """Seed datasets: fragments of a preset."""
-    data: dict[str, DataVariant] = field(default_factory=dict)
+    data: dict[str, DataVariant] = setting({})
     """Ways to make training data."""
-    bases: dict[str, Base] = field(default_factory=dict)
+    bases: dict[str, Base] = setting({})
     """Models that are fine-tuned."""
-    finetune: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = setting({})
     """Fragment that every fine-tuning starts from; `preset` names its preset."""
-    evaluate: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] = setting({})
     """Fragment that every evaluation starts from; `preset` names its preset."""
-    rows: list[Rows] = field(default_factory=lambda: [Rows()])
+    rows: list[Rows] = setting(lambda: [Rows()])
     """Which rows of the grid there are, in the order of the table."""
-    training_seeds: list[int] = field(default_factory=lambda: [0])
+    training_seeds: list[int] = setting([0], ge=0, le=Most.SEED)
     """Each row is trained once with each; from three on the table has confidence intervals."""
     cluster: str = ""
     """Site preset of all jobs; `gra experiment run --site` sets it."""
@@ -124,6 +126,7 @@ def compose(experiment: str, overrides: Sequence[str] = (), site: str = "") -> E
         ConfigError: unknown key, or rows that name what is not there.
     """
     config = presets.compose_as(ExperimentConfig, FOLDER, experiment, overrides)
+    check_bounds(config, expecting("gra experiment rows NAME"))
     config.cluster = site or config.cluster
     rows_of(config)
     return config

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import Executor
+from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.experiments.config import ExperimentConfig, Row
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gra_hpc.config.settings import RunConfig, SiteConfig
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.launch.queue_gap import find_gap, settings_digest

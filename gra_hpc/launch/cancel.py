@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import Executor
+from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.launch.submissions import live

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import Executor, RunConfig
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
 from gra_hpc.launch.submissions import alone

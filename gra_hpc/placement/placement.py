@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc.config.settings import Executor, ModelConfig, Residency, RunConfig, SiteConfig
+from gra_hpc.config.settings import ModelConfig, Residency, RunConfig
+from gra_hpc.config.site import Executor, SiteConfig
 from gra_hpc.errors import ConfigError
 
 if TYPE_CHECKING:

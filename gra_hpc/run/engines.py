@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from gra_hpc.config.settings import EngineKind, Flow, ModelConfig, RunConfig, SiteConfig
+from gra_hpc.config.settings import EngineKind, Flow, ModelConfig, RunConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Engine, Request, Sampling
 from gra_hpc.models import hub

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config.settings import RunConfig, SiteConfig
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import ConfigError
 from gra_hpc.site.cluster import ClusterInfo, NodeKind, Partition
 

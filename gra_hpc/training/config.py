@@ -1,6 +1,6 @@
-"""What a fine-tuning job does: dataclasses with a docstring per field, checked in one place (`checked`).
+"""What a fine-tuning job does: dataclasses with a docstring per field, its bounds beside its default.
 
-As in `config.settings`, fields marked `PLACE` may change between two attempts. All else is frozen when the job is first
+As in `config.settings`, `unfrozen` fields may change between two attempts. All else is frozen when the job is first
 submitted, and that includes the number of ranks: the optimiser's state in a checkpoint is cut by rank, and sums are
 taken in another order with another cut, so that a resumed run would not end where an undisturbed one does.
 """
@@ -8,7 +8,7 @@ taken in another order with another cut, so that a resumed run would not end whe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from gra_hpc.config import presets
+from gra_hpc.config.fields import Most, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
-from gra_hpc.config.rules import expecting
-from gra_hpc.config.settings import PLACE, SiteConfig, place
+from gra_hpc.config.rules import check_bounds, expecting
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.records import digest
 
 FOLDER = "finetune"
@@ -67,7 +68,7 @@ class Offload(Enum):
 class BaseModelConfig:
     """The model that is fine-tuned."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, needed="a Hub id or a directory")
     """Hub id (`org/name`, staged) or a local directory with config.json, safetensors and a tokenizer."""
     revision: str = ""
     """Hub commit. Empty: the one in the local cache."""
@@ -90,18 +91,18 @@ class BaseModelConfig:
 class TrainingDataConfig:
     """The examples."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, needed="a release directory or a file")
     """A run or its release directory (its train split), or files (jsonl, json, csv, parquet) with `messages`, or with
     an instruction and a response."""
-    limit: int = 0
+    limit: int = setting(0, ge=0, le=Most.COUNT)
     """Use the first N examples, in the data's order. 0: all."""
-    limit_seed: int = -1
+    limit_seed: int = setting(-1, ge=-1, le=Most.SEED)
     """Draw the N examples of `limit` at random with this seed. -1: the first N."""
-    min_score: float = 0.0
+    min_score: float = setting(0.0, ge=0, le=10)
     """Leave out rows of a release with a lower score."""
-    last_round: int = 0
+    last_round: int = setting(0, ge=0, le=99)
     """Use only rows of a release that were made up to this round. 0: all."""
-    max_length: int = 4096
+    max_length: int = setting(4096, ge=16, le=Most.TOKENS)
     """Longest example, in tokens; also the length of a packed row. The paper uses 4096."""
     too_long: TooLong = TooLong.drop
     """drop: an example that is longer is left out and counted; truncate: its end is cut off (no end of a turn is learnt
@@ -114,27 +115,27 @@ class TrainingDataConfig:
 class OptimizerConfig:
     """AdamW and its schedule. Defaults are the paper's."""
 
-    epochs: float = 1.0
+    epochs: float = setting(1.0, gt=0, le=1000)
     """Passes over the data."""
-    max_steps: int = 0
+    max_steps: int = setting(0, ge=0, le=Most.COUNT)
     """Stop after so many optimiser steps. 0: by epochs."""
-    global_batch: int = 256
+    global_batch: int = setting(256, ge=1, le=1_000_000)
     """Rows per optimiser step, over all ranks: with packing, packed rows (the paper counts examples)."""
-    micro_batch: int = 4
+    micro_batch: int = setting(4, ge=1, le=1_000_000)
     """Rows per rank and pass; accumulation follows from global_batch."""
-    learning_rate: float = 5e-6
+    learning_rate: float = setting(5e-6, gt=0, le=1)
     """Peak learning rate."""
-    schedule: str = "cosine"
+    schedule: str = setting("cosine", choices=("cosine", "linear", "constant_with_warmup"))
     """Schedule after the warm-up: cosine, linear, constant_with_warmup."""
-    warmup: float = 0.03
+    warmup: float = setting(0.03, ge=0, lt=1)
     """Share of the steps over which the learning rate rises."""
-    weight_decay: float = 0.0
+    weight_decay: float = setting(0.0, ge=0, le=10)
     """AdamW's weight decay."""
-    beta1: float = 0.9
+    beta1: float = setting(0.9, ge=0, lt=1)
     """AdamW's first moment."""
-    beta2: float = 0.999
+    beta2: float = setting(0.999, ge=0, lt=1)
     """AdamW's second moment."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = setting(1.0, ge=0, le=1_000_000)
     """Gradients are clipped to this norm."""
 
 
@@ -142,15 +143,15 @@ class OptimizerConfig:
 class DeepSpeedConfig:
     """How DeepSpeed cuts the model's states over the ranks."""
 
-    zero: int = 2
+    zero: int = setting(2, choices=(1, 2, 3))
     """ZeRO stage: 1 optimiser states, 2 and gradients (the paper), 3 and parameters."""
     offload_optimizer: Offload = Offload.none
     """cpu: optimiser states in host memory. DeepSpeed then compiles its CPU Adam (needs a C++ compiler)."""
     offload_parameters: Offload = Offload.none
     """cpu: parameters in host memory; ZeRO-3 only."""
-    bucket_elements: int = 200_000_000
+    bucket_elements: int = setting(200_000_000, ge=1, le=1000 * Most.COUNT)
     """Elements that are reduced or gathered at once: memory against the number of messages."""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = setting({})
     """More of DeepSpeed's own configuration, merged last."""
 
 
@@ -158,13 +159,13 @@ class DeepSpeedConfig:
 class CheckpointConfig:
     """When the state is saved. A checkpoint is used only if all of it is there."""
 
-    every_steps: int = place(0)
+    every_steps: int = unfrozen(0, ge=0, le=Most.COUNT)
     """Save after so many optimiser steps. 0: by time alone."""
-    every_minutes: float = place(20.0)
+    every_minutes: float = unfrozen(20.0, ge=0, le=Most.MINUTES)
     """Save when the last one is so old, in minutes. 0: off. A kill without warning costs at most this."""
-    keep: int = place(2)
+    keep: int = unfrozen(2, ge=1, le=1000)
     """Checkpoints that are kept while the job runs."""
-    keep_at_end: bool = place(False)
+    keep_at_end: bool = unfrozen(False)
     """Keep the last ones beside the finished model (they are six times its size)."""
 
 
@@ -172,24 +173,24 @@ class CheckpointConfig:
 class RanksConfig:
     """The ranks, and the job they run in."""
 
-    nodes: int = 1
+    nodes: int = setting(1, ge=1, le=10_000)
     """Nodes."""
-    per_node: int = 0
+    per_node: int = setting(0, ge=0, le=Most.DEVICES)
     """Ranks on a node. 0: one per GPU of the site (`site.gpus_per_node`), or one on a CPU site."""
-    device: Device = place(Device.auto)
+    device: Device = unfrozen(Device.auto)
     """auto: GPUs if there are any."""
-    time_minutes: int = place(0)
+    time_minutes: int = unfrozen(0, ge=0, le=Most.MINUTES)
     """Time limit of the job, in minutes. 0: `site.time_minutes`. It is requeued as often as it needs."""
-    lead_s: int = place(0)
+    lead_s: int = unfrozen(0, ge=0, le=Most.SECONDS)
     """Seconds before the limit at which it saves and requeues itself. 0: `site.signal_lead_s`, but at least 300 where
     the limit leaves that."""
-    memory_gb: float = place(0.0)
+    memory_gb: float = unfrozen(0.0, ge=0, le=Most.GB)
     """Host memory of a node. 0: `site.memory_gb`."""
-    cpus: int = place(0)
+    cpus: int = unfrozen(0, ge=0, le=Most.CPUS)
     """CPUs of a node. 0: `site.cpus_per_task`."""
-    partition: str = place("")
+    partition: str = unfrozen("")
     """Slurm partition. Empty: `site.partition`."""
-    interface: str = place("")
+    interface: str = unfrozen("")
     """Network interface between nodes (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME). Empty: the libraries choose."""
 
 
@@ -197,21 +198,21 @@ class RanksConfig:
 class FinetuneConfig:
     """Everything about one fine-tuning job."""
 
-    model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    model: BaseModelConfig = setting(BaseModelConfig)
     """The model that is fine-tuned."""
-    data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
+    data: TrainingDataConfig = setting(TrainingDataConfig)
     """The examples."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = setting(OptimizerConfig)
     """AdamW and its schedule."""
-    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    deepspeed: DeepSpeedConfig = setting(DeepSpeedConfig)
     """ZeRO and offload."""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=PLACE)
+    checkpoint: CheckpointConfig = unfrozen(CheckpointConfig)
     """When the state is saved."""
-    launch: RanksConfig = field(default_factory=RanksConfig)
+    launch: RanksConfig = setting(RanksConfig)
     """Ranks and job."""
-    site: SiteConfig = field(default_factory=SiteConfig, metadata=PLACE)
+    site: SiteConfig = unfrozen(SiteConfig)
     """The cluster."""
-    seed: int = 0
+    seed: int = setting(0, ge=0, le=Most.SEED)
     """Seed of the data's order and of everything else that is drawn."""
 
     @property
@@ -259,8 +260,7 @@ def checked(c: FinetuneConfig) -> FinetuneConfig:
     from gra_hpc.training.templates import BUILT_IN
 
     need = expecting("gra config show --preset finetune/paper  (explains every key)")
-    o, d, n = c.optimizer, c.data, c.launch
-    need(c.model.path != "", "model.path", "", "a Hub id or a directory")
+    check_bounds(c, need)
     template = c.model.chat_template
     need(
         not template or template in BUILT_IN or Path(template).is_file(),
@@ -268,19 +268,7 @@ def checked(c: FinetuneConfig) -> FinetuneConfig:
         template,
         f"a Jinja file, or {' or '.join(BUILT_IN)}",
     )
-    need(d.path != "", "data.path", "", "a release directory or a file")
-    need(d.limit >= 0, "data.limit", d.limit, "0 or more")
-    need(d.last_round >= 0, "data.last_round", d.last_round, "0 or more")
-    need(d.max_length >= 16, "data.max_length", d.max_length, "at least 16")
-    need(o.epochs > 0, "optimizer.epochs", o.epochs, "above 0")
-    need(o.max_steps >= 0, "optimizer.max_steps", o.max_steps, "0 or more")
-    need(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "above 0")
-    need(0 <= o.warmup < 1, "optimizer.warmup", o.warmup, "0 to below 1")
-    schedules = ("cosine", "linear", "constant_with_warmup")
-    need(o.schedule in schedules, "optimizer.schedule", o.schedule, " or ".join(schedules))
-    need(n.nodes >= 1, "launch.nodes", n.nodes, "1 or more")
-    need(n.per_node >= 0, "launch.per_node", n.per_node, "0 or more")
-    need(o.micro_batch >= 1, "optimizer.micro_batch", o.micro_batch, "1 or more")
+    o = c.optimizer
     once = o.micro_batch * c.world
     need(
         o.global_batch >= once and o.global_batch % once == 0,
@@ -288,14 +276,10 @@ def checked(c: FinetuneConfig) -> FinetuneConfig:
         o.global_batch,
         f"a multiple of {once} (micro_batch {o.micro_batch} x {c.world} ranks)",
     )
-    need(c.deepspeed.zero in (1, 2, 3), "deepspeed.zero", c.deepspeed.zero, "1, 2 or 3")
     need(
         c.deepspeed.offload_parameters is Offload.none or c.deepspeed.zero == 3,
         "deepspeed.offload_parameters",
         c.deepspeed.offload_parameters.value,
         "none, unless deepspeed.zero=3",
     )
-    need(c.checkpoint.every_steps >= 0, "checkpoint.every_steps", c.checkpoint.every_steps, "0 or more")
-    need(c.checkpoint.every_minutes >= 0, "checkpoint.every_minutes", c.checkpoint.every_minutes, "0 or more")
-    need(c.checkpoint.keep >= 1, "checkpoint.keep", c.checkpoint.keep, "1 or more")
     return c

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.config import frozen
-from gra_hpc.config.settings import Executor
+from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.launch import submissions
 from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_one

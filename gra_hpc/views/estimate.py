@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gra_hpc.config.settings import EngineKind, Executor, RunConfig
+from gra_hpc.config.settings import EngineKind, RunConfig
+from gra_hpc.config.site import Executor
 from gra_hpc.placement.workload import MethodRates, ModelLoad, RoleLoad, calibration_of, method_load
 from gra_hpc.run.plan import Plan
 from gra_hpc.views.status_table import duration

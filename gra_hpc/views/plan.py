@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import EngineKind, Executor, Flow, RunConfig
+from gra_hpc.config.settings import EngineKind, Flow, RunConfig
+from gra_hpc.config.site import Executor
 from gra_hpc.run import disk_space
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan, RoundPlan

@@ -44,7 +44,7 @@ def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         ("method.verdict_tokens=0", "method.verdict_tokens"),
         ("seeds.limit=-5", "seeds.limit"),
         ("site.signal_lead_s=4000", "at most a fifth of the time limit"),
-        ("models.smollm2.dtype=bfloat", "expected one of auto, bfloat16, float16, half, float32, float"),
+        ("models.smollm2.dtype=bfloat", "expected auto, bfloat16, float16, half, float32 or float"),
         ("models.smollm2.max_model_len=ten", "models.smollm2.max_model_len"),
         ("models.smollm2.pth=x", "did you mean path?"),
         (

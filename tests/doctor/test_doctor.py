@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import EngineKind, RunConfig, SiteConfig
+from gra_hpc.config.settings import EngineKind, RunConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor import directories, node, slurm_site, software
 from gra_hpc.doctor.finding import FAILURE, OK, WARNING, Finding, examine, worst
 from gra_hpc.doctor.job import ExamineNode

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.config.settings import Executor, RunConfig
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.site import Executor
 from gra_hpc.launch.arrays import merge_executor, sbatch_text, shard_executor
 from gra_hpc.run.directory import RunDir
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from placement_models import A100_8, FIVE, LLAMA_8B, MINILM, PAPER, QWEN_72B, SMOLLM2, by_model, check, solved
 
-from gra_hpc.config.settings import Executor, ModelConfig, Residency, RunConfig, SiteConfig
+from gra_hpc.config.settings import ModelConfig, Residency, RunConfig
+from gra_hpc.config.site import Executor, SiteConfig
 from gra_hpc.errors import ConfigError, EngineError
 from gra_hpc.models.facts import ModelFacts
 from gra_hpc.placement.performance import GB, constants_for

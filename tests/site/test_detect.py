@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import RunConfig, SiteConfig
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import ConfigError
 from gra_hpc.launch.arrays import launcher, sbatch_text
 from gra_hpc.run.directory import RunDir

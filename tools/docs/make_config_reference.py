@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""docs/configuration.md out of the docstrings of gra_hpc/config/settings.py.
+"""docs/configuration.md out of the docstrings and bounds of the fields in gra_hpc/config/.
 
     python tools/docs/make_config_reference.py [--check]
 
@@ -13,11 +13,12 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
 from gra_hpc.config.explain import field_docs
+from gra_hpc.config.fields import Bounds, bounds_of
 from gra_hpc.config.settings import RunConfig
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
@@ -30,7 +31,7 @@ FREE = ("models.NAME.licence", "seeds.licence")
 HEAD = """\
 # Configuration
 
-<!-- Written by tools/docs/make_config_reference.py from the docstrings in gra_hpc/config/settings.py. -->
+<!-- Written by tools/docs/make_config_reference.py from docstrings and bounds in gra_hpc/config/. -->
 
 A run is described by one configuration. `gra plan` composes it from a preset (`configs/*.yaml`, or a file of
 yours), a site (`configs/sites/*.yaml`) and words `key=value`, in this order; `gra config show` prints the result
@@ -84,7 +85,7 @@ def section(prefix: str, kind: Any, frozen: bool, doc: str = "") -> Iterator[str
             key = f"{prefix}{f.name}"
             mark = "" if not mine or key in FREE else "content" if key.startswith(BY_CONTENT) else "yes"
             meaning = docs.get(f.name, "").replace("|", "\\|")
-            rows.append(f"| `{key}` | {type_name(hint)} | {default(f)} | {mark} | {meaning} |")
+            rows.append(f"| `{key}` | {type_name(hint, bounds_of(f))} | {default(f)} | {mark} | {meaning} |")
     if prefix:
         yield f"\n## `{prefix[:-1]}`\n"
         summary = (kind.__doc__ or "").strip().splitlines()[0]
@@ -98,8 +99,13 @@ def section(prefix: str, kind: Any, frozen: bool, doc: str = "") -> Iterator[str
         yield from section(f"{name}.", inner, mine, text)
 
 
-def type_name(hint: Any) -> str:
-    """A type for people."""
+def type_name(hint: Any, bounds: Bounds | None = None) -> str:
+    """A type for people, with its bounds."""
+    if bounds and bounds.choices and get_origin(hint) is not dict:
+        several = "list of " if get_origin(hint) is list else ""
+        return several + " \\| ".join(map(str, bounds.choices))
+    if bounds and not bounds.needed:
+        return f"{type_name(hint)}, {bounds}"
     args = [a for a in get_args(hint) if a is not type(None)]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return " \\| ".join(e.value for e in hint)
