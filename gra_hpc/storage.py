@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from gra_hpc.errors import StorageError
+from gra_hpc.errors import ReleaseError, StorageError
 
+SEAL = "seal"
+"""Key of a JSON object that holds the digest of all others."""
 _NO_ROOM = {errno.ENOSPC: "no space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "file too large"}
 
 
@@ -98,17 +100,40 @@ def to_json(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def read_json(path: Path) -> Any:
-    """Parsed JSON.
+def sealed(value: dict[str, Any]) -> bytes:
+    """`to_json` of an object that carries a digest of itself, so that a changed bit is noticed where it is read."""
+    return to_json({**value, SEAL: hashlib.sha256(to_json(value)).hexdigest()})
+
+
+def unsealed(value: Any) -> Any:
+    """Parsed JSON without its seal; what has none is returned as it is.
 
     Raises:
-        StorageError: naming the file, when it is not JSON.
+        ValueError: it is not what was sealed.
+    """
+    if not isinstance(value, dict) or SEAL not in value:
+        return value
+    rest = {k: v for k, v in value.items() if k != SEAL}
+    if hashlib.sha256(to_json(rest)).hexdigest() != value[SEAL]:
+        raise ValueError("changed since it was written: its seal is not that of its content")
+    return rest
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON, without its seal.
+
+    Raises:
+        StorageError: naming the file, when it is not JSON, or changed since it was sealed.
         FileNotFoundError: when it does not exist.
     """
     try:
-        return orjson.loads(path.read_bytes())
+        value = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as e:
         raise StorageError(f"{path}: not valid JSON ({e})", "bring the file back, then type that again") from None
+    try:
+        return unsealed(value)
+    except ValueError as e:
+        raise StorageError(f"{path}: {e}", "bring the file back, then type that again") from None
 
 
 def read_object(path: Path, *keys: str, then: str = "") -> dict[str, Any]:
@@ -137,6 +162,50 @@ def read_object(path: Path, *keys: str, then: str = "") -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Hex SHA-256 of a file, read to its end."""
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        before = _state(f.fileno())
+        found = hashlib.file_digest(f, "sha256").hexdigest()
+        if _state(f.fileno()) == before:
+            _found[before] = found
+    return found
+
+
+def entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file: its bytes and its SHA-256."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def checked(path: Path, recorded: Mapping[str, Any], then: str = "") -> Path:
+    """A file that is still what was recorded of it: read once a process, and again when it has changed since.
+
+    Args:
+        recorded: `bytes` and `sha256`, as `entry` makes them.
+        then: what to do about another one.
+
+    Raises:
+        ReleaseError: it is not there, cannot be read, or is another one.
+    """
+    then = then or "bring the file back, then type that again"
+    try:
+        with path.open("rb") as f:
+            size, found = os.fstat(f.fileno()).st_size, _found.get(_state(f.fileno()))
+        if size != recorded["bytes"]:
+            raise ReleaseError(f"{path}: {size} bytes, {recorded['bytes']} were recorded", then)
+        found = found or sha256(path)
+    except OSError as e:
+        raise ReleaseError(f"{path}: {e.strerror}, though it was recorded", then) from None
+    if found != (wanted := str(recorded["sha256"])):
+        raise ReleaseError(
+            f"{path}: changed since it was written (SHA-256 {found[:12]}..., {wanted[:12]}... was recorded)", then
+        )
+    return path
+
+
+_found: dict[tuple[int, ...], str] = {}
+"""SHA-256 of files that this process has read, by what changes when a file does; a new name changes nothing."""
+
+
+def _state(fd: int) -> tuple[int, ...]:
+    s = os.fstat(fd)
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns

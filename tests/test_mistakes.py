@@ -179,10 +179,13 @@ def test_samples_that_cannot_be_shown(gra: Gra, preset: Path, tmp_path: Path) ->
     assert f"samples begin with {twice}: " in gra("inspect", "r", twice)
     gra("inspect", "r", ids[0], code=0)
     for table in (calls, samples):
-        table.write_bytes(table.read_bytes()[:3000])
-        assert f"{table}: not a readable table" in gra("inspect", "r")
+        good = table.read_bytes()
+        table.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
+        assert f"{table}: changed since it was written" in gra("inspect", "r")
+        table.write_bytes(good[:3000])
+        assert f"{table}: 3000 bytes, {len(good)} were recorded" in gra("inspect", "r")
         table.unlink()
-        assert f"{table}: not a readable table" in gra("inspect", "r")
+        assert f"{table}: No such file or directory, though it was recorded" in gra("inspect", "r")
     shard.manifest.write_text("{}")
     assert f"{shard.manifest}: not a shard manifest" in gra("inspect", "r")
 

@@ -57,18 +57,18 @@ def export(release: Path, form: str, target: Path) -> list[Path]:
     """
     if form not in SUFFIX:
         raise ReleaseError(f"format {form}: not known{nearest(form, list(SUFFIX))}", f"--format {' | '.join(SUFFIX)}")
+    then = f"gra release verify {release}"
     try:
         manifest = storage.read_json(release / NAME)
         name, splits = manifest["name"], list(manifest["splits"])
-        said = {n: f["bytes"] for n, f in manifest["files"].items() if n.startswith("data/")}
+        said = {n: f for n, f in manifest["files"].items() if n.startswith("data/")}
     except (OSError, KeyError, TypeError, AttributeError):
-        raise ReleaseError(f"{release}: not a release (no {NAME})", f"gra release verify {release}") from None
-    there = {f"data/{p.name}": p.stat().st_size for p in release.glob("data/*.parquet")}
-    for file in sorted(said.keys() | there.keys()):
-        if said.get(file) != there.get(file):
-            raise ReleaseError(
-                f"{release / file}: not as the manifest says; nothing was exported", f"gra release verify {release}"
-            )
+        raise ReleaseError(f"{release}: not a release (no {NAME})", then) from None
+    for path in sorted(release.glob("data/*.parquet")):
+        if f"data/{path.name}" not in said:
+            raise ReleaseError(f"{path}: not in the manifest; nothing was exported", then)
+    for file, recorded in said.items():
+        storage.checked(release / file, recorded, then)
     return export_splits(release, name, splits, form, target)
 
 

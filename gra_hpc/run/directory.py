@@ -6,7 +6,7 @@ RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
     rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
     rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, manifest.json}
     rounds/01/merged/{pool,kept,dropped}.parquet, manifest.json     the merge of the round, renamed into place
-    rounds/01/embeddings/00000.parquet              what the merge embedded itself; of seeds: seeds.embeddings/
+    rounds/01/embeddings/00000-DIGEST.parquet       what the merge embedded itself; of seeds: seeds.embeddings/
     release/                                        the dataset
     logs/  submissions/
 """

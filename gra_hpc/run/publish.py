@@ -16,7 +16,7 @@ from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import FORMAT, ShardManifest
-from gra_hpc.storage import fsync_dir, fsync_file, room, sha256, to_json, write_once
+from gra_hpc.storage import fsync_dir, fsync_file, room, sealed, sha256, write_once
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def publish(
             "python": platform.python_version(),
             **details,
         }
-        won = write_once(shard.manifest, to_json(manifest))
+        won = write_once(shard.manifest, sealed(manifest))
     if not won:
         for file in (samples_file, calls_file):
             file.unlink(missing_ok=True)

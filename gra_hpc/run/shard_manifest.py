@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ import orjson
 from gra_hpc.errors import ReleaseError
 from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.storage import checked, unsealed
 
 FORMAT = 1
 _ATTEMPT = re.compile(r"[\w.+-]{1,200}", re.ASCII)
@@ -32,6 +34,8 @@ class ShardManifest:
     """Of the samples table, as `bytes` and `sha256`."""
     bytes: int
     sha256: str
+    calls: dict[str, Any] | None
+    """Bytes and SHA-256 of the calls table."""
     ledger: Ledger
     digest: str
     """Hex SHA-256 of the manifest itself."""
@@ -49,9 +53,29 @@ class ShardManifest:
         except OSError as e:
             raise ReleaseError(f"{where}: {e.strerror}", _then(shard)) from None
         try:
-            return _checked(orjson.loads(raw), hashlib.sha256(raw).hexdigest())
+            found = orjson.loads(raw)
+            manifest = _checked(found, hashlib.sha256(raw).hexdigest())
+            unsealed(found)
+            return manifest
         except ValueError as e:
             raise ReleaseError(f"{where}: not a shard manifest ({e})", _then(shard)) from None
+
+    def samples_table(self, shard: ShardDir) -> Path:
+        """The samples table, as it was published.
+
+        Raises:
+            ReleaseError: it is not.
+        """
+        return checked(shard.samples(self.attempt), {"bytes": self.bytes, "sha256": self.sha256}, _then(shard))
+
+    def calls_table(self, shard: ShardDir) -> Path:
+        """The calls table, as it was published.
+
+        Raises:
+            ReleaseError: it is not.
+        """
+        path = shard.calls(self.attempt)
+        return checked(path, self.calls, _then(shard)) if self.calls is not None else path
 
     def tables(self, shard: ShardDir) -> set[str]:
         """Names of the tables that attempts at this shard may have left beside the manifest, the counted ones among
@@ -76,8 +100,10 @@ def _checked(data: Any, digest: str) -> ShardManifest:
         raise ValueError(f"format is {_shown(top['format'])}, this version reads {FORMAT}")
     attempt = _name(top.get("attempt"), "attempt")
     rows, size, sha256 = _table(top.get("samples"), "samples", attempt)
+    calls = None
     if top.get("calls") is not None:
-        _table(top["calls"], "calls", attempt)
+        _, calls_size, calls_sha256 = _table(top["calls"], "calls", attempt)
+        calls = {"bytes": calls_size, "sha256": calls_sha256}
     others = top.get("attempts", [])
     if not isinstance(others, list):
         raise ValueError(f"attempts is {_shown(others)}, expected a list")
@@ -90,6 +116,7 @@ def _checked(data: Any, digest: str) -> ShardManifest:
         rows=rows,
         bytes=size,
         sha256=sha256,
+        calls=calls,
         ledger=_ledger(_object(top.get("ledger"), "ledger")),
         digest=digest,
     )

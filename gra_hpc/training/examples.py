@@ -12,7 +12,7 @@ from typing import Any
 from gra_hpc.errors import ReleaseError, SeedError
 from gra_hpc.sources.layouts import ASSISTANT, USER, Layout, Refused, one_message
 from gra_hpc.sources.rows import Source
-from gra_hpc.storage import read_json
+from gra_hpc.storage import checked, read_json
 
 Messages = list[dict[str, str]]
 """Turns `{role, content}`; the last one is the assistant's."""
@@ -89,11 +89,15 @@ def _release(release: Path, split: str, min_score: float, last_round: int) -> Ex
 
     manifest = read_json(release / "manifest.json")
     out = Examples(source=f"{release} ({manifest.get('fingerprint', '')})")
+    then = f"gra release verify {release}"
     files = sorted(release.glob(f"data/{split}-*.parquet"))
     if not files:
-        raise ReleaseError(f"{release}: no {split} split", f"gra release verify {release}")
+        raise ReleaseError(f"{release}: no {split} split", then)
     for file in files:
-        with pq.ParquetFile(file) as table:
+        recorded = manifest["files"].get(f"data/{file.name}")
+        if recorded is None:
+            raise ReleaseError(f"{file}: not in the release's manifest", then)
+        with pq.ParquetFile(checked(file, recorded, then)) as table:
             for batch in table.iter_batches(4096, columns=["messages", "score", "round"]):
                 for row in batch.to_pylist():
                     out.read += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gra_hpc.errors import GraError, ReleaseError
 from gra_hpc.records import ACCEPTED, CRITERIA, FAILED, INSTRUCTION_CRITERIA, REJECTED
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.shard_manifest import ShardManifest
 
 if TYPE_CHECKING:
@@ -23,36 +23,41 @@ def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tupl
 
     Raises:
         GraError: no such sample, several, or no such status.
-        ReleaseError: a shard's manifest or table that cannot be read.
+        ReleaseError: a shard's manifest or table that cannot be read, or is not what was published.
     """
     if status not in (ACCEPTED, REJECTED, FAILED):
         raise GraError(f"--status {status}: expected {ACCEPTED}, {REJECTED} or {FAILED}", f"gra inspect {run.path}")
-    best: tuple[dict[str, Any], Path, Path] | None = None
-    found: dict[str, tuple[dict[str, Any], Path, Path]] = {}
+    best: tuple[dict[str, Any], ShardDir] | None = None
+    found: dict[str, tuple[dict[str, Any], ShardDir]] = {}
     for path in sorted(run.path.glob("rounds/[0-9]*/shards/[0-9]*/manifest.json")):
         number, shard = int(path.parts[-4]), int(path.parts[-2])
         if not wanted and number == 0:
             continue
         directory = run.round(number).shard(shard)
-        attempt = ShardManifest.load(directory).attempt
-        samples, calls = directory.samples(attempt), directory.calls(attempt)
+        samples = ShardManifest.load(directory).samples_table(directory)
         for row in table(samples, without="embedding").to_pylist():
             if wanted:
                 if row["id"] == wanted:
-                    return row, samples, calls
+                    return row, *_tables(directory)
                 if row["id"].startswith(wanted):
-                    found[row["id"]] = row, samples, calls
+                    found[row["id"]] = row, directory
             elif row["status"] == status and (best is None or (row["score"] or 0) > (best[0]["score"] or 0)):
-                best = (row, samples, calls)
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
+                best = (row, directory)
+    if len(found) > 1:
         ids = ", ".join(sorted(found)[:5])
         raise GraError(f"{run.path}: {len(found)} samples begin with {wanted}: {ids}", "type more of the id")
+    if found:
+        best = next(iter(found.values()))
     if best is None:
         what = f"sample {wanted}" if wanted else f"{status} sample"
         raise GraError(f"{run.path}: no published {what}", f"gra status {run.path}")
-    return best
+    return best[0], *_tables(best[1])
+
+
+def _tables(shard: ShardDir) -> tuple[Path, Path]:
+    """A published shard's samples and calls."""
+    manifest = ShardManifest.load(shard)
+    return manifest.samples_table(shard), manifest.calls_table(shard)
 
 
 def table(path: Path, without: str = "") -> pa.Table:

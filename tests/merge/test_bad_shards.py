@@ -11,6 +11,7 @@ from fabricate import make_run, publish_shard, sample, seed
 from gra_hpc.errors import FingerprintError, ReleaseError
 from gra_hpc.merge.round import merge_round
 from gra_hpc.run.directory import RunDir
+from gra_hpc.storage import read_json
 
 
 def damaged(tmp_path: Path) -> RunDir:
@@ -21,8 +22,9 @@ def damaged(tmp_path: Path) -> RunDir:
 
 
 def edit(run: RunDir, shard: int, change: dict) -> None:
+    """As somebody's tool would, which knows nothing of the seal."""
     path = run.round(1).shard(shard).manifest
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(read_json(path) | change))
 
 
 def test_bad_tables_are_named(tmp_path: Path) -> None:
@@ -63,6 +65,9 @@ def test_bad_manifests_are_named(tmp_path: Path) -> None:
             merge_round(run, 1)
         assert "00001/" in e.value.what
         path.write_text(good)
+    path.write_text(good.replace('"accepted": 1', '"accepted": 3'))
+    with pytest.raises(ReleaseError, match=r"not a shard manifest .changed since it was written: its seal"):
+        merge_round(run, 1)
     path.write_text("{")
     with pytest.raises(ReleaseError, match="not a shard manifest"):
         merge_round(run, 1)
@@ -100,7 +105,7 @@ def test_manifests_of_wrong_types_are_named_and_nothing_is_removed(
     run = damaged(tmp_path)
     for n in (0, 1):
         shard = run.round(1).shard(n)
-        good = json.loads(shard.manifest.read_text())
+        good = read_json(shard.manifest)
         bad = change_ or ({} if change_ is None else [])
         if isinstance(bad, dict) and bad:
             (key, value), *_ = bad.items()

@@ -31,33 +31,48 @@ def test_each_block_is_a_part_of_its_own(tmp_path: Path) -> None:
     store = Store(tmp_path / "embeddings", "m")
     assert found(store, ids(1)) == {}
     store.add(ids(1, 2), vectors(1, 2))
-    first = tmp_path / "embeddings" / "00000.parquet"
+    (first,) = store.path.iterdir()
     before = (first.stat().st_ino, first.stat().st_mtime_ns)
     store.add(ids(3), vectors(3))
-    assert sorted(p.name for p in store.path.iterdir()) == ["00000.parquet", "00001.parquet"]
+    assert sorted(p.name.split("-")[0] for p in store.path.iterdir()) == ["00000", "00001"]
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == before
     assert found(Store(store.path, "m"), ids(3, 9, 1)) == {b"id3": 3, b"id1": 1}
     assert found(Store(store.path, "another model"), ids(1)) == {}
 
 
 def test_two_merges_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are about to write the same part: none is lost, and the first one's numbers count."""
+    """Both are about to write the same part: none is lost, and of a row of both one number counts, always the same."""
     store = Store(tmp_path / "embeddings", "m")
     monkeypatch.setattr(Store, "_parts", lambda _: [])
     store.add(ids(1, 2), vectors(1, 2))
     store.add(ids(2, 3), vectors(20, 3))
+    store.add(ids(2, 3), vectors(20, 3))
     monkeypatch.undo()
     assert len(list(store.path.iterdir())) == 2
-    assert found(store, ids(1, 2, 3)) == {b"id1": 1, b"id2": 2, b"id3": 3}
+    both = found(store, ids(1, 2, 3))
+    assert both in ({b"id1": 1, b"id2": 2, b"id3": 3}, {b"id1": 1, b"id2": 20, b"id3": 3})
+    assert found(store, ids(1, 2, 3)) == both
 
 
-def test_a_part_that_cannot_be_read_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def damaged(data: bytearray, what: str) -> bytes:
+    """Torn, or with one bit of the values changed (a page whose length and encoding stay as they were)."""
+    if what == "torn":
+        return bytes(data[: len(data) // 2])
+    data[len(data) // 3] ^= 4
+    return bytes(data)
+
+
+@pytest.mark.parametrize("what", ["torn", "flipped"])
+def test_a_part_that_is_not_what_was_written_is_computed_again(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Store(tmp_path / "embeddings", "m")
     store.add(ids(1), vectors(1))
     store.add(ids(2), vectors(2))
-    (store.path / "00000.parquet").write_bytes(b"PAR1 torn")
+    first = min(store.path.iterdir())
+    first.write_bytes(damaged(bytearray(first.read_bytes()), what))
     assert found(store, ids(1, 2)) == {b"id2": 2}
-    assert "00000.parquet: not readable" in caplog.text
+    assert f"{first.name}: changed since it was written; computed again" in caplog.text
     store.add(ids(1), vectors(1))
     assert found(store, ids(1, 2)) == {b"id2": 2, b"id1": 1}
 

@@ -58,9 +58,25 @@ def test_a_release_without_all_of_its_data_is_not_exported(built: RunDir, tmp_pa
     (train, _) = export(release, "chat", tmp_path / "out")
     before = train.read_bytes()
     next(release.glob("data/train-*.parquet")).unlink()
-    with pytest.raises(ReleaseError, match=r"data/train-.*: not as the manifest says"):
+    with pytest.raises(ReleaseError, match=r"data/train-.*: No such file or directory, though it was recorded"):
         export(release, "chat", tmp_path / "out")
     assert train.read_bytes() == before
+
+
+def test_a_release_with_other_data_is_not_exported(built: RunDir, tmp_path: Path) -> None:
+    """One changed bit, and a table that the manifest does not name."""
+    release = tmp_path / "release"
+    shutil.copytree(built.release, release)
+    table = next(release.glob("data/train-*.parquet"))
+    good = table.read_bytes()
+    table.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
+    with pytest.raises(ReleaseError, match=r"data/train-.*: changed since it was written"):
+        export(release, "chat", tmp_path / "out")
+    table.write_bytes(good)
+    shutil.copyfile(table, release / "data" / "train-more.parquet")
+    with pytest.raises(ReleaseError, match=r"train-more\.parquet: not in the manifest; nothing was exported"):
+        export(release, "chat", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_llama_factory_finds_every_file(built: RunDir, tmp_path: Path) -> None:

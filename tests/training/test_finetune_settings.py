@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from gra_hpc import storage
 from gra_hpc.config import explain as explain_module
 from gra_hpc.config import frozen
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
@@ -139,13 +140,23 @@ def test_examples_of_releases(tmp_path: Path) -> None:
     (tmp_path / "run" / "plan.json").write_text("{}")
     with pytest.raises(ReleaseError, match="no release yet -> gra status"):
         read(str(tmp_path / "run"))
-    (release / "manifest.json").write_text('{"fingerprint": "f"}')
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-    pq.write_table(pa.table({"messages": [chat, chat], "score": [9.5, 8.0]}), release / "data" / "train-0.parquet")
+    table = release / "data" / "train-0.parquet"
+    pq.write_table(pa.table({"messages": [chat, chat], "score": [9.5, 8.0]}), table)
+    manifest: dict[str, Any] = {"fingerprint": "f", "files": {"data/train-0.parquet": storage.entry(table)}}
+    (release / "manifest.json").write_bytes(storage.to_json(manifest))
     assert len(read(str(tmp_path / "run")).conversations) == 2
     assert len(read(str(release), min_score=9).conversations) == 1
     with pytest.raises(ReleaseError, match="no validation split"):
         read(str(release), split="validation")
+    data = bytearray(table.read_bytes())
+    data[data.index(b"Q")] ^= 1
+    table.write_bytes(data)
+    with pytest.raises(ReleaseError, match=r"train-0\.parquet: changed since it was written .* -> gra release verify"):
+        read(str(release))
+    (release / "manifest.json").write_bytes(storage.to_json(manifest | {"files": {}}))
+    with pytest.raises(ReleaseError, match=r"train-0\.parquet: not in the release's manifest"):
+        read(str(release))
 
 
 def checkpoint(out: FinetuneDir, attempt: str, step: int, sizes: dict[str, int] | None) -> Path:

@@ -17,11 +17,12 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> RunDir:
     return undisturbed(make_run(tmp_path_factory.mktemp("damaged") / "run", 4, ["launch.shards=2"]))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"ledger": {"planned": "x"}}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"ledger": {"planned": "x"}}', b"one bit"])
 def test_it_is_named_and_the_rest_is_shown(done: RunDir, content: bytes) -> None:
     manifest = done.round(1).shard(0).manifest
     before = manifest.read_bytes()
-    manifest.write_bytes(content)
+    manifest.write_bytes(before.replace(b'"planned": 2', b'"planned": 3') if content == b"one bit" else content)
+    assert manifest.read_bytes() != before
     try:
         status = collect(done)
     finally:

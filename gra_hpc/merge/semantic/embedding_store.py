@@ -1,13 +1,16 @@
 """Embeddings that a merge computed, kept beside the run: a directory of Parquet parts, one for each block computed.
 
 A part appears whole and is never written again, so a killed merge goes on after the last one, and what is written and
-held does not grow with what is there.
+held does not grow with what is there. Its name holds the start of its SHA-256: embeddings decide which rows stay, and a
+part that has changed since is computed again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _ROWS = 16_384
 """Rows read at a time."""
+_NAME = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
 _OLD_S = 900.0
 """A temporary file of this age was left by a writer that died."""
 
@@ -83,21 +87,25 @@ class Store:
             if time.time() - left.stat().st_mtime > _OLD_S:
                 left.unlink(missing_ok=True)
         parts = self._parts()
-        number = int(parts[-1].stem) + 1 if parts else 0
-        while not storage.write_once(self.path / f"{number:05d}.parquet", data.getvalue()):
-            number += 1  # another merge of this round was first
+        number = parts[-1][0] + 1 if parts else 0  # another merge of this round may write one of the same number
+        name = f"{number:05d}-{hashlib.sha256(data.getvalue()).hexdigest()[:16]}.parquet"
+        storage.write_once(self.path / name, data.getvalue())
 
-    def _parts(self) -> list[Path]:
-        parts = (p for p in self.path.glob("*.parquet") if p.stem.isdecimal())
-        return sorted(parts, key=lambda p: int(p.stem))
+    def _parts(self) -> list[tuple[int, str, Path]]:
+        """Number, digest and path of every part, in order."""
+        named = ((_NAME.fullmatch(p.name), p) for p in self.path.glob("*.parquet"))
+        return sorted((int(m[1]), m[2], p) for m, p in named if m)
 
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Ids and embeddings of all parts; a part that cannot be read is left out, and its rows computed again."""
+        """Ids and embeddings of all parts; one that cannot be read, or has changed, is left out and computed again."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for path in self._parts():
+        for _, digest, path in self._parts():
             try:
+                if not storage.sha256(path).startswith(digest):
+                    log.warning("%s: changed since it was written; computed again", path)
+                    continue
                 with pq.ParquetFile(path) as file:
                     if (file.schema_arrow.metadata or {}).get(b"model") != self._model.encode():
                         continue
