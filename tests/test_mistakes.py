@@ -92,7 +92,9 @@ def preset(tmp_path: Path, tiny_llama: Path) -> Path:
         (["plan", "r", "site.container=docker:x"], "apptainer:IMAGE or pyxis:IMAGE", "gra config show"),
         (["plan", "r", "--preset", "dmo"], "did you mean demo?", "presets:"),
         (["plan", "r", "--site", "perlmuter"], "did you mean perlmutter?", "gra site detect"),
-        (["plan", "r", "site.scratch=$NOT_SET_ANYWHERE"], "environment variable is not set", "site.scratch="),
+        (["plan", "r", "site.scratch=$FASTSCRATCH"], "environment variable is not set", "site.scratch="),
+        (["plan", "r", "site.scratch=$HF_TOKEN"], "not among the variables that expand here", "docs/configuration.md"),
+        (["plan", "r", "release.name=${oc.env:HF_TOKEN}"], "may name another key", "write the value itself"),
     ],
 )
 def test_on_the_command_line(gra: Gra, tmp_path: Path, words: list[str], what: str, then: str) -> None:

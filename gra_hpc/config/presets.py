@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
+from gra_hpc.config.references import escaped, expanded, refuse_resolvers
 from gra_hpc.config.rules import check, check_bounds, expecting
 from gra_hpc.config.settings import MemberConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
@@ -161,7 +161,7 @@ def site(name: str, expand: bool = False) -> SiteConfig:
     cfg = OmegaConf.structured(RunConfig)
     for path, data in _layers(find_site(name)):
         cfg = _merge(cfg, data, str(path))
-    result = cast(SiteConfig, OmegaConf.to_object(cfg.site))
+    result = cast(SiteConfig, _typed(cfg.site))
     check_bounds(result, expecting(f"mend {find_site(name)}"), "site")
     if expand:
         _expand(result)
@@ -230,6 +230,7 @@ def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> 
 
 def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunConfig) -> DictConfig:
     _check_keys(kind, data, "", source, kind)
+    refuse_resolvers(data, source)
     for key, hint in types_of(kind).items():
         given, args = data.get(key), get_args(hint)
         if isinstance(given, dict) and len(args) == 2 and dataclasses.is_dataclass(args[1]):
@@ -348,19 +349,21 @@ def _finish(typed: Any) -> RunConfig:
 
 
 def _expand(site: SiteConfig) -> None:
-    """Environment variables in a site's paths, of the login node; those in `local_dir` are the compute node's.
+    """Variables in a site's paths (`references.VARIABLES`), of the login node; those in `local_dir` are the compute
+    node's.
 
     Raises:
-        ConfigError: a variable that is not set.
+        ConfigError: a variable that is not set, or none of those.
     """
+    expanded("site.local_dir", site.local_dir)
     for key in ("scratch", "container", "python"):
         value = getattr(site, key)
-        expanded = os.path.expandvars(value)
-        if "$" in expanded:
+        path = expanded(f"site.{key}", value)
+        if "$" in path:
             raise ConfigError(f"site.{key}={value}: this environment variable is not set here", f"site.{key}=/the/path")
-        setattr(site, key, expanded)
+        setattr(site, key, path)
 
 
 def dump(config: Any) -> str:
     """The configuration as YAML, as saved in `run.yaml`."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.structured(escaped(config)))

@@ -32,6 +32,7 @@ from gra_hpc.launch.tasks import await_kill, requeue, start_logging
 from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.engines import local_directory
 from gra_hpc.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -183,8 +184,8 @@ def run_worker(out: EvaluateDir, name: str, config: EvaluateConfig, signals: Sig
 
     It runs under an engine's guard: however this process ends, none of the benchmark's (vLLM starts several) is left.
     """
-    place = os.path.expandvars(config.site.local_dir)
-    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=place if place and Path(place).is_dir() else None))
+    place = local_directory(config.site)
+    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=place if place.is_dir() else None))
     command = [sys.executable, "-I", "-S", guard.__file__, "--grace", "5"]
     command += ["--state", f"{private}.state", "--private", str(private)]
     if not config.site.gpus_per_node:

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from gra_hpc import __version__
+from gra_hpc.config.references import escaped
 from gra_hpc.config.settings import Flow, RunConfig
 from gra_hpc.flows import render
 from gra_hpc.release.cluster_hours import allocation
@@ -32,7 +33,7 @@ PRIVATE = ("site", "engine.env", "engine.python")
 
 def public_config(config: RunConfig) -> dict[str, Any]:
     """The run's configuration without `PRIVATE`, as plain values."""
-    out: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    out: Any = OmegaConf.to_container(OmegaConf.structured(escaped(config)), resolve=True, enum_to_str=True)
     for key in PRIVATE:
         *way, last = key.split(".")
         inner = out
@@ -44,7 +45,9 @@ def public_config(config: RunConfig) -> dict[str, Any]:
 
 def write_run_config(config: RunConfig, path: Path) -> None:
     """`run.yaml`, from which the run can be planned again."""
-    path.write_text(yaml.safe_dump(public_config(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump(escaped(public_config(config)), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
 
 
 def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[str, int]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-import os
 import tempfile
 from base64 import b64decode
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from gra_hpc.config.references import expanded
 from gra_hpc.config.settings import EngineKind, Flow, ModelConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import EngineError
@@ -117,7 +117,7 @@ def again(path: str) -> str:
 
 def local_directory(site: SiteConfig) -> Path:
     """The node-local directory, for sockets, temporary files and copies of weights; variables are this node's."""
-    wanted = os.path.expandvars(site.local_dir)
+    wanted = expanded("site.local_dir", site.local_dir)
     if "$" in wanted:
         log.warning("site.local_dir=%s is not set on this node; using %s", site.local_dir, tempfile.gettempdir())
         wanted = ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import textwrap
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -19,6 +20,7 @@ from omegaconf import MISSING
 
 from gra_hpc.config.explain import field_docs
 from gra_hpc.config.fields import Bounds, bounds_of
+from gra_hpc.config.references import VARIABLES
 from gra_hpc.config.settings import RunConfig
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
@@ -49,8 +51,14 @@ planned, and `gra resume` refuses to change them (*content*: what the files hold
 others say where and how work is done: they may change between two attempts (`gra resume RUN site.partition=long`).
 
 Paths: `seeds.path` starts at the working directory, then at `configs/`. A model is a directory, or a Hub id that
-lies in a local cache (`gra stage`). `site.scratch`, `site.python` and `site.container` may hold environment
-variables of the login node (`$SCRATCH`), `site.local_dir` those of the compute node (`$SLURM_TMPDIR`).
+lies in a local cache (`gra stage`). `site.scratch`, `site.python` and `site.container` may hold variables of the login
+node's shell (`$SCRATCH`), `site.local_dir` those of the compute node's (`$SLURM_TMPDIR`).
+"""
+
+REFERENCES = f"""\
+What a value resolves to is written into plans, manifests and cards, so nothing resolves that could read a secret.
+`${{method.rounds}}` in a value stands for another key of the configuration; OmegaConf's resolvers (`${{oc.env:NAME}}`)
+are refused. In the four paths above expand {", ".join(f"`${name}`" for name in VARIABLES)}, and no other variable.
 """
 
 
@@ -67,6 +75,7 @@ def main() -> None:
 def page() -> Iterator[str]:
     """Lines of the page."""
     yield HEAD
+    yield "\n".join(textwrap.wrap(REFERENCES, 118, break_long_words=False)) + "\n"
     yield from section("", RunConfig, frozen=True)
 
 
