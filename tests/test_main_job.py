@@ -18,8 +18,10 @@ from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
 from tests import offline
 from tests.conftest import known_classes
+from tests.golden import observed, pinned
 from tests.mini_hub import mini_hub
 
+GOLDEN = Path(__file__).parent / "golden" / "real.json"
 GRA = [sys.executable, "-m", "gra_hpc.cli"]
 
 
@@ -112,7 +114,8 @@ def test_seeds_to_release_with_real_models(
     def gra(*args: object, code: int = 0) -> str:
         return offline.run(*GRA, *args, home=home, blocked=offline.can_block(), code=code, timeout=800)
 
-    assert "planned 3 = accepted 0 + rejected 0 + failed 0 + pending 3" in gra("plan", run.path, *words)
+    planned = gra("plan", run.path, *words, "--prompts")
+    assert "planned 3 = accepted 0 + rejected 0 + failed 0 + pending 3" in planned
     with known_classes(tmp_path / "node"), KilledCore(run, mark) as killer:
         said = gra("submit", run.path)
     assert killer.killed == 1
@@ -139,3 +142,6 @@ def test_seeds_to_release_with_real_models(
     assert 0 < rates.steps["response"].completion_tokens <= 40 and prompt / calls > 20
     assert 0.01 < performance["speed"]["smollm2"] < 100 and performance["start_s"] > 1
     assert f"calibrated by {file}" in gra("plan", tmp_path / "run-2", *words, f"site.calibration={file}")
+    if described:  # else the first questions follow from the model's own description
+        seen = observed.what_no_machine_changes(run.path) | {"prompts shown": pinned.messages(planned)}
+        pinned.check(GOLDEN, seen)
