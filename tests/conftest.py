@@ -43,6 +43,12 @@ def known_classes(local_dir: Path) -> Iterator[None]:
         shutil.copytree(here, kept, dirs_exist_ok=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered of files (digests, heartbeats) is remembered in a place of the tests' own."""
+    os.environ["GRA_CACHE"] = str(tmp_path_factory.mktemp("gra-cache"))
+
+
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
     """What a test does to the environment (jobs go offline) ends with it."""

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from gra_hpc import storage
+from gra_hpc import owner, storage
+from gra_hpc import whole_directory as module
 from gra_hpc.merge.round import existing, merge_round
+from gra_hpc.owner import Beat, Owner
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan
-from gra_hpc.whole_directory import Staging, sweep
+from gra_hpc.whole_directory import SILENT_S, TRIES, Staging, Swept, build_whole, sweep
 from tests.merge.fabricate import make_run, publish_shard, sample, seed, tables
 
 MERGE = """
@@ -35,6 +41,30 @@ except GraError as e:
     print(f"{type(e).__name__}: {e}")
     sys.exit(e.exit_code)
 """
+
+
+class JumpingClock:
+    """A steady clock of this machine that goes on when it is told to."""
+
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> JumpingClock:
+    made = JumpingClock()
+    monkeypatch.setattr(owner, "steady", lambda: made.now)
+    return made
+
+
+def elsewhere(path: Path, **other: object) -> None:
+    """A directory's owner is this process, but for what is said."""
+    (path / "owner.json").write_text(json.dumps({**Owner.me().to_dict(), **other}))
+
+
+def set_back(file: Path, seconds: float) -> None:
+    """The time of a file by a clock that differs from this machine's."""
+    at = time.time() - seconds
+    os.utime(file, (at, at))
 
 
 def start(run: RunDir, **more: object) -> subprocess.Popen[str]:
@@ -150,15 +180,185 @@ def test_the_living_are_not_swept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_hosts_remains_are_swept_when_silent(tmp_path: Path) -> None:
+def test_a_stopped_owner_on_this_machine_is_alive(tmp_path: Path, clock: JumpingClock) -> None:
+    """By its process, however long it stands still and whatever the time of its files says."""
     target = tmp_path / "merged"
-    dead = tmp_path / ".merged-elsewhere-00aa"
-    dead.mkdir()
-    (dead / "lock").touch()
+    code = (
+        "import sys, time; from pathlib import Path; from gra_hpc.whole_directory import Staging\n"
+        f"with Staging(Path({str(target)!r})) as staging:\n"
+        "    print(staging.path, flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    print(staging.publish(lambda: True), flush=True)\n"
+    )
+    p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert p.stdout is not None
+    path = Path(p.stdout.readline().strip())
+    p.send_signal(signal.SIGSTOP)
+    for age in (-960, 960):
+        set_back(path / "owner.json", age)
+        assert sweep(target) == []
+        clock.now += 10 * SILENT_S
+    p.send_signal(signal.SIGCONT)
+    said = p.communicate("")[0]
+    assert said == "True\n"
+    assert [x.name for x in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.mark.parametrize("age", [-960, 0, 960])
+def test_another_nodes_remains_are_swept_when_they_were_seen_silent(
+    tmp_path: Path, clock: JumpingClock, age: int
+) -> None:
+    """Its clock, or the file server's, says nothing: only that no beat came while this machine looked."""
+    target, path = tmp_path / "merged", tmp_path / ".merged-n-2-0011aabb"
+    path.mkdir()
+    elsewhere(path, host=f"{os.uname().nodename}-2")
+    set_back(path / "owner.json", age)
     assert sweep(target) == []
-    old = time.time() - 3600
-    os.utime(dead / "lock", (old, old))
-    assert sweep(target) == [dead]
+    clock.now += SILENT_S - 1
+    assert sweep(target) == []
+    set_back(path / "owner.json", age + 1)  # a beat, to a server whose clock was set back
+    clock.now += SILENT_S - 1
+    assert sweep(target) == []
+    clock.now += SILENT_S
+    assert sweep(target) == [path]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["boot", "namespace"])
+def test_a_container_of_the_same_name_is_no_process_of_ours(tmp_path: Path, what: str) -> None:
+    """Its process ids mean something else here: one that is not found is not dead."""
+    target, path = tmp_path / "merged", tmp_path / ".merged-n-0011aabb"
+    path.mkdir()
+    elsewhere(path, **{what: "another", "pid": 2**22 + 1})
+    assert sweep(target) == []
+    elsewhere(path, pid=2**22 + 1)
+    assert sweep(target) == [path]
+
+
+def test_what_an_owner_left_before_it_said_who_it_is(tmp_path: Path, clock: JumpingClock) -> None:
+    target, path = tmp_path / "merged", tmp_path / ".merged-n-0011aabb"
+    for content in (None, "", '{"host": 1}', "[]"):
+        path.mkdir()
+        if content is not None:
+            (path / "owner.json").write_text(content)
+        assert sweep(target) == []
+        clock.now += SILENT_S
+        assert sweep(target) == [path]
+
+
+def test_somebody_elses_directory_of_a_similar_name_stays(tmp_path: Path, clock: JumpingClock) -> None:
+    for name in (".merged-notes", ".merged", ".merged-n-2-thesis00", ".merged2-n-0011aabb"):
+        (tmp_path / name).mkdir()
+    for _ in range(2):
+        assert sweep(tmp_path / "merged") == []
+        clock.now += SILENT_S
+
+
+def test_a_heart_beats_on_after_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stale handle, as a network file system has them now and then."""
+    touched, beats = os.utime, threading.Semaphore(0)
+    errors = iter([errno.ESTALE, errno.EIO, errno.ESTALE])
+
+    def hesitant(path: Path) -> None:
+        if (code := next(errors, 0)) != 0:
+            raise OSError(code, os.strerror(code))
+        touched(path)
+        beats.release()
+
+    (tmp_path / "heart").touch()
+    monkeypatch.setattr(os, "utime", hesitant)
+    with Beat(tmp_path / "heart", every_s=0.001):
+        for _ in range(3):
+            beats.acquire()
+
+
+def taken_for_dead(staging: Staging, clock: JumpingClock) -> None:
+    """What another node does to an owner that stood still for long."""
+    mine = json.loads((staging.path / "owner.json").read_text())
+    (staging.path / "owner.json").write_text(json.dumps({**mine, "boot": "another"}))
+    assert sweep(staging.target) == []
+    clock.now += SILENT_S
+    assert sweep(staging.target) == [staging.path]
+
+
+def test_one_that_was_taken_for_dead_begins_again(tmp_path: Path, clock: JumpingClock) -> None:
+    """And publishes the whole, or says that it could not."""
+    tries: list[int] = []
+
+    def work(staging: Staging, dies: int) -> bool:
+        tries.append(len(tries))
+        (staging.out / "file").write_text("whole")
+        if len(tries) <= dies:
+            taken_for_dead(staging, clock)
+        return staging.publish(lambda: True)
+
+    target = tmp_path / "merged"
+    assert build_whole(target, lambda staging: work(staging, 2))
+    assert (target / "file").read_text() == "whole"
+    assert len(tries) == TRIES
+    with pytest.raises(Swept, match="taken for dead"):
+        build_whole(tmp_path / "never", lambda staging: work(staging, 99))
+    assert [p.name for p in tmp_path.iterdir()] == ["merged"]
+
+
+def test_a_merge_that_was_taken_for_dead_merges_again(
+    tmp_path: Path, clock: JumpingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, told = two_shards(tmp_path / "run"), []
+    real = module.Staging.publish
+
+    def publish(staging: Staging, better: Callable[[], bool]) -> bool:
+        if not told:
+            told.append(staging.path)
+            taken_for_dead(staging, clock)
+        return real(staging, better)
+
+    monkeypatch.setattr(module.Staging, "publish", publish)
+    assert merge_round(run, 1).kept == 200
+    assert existing(run, 1, Plan.load(run).fingerprint) is not None
+    assert not leftovers(run)
+
+
+def test_a_sweep_leaves_what_was_published_under_its_hands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner on another node holds a handle of its directory, which a rename does not take away from it."""
+    target = tmp_path / "merged"
+    with Staging(target) as staging:
+        (staging.out / "file").write_text("whole")
+        handle = os.open(staging.path, os.O_RDONLY)
+        real = Path.rename
+
+        def rename(path: Path, to: Path) -> Path:
+            moved = real(path, to)
+            if path == staging.path:
+                os.rename("out", target, src_dir_fd=handle)
+            return moved
+
+        monkeypatch.setattr(Path, "rename", rename)
+        assert module._remove(staging.path, target)
+        os.close(handle)
+    assert (target / "file").read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["merged"]
+
+
+def test_what_is_not_whole_after_its_rename_is_not_called_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever removed files of it while it was published: a site's purge, say."""
+    target = tmp_path / "merged"
+    real = storage.fsync_dir
+
+    def purge(path: Path) -> None:
+        real(path)
+        if path == target.parent:
+            (target / "b").unlink()
+
+    monkeypatch.setattr(storage, "fsync_dir", purge)
+    with Staging(target) as staging:
+        for name in "ab":
+            (staging.out / name).write_text(name)
+        with pytest.raises(Swept):
+            staging.publish(lambda: True)
+    assert not target.exists()
 
 
 def test_publish_onto_something(tmp_path: Path) -> None:
@@ -187,8 +387,6 @@ def test_files_and_their_directories_are_durable_before_the_rename(
 
 def test_publish_without_atomic_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on file systems that cannot swap directories."""
-    from gra_hpc import whole_directory as module
-
     monkeypatch.setattr(module, "_exchange", lambda *_: False)
     target = tmp_path / "merged"
     for content in "ab":

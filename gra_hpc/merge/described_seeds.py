@@ -10,9 +10,10 @@ from gra_hpc.merge.collect import collect, ranges
 from gra_hpc.merge.round import existing
 from gra_hpc.records import ACCEPTED
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.sources.seeds import read_records, write_records
-from gra_hpc.whole_directory import Staging
+from gra_hpc.whole_directory import Staging, build_whole
 from gra_hpc.workers import Workers
 
 
@@ -29,7 +30,14 @@ def merge_described(run: RunDir) -> str:
     if existing(run, 0, plan.fingerprint) is not None:
         return "stage 0: the seeds were described before; nothing to do"
     target = run.round(0).merged
-    with storage.room(target), Staging(target) as staging, Workers(1) as workers:
+    with storage.room(target):
+        ledger = build_whole(target, lambda staging: _build(run, plan, expected, staging))
+    return f"stage 0: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
+
+
+def _build(run: RunDir, plan: Plan, expected: int, staging: Staging) -> Ledger:
+    """Build and publish it; the books of the shards."""
+    with Workers(1) as workers:
         shards = collect(run, 0, plan.fingerprint, expected, workers, allow_partial=False)
         found: dict[str, dict[str, Any]] = {}
         for shard in shards.shards:
@@ -63,7 +71,7 @@ def merge_described(run: RunDir) -> str:
         }
         (staging.out / "manifest.json").write_bytes(storage.to_json(manifest))
         staging.publish(lambda: False)
-    return f"stage 0: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
+    return ledger
 
 
 def _described(path: str) -> dict[str, dict[str, Any]]:

@@ -27,7 +27,7 @@ from gra_hpc.merge.semantic import semantic
 from gra_hpc.merge.steps import Steps
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan, RoundPlan
-from gra_hpc.whole_directory import Staging, sweep
+from gra_hpc.whole_directory import Staging, build_whole, sweep
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -122,15 +122,20 @@ def merge_round(run: RunDir, round_: int, config: RunConfig | None = None) -> Me
         if summary is not None:
             sweep(target.merged)
             return summary
-    with storage.room(target.merged, f"make room, then gra merge {run.path}"), Staging(target.merged) as staging:
+
+    def work(staging: Staging) -> dict[str, Any] | None:
         manifest = _build(run, round_, config, plan, expected, staging)
 
         def better() -> bool:
             theirs = existing(run, round_, fingerprint)
             return theirs is None or len(theirs["shards"]) < len(manifest["shards"])
 
-        if staging.publish(better):
-            return MergeSummary.of(manifest, done_before=False, seconds=time.monotonic() - started)
+        return manifest if staging.publish(better) else None
+
+    with storage.room(target.merged, f"make room, then gra merge {run.path}"):
+        manifest = build_whole(target.merged, work)
+    if manifest is not None:
+        return MergeSummary.of(manifest, done_before=False, seconds=time.monotonic() - started)
     theirs = existing(run, round_, fingerprint)
     if theirs is None:
         raise ReleaseError(f"{target.merged}: appeared and vanished during the merge", f"gra merge {run.path}")

@@ -24,7 +24,7 @@ from gra_hpc.release.inputs import Inputs, read
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
 from gra_hpc.run.directory import RunDir
-from gra_hpc.whole_directory import Staging
+from gra_hpc.whole_directory import Staging, build_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,12 +66,15 @@ def _build(inputs: Inputs) -> bool:
     """Build once; whether a release of these inputs is in place, and not one of merges that were redone meanwhile."""
     run = inputs.run
     log.info("building the release of %s", run.path)
-    with Staging(run.release) as staging:
+
+    def work(staging: Staging) -> bool:
         Builder(inputs, staging.out, staging.scratch).build()
         if Inputs.of_run(run).digest != inputs.digest:
             return False
         staging.publish(lambda: made_from(run.release) != inputs.digest)
-    return True
+        return True
+
+    return build_whole(run.release, work)
 
 
 def made_from(release: Path) -> str:
