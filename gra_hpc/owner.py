@@ -164,20 +164,27 @@ class Sightings:
     def __init__(self) -> None:
         self._boot = _here()[1]
         self._file = cache_directory() / "seen.json"
-        self._boots: dict[str, dict[str, list[Any]]] = {}
+        self._boots: dict[str, dict[str, list[Any]]] | None = None
         self._changed = False
 
     def __enter__(self) -> Sightings:
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            found = json.loads(self._file.read_bytes())
-            self._boots = {str(boot): dict(seen) for boot, seen in found.items()}
         return self
+
+    def _read(self) -> dict[str, dict[str, list[Any]]]:
+        """What was seen, by boot; read when first asked, since mostly nothing is."""
+        if self._boots is None:
+            self._boots = {}
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+                found = json.loads(self._file.read_bytes())
+                self._boots = {str(boot): dict(seen) for boot, seen in found.items()}
+        return self._boots
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         if not self._changed or not self._boot:
             return
-        mine = dict(list(self._boots.pop(self._boot, {}).items())[-PATHS:])
-        kept = dict([*list(self._boots.items())[1 - BOOTS :], (self._boot, mine)])
+        boots = self._read()
+        mine = dict(list(boots.pop(self._boot, {}).items())[-PATHS:])
+        kept = dict([*list(boots.items())[1 - BOOTS :], (self._boot, mine)])
         temporary = self._file.with_name(f".seen.{secrets.token_hex(4)}.tmp")
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -192,7 +199,7 @@ class Sightings:
         mark = _mark(path)
         if mark is None:
             return 0.0
-        mine, key, now = self._boots.setdefault(self._boot, {}), str(path.absolute()), steady()
+        mine, key, now = self._read().setdefault(self._boot, {}), str(path.absolute()), steady()
         seen = mine.get(key)
         if isinstance(seen, list) and len(seen) == 2 and seen[0] == mark and isinstance(seen[1], int | float):
             return max(0.0, now - seen[1])

@@ -16,6 +16,10 @@ from gra_hpc.errors import ReleaseError, StorageError
 
 SEAL = "seal"
 """Key of a JSON object that holds the digest of all others."""
+LOCAL_TYPES = frozenset(
+    ["tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "overlay", "zfs", "squashfs"]
+)
+"""File systems of one machine, unless it exports them."""
 _NO_ROOM = {errno.ENOSPC: "no space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "file too large"}
 
 
@@ -209,3 +213,20 @@ _found: dict[tuple[int, ...], str] = {}
 def _state(fd: int) -> tuple[int, ...]:
     s = os.fstat(fd)
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+
+
+def file_system(path: Path) -> str:
+    """Type of the file system that a directory lies on (ext4, nfs4, lustre, ...)."""
+    return mount_of(path)[1]
+
+
+def mount_of(path: Path) -> tuple[str, str]:
+    """Device (or server's directory) and type of the file system that a directory lies on."""
+    best, source, kind = "", "", ""
+    real = str(path.resolve())
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        device, mount, type_, *_ = line.split(" ")
+        mount = mount.replace("\\040", " ")
+        if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
+            best, source, kind = mount, device, type_
+    return source, kind

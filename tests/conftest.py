@@ -16,6 +16,7 @@ import hypothesis
 import psutil
 import pytest
 
+from gra_hpc import owner
 from gra_hpc.engines.guard import mapped_shm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,19 @@ def known_classes(local_dir: Path) -> Iterator[None]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is remembered of files (digests, heartbeats) is remembered in a place of the tests' own."""
     os.environ["GRA_CACHE"] = str(tmp_path_factory.mktemp("gra-cache"))
+
+
+class SteadyClock:
+    """This machine's steady clock, which goes on when it is told to."""
+
+    now = 1000.0
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> SteadyClock:
+    clock = SteadyClock()
+    monkeypatch.setattr(owner, "steady", lambda: clock.now)
+    return clock
 
 
 @pytest.fixture(autouse=True)

@@ -19,13 +19,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gra_hpc import owner, storage
+from gra_hpc import storage
 from gra_hpc import whole_directory as module
 from gra_hpc.merge.round import existing, merge_round
 from gra_hpc.owner import Beat, Owner
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan
 from gra_hpc.whole_directory import SILENT_S, TRIES, Staging, Swept, build_whole, sweep
+from tests.conftest import SteadyClock
 from tests.merge.fabricate import make_run, publish_shard, sample, seed, tables
 
 MERGE = """
@@ -41,19 +42,6 @@ except GraError as e:
     print(f"{type(e).__name__}: {e}")
     sys.exit(e.exit_code)
 """
-
-
-class JumpingClock:
-    """A steady clock of this machine that goes on when it is told to."""
-
-    now = 1000.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> JumpingClock:
-    made = JumpingClock()
-    monkeypatch.setattr(owner, "steady", lambda: made.now)
-    return made
 
 
 def elsewhere(path: Path, **other: object) -> None:
@@ -180,7 +168,7 @@ def test_the_living_are_not_swept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stopped_owner_on_this_machine_is_alive(tmp_path: Path, clock: JumpingClock) -> None:
+def test_a_stopped_owner_on_this_machine_is_alive(tmp_path: Path, steady: SteadyClock) -> None:
     """By its process, however long it stands still and whatever the time of its files says."""
     target = tmp_path / "merged"
     code = (
@@ -197,7 +185,7 @@ def test_a_stopped_owner_on_this_machine_is_alive(tmp_path: Path, clock: Jumping
     for age in (-960, 960):
         set_back(path / "owner.json", age)
         assert sweep(target) == []
-        clock.now += 10 * SILENT_S
+        steady.now += 10 * SILENT_S
     p.send_signal(signal.SIGCONT)
     said = p.communicate("")[0]
     assert said == "True\n"
@@ -206,7 +194,7 @@ def test_a_stopped_owner_on_this_machine_is_alive(tmp_path: Path, clock: Jumping
 
 @pytest.mark.parametrize("age", [-960, 0, 960])
 def test_another_nodes_remains_are_swept_when_they_were_seen_silent(
-    tmp_path: Path, clock: JumpingClock, age: int
+    tmp_path: Path, steady: SteadyClock, age: int
 ) -> None:
     """Its clock, or the file server's, says nothing: only that no beat came while this machine looked."""
     target, path = tmp_path / "merged", tmp_path / ".merged-n-2-0011aabb"
@@ -214,12 +202,12 @@ def test_another_nodes_remains_are_swept_when_they_were_seen_silent(
     elsewhere(path, host=f"{os.uname().nodename}-2")
     set_back(path / "owner.json", age)
     assert sweep(target) == []
-    clock.now += SILENT_S - 1
+    steady.now += SILENT_S - 1
     assert sweep(target) == []
     set_back(path / "owner.json", age + 1)  # a beat, to a server whose clock was set back
-    clock.now += SILENT_S - 1
+    steady.now += SILENT_S - 1
     assert sweep(target) == []
-    clock.now += SILENT_S
+    steady.now += SILENT_S
     assert sweep(target) == [path]
     assert list(tmp_path.iterdir()) == []
 
@@ -235,23 +223,23 @@ def test_a_container_of_the_same_name_is_no_process_of_ours(tmp_path: Path, what
     assert sweep(target) == [path]
 
 
-def test_what_an_owner_left_before_it_said_who_it_is(tmp_path: Path, clock: JumpingClock) -> None:
+def test_what_an_owner_left_before_it_said_who_it_is(tmp_path: Path, steady: SteadyClock) -> None:
     target, path = tmp_path / "merged", tmp_path / ".merged-n-0011aabb"
     for content in (None, "", '{"host": 1}', "[]"):
         path.mkdir()
         if content is not None:
             (path / "owner.json").write_text(content)
         assert sweep(target) == []
-        clock.now += SILENT_S
+        steady.now += SILENT_S
         assert sweep(target) == [path]
 
 
-def test_somebody_elses_directory_of_a_similar_name_stays(tmp_path: Path, clock: JumpingClock) -> None:
+def test_somebody_elses_directory_of_a_similar_name_stays(tmp_path: Path, steady: SteadyClock) -> None:
     for name in (".merged-notes", ".merged", ".merged-n-2-thesis00", ".merged2-n-0011aabb"):
         (tmp_path / name).mkdir()
     for _ in range(2):
         assert sweep(tmp_path / "merged") == []
-        clock.now += SILENT_S
+        steady.now += SILENT_S
 
 
 def test_a_heart_beats_on_after_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,16 +260,16 @@ def test_a_heart_beats_on_after_errors(tmp_path: Path, monkeypatch: pytest.Monke
             beats.acquire()
 
 
-def taken_for_dead(staging: Staging, clock: JumpingClock) -> None:
+def taken_for_dead(staging: Staging, steady: SteadyClock) -> None:
     """What another node does to an owner that stood still for long."""
     mine = json.loads((staging.path / "owner.json").read_text())
     (staging.path / "owner.json").write_text(json.dumps({**mine, "boot": "another"}))
     assert sweep(staging.target) == []
-    clock.now += SILENT_S
+    steady.now += SILENT_S
     assert sweep(staging.target) == [staging.path]
 
 
-def test_one_that_was_taken_for_dead_begins_again(tmp_path: Path, clock: JumpingClock) -> None:
+def test_one_that_was_taken_for_dead_begins_again(tmp_path: Path, steady: SteadyClock) -> None:
     """And publishes the whole, or says that it could not."""
     tries: list[int] = []
 
@@ -289,7 +277,7 @@ def test_one_that_was_taken_for_dead_begins_again(tmp_path: Path, clock: Jumping
         tries.append(len(tries))
         (staging.out / "file").write_text("whole")
         if len(tries) <= dies:
-            taken_for_dead(staging, clock)
+            taken_for_dead(staging, steady)
         return staging.publish(lambda: True)
 
     target = tmp_path / "merged"
@@ -302,7 +290,7 @@ def test_one_that_was_taken_for_dead_begins_again(tmp_path: Path, clock: Jumping
 
 
 def test_a_merge_that_was_taken_for_dead_merges_again(
-    tmp_path: Path, clock: JumpingClock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, steady: SteadyClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, told = two_shards(tmp_path / "run"), []
     real = module.Staging.publish
@@ -310,7 +298,7 @@ def test_a_merge_that_was_taken_for_dead_merges_again(
     def publish(staging: Staging, better: Callable[[], bool]) -> bool:
         if not told:
             told.append(staging.path)
-            taken_for_dead(staging, clock)
+            taken_for_dead(staging, steady)
         return real(staging, better)
 
     monkeypatch.setattr(module.Staging, "publish", publish)

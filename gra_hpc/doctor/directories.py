@@ -12,11 +12,8 @@ from pathlib import Path
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.run import disk_space
-from gra_hpc.run.disk_space import file_system
 from gra_hpc.run.engines import local_directory
-
-LOCAL_TYPES = frozenset(["tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "overlay", "zfs", "squashfs"])
-"""File systems of one machine, unless it exports them."""
+from gra_hpc.storage import LOCAL_TYPES, file_system
 
 ROOM_GB, LEAST_GB = 10.0, 1.0
 INODES, LEAST_INODES = 50_000, 2_000
@@ -126,7 +123,7 @@ def local(site: SiteConfig) -> Iterable[Finding]:
 
 
 def clock(directory: Path) -> Iterable[Finding]:
-    """This machine's clock against the file server's: heartbeats and attempts are compared by time."""
+    """This machine's clock against the file server's: nothing is decided by them, but people read the times of logs."""
     probe = directory / f".gra-doctor-clock-{socket.gethostname()}-{secrets.token_hex(4)}"
     try:
         before = time.time()
@@ -136,7 +133,7 @@ def clock(directory: Path) -> Iterable[Finding]:
         probe.unlink(missing_ok=True)
     if abs(skew) > SKEW_S:
         yield warning(
-            f"clocks: the file server is {skew:+.0f} s from this machine", "tell support; gra status may call live dead"
+            f"clocks: the file server is {skew:+.0f} s from this machine", "tell support; times in logs will not fit"
         )
     else:
         yield ok("clocks agree with the file server")

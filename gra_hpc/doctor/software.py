@@ -158,6 +158,6 @@ def _model(label: str, model: ModelConfig, scratch: str) -> Finding:
 
 
 def _local(directory: Path) -> bool:
-    from gra_hpc.run.disk_space import file_system
+    from gra_hpc.storage import file_system
 
     return file_system(directory) in ("tmpfs", "ramfs")

@@ -15,13 +15,14 @@ import re
 import secrets
 import shutil
 import stat
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gra_hpc.engines import guard
 from gra_hpc.errors import EngineError
+from gra_hpc.owner import Owner, Sightings
+from gra_hpc.storage import LOCAL_TYPES, file_system
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +32,10 @@ LONGEST_NAME = 48
 """Bytes that engines need below the private directory: `/e00-00/tmp/` and vLLM's socket names (a UUID)."""
 
 
+SILENT_S = 900.0
+"""A directory whose owner is not known, unchanged for so long, is nobody's."""
 _TOKEN = re.compile(r"[0-9a-f]{8}")
 """End of a private directory's name."""
-
-
-def host_identity() -> list[str]:
-    """Host name, boot and pid namespace: pids are comparable only where all three are the same."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        boot = ""
-    return [os.uname().nodename, boot, os.readlink("/proc/self/ns/pid")]  # noqa: PTH115
 
 
 def private_directory(base: Path) -> Path:
@@ -61,9 +55,7 @@ def private_directory(base: Path) -> Path:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(mode=0o700)
-            me = os.getpid()
-            owner = {"pid": me, "start": guard.start_time(me), "host": host_identity()}
-            (path / "owner.json").write_text(json.dumps(owner), encoding="utf-8")
+            (path / "owner.json").write_text(json.dumps(Owner.me().to_dict()), encoding="utf-8")
         except OSError as e:
             causes.append(f"{parent}: {e.strerror}")
             continue
@@ -120,34 +112,29 @@ def end_session(state: dict[str, Any], grace: float = 0.0) -> list[int]:
 def sweep(base: Path) -> Swept:
     """Remove what dead owners left below `base` and /tmp. Living owners, other users and other hosts are left alone."""
     swept = Swept()
-    host, uid = host_identity(), os.getuid()
-    for parent in dict.fromkeys([base.absolute(), Path("/tmp")]):
-        for path in sorted(parent.glob(f"gra-{uid}-*")):
-            try:
-                status = path.lstat()
-            except OSError:
-                continue
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
-                continue
-            if not _TOKEN.fullmatch(path.name.rpartition("-")[2]):
-                continue  # somebody's, of a name like ours
-            owner = _json(path / "owner.json")
-            home = owner.get("host", host)
-            if not owner or (home[0] == host[0] and home[1] != host[1]):  # torn, or from before a reboot
-                if time.time() - status.st_mtime > 60:
-                    shutil.rmtree(path, ignore_errors=True)
-                    swept.directories.append(path)
-                continue
-            if home != host:  # another node's on a shared file system, or another container's
-                continue
-            if guard.start_time(int(owner["pid"])) == owner["start"]:
-                continue
-            for file in sorted(path.glob("*.state")):
-                state = _json(file)
-                guarded = guard.start_time(int(state.get("pid", 0)))  # then it is at it already
-                swept.processes += end_session(state, grace=12.0 if guarded else 0.0)
-            shutil.rmtree(path, ignore_errors=True)
-            swept.directories.append(path)
+    here, uid = Owner.me(), os.getuid()
+    with Sightings() as seen:
+        for parent in dict.fromkeys([base.absolute(), Path("/tmp")]):
+            for path in sorted(parent.glob(f"gra-{uid}-*")):
+                try:
+                    status = path.lstat()
+                except OSError:
+                    continue
+                if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
+                    continue
+                if not _TOKEN.fullmatch(path.name.rpartition("-")[2]):
+                    continue  # somebody's, of a name like ours
+                owner = Owner.read(path / "owner.json")
+                if owner is None:  # killed before it had said who it is
+                    rebooted = seen.unchanged_s(path) >= SILENT_S
+                else:  # to a disk of this machine nobody writes but it
+                    rebooted = owner.boot != here.boot and file_system(parent) in LOCAL_TYPES
+                if not rebooted:
+                    if owner is None or owner.alive() is not False:
+                        continue  # another node's on a shared file system, another container's, or a living one
+                    _end(path, swept)
+                shutil.rmtree(path, ignore_errors=True)
+                swept.directories.append(path)
     if swept.directories:
         log.warning(
             "swept %d directories and %d processes that a dead shard had left on this node",
@@ -155,6 +142,14 @@ def sweep(base: Path) -> Swept:
             len(swept.processes),
         )
     return swept
+
+
+def _end(path: Path, swept: Swept) -> None:
+    """End what the guards of a dead owner have left."""
+    for file in sorted(path.glob("*.state")):
+        state = _json(file)
+        guarded = guard.start_time(int(state.get("pid", 0)))  # then it is at it already
+        swept.processes += end_session(state, grace=12.0 if guarded else 0.0)
 
 
 def own_directory(path: Path) -> Path:
@@ -188,6 +183,8 @@ def claim_cache(base: Path, name: str) -> tuple[Path, int]:
     """
     home = own_directory(base / f"gra-cache-{os.getuid()}")
     classes = own_directory(home / "modelinfos")
+    if file_system(home) not in LOCAL_TYPES:  # file locks may reach no further than this node
+        name = f"{name}-{os.uname().nodename}"
     for slot in range(64):
         path = home / f"{name}-{slot}"
         path.mkdir(mode=0o700, exist_ok=True)

@@ -26,7 +26,7 @@ from gra_hpc.config.settings import ModelConfig
 from gra_hpc.engines.leftovers import own_directory
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.models.files import identity
-from gra_hpc.storage import read_json, to_json, write_atomic
+from gra_hpc.storage import LOCAL_TYPES, file_system, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +110,16 @@ def local_copy(directory: Path, model: ModelConfig, wanted: str, base: Path, bud
         budget_gb: most that all copies may take.
 
     Raises:
-        EngineError: the source is not what was planned, or there is no room.
+        EngineError: the source is not what was planned, there is no room, or `base` is no disk of this node alone.
         OSError: the disk refuses.
     """
     began = time.monotonic()
     home = own_directory(base / f"gra-weights-{os.getuid()}")
+    if (kind := file_system(home)) not in LOCAL_TYPES:
+        raise EngineError(
+            f"{base} is on {kind}: its file locks may not reach other nodes, which would remove a copy in use",
+            "site.local_dir=a disk of the node itself",
+        )
     made, patience = False, PATIENCE_S
     lock = os.open(home / f"{wanted}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from gra_hpc.storage import read_json
 
 PICKLES = "*.pkl"
 SCRIPTS = "*.sh"
-LOCAL_S = 600.0
-"""A local job has read its pickle long before this age, in seconds; nobody can be asked whether it still runs."""
 
 
 @dataclass
@@ -65,7 +62,8 @@ def found(run: RunDir) -> list[Kind]:
     live = {str(task.job) for _, task in submissions.live(run)} if submitted else set()
     directories = [d for d in _subdirectories(run.logs) if d.name not in live]
     jobs = [d for d in directories if d.name.isdigit() or d.name in ("local", PLAIN)]
-    pickles = [f for d in jobs for f in sorted(d.glob(PICKLES)) if d.name != "local" or _age(f) > LOCAL_S]
+    here = submissions.somebody_submits(run)  # its local jobs may not have read their pickles yet
+    pickles = [f for d in jobs for f in sorted(d.glob(PICKLES)) if d.name != "local" or not here]
     scripts = [f for d in jobs for f in sorted(d.glob(SCRIPTS))]
     if not live:
         scripts += sorted(run.logs.glob(f".submission_file_{SCRIPTS}"))
@@ -74,13 +72,6 @@ def found(run: RunDir) -> list[Kind]:
         Kind("submission scripts", scripts),
         Kind("logs of published shards and finished merges", list(_logs_of_published(run, live))),
     ]
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _subdirectories(path: Path) -> list[Path]:

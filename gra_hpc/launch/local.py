@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
-
 from gra_hpc.config import presets
 from gra_hpc.errors import IncompleteError, LaunchError
 from gra_hpc.launch.tasks import MergeTask, ShardTask
+from gra_hpc.owner import Owner
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
@@ -32,27 +31,18 @@ class Watched:
     """A local job that ends when its submitter is gone, also after kill -9: nothing may go on unseen."""
 
     task: Any
-    submitter: int
-    """Process id."""
-    started: float
-    """Its start, Unix time in seconds: process ids are used again."""
+    submitter: Owner
 
     @classmethod
     def by_me(cls, task: Any) -> Watched:
-        me = psutil.Process()
-        return cls(task, me.pid, me.create_time())
+        return cls(task, Owner.me())
 
     def __call__(self) -> Any:
         threading.Thread(target=self._watch, daemon=True).start()
         return self.task()
 
     def _watch(self) -> None:
-        while True:
-            try:
-                if psutil.Process(self.submitter).create_time() != self.started:
-                    break
-            except psutil.NoSuchProcess:
-                break
+        while self.submitter.alive() is not False:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)

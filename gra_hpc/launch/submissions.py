@@ -11,14 +11,15 @@ import fcntl
 import logging
 import os
 import secrets
-import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
+from gra_hpc.owner import Beat, Owner, Sightings
 from gra_hpc.records import digest
 from gra_hpc.run.attempts import Heartbeat, earlier
 from gra_hpc.run.directory import RunDir
@@ -26,8 +27,9 @@ from gra_hpc.storage import read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 
-ELSEWHERE_S = 300.0
-"""So long a submitter on another login node, which cannot be looked at, is taken to be alive."""
+SILENT_S = 300.0
+"""A submitter on another login node, which cannot be looked at, is taken to be alive until nothing was seen to change
+for so long."""
 
 
 @dataclass
@@ -56,6 +58,8 @@ class Submission:
     jobs: list[Job]
     host: str = ""
     pid: int = 0
+    owner: dict[str, Any] = field(default_factory=dict)
+    """Its submitter's process, told from every other one (`Owner.of`)."""
     complete: bool = False
     """Whether its submitter came to its end."""
 
@@ -63,7 +67,8 @@ class Submission:
     def new(cls, jobs: list[Job]) -> Submission:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         token = f"{stamp}-{os.getpid()}-{secrets.token_hex(2)}"
-        return cls(token, time.time(), jobs, socket.gethostname(), os.getpid())
+        me = Owner.me()
+        return cls(token, time.time(), jobs, me.host, me.pid, me.to_dict())
 
     def save(self, run: RunDir) -> None:
         """Write it whole; only the process that made it ever does."""
@@ -74,20 +79,6 @@ class Submission:
     def load(cls, path: Path) -> Submission:
         data = read_json(path)
         return cls(**{**data, "jobs": [Job(**j) for j in data["jobs"]]})
-
-    @property
-    def at_work(self) -> bool:
-        """Whether its submitter may still be handing jobs to Slurm; on another host only the time can tell."""
-        if self.complete or not self.pid:
-            return False
-        if self.host != socket.gethostname():
-            return time.time() - self.created < ELSEWHERE_S
-        import psutil
-
-        try:  # a process that started later has only the same number
-            return bool(psutil.Process(self.pid).create_time() < self.created + 1)
-        except psutil.Error:
-            return False
 
     def comment(self, run: RunDir, number: int) -> str:
         """Marks job `number` of this submission in Slurm's queue."""
@@ -108,23 +99,43 @@ def job_name(run: RunDir) -> str:
 def alone(run: RunDir) -> Iterator[None]:
     """Be the only one that submits a run, or does it here: a file lock, which the kernel drops when its holder dies.
 
+    Where file locks reach one node only, submitters on two go by what each has written (`refuse_while_at_work`).
+
     Raises:
         LaunchError: another process is at it.
     """
     run.submissions.mkdir(exist_ok=True)
-    with (run.submissions / ".lock").open("a+", encoding="utf-8") as file:
+    path = _lock(run)
+    with path.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            who = file.read().strip() or "another process"
+            who = Owner.read(path) or "another process"
             raise LaunchError(f"{run.path}: is being submitted by {who}", f"wait, then gra status {run.path}") from None
         except OSError:
             log.debug("%s: no file locks here; submitters go by what each has written", run.path)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(to_json(Owner.me().to_dict()))
         file.flush()
-        yield
+        try:
+            with Beat(path):
+                yield
+        finally:
+            file.truncate(0)
+
+
+def somebody_submits(run: RunDir) -> bool:
+    """Whether another process submits a run, or does it on its machine, as far as can be told."""
+    path = _lock(run)
+    owner = Owner.read(path)
+    if owner is None or owner == Owner.me():
+        return False
+    with Sightings() as seen:
+        return not seen.dead(owner, path, SILENT_S)
+
+
+def _lock(run: RunDir) -> Path:
+    return run.submissions / ".lock"
 
 
 def refuse_while_at_work(run: RunDir) -> None:
@@ -133,10 +144,16 @@ def refuse_while_at_work(run: RunDir) -> None:
     Raises:
         LaunchError: another process is at it.
     """
-    for s in load_all(run).values():
-        if s.at_work and s.pid != os.getpid():
+    with Sightings() as seen:
+        for s in load_all(run).values():
+            file = run.submissions / f"{s.token}.json"
+            owner = Owner.of(s.owner)
+            if s.complete or not s.pid or owner == Owner.me() or seen.dead(owner, file, SILENT_S):
+                continue
             raise LaunchError(
-                f"{run.path}: is being submitted by process {s.pid} on {s.host}", f"wait, then gra status {run.path}"
+                f"{run.path}: is being submitted by process {s.pid} on {s.host}",
+                f"wait, then gra status {run.path}; where that process is gone, type this again in"
+                f" {SILENT_S / 60:.0f} minutes",
             )
 
 

@@ -7,8 +7,10 @@ import secrets
 import socket
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from gra_hpc.errors import StorageError
+from gra_hpc.owner import Owner
 from gra_hpc.run.directory import AttemptDir, ShardDir
 from gra_hpc.storage import fsync_dir, read_object, room, to_json
 
@@ -65,6 +67,8 @@ class Heartbeat:
     restart: int = field(default_factory=restart_count)
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
+    owner: dict[str, Any] = field(default_factory=lambda: Owner.me().to_dict())
+    """Its process, told from every other one (`Owner.of`)."""
     gpus: int | None = None
     """GPUs that the attempt was given, used or not; none: not recorded."""
     started: float = field(default_factory=time.time)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gra_hpc.config.settings import RunConfig, SamplingConfig
 from gra_hpc.errors import StorageError
+from gra_hpc.storage import file_system, mount_of
 
 BYTES_PER_TOKEN = 4.5
 CALL_BYTES = 450
@@ -85,7 +86,7 @@ def _quota(path: Path) -> Iterator[Room]:
     for who in ("-u", "-g"):
         for line in _said("quota", "-w", "-p", who).splitlines():
             device, _, figures = line.strip().partition(" ")
-            if device == _mount(path)[0] and (room := parse_lfs_quota(f"x {figures}")) is not None:
+            if device == mount_of(path)[0] and (room := parse_lfs_quota(f"x {figures}")) is not None:
                 yield room
 
 
@@ -115,23 +116,6 @@ def parse_lfs_quota(text: str) -> Room | None:
         return None
     room = max(0, limit - kbytes) * 1024 if limit else 1 << 62
     return Room(room, max(0, files_limit - files) if files_limit else None)
-
-
-def file_system(path: Path) -> str:
-    """Type of the file system that a directory lies on (ext4, nfs4, lustre, ...)."""
-    return _mount(path)[1]
-
-
-def _mount(path: Path) -> tuple[str, str]:
-    """Device (or server's directory) and type of the file system that a directory lies on."""
-    best, source, kind = "", "", ""
-    real = str(path.resolve())
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
-        device, mount, type_, *_ = line.split(" ")
-        mount = mount.replace("\\040", " ")
-        if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
-            best, source, kind = mount, device, type_
-    return source, kind
 
 
 def check(path: Path, need: Room) -> None:

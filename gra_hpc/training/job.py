@@ -155,6 +155,8 @@ def finetune(out: FinetuneDir, signals: Signals | None = None) -> End:
     try:
         codes = run_ranks(command, config.ranks_per_node, where, logs, signals, config.launch.interface)
     except GraError as e:
+        if out.done.is_file():  # another copy of this job was faster, and has removed what this one was writing
+            return End.already
         raise LaunchError(e.what, f"mend it, then gra finetune {out.path}") from None
     if all(code == 0 for code in codes):
         return End.done

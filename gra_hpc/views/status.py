@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gra_hpc.config import presets
 from gra_hpc.errors import LaunchError, ReleaseError, StorageError
 from gra_hpc.launch.log_files import Finder
+from gra_hpc.owner import Owner, Sightings
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
@@ -21,8 +22,9 @@ from gra_hpc.run.slices import planned
 from gra_hpc.storage import read_json
 from gra_hpc.views.logs import last_words
 
-STALE_S = 90.0
-"""A heartbeat older than this, of an attempt that Slurm does not know, is from a dead one."""
+SILENT_S = 90.0
+"""An attempt on another node that Slurm does not know, and whose heartbeat was seen to stand still for so long, is
+dead."""
 
 SLURM_TIMEOUT_S = 5.0
 """Longest wait for squeue: after it, the files alone must do."""
@@ -133,19 +135,24 @@ def collect(run: RunDir, ask_slurm: bool = True) -> RunStatus:
             queue = _Queue.ask(run)
         except LaunchError as e:
             trouble = e.what
-    judge = _Judge(run, queue)
     rounds = []
-    for round_plan, seen in found:
-        number = round_plan.round
-        states = [
-            s if isinstance(s, ShardStatus) else judge.shard(number, s, planned(round_plan, plan.seeds, s.dir.number))
-            for s in seen
-        ]
-        merged = run.round(number).manifest.is_file()
-        failures = judge.failures(number, states, merged)
-        rounds.append(
-            RoundStatus(number, merged, states, _ledger(states), failures, queue.merging.get(number, ""), eta(states))
-        )
+    with Sightings() as sightings:
+        judge = _Judge(run, queue, sightings)
+        for round_plan, seen in found:
+            number = round_plan.round
+            states = [
+                s
+                if isinstance(s, ShardStatus)
+                else judge.shard(number, s, planned(round_plan, plan.seeds, s.dir.number))
+                for s in seen
+            ]
+            merged = run.round(number).manifest.is_file()
+            failures = judge.failures(number, states, merged)
+            rounds.append(
+                RoundStatus(
+                    number, merged, states, _ledger(states), failures, queue.merging.get(number, ""), eta(states)
+                )
+            )
     return RunStatus(str(run.path), plan.fingerprint, rounds, str(run.release) if done else "", trouble)
 
 
@@ -189,6 +196,8 @@ class _Seen:
     dir: ShardDir
     attempts: int
     beat: Heartbeat | None
+    heart: Path
+    """Heartbeat file of the newest attempt."""
     damaged: str = ""
     """What is wrong with its manifest, if it has one."""
 
@@ -201,7 +210,8 @@ def _look(shard: ShardDir) -> ShardStatus | _Seen:
         except (StorageError, LookupError, TypeError, ValueError, AttributeError):
             damaged = _damage(shard)
     names = attempt_names(shard)
-    return _Seen(shard, len(names), Heartbeat.read(shard.attempt(names[-1])) if names else None, damaged)
+    newest = shard.attempt(names[-1] if names else "")
+    return _Seen(shard, len(names), Heartbeat.read(newest) if names else None, newest.heartbeat, damaged)
 
 
 def _damage(shard: ShardDir) -> str:
@@ -246,6 +256,7 @@ class _Judge:
 
     run: RunDir
     queue: _Queue
+    sightings: Sightings
     finder: Finder | None = None
     read: int = 0
 
@@ -262,10 +273,23 @@ class _Judge:
         if seen.damaged:
             out.state, out.message = "failed", f"{seen.damaged}: move it away"
             return out
-        out.state = _state(beat, self.queue.shards.get((round_, seen.dir.number)), self.queue)
+        out.state = self._state(beat, seen.heart, self.queue.shards.get((round_, seen.dir.number)))
         if out.state in ("failed", "stopped", "waiting"):
             self._explain(out, round_, seen.dir, beat)
         return out
+
+    def _state(self, beat: Heartbeat | None, heart: Path, task: Any) -> str:
+        if task is None and beat is not None:
+            task = self.queue.tasks.get(beat.job)
+        if task is not None:
+            return "running" if task.running else "queued"
+        if beat is None:
+            return "waiting"
+        if beat.ended:
+            return "failed" if beat.phase == "failed" else "stopped"
+        if beat.job and self.queue.asked:
+            return "stopped"
+        return "stopped" if self.sightings.dead(Owner.of(beat.owner), heart, SILENT_S) else "running"
 
     def _explain(self, out: ShardStatus, round_: int, shard: ShardDir, beat: Heartbeat | None) -> None:
         """Say from its log why a shard ended; also of a job that ended before its attempt began."""
@@ -341,26 +365,3 @@ def _published(shard: ShardDir) -> ShardStatus:
         seconds=_own_seconds(timings["started"], timings["ended"], last.get("calls", calls), last.get("replayed", 0)),
         tokens=tokens,
     )
-
-
-def _state(beat: Heartbeat | None, task: Any, queue: _Queue) -> str:
-    if task is None and beat is not None:
-        task = queue.tasks.get(beat.job)
-    if task is not None:
-        return "running" if task.running else "queued"
-    if beat is None:
-        return "waiting"
-    if beat.ended:
-        return "failed" if beat.phase == "failed" else "stopped"
-    if beat.job and queue.asked:
-        return "stopped"
-    return "running" if time.time() - beat.at < STALE_S and _alive(beat) else "stopped"
-
-
-def _alive(beat: Heartbeat) -> bool:
-    """Whether an attempt outside Slurm still runs; on another host only its heartbeat can tell."""
-    import socket
-
-    import psutil
-
-    return beat.host != socket.gethostname() or bool(psutil.pid_exists(beat.pid))

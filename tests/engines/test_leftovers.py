@@ -14,6 +14,8 @@ import pytest
 
 from gra_hpc.engines import guard, leftovers
 from gra_hpc.errors import EngineError
+from gra_hpc.owner import Owner
+from tests.conftest import SteadyClock
 
 OWNER = """
 import sys, time
@@ -105,32 +107,51 @@ def test_dead_owner_is_swept(owner: tuple[subprocess.Popen[str], Path]) -> None:
         shm.unlink(missing_ok=True)
 
 
-def test_other_hosts_and_other_things_are_left_alone(tmp_path: Path) -> None:
-    uid = os.getuid()
-    host = leftovers.host_identity()
+@pytest.mark.parametrize("kind", ["ext4", "nfs4"])
+def test_what_may_be_alive_elsewhere_is_left_alone(
+    tmp_path: Path, kind: str, steady: SteadyClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A boot of before only where nobody but this machine writes; without an owner only what does not change."""
+    uid, me = os.getuid(), Owner.me().to_dict() | {"pid": 2**22 + 1}
     directories: dict[str, tuple[str, dict[str, object] | None]] = {
-        "0000000a": ("other host", {"pid": 1, "start": 1, "host": ["elsewhere", "boot", "pid:[1]"]}),
-        "0000000b": ("container", {"pid": 1, "start": 1, "host": [host[0], host[1], "pid:[1]"]}),
-        "0000000c": ("rebooted", {"pid": 1, "start": 1, "host": [host[0], "another boot", host[2]]}),
-        "0000000d": ("torn, old", None),
-        "0000000e": ("torn, new", None),
+        "0000000a": ("another container", me | {"namespace": "pid:[1]"}),
+        "0000000b": ("another boot", me | {"boot": "another"}),
+        "0000000c": ("another node", me | {"boot": "another", "host": "elsewhere"}),
+        "0000000d": ("dead", me),
+        "0000000e": ("torn", None),
+        "0000000f": ("torn, but something comes and goes", None),
     }
-    for name, (what, record) in directories.items():
+    for name, (_, record) in directories.items():
         path = tmp_path / f"gra-{uid}-{name}"
         path.mkdir()
         (path / "owner.json").write_text(json.dumps(record) if record else "{")
-        if what in ("rebooted", "torn, old"):
-            os.utime(path, (time.time() - 3600, time.time() - 3600))
-    (tmp_path / f"gra-{uid}-0000000f").symlink_to(tmp_path)
+    state = {"pid": os.getpid(), "start": guard.start_time(os.getpid())}  # of this boot: nobody of another one is ended
+    (tmp_path / f"gra-{uid}-0000000b" / "e00-0.state").write_text(json.dumps(state))
+    (tmp_path / f"gra-{uid}-99999999").symlink_to(tmp_path)
     (tmp_path / "gra-99999-x").mkdir()
     (tmp_path / f"gra-{uid}-thesis").mkdir()
     (tmp_path / f"gra-{uid}-thesis" / "chapter-1").touch()
-    os.utime(tmp_path / f"gra-{uid}-thesis", (time.time() - 3600, time.time() - 3600))
-    leftovers.sweep(tmp_path)
-    left = {p.name.split("-", 2)[2] for p in tmp_path.iterdir()}
-    assert {directories[n][0] if n in directories else n for n in left} == {
-        "other host", "container", "torn, new", "0000000f", "x", "thesis"
-    }  # fmt: skip
+    monkeypatch.setattr(leftovers, "file_system", lambda _: kind)
+
+    def left() -> set[str]:
+        leftovers.sweep(tmp_path)
+        there = {p.name.split("-", 2)[2] for p in tmp_path.iterdir()}
+        return {directories[n][0] if n in directories else n for n in there}
+
+    stay = {"another container", "torn, but something comes and goes", "99999999", "x", "thesis"}
+    stay |= {"another boot", "another node"} if kind == "nfs4" else set()
+    assert left() == stay | {"torn"}
+    steady.now += leftovers.SILENT_S
+    (tmp_path / f"gra-{uid}-0000000f" / "e00-0.s").touch()
+    assert left() == stay
+
+
+def test_caches_of_two_nodes_on_a_shared_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File locks may not reach from one to the other."""
+    monkeypatch.setattr(leftovers, "file_system", lambda _: "nfs4")
+    path, lock = leftovers.claim_cache(tmp_path, "llama-0")
+    os.close(lock)
+    assert path.name == f"llama-0-{os.uname().nodename}-0"
 
 
 def test_two_engines_of_one_name_get_two_caches(tmp_path: Path) -> None:

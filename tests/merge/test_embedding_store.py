@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from gra_hpc.merge.semantic import embedding_column
 from gra_hpc.merge.semantic.embedding_store import Store
+from tests.conftest import SteadyClock
 
 
 def ids(*numbers: int) -> np.ndarray:
@@ -52,6 +55,22 @@ def test_two_merges_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     both = found(store, ids(1, 2, 3))
     assert both in ({b"id1": 1, b"id2": 2, b"id3": 3}, {b"id1": 1, b"id2": 20, b"id3": 3})
     assert found(store, ids(1, 2, 3)) == both
+
+
+@pytest.mark.parametrize("age", [-960, 960])
+def test_a_part_that_is_being_written_stays(tmp_path: Path, steady: SteadyClock, age: int) -> None:
+    """Whatever clock its time is of; what was seen not to change for long goes."""
+    store, writing = Store(tmp_path / "embeddings", "m"), tmp_path / "embeddings" / ".00007.parquet.1.n.tmp"
+    store.path.mkdir()
+    for size in range(3):
+        writing.write_bytes(b"x" * size)
+        os.utime(writing, (time.time() - age, time.time() - age))
+        store.add(ids(size), vectors(size))
+        assert writing.exists()
+        steady.now += 800
+    steady.now += 100
+    store.add(ids(7), vectors(7))
+    assert not writing.exists()
 
 
 def damaged(data: bytearray, what: str) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gra_hpc import storage
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import StorageError
 from gra_hpc.run import disk_space
@@ -95,7 +96,7 @@ def test_lustre_quotas(text: str, room: Room | None) -> None:
 
 def test_a_quota_of_the_path_s_own_file_system(tight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `quota -w -p` prints them: other file systems' lines are not ours."""
-    device = disk_space._mount(tight)[0]
+    device = storage.mount_of(tight)[0]
     told = f"Disk quotas for user me (uid 7):\n  {device} 900 0 1000 0 90 0 100 0\n  nas:/home 1 0 2 0 1 0 2 0\n"
     monkeypatch.setattr(disk_space, "_said", lambda *command: told if command[-1] == "-u" else "")
     monkeypatch.setattr(disk_space.os, "getuid", lambda: 7)

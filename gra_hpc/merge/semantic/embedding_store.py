@@ -11,7 +11,6 @@ import hashlib
 import io
 import logging
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from gra_hpc import storage
 from gra_hpc.merge.collect import id_bytes
 from gra_hpc.merge.semantic.embedding_column import column, matrix
+from gra_hpc.owner import Sightings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 _ROWS = 16_384
 """Rows read at a time."""
 _NAME = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
-_OLD_S = 900.0
-"""A temporary file of this age was left by a writer that died."""
+_SILENT_S = 900.0
+"""A temporary file that was seen not to change for so long was left by a writer that died."""
 
 
 class Store:
@@ -83,9 +83,10 @@ class Store:
         pq.write_table(table, data, compression="zstd")
         with storage.room(self.path):
             self.path.mkdir(exist_ok=True)
-        for left in self.path.glob(".*.tmp"):
-            if time.time() - left.stat().st_mtime > _OLD_S:
-                left.unlink(missing_ok=True)
+        with Sightings() as seen:
+            for left in sorted(self.path.glob(".*.tmp")):
+                if seen.unchanged_s(left) >= _SILENT_S:
+                    left.unlink(missing_ok=True)
         parts = self._parts()
         number = parts[-1][0] + 1 if parts else 0  # another merge of this round may write one of the same number
         name = f"{number:05d}-{hashlib.sha256(data.getvalue()).hexdigest()[:16]}.parquet"

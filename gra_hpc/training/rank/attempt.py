@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from trl import SFTConfig, SFTTrainer
 
 from gra_hpc.signals import Stop
 from gra_hpc.training.config import Dtype, FinetuneConfig
-from gra_hpc.training.directory import FinetuneDir, checkpoints, newest
+from gra_hpc.training.directory import FinetuneDir, newest
 from gra_hpc.training.rank import tokens
-from gra_hpc.training.rank.checkpoints import prune, seal
+from gra_hpc.training.rank.checkpoints import prune, seal, sweep
 from gra_hpc.training.rank.model import load_model, load_tokenizer
 from gra_hpc.training.rank.settings import deepspeed_settings
 
@@ -72,10 +71,7 @@ class Attempt:
             (out.checkpoints / name).mkdir(parents=True, exist_ok=True)
             data = tokens.prepare(config, tokenizer, out.tokens)
             best = newest(out)
-            for other in checkpoints(out):
-                if not other.described():
-                    log.info("%s: not whole, removed", other.path)
-                    shutil.rmtree(other.path, ignore_errors=True)
+            sweep(out)
             start = [best and str(best.path), data, len(list(out.checkpoints.iterdir()))]
             log.info("starts from %s", f"step {best.step}" if best else "the beginning")
         dist.broadcast_object_list(start, src=0)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import secrets
 import shutil
 from pathlib import Path
 
 from gra_hpc.storage import fsync_dir, fsync_file, to_json, write_atomic
 from gra_hpc.training.directory import COMPLETE, Checkpoint, FinetuneDir, checkpoints
+
+log = logging.getLogger(__name__)
 
 
 def seal(path: Path, step: int) -> None:
@@ -29,6 +34,22 @@ def prune(out: FinetuneDir, keep: int) -> None:
 
 
 def remove(checkpoint: Checkpoint) -> None:
-    """Remove a checkpoint so that at no moment half of one seems whole."""
-    (checkpoint.path / COMPLETE).unlink(missing_ok=True)
-    shutil.rmtree(checkpoint.path, ignore_errors=True)
+    """Remove a checkpoint so that at no moment half of one seems whole.
+
+    Renamed first: a copy of this job that still writes it (Slurm can run two) finds it gone, and can never seal the
+    rest of it.
+    """
+    gone = checkpoint.path.with_name(f".gone-{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        checkpoint.path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def sweep(out: FinetuneDir) -> None:
+    """Remove checkpoints that were not written to their end, and what a removal that was killed has left."""
+    for checkpoint in checkpoints(out):
+        if not checkpoint.described():
+            log.info("%s: not whole, removed", checkpoint.path)
+            remove(checkpoint)
+    for gone in out.checkpoints.glob("*/.gone-*"):
+        shutil.rmtree(gone, ignore_errors=True)

@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from gra_hpc import __version__
 from gra_hpc.storage import fsync_dir, fsync_file, room, sha256, to_json, write_atomic, write_once
-from gra_hpc.training.directory import FinetuneDir
+from gra_hpc.training.directory import FinetuneDir, checkpoints
 from gra_hpc.training.rank import curve, tokens
-from gra_hpc.training.rank.attempt import Attempt, checkpoints, history
+from gra_hpc.training.rank.attempt import Attempt, history
 from gra_hpc.training.rank.checkpoints import remove
 
 log = logging.getLogger(__name__)

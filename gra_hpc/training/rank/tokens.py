@@ -7,7 +7,7 @@ rows in the same order.
 from __future__ import annotations
 
 import logging
-import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -137,8 +137,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
         "filled": round(counts["tokens"] / (len(rows) * d.max_length), 4) if d.packing else None,
     }
     with room(target):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         rows.save_to_disk(str(temporary / "data"))
         (temporary / MANIFEST).write_bytes(to_json(manifest))
         for file in temporary.rglob("*"):
