@@ -16,6 +16,9 @@ import orjson
 if TYPE_CHECKING:
     import pyarrow as pa
 
+DOMAINS = ("coding", "math", "qa", "reasoning", "role_play", "language", "creation")
+"""The seven domains of the paper, section 3."""
+
 CRITERIA = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")
 """What a Reviewer scores from 1 to 10 (paper, section 3.3)."""
 
@@ -40,7 +43,7 @@ class Record:
     instruction: str
     response: str
     domain: str = ""
-    """One of `config.DOMAINS`; empty before stage 0."""
+    """One of `DOMAINS`; empty before stage 0."""
     keywords: tuple[str, ...] = ()
     summary: str = ""
     score: float | None = None

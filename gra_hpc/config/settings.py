@@ -16,9 +16,6 @@ from omegaconf import MISSING
 from gra_hpc.config.fields import Most, setting, unfrozen
 from gra_hpc.config.site import SiteConfig
 
-DOMAINS = ("coding", "math", "qa", "reasoning", "role_play", "language", "creation")
-"""The seven domains of the paper, section 3."""
-
 ROLES = ("generator", "reviewer", "adjudicator")
 
 DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float")

@@ -21,6 +21,7 @@ from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.flows.render import prompts_digest
 from gra_hpc.records import digest
 from gra_hpc.run import disk_space
+from gra_hpc.run.code import code_digest
 from gra_hpc.run.directory import RoundDir, RunDir
 from gra_hpc.run.pins import ModelPin, pin_embed, pin_models
 from gra_hpc.sources import benchmarks as benchmark_files
@@ -112,13 +113,6 @@ def frozen(
     out |= {"seeds": seeds, "prompts": prompts_digest(), "version": __version__}
     out["code"] = code_digest()
     return out
-
-
-def code_digest() -> str:
-    """Digest of the code that decides what is asked and what is accepted."""
-    here = Path(__file__).parent.parent
-    files = [*sorted((here / "flows").rglob("*.py")), here / "run" / "slices.py"]
-    return digest([[f.name, f.read_text(encoding="utf-8")] for f in files])
 
 
 def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Plan], object] | None = None) -> RunDir:
@@ -250,13 +244,6 @@ class RoundPlan:
     def save(self, directory: RoundDir) -> None:
         directory.path.mkdir(parents=True, exist_ok=True)
         write_atomic(directory.plan, to_json(asdict(self)))
-
-    def candidates_of(self, seed_index: int, seeds: int) -> int:
-        """Candidates anchored on one seed: spread evenly. Which seeds get one more moves on from round to round: a
-        target that needs fewer candidates than there are seeds does not rest on the same ones every time."""
-        more = self.candidates % seeds
-        place = (seed_index - (self.round - 1) * more) % seeds
-        return self.candidates // seeds + (place < more)
 
 
 def first_round(config: RunConfig, plan: Plan) -> RoundPlan:

@@ -37,9 +37,9 @@ from pathlib import Path
 
 import orjson
 
-from gra_hpc.config.settings import DOMAINS, SeedsConfig
+from gra_hpc.config.settings import SeedsConfig
 from gra_hpc.errors import ReleaseError, SeedError
-from gra_hpc.records import CONTROL_TOKENS, Record, digest, record_schema, seed_id
+from gra_hpc.records import CONTROL_TOKENS, DOMAINS, Record, digest, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
 from gra_hpc.sources.rows import ENCODING, Row, Source

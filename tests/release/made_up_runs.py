@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import DOMAINS, EngineConfig, EngineKind, MemberConfig, ModelConfig, RunConfig, SeedsConfig
+from gra_hpc.config.settings import EngineConfig, EngineKind, MemberConfig, ModelConfig, RunConfig, SeedsConfig
 from gra_hpc.flows.gra.committee import Decision, at_least, consensus
 from gra_hpc.merge.described_seeds import merge_described
 from gra_hpc.merge.round import merge_round
-from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA, Call, InstructionReview, Review, Sample
+from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA, Call, InstructionReview, Review, Sample
 from gra_hpc.run import attempts, plan, publish
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger

@@ -13,7 +13,7 @@ from gra_hpc.launch.submit import submit
 from gra_hpc.run import plan as planning
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan, RoundPlan, size_round
-from gra_hpc.run.slices import Pool, planned, slice_of
+from gra_hpc.run.slices import Pool, candidates_of, planned, slice_of
 from gra_hpc.views.plan import engines_of, preview
 
 DOMAINS = ["math", "coding", "qa"]
@@ -141,8 +141,8 @@ def test_rounds_are_sized_by_the_acceptance(tmp_path: Path) -> None:
     config = presets.compose("demo", ["method.target_accepted=100"])
     round_plan = size_round(2, config, seeds=42, shards=2, acceptance=0.25)
     assert round_plan.target == 100 and round_plan.candidates == 470  # two standard deviations more than 400
-    assert sum(round_plan.candidates_of(i, 42) for i in range(42)) == round_plan.candidates
-    counts = {round_plan.candidates_of(i, 42) for i in range(42)}
+    assert sum(candidates_of(round_plan, i, 42) for i in range(42)) == round_plan.candidates
+    counts = {candidates_of(round_plan, i, 42) for i in range(42)}
     assert max(counts) - min(counts) <= 1
 
 
@@ -152,7 +152,7 @@ def test_rounds_of_a_small_target_rest_on_different_seeds() -> None:
     for number in (1, 2, 3):
         round_plan = size_round(number, config, seeds=42, shards=2, acceptance=0.6)
         assert round_plan.candidates == 20
-        anchors.append({i for i in range(42) if round_plan.candidates_of(i, 42)})
+        anchors.append({i for i in range(42) if candidates_of(round_plan, i, 42)})
     assert [len(a) for a in anchors] == [20] * 3
     assert set.union(*anchors) == set(range(42))
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gra_hpc.config.settings import DOMAINS, SeedsConfig
+from gra_hpc.config.settings import SeedsConfig
 from gra_hpc.errors import ReleaseError, SeedError, StorageError
-from gra_hpc.records import Record, record_schema
+from gra_hpc.records import DOMAINS, Record, record_schema
 from gra_hpc.sources import rows, seeds
 from gra_hpc.sources.seeds import SeedSet, load
 from tests.sources.loading import ALPACA, Write, load_file, reasons

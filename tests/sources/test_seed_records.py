@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.config.settings import DOMAINS, SeedsConfig
+from gra_hpc.config.settings import SeedsConfig
 from gra_hpc.errors import SeedError
+from gra_hpc.records import DOMAINS
 from gra_hpc.sources import seeds
 from gra_hpc.sources.seeds import load
 from tests.sources.loading import ALPACA, Write, reasons

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from gra_hpc.run.plan import code_digest
+from gra_hpc.run.code import code_digest
 from tools.bench.merge_corpus import (  # fmt: skip
     COSINE,
     NEAR,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import DOMAINS
+from gra_hpc.records import DOMAINS
 from gra_hpc.run import plan
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.journal import Scan, call_name, scan

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gra_hpc.config.settings import DOMAINS
 from gra_hpc.flows import parsing
 from gra_hpc.flows.ask import Question
-from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA
 
 DOMAIN_NAMES = {
     "coding": "Coding (write, understand or debug code)",

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc.config.settings import DOMAINS
-from gra_hpc.records import ACCEPTED, CRITERIA, FAILED, REJECTED, digest
+from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, digest
 from gra_hpc.release.inputs import Inputs, Table, read
 from gra_hpc.release.report.agreement import Coincidences
 

@@ -12,8 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from gra_hpc.config.settings import DOMAINS
-from gra_hpc.records import CRITERIA
+from gra_hpc.records import CRITERIA, DOMAINS
 from gra_hpc.release import card
 from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, spark
 from gra_hpc.release.diagnostics.measure import Diagnosis

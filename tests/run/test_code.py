@@ -1,0 +1,128 @@
+"""The code's digest: what Python makes of it, under every version, not how it is written."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.run import code
+from gra_hpc.run.code import PACKAGE, syntax_digest
+
+MODULE = '''\
+"""What it is."""
+
+from dataclasses import dataclass, field
+
+LIMIT = 8.0  # the paper's
+"""A constant's docstring."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A class."""
+
+    name: str = "a" "b"
+    """A field."""
+    many: list[int] = field(default_factory=list)
+
+    async def ask(self, *words: str, limit: float = LIMIT, **more: object) -> str | None:
+        """A method."""
+        if (n := len(words)) > limit and not more:
+            return f"{self.name!r:>{n}} of {n:,d}{'{}'} {words[0]=}"
+        elif -1 < n <= 3:
+            raise ValueError(f"no more") from None
+        try:
+            async with self as (a, *b):
+                return [x async for x in a if x is not ...][::-1][0]
+        except* OSError:
+            pass
+        match words:
+            case [str() as first, *_] | [first]:
+                return first
+        return (lambda *, k=b"\\xff", z=1j: k @ z)() or "\\u1c89 é"
+'''
+DIGEST = "898e2f8d8bda9ef036daa80c568d5d84"
+
+
+def test_the_digest_is_the_same_under_every_version_of_python() -> None:
+    assert syntax_digest(MODULE) == DIGEST, f"Python {sys.version} makes something else of it"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"""What it is."""', '"""What it may be."""'),
+        ('"""What it is."""\n', ""),
+        ("  # the paper's", ""),
+        ('"""A constant\'s docstring."""\n', ""),
+        ('    """A field."""\n', '    "One field."\n'),
+        ('        """A method."""\n', ""),
+        ('"a" "b"', "'ab'"),
+        ("class Thing:", "class Thing( ):"),
+        ("    name: str = ", "\n\n    name : str = "),
+        ("if (n := len(words)) > limit and not more:", "if ((n := len(words)) > limit\n  and (not more)):"),
+        ("*words: str, limit", "*words: str,  # some\n limit"),
+    ],
+)  # fmt: skip
+def test_what_is_only_written_leaves_it(before: str, after: str) -> None:
+    assert MODULE.count(before) == 1
+    assert syntax_digest(MODULE.replace(before, after)) == DIGEST
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("LIMIT = 8.0", "LIMIT = 8.5"),
+        ("> limit", ">= limit"),
+        ("not more", "more"),
+        ("frozen=True", "frozen=False"),
+        ('"a" "b"', '"a", "b"'),
+        ("-1 < n", "1 < n"),
+        ("[::-1]", "[:-1]"),
+        ("first, *_", "first, _"),
+        ("async with", "with"),
+        ("except*", "except"),
+        ("{n:,d}", "{n:d}"),
+        ("self.name!r", "self.name!s"),
+        ("from None", ""),
+        ("\\u1c89", "\\u1c8a"),
+        (" é", " e"),
+    ],
+)
+def test_what_python_makes_of_it_changes_it(before: str, after: str) -> None:
+    assert MODULE.count(before) == 1
+    assert syntax_digest(MODULE.replace(before, after)) != DIGEST
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package's code, which is digested in its place."""
+    shutil.copytree(PACKAGE, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "copy")
+    monkeypatch.setattr(code, "code_digest", code.code_digest.__wrapped__)  # a process digests its code once
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("file", ["records.py", "run/slices.py", "flows/ask.py", "flows/gra/committee.py"])
+def test_a_line_in_what_decides_changes_a_flows_digest_and_a_comment_does_not(package: Path, file: str) -> None:
+    whole = code.code_digest()
+    text = (package / file).read_text(encoding="utf-8")
+    (package / file).write_text(f"# a comment\n{text}\n\n# another\n", encoding="utf-8")
+    assert code.code_digest() == whole
+    (package / file).write_text(f"{text}\nMORE = 1\n", encoding="utf-8")
+    assert code.code_digest() != whole
+
+
+def test_where_it_runs_and_other_flows_do_not_count(package: Path) -> None:
+    whole = code.code_digest()
+    for file in ("placement/placement.py", "engines/client.py", "merge/round.py", "run/plan.py", "config/settings.py"):
+        with (package / file).open("a", encoding="utf-8") as f:
+            f.write("\nMORE = 1\n")
+    (package / "flows" / "other").mkdir()
+    (package / "flows" / "other" / "ask.py").write_text("MORE = 1\n")
+    assert code.code_digest() == whole != code.code_digest("other")
+    shutil.copy(package / "flows" / "other" / "ask.py", package / "flows" / "gra")
+    assert code.code_digest() != whole, "a new module of the flow"
