@@ -177,7 +177,7 @@ def unlink_shm(names: dict[str, int]) -> list[str]:
     for name, inode in names.items():
         with contextlib.suppress(OSError):
             status = os.lstat(name)
-            if status.st_ino == inode and status.st_uid == uid and name.startswith(SHM):
+            if status.st_ino == inode and status.st_uid == uid and os.path.dirname(name) + "/" == SHM:  # noqa: PTH120
                 left[name] = inode
     if left:
         used = mapped_shm(_stats())

@@ -1,24 +1,45 @@
-"""`gra clean`: what a run no longer needs. Submission files, and the logs of what is published; never data."""
+"""`gra clean`: what a run no longer needs. Submission files, and the logs of what is published; never data.
+
+What goes is chosen from a listing of RUN/logs itself, two levels deep, without following a link. Names that come out of
+manifests and submissions only select from that listing, so none of them leads elsewhere. Files are removed by the
+handles of their directories: one that is swapped for a link meanwhile is not followed either.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gra_hpc.config import presets
 from gra_hpc.launch import submissions
-from gra_hpc.launch.log_files import PLAIN, Finder, local_job
+from gra_hpc.launch.log_files import PLAIN, Finder, attempts_of
+from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import rounds_of, shards_of
-from gra_hpc.storage import read_json
 
-PICKLES = "*.pkl"
-SCRIPTS = "*.sh"
+PICKLES = ".pkl"
+SCRIPTS = ".sh"
+_TASK = re.compile(r"(\d+)_(0|[1-9]\d*)(_\d+)?(_[a-z]+\.\w+)", re.ASCII)
+"""A file of one task: job, index, and what follows."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A file, or a link, in RUN/logs."""
+
+    directory: str
+    """Below RUN/logs; empty: RUN/logs itself."""
+    name: str
+    size: int
+    """Bytes, of a link its own."""
 
 
 @dataclass
@@ -26,76 +47,96 @@ class Kind:
     """Files of one kind."""
 
     name: str
-    files: list[Path]
+    files: list[Entry]
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return sum(f.stat().st_size for f in self.files if f.is_file())
+        return sum(f.size for f in self.files)
 
 
 def clean(run: RunDir, yes: bool) -> Iterator[str]:
-    """List, or remove, what is no longer needed.
+    """List what is no longer needed, file by file; then, with `yes`, remove it.
 
     Raises:
         LaunchError: jobs may be in the queue, and Slurm cannot be asked: their files are needed if they are requeued.
     """
-    kinds = [k for k in found(run) if k.files]
+    if run.logs.is_symlink():
+        yield f"{run.logs}: is a link; nothing behind it is touched"
+        return
+    kinds = [k for k in found(run, listing(run.logs)) if k.files]
     if not kinds:
         yield "nothing to remove"
         return
     for kind in kinds:
         yield f"{'removing' if yes else 'would remove'} {len(kind.files)} {kind.name}, {kind.size / 1e6:.1f} MB"
-        if yes:
-            for file in kind.files:
-                file.unlink(missing_ok=True)
+        yield from (f"  {run.logs.name}/{line}" for line in _named(kind.files))
     if yes:
-        _remove_empty(run.logs)
+        _remove(run.logs, [f for kind in kinds for f in kind.files])
         yield "done; samples, manifests, journals and the logs of unpublished shards are untouched"
     else:
         yield f"next: gra clean {run.path} --yes"
 
 
-def found(run: RunDir) -> list[Kind]:
-    """Removable files. Those of jobs in Slurm's queue are left out: a requeued task starts from its pickle."""
+def listing(logs: Path) -> list[Entry]:
+    """Files and links in a directory and in those directly below it; links are listed, never followed."""
+    return sorted(_listed(logs, "", below=True))
+
+
+def _listed(path: Path, directory: str, below: bool) -> Iterator[Entry]:
+    try:
+        entries = list(os.scandir(path))
+    except OSError:
+        return
+    for e in entries:
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if e.is_dir(follow_symlinks=False):
+                if below:
+                    yield from _listed(path / e.name, e.name, below=False)
+            elif e.is_symlink() or e.is_file(follow_symlinks=False):
+                yield Entry(directory, e.name, e.stat(follow_symlinks=False).st_size)
+
+
+def found(run: RunDir, there: list[Entry]) -> list[Kind]:
+    """What of a listing may go. Files of jobs in Slurm's queue stay: a requeued task starts from its pickle."""
     submitted = any(run.submissions.glob("*.json"))
     live = {str(task.job) for _, task in submissions.live(run)} if submitted else set()
-    directories = [d for d in _subdirectories(run.logs) if d.name not in live]
-    jobs = [d for d in directories if d.name.isdigit() or d.name in ("local", PLAIN)]
+    jobs = [f for f in there if f.directory not in live and (f.directory.isdigit() or f.directory in ("local", PLAIN))]
     here = submissions.somebody_submits(run)  # its local jobs may not have read their pickles yet
-    pickles = [f for d in jobs for f in sorted(d.glob(PICKLES)) if d.name != "local" or not here]
-    scripts = [f for d in jobs for f in sorted(d.glob(SCRIPTS))]
+    pickles = [f for f in jobs if f.name.endswith(PICKLES) and (f.directory != "local" or not here)]
+    scripts = [f for f in jobs if f.name.endswith(SCRIPTS)]
     if not live:
-        scripts += sorted(run.logs.glob(f".submission_file_{SCRIPTS}"))
+        left = re.compile(r"\.submission_file_.*\.sh")
+        scripts += [f for f in there if not f.directory and left.fullmatch(f.name)]
+    named, attempts = _logs_of_published(run, live)
+    engines = attempts - {"", *(f.directory for f in jobs)}
+    logs = [f for f in there if (f.directory, f.name) in named or (f.directory in engines and f.name.endswith(".log"))]
     return [
         Kind("submitit pickles", pickles),
         Kind("submission scripts", scripts),
-        Kind("logs of published shards and finished merges", list(_logs_of_published(run, live))),
+        Kind("logs of published shards and finished merges", logs),
     ]
 
 
-def _subdirectories(path: Path) -> list[Path]:
-    return sorted(d for d in path.iterdir() if d.is_dir()) if path.is_dir() else []
-
-
-def _logs_of_published(run: RunDir, live: set[str]) -> Iterator[Path]:
-    """Job logs and engine logs of every attempt at a published shard, and of merges that are there."""
+def _logs_of_published(run: RunDir, live: set[str]) -> tuple[set[tuple[str, str]], set[str]]:
+    """Of every attempt at a published shard, and of merges that are there: directories and names of the job's logs, and
+    the directories of its engines' logs. Some of them may not be in RUN/logs."""
     plan, config, finder = Plan.load(run), presets.load(run.config), Finder(run)
+    files: set[Path] = set()
+    engines: set[str] = set()
     for number in rounds_of(plan, config.method.rounds):
         directory = run.round(number)
         for s in range(shards_of(run, plan, number)):
             shard = directory.shard(s)
             if not is_published(shard):
                 continue
-            newest = finder.shard(number, shard).job
-            names = set()
-            for attempt in read_json(shard.manifest)["attempts"]:
-                yield from sorted((run.logs / attempt["attempt"]).glob("*"))
-                names.add(attempt.get("job") or local_job(attempt["attempt"]))
-            files = {*newest, *(f for name in sorted(names) for f in finder.files(name))}
-            yield from sorted(f for f in files if _job_of(f) not in live)
+            files |= {*finder.shard(number, shard).job}
+            for attempt, job in attempts_of(shard):
+                engines.add(attempt)
+                files |= {*finder.files(job)}
         if directory.manifest.is_file():
-            yield from (f for f in finder.merge(number).job if _job_of(f) not in live)
+            files |= {*finder.merge(number).job}
+    return {(f.parent.name, f.name) for f in files if _job_of(f) not in live}, engines
 
 
 def _job_of(log: Path) -> str:
@@ -104,7 +145,40 @@ def _job_of(log: Path) -> str:
     return found[1] if found else ""
 
 
-def _remove_empty(logs: Path) -> None:
-    for directory in _subdirectories(logs):
-        if not any(directory.iterdir()):
-            shutil.rmtree(directory, ignore_errors=True)
+def _named(files: list[Entry]) -> Iterator[str]:
+    """Every file's path below RUN/logs; those of an array's tasks as one: `7/7_[0-3,5]_submitted.pkl`."""
+    arrays: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for f in files:
+        if task := _TASK.fullmatch(f.name):
+            arrays[f.directory, f"{task[1]}_", f"{task[3] or ''}{task[4]}"].append(int(task[2]))
+        else:
+            path = f"{f.directory}/{f.name}" if f.directory else f.name
+            yield "".join(c if c.isprintable() else "\ufffd" for c in path)
+    for (directory, before, after), indices in sorted(arrays.items()):
+        some = index_ranges(indices)
+        yield f"{directory}/{before}{f'[{some}]' if len(indices) > 1 else some}{after}"
+
+
+def _remove(logs: Path, files: list[Entry]) -> None:
+    """Remove files, and directories that are empty then, by handles that follow no link."""
+    by_directory: dict[str, list[str]] = defaultdict(list)
+    for f in files:
+        by_directory[f.directory].append(f.name)
+    with contextlib.suppress(OSError), _opened(logs) as root:
+        for directory, names in by_directory.items():
+            with contextlib.suppress(OSError), _opened(directory or ".", root) as handle:
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=handle)
+        for directory in os.listdir(root):  # noqa: PTH208
+            with contextlib.suppress(OSError):  # no directory, or something is left in it
+                os.rmdir(directory, dir_fd=root)
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str, below: int | None = None) -> Iterator[int]:
+    handle = os.open(path, _DIRECTORY, dir_fd=below)
+    try:
+        yield handle
+    finally:
+        os.close(handle)

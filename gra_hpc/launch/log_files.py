@@ -7,9 +7,11 @@ RUN/logs/ATTEMPT/*.log              the engines of one attempt, one file per sta
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from gra_hpc.errors import StorageError
 from gra_hpc.launch.submissions import load_all
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import RunDir, ShardDir
@@ -17,6 +19,8 @@ from gra_hpc.storage import read_json
 
 PLAIN = "sbatch"
 """Directory of the logs of plain sbatch jobs."""
+_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+"""A job or an attempt, as files name it: one name, which leads to no other directory."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,10 @@ class Finder:
         if beat is not None:
             names.append(beat.job or local_job(beat.attempt))
             engines = self._engines(beat.attempt)
-        elif shard.manifest.is_file():
-            last = read_json(shard.manifest)["attempts"][-1]
-            names.append(last.get("job") or local_job(last["attempt"]))
-            engines = self._engines(last["attempt"])
+        else:
+            for attempt, job in attempts_of(shard)[-1:]:
+                names.append(job)
+                engines = self._engines(attempt)
         found = [files for name in names if name and (files := self.files(name))]
         newest = max(found, key=lambda files: max(modified(f) for f in files), default=())
         return Logs(newest, engines)
@@ -72,17 +76,28 @@ class Finder:
 
     def _engines(self, attempt: str) -> tuple[Path, ...]:
         directory = self.run.logs / attempt
-        return tuple(sorted(directory.glob("*.log"))) if directory.is_dir() else ()
+        return tuple(sorted(directory.glob("*.log"))) if _NAME.fullmatch(attempt) and directory.is_dir() else ()
 
     def files(self, job: str) -> tuple[Path, ...]:
         """The files of `4242_7`, `4242` or `local-PID` that are there."""
+        if not _NAME.fullmatch(job):
+            return ()
         if job.startswith("local-"):
             base = self.run.logs / "local" / job.removeprefix("local-")
             files = [Path(f"{base}_0_log.out"), Path(f"{base}_0_log.err")]
         else:
             places = (job.partition("_")[0], PLAIN)
-            files = [self.run.logs / place / f"{job}_0_log.out" for place in places] if job else []
+            files = [self.run.logs / place / f"{job}_0_log.out" for place in places]
         return tuple(f for f in files if f.is_file())
+
+
+def attempts_of(shard: ShardDir) -> list[tuple[str, str]]:
+    """The attempts that a published shard's manifest names, each with its job; none where it cannot be read."""
+    try:
+        said = read_json(shard.manifest)["attempts"]
+        return [(str(a["attempt"]), str(a.get("job") or local_job(str(a["attempt"])))) for a in said]
+    except (OSError, StorageError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def local_job(attempt: str) -> str:

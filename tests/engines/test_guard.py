@@ -284,6 +284,9 @@ def test_a_reused_name_in_shared_memory_stays(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     try:
         assert guard.unlink_shm({str(path): path.stat().st_ino + 1}) == []
+        (tmp_path / "mine").touch()
+        through = f"/dev/shm/../..{tmp_path}/mine"
+        assert guard.unlink_shm({through: Path(through).stat().st_ino}) == []
         assert guard.unlink_shm({str(tmp_path): tmp_path.stat().st_ino}) == []
         assert path.exists()
         assert guard.unlink_shm({str(path): path.stat().st_ino}) == [str(path)]
