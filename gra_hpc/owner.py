@@ -188,7 +188,8 @@ class Sightings:
         temporary = self._file.with_name(f".seen.{secrets.token_hex(4)}.tmp")
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(kept), encoding="utf-8")
+            with temporary.open("x", encoding="utf-8") as f:
+                f.write(json.dumps(kept))
             temporary.replace(self._file)
         except OSError as e:
             log.debug("%s: %s: what was seen is not remembered", self._file, e.strerror)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -55,19 +55,58 @@ def fsync_file(path: Path) -> None:
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with room(path):
+def new_beside(path: Path) -> BinaryIO:
+    """A new, empty file beside `path`, open for writing; its `name` is its path.
+
+    Nobody can foresee the name, and it is created exclusively: where others may write, a link that they have planted
+    is not followed.
+    """
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp").open("xb")
+
+
+def new_file(path: Path) -> BinaryIO:
+    """A new, empty file at `path`, open for writing, without a buffer. What was there goes, a link for itself alone."""
+    path.unlink(missing_ok=True)
+    return path.open("xb", buffering=0)
+
+
+def opened_here(path: str, flags: int) -> int:
+    """An `opener` for `open`: the file itself, never what a link of that name points to.
+
+    Raises:
+        OSError: it is a link.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+@contextmanager
+def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to fill, which takes the name `path` when the block ends. After an error it is gone, and `path` as it was.
+
+    Args:
+        durable: whether it must outlive a power loss.
+
+    Raises:
+        StorageError: no room.
+    """
+    with room(path), new_beside(path) as f:
+        temporary = Path(f.name)
         try:
-            with temporary.open("wb") as f:
-                f.write(data)
-                f.flush()
+            yield f
+            f.flush()
+            if durable:
                 os.fsync(f.fileno())
             temporary.replace(path)
-            fsync_dir(path.parent)
+            if durable:
+                fsync_dir(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
+    """Replace a file: temporary name, fsync unless it only informs, rename."""
+    with whole_file(path, durable) as f:
+        f.write(data)
 
 
 def write_once(path: Path, data: bytes) -> bool:
@@ -76,13 +115,12 @@ def write_once(path: Path, data: bytes) -> bool:
     Returns:
         Whether this call's data is what the file holds.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.uname().nodename}.tmp")
-    with room(path):
+    with room(path), new_beside(path) as f:
+        temporary = Path(f.name)
         try:
-            with temporary.open("wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
             try:
                 os.link(temporary, path)  # atomic and exclusive, also on NFS
             except FileExistsError:

@@ -79,7 +79,7 @@ class Staging:
         self._beat = Beat(owner)
         try:
             with storage.room(self.path):
-                self.path.mkdir()
+                self.path.mkdir(mode=0o700)  # names in it can be foreseen: nobody else plants links there
                 owner.write_bytes(storage.to_json(Owner.me().to_dict()))
                 self.out.mkdir()
                 self.scratch.mkdir()
@@ -181,7 +181,10 @@ def sweep(target: Path) -> list[Path]:
     """Remove what dead owners left beside `target`; of another node's, what was seen silent for long."""
     ours = re.compile(re.escape(f".{target.name}-") + r".*" + _TOKEN, re.DOTALL)
     found = [
-        p for p in sorted(target.parent.glob(".*")) if ours.fullmatch(p.name) and p.is_dir() and not p.is_symlink()
+        p
+        for p in sorted(target.parent.glob(".*"))
+        if ours.fullmatch(p.name) and p.is_dir() and not p.is_symlink()
+        if os.access(p, os.R_OK | os.W_OK | os.X_OK)  # another member's of the group is theirs to sweep
     ]
     if not found:
         return []

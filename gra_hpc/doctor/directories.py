@@ -13,7 +13,7 @@ from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.run import disk_space
 from gra_hpc.run.engines import local_directory
-from gra_hpc.storage import LOCAL_TYPES, file_system
+from gra_hpc.storage import LOCAL_TYPES, file_system, new_file
 
 ROOM_GB, LEAST_GB = 10.0, 1.0
 INODES, LEAST_INODES = 50_000, 2_000
@@ -66,12 +66,9 @@ def _promises(probe: Path) -> None:
         AssertionError: with what does not hold.
     """
     new, link = (probe.with_name(probe.name + s) for s in (".new", ".link"))
-    probe.write_bytes(b"old")
+    _write(probe, b"old")
     for i in range(10):
-        new.write_bytes(b"new %d" % i)
-        fd = os.open(new, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+        _write(new, b"new %d" % i)
         new.replace(probe)
     if probe.read_bytes() != b"new 9":
         raise AssertionError("a rename did not replace the file")
@@ -84,6 +81,13 @@ def _promises(probe: Path) -> None:
     except FileExistsError:
         return
     raise AssertionError("a second link of one name was accepted")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A new file, durable."""
+    with new_file(path) as f:
+        f.write(data)
+        os.fsync(f.fileno())
 
 
 def room(directory: Path, least_gb: float = LEAST_GB, good_gb: float = ROOM_GB) -> Iterable[Finding]:
@@ -127,7 +131,7 @@ def clock(directory: Path) -> Iterable[Finding]:
     probe = directory / f".gra-doctor-clock-{socket.gethostname()}-{secrets.token_hex(4)}"
     try:
         before = time.time()
-        probe.write_bytes(b"now")
+        _write(probe, b"now")
         skew = probe.stat().st_mtime - before
     finally:
         probe.unlink(missing_ok=True)

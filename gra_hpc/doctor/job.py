@@ -20,6 +20,7 @@ from gra_hpc.doctor.finding import Check, Finding, examine, failure, ok
 from gra_hpc.launch import slurm
 from gra_hpc.launch.arrays import shard_executor, submit_one
 from gra_hpc.run.directory import RunDir
+from gra_hpc.storage import write_atomic
 from gra_hpc.views.logs import last_words
 
 MINUTES = 10
@@ -58,9 +59,7 @@ class ExamineNode:
         config = presets.load(self.config)
         findings = [self._shared(), *examine(node_checks(config, self.directory))]
         report = {"host": socket.gethostname(), "at": time.time(), "findings": [asdict(f) for f in findings]}
-        temporary = self.directory / "report.tmp"
-        temporary.write_text(json.dumps(report), encoding="utf-8")
-        temporary.replace(self.directory / "report.json")
+        write_atomic(self.directory / "report.json", json.dumps(report).encode())
         return "examined"
 
     def _shared(self) -> Finding:

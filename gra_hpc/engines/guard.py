@@ -251,11 +251,15 @@ class Guard:
         record = {"pid": me, "start": start_time(me), "shm": self.shm, "strays": self.strays}
         text = json.dumps(record).encode()
         if text != self.saved:
-            temporary = self.state.with_suffix(".tmp")
-            with contextlib.suppress(OSError):  # a full disk must not end the engine
-                temporary.write_bytes(text)
+            temporary = self.state.with_name(f"{self.state.name}.{os.urandom(8).hex()}.tmp")  # nobody can foresee it
+            try:
+                with temporary.open("xb") as f:  # exclusively: a planted link is not followed
+                    f.write(text)
                 temporary.replace(self.state)
                 self.saved = text
+            except OSError:  # a full disk must not end the engine
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
 
     def look(self) -> None:
         """Note the shared memory that the engine's processes map, and processes that a session does not show."""

@@ -20,7 +20,7 @@ from typing import Any
 from gra_hpc.engines import guard, leftovers
 from gra_hpc.engines.client import Client
 from gra_hpc.engines.vllm_server import EngineSpec, Launch, last_error
-from gra_hpc.storage import room
+from gra_hpc.storage import new_file, room
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class EngineProcess:
         spec.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with room(self.log_path):
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            output = self.log_path.open("ab", buffering=0)
+            output = new_file(self.log_path)
         argv = [
             sys.executable, "-I", "-S", guard.__file__, "--state", str(self.state), "--private", str(spec.private),
             "--grace", str(TERM_GRACE_S), *(["--own-network"] if self.launch.own_network else []), "--",

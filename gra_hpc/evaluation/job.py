@@ -34,6 +34,7 @@ from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.engines import local_directory
 from gra_hpc.signals import Signals
+from gra_hpc.storage import new_file
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def evaluate_here(out: EvaluateDir, config: EvaluateConfig, say: Callable[[str],
         say(f"{name} ...")
         log_file = out.path / "logs" / f"{name}.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        with Signals().caught() as signals, log_file.open("wb") as f:
+        with Signals().caught() as signals, new_file(log_file) as f:
             code = run_worker(out, name, config, signals, f)
         if signals.first:
             raise LaunchError(f"{out.path}: interrupted during {name}", f"gra evaluate {out.path}")
@@ -187,7 +188,7 @@ def run_worker(out: EvaluateDir, name: str, config: EvaluateConfig, signals: Sig
     place = local_directory(config.site)
     private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=place if place.is_dir() else None))
     command = [sys.executable, "-I", "-S", guard.__file__, "--grace", "5"]
-    command += ["--state", f"{private}.state", "--private", str(private)]
+    command += ["--state", str(private / "guard.state"), "--private", str(private)]
     if not config.site.gpus_per_node:
         command.append("--own-network")  # no other user reaches the ports of its parts
     process = subprocess.Popen(

@@ -23,7 +23,7 @@ from gra_hpc.owner import Beat, Owner, Sightings
 from gra_hpc.records import digest
 from gra_hpc.run.attempts import Heartbeat, earlier
 from gra_hpc.run.directory import RunDir
-from gra_hpc.storage import read_json, to_json, write_atomic
+from gra_hpc.storage import opened_here, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def alone(run: RunDir) -> Iterator[None]:
     """
     run.submissions.mkdir(exist_ok=True)
     path = _lock(run)
-    with path.open("a+b") as file:
+    with open(path, "a+b", opener=opened_here) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

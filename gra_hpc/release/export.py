@@ -6,7 +6,6 @@ reads the chat form with `load_dataset("json", data_files=...)`, or the release 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,13 +142,5 @@ def _chunks(items: Iterator[dict[str, Any]], lines: bool) -> Iterator[bytes]:
 
 def _write(path: Path, items: Iterator[dict[str, Any]], lines: bool) -> None:
     """JSON lines, or a JSON array with one item a line; whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storage.room(path):
-        try:
-            with temporary.open("wb") as f:
-                f.writelines(_chunks(items, lines))
-                f.flush()
-                os.fsync(f.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with storage.whole_file(path) as f:
+        f.writelines(_chunks(items, lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -12,7 +13,7 @@ from typing import Any
 from gra_hpc.errors import StorageError
 from gra_hpc.owner import Owner
 from gra_hpc.run.directory import AttemptDir, ShardDir
-from gra_hpc.storage import fsync_dir, read_object, room, to_json
+from gra_hpc.storage import fsync_dir, read_object, room, to_json, write_atomic
 
 
 def job_id() -> str:
@@ -101,12 +102,8 @@ class Heartbeat:
         """Replace the heartbeat file; without fsync: it only informs. The directory may be gone once another attempt
         has published."""
         self.at = time.time()
-        temporary = attempt.heartbeat.with_suffix(".tmp")
-        try:
-            temporary.write_bytes(to_json(asdict(self)))
-            temporary.replace(attempt.heartbeat)
-        except OSError:
-            return
+        with contextlib.suppress(OSError, StorageError):
+            write_atomic(attempt.heartbeat, to_json(asdict(self)), durable=False)
 
     @classmethod
     def read(cls, attempt: AttemptDir) -> Heartbeat | None:

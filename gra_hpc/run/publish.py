@@ -16,7 +16,7 @@ from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import FORMAT, ShardManifest
-from gra_hpc.storage import fsync_dir, fsync_file, room, sealed, sha256, write_once
+from gra_hpc.storage import room, sealed, sha256, whole_file, write_once
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,6 @@ def publish(
         rows = ({**s.row(), "embedding": e} for s, e in zip(samples, embeddings, strict=True))
         _write_table(samples_file, rows, sample_schema())
         _write_table(calls_file, ({k: getattr(c, k) for k in Call.__slots__} for c in calls), call_schema())
-        fsync_dir(shard.path)
         manifest = {
             "format": FORMAT,
             "fingerprint": fingerprint,
@@ -110,7 +109,7 @@ def sweep(shard: ShardDir) -> None:
     counted = {shard.samples(manifest.attempt).name, shard.calls(manifest.attempt).name}
     for name in sorted(manifest.tables(shard) - counted):
         (shard.path / name).unlink(missing_ok=True)
-    for pattern in (".samples-*.parquet.tmp", ".calls-*.parquet.tmp", ".manifest.json.*.tmp"):
+    for pattern in (".samples-*.parquet*.tmp", ".calls-*.parquet*.tmp", ".manifest.json.*.tmp"):
         for file in shard.path.glob(pattern):
             file.unlink(missing_ok=True)
     for _ in range(3):  # a heartbeat that is being written at this moment makes a directory that is not empty
@@ -132,17 +131,11 @@ def _write_table(path: Path, rows: Iterable[dict[str, Any]], schema: Any) -> Non
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            batch: list[dict[str, Any]] = []
-            for row in rows:
-                batch.append(row)
-                if len(batch) == _BATCH:
-                    writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-                    batch = []
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-        fsync_file(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        batch: list[dict[str, Any]] = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == _BATCH:
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                batch = []
+        writer.write_table(pa.Table.from_pylist(batch, schema=schema))

@@ -26,7 +26,6 @@ A record is rejected, with its line and the reason, when it is
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -43,7 +42,7 @@ from gra_hpc.records import CONTROL_TOKENS, DOMAINS, Record, digest, record_sche
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
 from gra_hpc.sources.rows import ENCODING, Row, Source
-from gra_hpc.storage import fsync_dir, fsync_file, room, write_atomic
+from gra_hpc.storage import whole_file, write_atomic
 
 OVERSIZED, CONTROL_TOKEN, DUPLICATE = "oversized", "control_token", "duplicate"
 
@@ -223,19 +222,11 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     import pyarrow.parquet as pq
 
     schema, rows, left = record_schema(), 0, iter(records)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with room(path):
-        try:
-            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                while batch := list(islice(left, BATCH)):
-                    columns = [pa.array([getattr(r, f.name) for r in batch], f.type) for f in schema]
-                    writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-                    rows += len(batch)
-            fsync_file(temporary)
-            temporary.replace(path)
-            fsync_dir(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        while batch := list(islice(left, BATCH)):
+            columns = [pa.array([getattr(r, f.name) for r in batch], f.type) for f in schema]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            rows += len(batch)
     return rows
 
 

@@ -25,6 +25,7 @@ from gra_hpc.engines.guard import PR_SET_PDEATHSIG, prctl
 from gra_hpc.errors import LaunchError
 from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.signals import Signals
+from gra_hpc.storage import new_file
 
 POLL_S = 0.2
 REPEAT_S = 1.0
@@ -157,7 +158,7 @@ def _start(
         command,
         env=env,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if rank == 0 else log.open("wb"),
+        stdout=subprocess.PIPE if rank == 0 else new_file(log),
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C is for the launcher, which lets the ranks save
         preexec_fn=functools.partial(in_child, os.getpid()),
@@ -174,7 +175,7 @@ def in_child(launcher: int) -> None:
 
 
 def _copy(pipe: IO[bytes], log: Path) -> None:
-    with log.open("wb", buffering=0) as f:
+    with new_file(log) as f:
         for line in pipe:
             f.write(line)
             sys.stdout.write(line.decode(errors="replace"))

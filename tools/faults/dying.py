@@ -57,14 +57,14 @@ class Boundaries:
         write_table: Callable[..., Any] = pq.ParquetWriter.write_table
 
         def watched(writer: Any, table: Any, *args: Any, **kwargs: Any) -> Any:
-            self.pass_("write_table", str(writer.where))
+            self.pass_("write_table", str(getattr(writer.where, "name", writer.where)))
             return write_table(writer, table, *args, **kwargs)
 
         pq.ParquetWriter.write_table = watched
 
     def pass_(self, what: str, path: str, torn: Callable[[], object] | None = None) -> None:
         """One boundary: where this process may end."""
-        if not path.startswith(self.below) or Path(path).name.startswith("heartbeat."):
+        if not path.startswith(self.below) or Path(path).name.lstrip(".").startswith("heartbeat."):
             return
         if self._listing >= 0:
             self._write(self._listing, f"{what} {path.removeprefix(self.below)}\n".encode())

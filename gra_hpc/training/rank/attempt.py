@@ -22,6 +22,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from gra_hpc.signals import Stop
+from gra_hpc.storage import opened_here
 from gra_hpc.training.config import Dtype, FinetuneConfig
 from gra_hpc.training.directory import FinetuneDir, newest
 from gra_hpc.training.rank import tokens
@@ -133,7 +134,7 @@ class Saving(TrainerCallback):
     def on_log(self, _: Any, state: Any, *__: Any, logs: Any = None, **___: Any) -> None:
         """The losses so far, for people who watch; the ones that count go with the checkpoints."""
         if state.is_world_process_zero and logs and "loss" in logs:
-            with self.live.open("ab") as f:
+            with open(self.live, "ab", opener=opened_here) as f:
                 f.write(orjson.dumps({"step": state.global_step, **logs}) + b"\n")
             now = time.monotonic()
             if now - self.told >= TELL_S or state.global_step == state.max_steps:

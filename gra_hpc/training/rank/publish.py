@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,12 @@ from typing import Any
 import torch.distributed as dist
 
 from gra_hpc import __version__
-from gra_hpc.storage import fsync_dir, fsync_file, room, sha256, to_json, write_atomic, write_once
+from gra_hpc.storage import room, sha256, to_json, write_atomic, write_once
 from gra_hpc.training.directory import FinetuneDir, checkpoints
 from gra_hpc.training.rank import curve, tokens
 from gra_hpc.training.rank.attempt import Attempt, history
 from gra_hpc.training.rank.checkpoints import remove
+from gra_hpc.whole_directory import Staging, sweep
 
 log = logging.getLogger(__name__)
 
@@ -26,34 +25,27 @@ LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "flash_a
 
 
 def publish(attempt: Attempt, trainer: Any, began: float) -> None:
-    """Save the model under a temporary name, rename it into place, then say that the job is done.
+    """Save the model in a directory of its own, rename it into place, then say that the job is done.
 
     All ranks take part: with ZeRO-3 the weights are gathered.
     """
     out = attempt.out
-    temporary = out.path / f".model.{os.environ['GRA_ATTEMPT']}.tmp"
-    with room(out.path):
-        trainer.save_model(str(temporary))
+    with contextlib.ExitStack() as stack, room(out.path):
+        staging = stack.enter_context(Staging(out.model)) if dist.get_rank() == 0 else None
+        where = [str(staging.out) if staging else ""]
+        dist.broadcast_object_list(where, src=0)
+        trainer.save_model(where[0])
         dist.barrier()
-        if dist.get_rank() == 0:
-            _finish(attempt, trainer, temporary, began)
+        if staging:
+            _finish(attempt, trainer, staging, began)
     dist.barrier()
 
 
-def _finish(attempt: Attempt, trainer: Any, temporary: Path, began: float) -> None:
+def _finish(attempt: Attempt, trainer: Any, staging: Staging, began: float) -> None:
     out, config = attempt.out, attempt.config
-    _generation(trainer, attempt.tokenizer, temporary)
-    (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            fsync_file(file)
-    try:
-        temporary.rename(out.model)
-    except OSError:  # another copy of this job was faster
-        if not (out.model / "config.json").is_file():
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)
-    fsync_dir(out.path)
+    _generation(trainer, attempt.tokenizer, staging.out)
+    (staging.out / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
+    staging.publish(better=lambda: not (out.model / "config.json").is_file())  # another copy of this job may have won
     steps = history(trainer)
     write_atomic(out.losses, curve.lines(steps))
     curve.plot(steps, out.plot, out.path.name)
@@ -89,7 +81,10 @@ def _finish(attempt: Attempt, trainer: Any, temporary: Path, began: float) -> No
 def clean(out: FinetuneDir, attempt: Attempt) -> None:
     """Remove what only a further attempt would need."""
     for left in out.path.glob(".*.tmp"):  # of attempts that were killed while they wrote
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_file():
+            left.unlink(missing_ok=True)
+    for target in (out.model, out.tokens):
+        sweep(target)
     if attempt.config.checkpoint.keep_at_end:
         return
     for checkpoint in checkpoints(out):

@@ -7,8 +7,6 @@ rows in the same order.
 from __future__ import annotations
 
 import logging
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ConfigError, SeedError
-from gra_hpc.storage import fsync_dir, fsync_file, read_json, room, to_json
+from gra_hpc.storage import read_json, room, to_json
 from gra_hpc.training.config import FinetuneConfig, TooLong
 from gra_hpc.training.examples import Messages
 from gra_hpc.training.examples import read as read_examples
+from gra_hpc.whole_directory import Staging
 
 log = logging.getLogger(__name__)
 
@@ -136,20 +135,11 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
         "rows": len(rows),
         "filled": round(counts["tokens"] / (len(rows) * d.max_length), 4) if d.packing else None,
     }
-    with room(target):
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        rows.save_to_disk(str(temporary / "data"))
-        (temporary / MANIFEST).write_bytes(to_json(manifest))
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                fsync_file(file)
-        try:
-            temporary.rename(target)
-        except OSError:  # another copy of this job was faster, with the same content
-            if not (target / MANIFEST).is_file():
-                raise
-            shutil.rmtree(temporary, ignore_errors=True)
-        fsync_dir(target.parent)
+    with room(target), Staging(target) as staging:
+        rows.save_to_disk(str(staging.out / "data"))
+        (staging.out / MANIFEST).write_bytes(to_json(manifest))
+        # another copy of this job may have been faster, with the same content
+        staging.publish(better=lambda: not (target / MANIFEST).is_file())
     log.info("%s examples, %s tokens, %s rows", manifest["examples"], manifest["tokens"], manifest["rows"])
     return manifest
 
