@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gra_hpc.errors import ConfigError
 from gra_hpc.merge.text.normal_form import joined, normalise
 from gra_hpc.merge.text.words import Hashes, text_digest, windows, word_hashes
 from gra_hpc.sources.benchmarks import KEY, BenchmarkPin, texts, unread
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _QUOTED = 240
 """Characters of a span that are quoted."""
@@ -51,16 +49,12 @@ class Prepared:
 
     @classmethod
     def open(cls, path: Path) -> Prepared:
-        import numpy as np
-
         with np.load(path) as z:
             return cls(z["ngrams"], z["wholes"], int(z["size"]))
 
     @cached_property
     def _filter(self) -> tuple[np.ndarray, np.uint64]:
         """A table of bits over hash prefixes: most words of most rows are settled by one look."""
-        import numpy as np
-
         bits = min(27, max(12, len(self.ngrams).bit_length() + 4))
         shift = np.uint64(64 - bits)
         table = np.zeros(1 << bits, bool)
@@ -75,8 +69,6 @@ class Prepared:
             instructions: in normal form.
             responses: in normal form.
         """
-        import numpy as np
-
         rows = []
         if len(self.ngrams):
             w = windows(words, self.size, short=False)
@@ -96,8 +88,6 @@ class Prepared:
 
 
 def _member(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    import numpy as np
-
     at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return ordered[at] == values
 
@@ -153,8 +143,6 @@ class Benchmark:
         Raises:
             ConfigError: it is gone, has changed since, or holds no text.
         """
-        import numpy as np
-
         self.source, self.pin, self.size = source, pin, size
         self.unread = unread(pin)
         self.texts: list[Text] = []
@@ -193,8 +181,6 @@ class Benchmark:
             values: hashes of its runs of n words.
             border: how many of its words are the instruction's.
         """
-        import numpy as np
-
         best, length, past = None, 0, 0
         if len(self.ngrams):
             at = np.minimum(np.searchsorted(self.ngrams, values), len(self.ngrams) - 1)
@@ -247,8 +233,6 @@ class Benchmarks:
 
     def save(self, path: Path) -> None:
         """Write the hashes for `Prepared`."""
-        import numpy as np
-
         ngrams = np.unique(np.concatenate([np.empty(0, np.uint64), *(b.ngrams for b in self.each)]))
         wholes = np.array(sorted({d for b in self.each for d in b.wholes}), np.uint64)
         with path.open("wb") as f:

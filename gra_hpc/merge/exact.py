@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gra_hpc.merge.index import Index
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def duplicates(ix: Index, digests: Path, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -22,8 +20,6 @@ def duplicates(ix: Index, digests: Path, alive: np.ndarray) -> tuple[np.ndarray,
     Returns:
         Ranks to drop, ascending, and for each the rank of the row that stays.
     """
-    import numpy as np
-
     if not len(ix):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     halves = np.fromfile(digests, "<u8").reshape(-1, 2)[ix.row]  # by rank

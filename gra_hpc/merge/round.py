@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gra_hpc import storage
 from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
@@ -207,8 +209,6 @@ def previous_pool(run: RunDir, round_: int, plan: Plan) -> Path:
 
 def _build(run: RunDir, round_: int, config: RunConfig, plan: Plan, expected: int, staging: Staging) -> dict[str, Any]:
     """Build the directory in `staging.out`; its manifest."""
-    import numpy as np
-
     timings: dict[str, float] = {}
 
     @contextmanager

@@ -13,16 +13,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
 
 from gra_hpc.merge import decontaminate, index
 from gra_hpc.merge.index import Index, Unit
 from gra_hpc.merge.text.normal_form import joined, normalise
 from gra_hpc.merge.text.words import Hashes, mix, text_digest, windows, word_hashes
 from gra_hpc.workers import Workers
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _SEED = 0x6B8B4567
 
@@ -78,8 +77,6 @@ def sign(ix: Index, what: Signing, workers: Workers) -> np.ndarray:
     Returns:
         Row numbers that meet a benchmark (to be verified), ascending.
     """
-    import numpy as np
-
     files = [what.digests, what.counts, *(what.band(b) for b in range(what.banding.bands if what.banding else 0))]
     for file in files:
         file.touch()
@@ -100,9 +97,6 @@ def texts(
     Yields:
         Row number of the first, and the texts.
     """
-    import numpy as np
-    import pyarrow as pa
-
     for row, columns in index.read(unit, ["instruction", "response"], batch):
         pair = [columns[c] for c in ("instruction", "response")]
         if rows is not None:
@@ -122,8 +116,6 @@ def shingles(instructions: list[bytes], responses: list[bytes], size: int) -> Ha
 
 def _sign_unit(asked: tuple[Unit, Signing]) -> np.ndarray:
     """Sign one unit; row numbers that meet a benchmark."""
-    import numpy as np
-
     unit, what = asked
     prepared = decontaminate.Prepared.open(what.benchmarks) if what.benchmarks else None
     digests, counts, hits = [], [], []
@@ -160,8 +152,6 @@ def _put(path: Path, offset: int, data: bytes) -> None:
 
 def minhash(shingles: Hashes, banding: Banding) -> np.ndarray:
     """MinHash signatures, uint32 [values, rows]; an empty row's are all ones."""
-    import numpy as np
-
     rng = np.random.Generator(np.random.PCG64(_SEED))
     n = banding.bands * banding.rows
     a = rng.integers(0, 1 << 32, n, dtype=np.uint32) | np.uint32(1)
@@ -183,8 +173,6 @@ def minhash(shingles: Hashes, banding: Banding) -> np.ndarray:
 
 def band_keys(signatures: np.ndarray, banding: Banding) -> np.ndarray:
     """One 64-bit key per band and row, uint64 [bands, rows]."""
-    import numpy as np
-
     bands = signatures[: banding.bands * banding.rows].reshape(banding.bands, banding.rows, -1)
     keys = np.zeros((banding.bands, signatures.shape[1]), np.uint64)
     for j in range(banding.rows):

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from gra_hpc.config.settings import Flow, RunConfig
 from gra_hpc.merge import exact, signatures, tables
@@ -26,9 +28,6 @@ from gra_hpc.run.directory import RunDir
 from gra_hpc.run.pins import pin_embed
 from gra_hpc.run.plan import Plan
 from gra_hpc.workers import Workers
-
-if TYPE_CHECKING:
-    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +65,6 @@ class Steps:
 
     def take(self) -> None:
         """All steps that the configuration asks for, in their order."""
-        import numpy as np
-
         c, ix, alive, dropped = self.config.merge, self.ix, self.alive, self.dropped
         if self.config.method.flow is not Flow.synthesize:
             alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
@@ -121,8 +118,6 @@ class Steps:
 
     def _decontaminate(self, benchmarks: Benchmarks, suspects: np.ndarray) -> None:
         """Drop every suspect that meets a benchmark, with the benchmarks and what it shares with each."""
-        import numpy as np
-
         ix = self.ix
         ranks, details, by_source = [], [], dict.fromkeys((b.source for b in benchmarks.each), 0)
         for unit in ix.units():
@@ -161,8 +156,6 @@ class Steps:
 
     def _semantic(self) -> None:
         """The greedy rule on what is alive; also how to fill the column `embedding` of what is kept."""
-        import numpy as np
-
         c, ix, alive = self.config.merge, self.ix, self.alive
         ranks = np.flatnonzero(alive)
         model = self.plan.embed or pin_embed(self.config)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 OUTCOMES = ("rejected", "failed", "dropped")
 """Kinds of rejects, one set of files each: by the committee, without a judgement, by the merge."""
 
 
 def _roles() -> pa.DataType:
-    import pyarrow as pa
-
     return pa.struct(
         [
             ("generator", pa.string()),
@@ -28,22 +26,16 @@ def _roles() -> pa.DataType:
 
 
 def _review(criteria: Sequence[str]) -> pa.DataType:
-    import pyarrow as pa
-
     names = [("member", pa.string()), ("model", pa.string()), ("comment", pa.string())]
     return pa.struct([*names, *((c, pa.int8()) for c in criteria)])
 
 
 def _messages() -> pa.DataType:
-    import pyarrow as pa
-
     return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
 def data_schema() -> pa.Schema:
     """Arrow schema of data/*.parquet. `models` and `members` say who did what: the Adjudicator is null unless asked."""
-    import pyarrow as pa
-
     return pa.schema(
         [
             ("id", pa.string()),
@@ -74,8 +66,6 @@ def rejects_schema() -> pa.Schema:
     the row that beat it, `similarity` how near it was, `detail` what the step found. `raw` is the unusable answer of
     a failed one.
     """
-    import pyarrow as pa
-
     data = data_schema()
     return pa.schema(
         [
@@ -107,8 +97,6 @@ def data_rows(samples: pa.Table, models: Mapping[str, str]) -> pa.Table:
 
 def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> pa.Table:
     """Samples as rows of `rejects_schema`; for `dropped` the merge's columns are among the samples' columns."""
-    import pyarrow as pa
-
     rows = len(samples)
     columns = {**_shared(samples, models), "outcome": pa.repeat(pa.scalar(outcome), rows)}
     if outcome == "dropped":
@@ -133,8 +121,6 @@ REASONS = {
 
 def _shared(samples: pa.Table, models: Mapping[str, str]) -> dict[str, pa.Array]:
     """Columns that both tables have."""
-    import pyarrow.compute as pc
-
     table = samples.combine_chunks()
     plain = ("id", "round", "seed_id", "domain", "keywords", "summary", "instruction", "response")
     out = {n: _array(table[n]) for n in (*plain, "score", "mean", "sd")}
@@ -152,9 +138,6 @@ def _shared(samples: pa.Table, models: Mapping[str, str]) -> dict[str, pa.Array]
 
 def models_of(members: pa.StructArray, models: Mapping[str, str]) -> pa.StructArray:
     """Column `models` of a column `members`."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     seats = {f.name: pc.struct_field(members, f.name) for f in _roles()}
     return _seats(
         {
@@ -165,34 +148,24 @@ def models_of(members: pa.StructArray, models: Mapping[str, str]) -> pa.StructAr
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
-    import pyarrow as pa
-
     if column.num_chunks == 1:
         return column.chunk(0)
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def _seats(columns: dict[str, pa.Array]) -> pa.Array:
-    import pyarrow as pa
-
     names = [f.name for f in _roles()]
     return pa.StructArray.from_arrays([columns[n] for n in names], fields=list(_roles()))
 
 
 def _model(members: pa.Array, models: Mapping[str, str]) -> pa.Array:
     """The model behind each member; null for null."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     known, names = pa.array(list(models), pa.string()), pa.array(list(models.values()), pa.string())
     return names.take(pc.index_in(members, known))
 
 
 def _with_model(reviews: pa.Array, criteria: Sequence[str], models: Mapping[str, str]) -> pa.Array:
     """Reviews with their member's model."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     kind = _review(criteria)
     member = pc.struct_field(reviews, "member")
     columns = {"member": member, "model": _model(member, models)}
@@ -202,25 +175,16 @@ def _with_model(reviews: pa.Array, criteria: Sequence[str], models: Mapping[str,
 
 def _relist(lists: pa.Array, values: pa.Array) -> pa.Array:
     """Lists of the same lengths over other values; a null list becomes an empty one."""
-    import pyarrow as pa
-
     return pa.ListArray.from_arrays(_offsets(lists), values)
 
 
 def _offsets(lists: pa.Array) -> pa.Array:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
 
 def chat(samples: pa.Table) -> pa.Array:
     """Each sample as `[{user, instruction}, {assistant, response}]`."""
-    import numpy as np
-    import pyarrow as pa
-
     table, rows = samples.combine_chunks(), len(samples)
     both = pa.concat_arrays([_array(table["instruction"]), _array(table["response"])])
     turns = np.arange(2 * rows).reshape(2, rows).T.ravel()  # 0, n, 1, n + 1, ...
@@ -230,6 +194,4 @@ def chat(samples: pa.Table) -> pa.Array:
 
 
 def _conform(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
-    import pyarrow as pa
-
     return pa.table({f.name: columns[f.name] for f in schema}).cast(schema)

@@ -6,11 +6,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 KEY = "__key"
 BUCKET_BYTES = 96 << 20
@@ -20,8 +19,6 @@ _MOST = 4096
 
 def keys_of(ids: pa.ChunkedArray | pa.Array, purpose: str = "order") -> np.ndarray:
     """uint64 [rows]: a digest of each id, evenly spread and different for each purpose."""
-    import numpy as np
-
     blake, person = hashlib.blake2b, purpose.encode()
     joined = b"".join(blake(i, digest_size=8, person=person).digest() for i in ids.cast("binary").to_pylist())
     return np.frombuffer(joined, ">u8").astype(np.uint64)
@@ -39,8 +36,6 @@ class Shuffle:
     """
 
     def __init__(self, directory: Path, schema: pa.Schema, size: int, groups: int = 1, memory: int = 96 << 20) -> None:
-        import pyarrow as pa
-
         directory.mkdir()
         self.directory, self.groups, self.memory = directory, groups, memory
         self.buckets = groups * max(1, min(_MOST // groups, -(-size // (BUCKET_BYTES * groups))))
@@ -51,8 +46,6 @@ class Shuffle:
 
     def add(self, table: pa.Table, keys: np.ndarray | None = None) -> None:
         """Take rows in; `keys` are those of `keys_of` if already known."""
-        import pyarrow as pa
-
         if not len(table):
             return
         keyed = table.append_column(KEY, pa.array(keys_of(table["id"]) if keys is None else keys))
@@ -63,9 +56,6 @@ class Shuffle:
             self._write_out()
 
     def _write_out(self) -> None:
-        import numpy as np
-        import pyarrow as pa
-
         if not self._held:
             return
         table = pa.concat_tables(self._held)
@@ -84,8 +74,6 @@ class Shuffle:
                 stream.write_table(table.slice(start, end - start))
 
     def _bucket(self, keys: np.ndarray) -> np.ndarray:
-        import numpy as np
-
         return ((keys >> np.uint64(32)) * np.uint64(self.buckets)) >> np.uint64(32)
 
     def _path(self, bucket: int) -> Path:
@@ -100,9 +88,6 @@ class Shuffle:
 
     def read(self, bucket: int) -> pa.Table:
         """One bucket, sorted by key, then id."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         self._write_out()
         path = self._path(bucket)
         if not path.exists():

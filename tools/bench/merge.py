@@ -27,8 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from gra_hpc import storage
+from gra_hpc.merge.semantic.embedding_column import matrix
+from gra_hpc.merge.signatures import banding
 from gra_hpc.run.code import code_digest
+from gra_hpc.run.directory import RunDir
 from tools.bench.merge_corpus import (  # fmt: skip
     COSINE,
     NEAR,
@@ -133,11 +140,6 @@ def release(path: Path) -> dict[str, Any]:
 
 def measure(path: Path, rows: int) -> dict[str, Any]:
     """Merge the corpus, and compare what was dropped with what was planted."""
-    import pyarrow.parquet as pq
-
-    from gra_hpc import storage
-    from gra_hpc.run.directory import RunDir
-
     run = RunDir(path)
     shutil.rmtree(run.round(1).merged, ignore_errors=True)
     root = str(Path(__file__).resolve().parents[2])
@@ -221,12 +223,6 @@ def score(rows: int, dropped: Any, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def against_datatrove(path: Path, rows: int, python: str, ours: dict[str, Any]) -> dict[str, Any]:
     """datatrove's MinHash pipeline on the same rows, with the same shingles and bands."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from gra_hpc.merge.signatures import banding
-
     workers = len(os.sched_getaffinity(0))
     b = banding(THRESHOLD, 128)
     with tempfile.TemporaryDirectory(prefix="bench-datatrove-", dir=path.parent) as temporary:
@@ -266,10 +262,6 @@ def against_datatrove(path: Path, rows: int, python: str, ours: dict[str, Any]) 
 
 def against_semhash(path: Path, rows: int, python: str, ours: dict[str, Any]) -> dict[str, Any]:
     """SemHash on the same rows' embeddings, with the same threshold."""
-    import pyarrow.parquet as pq
-
-    from gra_hpc.merge.semantic.embedding_column import matrix
-
     files = sorted((path / "rounds" / "01" / "shards").glob("*/samples-*.parquet"))
     with tempfile.TemporaryDirectory(prefix="bench-semhash-", dir=path.parent) as temporary:
         work = Path(temporary)

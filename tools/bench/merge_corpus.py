@@ -16,6 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gra_hpc import __version__, storage
+from gra_hpc.config import presets
+from gra_hpc.config.settings import MemberConfig, ModelConfig, RunConfig, SeedsConfig
+from gra_hpc.merge.semantic.embedding_column import column
+from gra_hpc.records import ACCEPTED, call_schema, digest, sample_schema
+from gra_hpc.run import publish
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.pins import ModelPin
+from gra_hpc.run.plan import Plan, RoundPlan, frozen
+from gra_hpc.sources.seeds import write_records
+from gra_hpc.workers import Workers
 
 ORIGINAL, TWIN, NEAR, DECOY, SEMANTIC = range(5)
 SHARES = {TWIN: 0.05, NEAR: 0.09, DECOY: 0.04, SEMANTIC: 0.05}
@@ -109,8 +125,6 @@ def similarity(i: np.ndarray, base: np.ndarray, kind: np.ndarray) -> np.ndarray:
 
 def vocabulary() -> Any:
     """Made-up words, short ones first."""
-    import pyarrow as pa
-
     syllables = [a + b for a in "bcdfghklmnprstvz" for b in ("a", "e", "i", "o", "u", "ai", "or", "en")]
     words = []
     for k in range(VOCABULARY):
@@ -124,9 +138,6 @@ def vocabulary() -> Any:
 
 def texts(i: np.ndarray, t: Truth) -> tuple[Any, Any]:
     """Instructions and responses of rows, as Arrow string arrays."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     base, kind = t.base[i], t.kind[i]
     n = length(base)
     place = np.arange(LONGEST)[None, :]
@@ -181,17 +192,6 @@ def identity(i: np.ndarray) -> list[str]:
 
 def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
     """Publish one shard: rows `number`, `number + shards`, ..."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from gra_hpc import storage
-    from gra_hpc.merge.semantic.embedding_column import column
-    from gra_hpc.records import ACCEPTED, call_schema, sample_schema
-    from gra_hpc.run import publish
-    from gra_hpc.run.directory import RunDir
-    from gra_hpc.run.ledger import Ledger
-    from gra_hpc.run.plan import Plan
-
     path, number, shards, total, embedded = asked
     run = RunDir(Path(path))
     shard = run.round(1).shard(number)
@@ -239,16 +239,6 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
 
 def make_corpus(path: Path, rows: int, shards: int, semantic: bool) -> None:
     """A planned run whose shards are published."""
-    from gra_hpc import __version__
-    from gra_hpc.config import presets
-    from gra_hpc.config.settings import MemberConfig, ModelConfig, RunConfig, SeedsConfig
-    from gra_hpc.records import digest
-    from gra_hpc.run.directory import RunDir
-    from gra_hpc.run.pins import ModelPin
-    from gra_hpc.run.plan import Plan, RoundPlan, frozen
-    from gra_hpc.sources.seeds import write_records
-    from gra_hpc.workers import Workers
-
     config = RunConfig(SeedsConfig(path="synthetic"), {"none": ModelConfig(path="none")}, {"m": MemberConfig("none")})
     config.merge.semantic = semantic
     config.merge.embed_model = "synthetic" if semantic else ""

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 
 def datatrove(texts: Path, work: Path, workers: int, bands: int, rows: int, shingle: int) -> dict[str, float]:
     """The four steps of datatrove's MinHash pipeline, as its own example runs them."""
@@ -59,7 +61,6 @@ def datatrove(texts: Path, work: Path, workers: int, bands: int, rows: int, shin
 
 def semhash(work: Path, threshold: float) -> dict[str, float]:
     """SemHash over given embeddings, with its default index."""
-    import numpy as np
     from semhash import SemHash
 
     ids = [i.decode() for i in np.load(work / "ids.npy")]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from gra_hpc import signals
 from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
@@ -68,8 +70,6 @@ class Captured:
     @classmethod
     def of(cls, path: Path, samples: int) -> Captured:
         """Round 1 of a run, or its first samples."""
-        import pyarrow.parquet as pq
-
         run = RunDir.existing(path)
         config, plan = presets.load(run.config), Plan.load(run)
         round_plan = RoundPlan.load(run.round(1))

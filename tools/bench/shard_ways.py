@@ -11,6 +11,7 @@ URLS: JSON, a server by model.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import select
@@ -86,8 +87,6 @@ def run_stage(source: Path, work: Path, stage: str, model: str, url: str) -> dic
     Returns:
         `first` and `last`: when the first question was asked and the last one answered, on this host's steady clock.
     """
-    import asyncio
-
     from datatrove.data import Document
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceRunner

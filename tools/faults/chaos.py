@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.publish import is_published
 from tools.faults.faults import (
@@ -290,8 +292,6 @@ def merge_round(bench: Bench, seed: str) -> Round:
 
 def compare_release(bench: Bench, result: Round) -> None:
     """Rows of the merged table against the undisturbed run's; then every byte of the release."""
-    import pyarrow.parquet as pq
-
     found, expected = (
         pq.read_table(r.round(1).kept, columns=["id"])["id"].to_pylist() for r in (bench.run, bench.reference)
     )

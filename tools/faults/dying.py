@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 _EVENTS = {
     "os.rename": "rename", "os.link": "link", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir",
     "shutil.rmtree": "rmtree", "os.truncate": "truncate",
@@ -50,8 +52,6 @@ class Boundaries:
 
     def install(self) -> None:
         """Watch this process from now on; there is no way back."""
-        import pyarrow.parquet as pq
-
         sys.addaudithook(self._audit)
         os.write, os.fsync = self._os_write, self._os_fsync  # type: ignore[assignment]
         write_table: Callable[..., Any] = pq.ParquetWriter.write_table
@@ -115,8 +115,6 @@ def serve() -> None:
     `{"start": {script, args, log, env, below, at, ...}}` is answered by a pid, `{"wait": pid}` by the exit
     code (negative: the signal) once the process has ended, or, with `"poll": true`, by null while it runs.
     """
-    import pyarrow.parquet  # noqa: F401
-
     import gra_hpc.launch.tasks
     import gra_hpc.merge.described_seeds
     import gra_hpc.merge.round

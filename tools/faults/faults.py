@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from gra_hpc.config import presets
 from gra_hpc.records import DOMAINS
 from gra_hpc.run import plan
@@ -259,8 +261,6 @@ class Audit:
         Raises:
             AssertionError: the manifest's own count does not add up.
         """
-        import pyarrow.parquet as pq
-
         manifest = read_json(self.shard.manifest)
         table = pq.read_table(self.shard.path / manifest["calls"]["file"], columns=["key", "digest"])
         names = {call_name(r["key"], r["digest"]) for r in table.to_pylist()}
@@ -278,15 +278,11 @@ class Audit:
 
 def sample_rows(shard: ShardDir) -> list[dict[str, Any]]:
     """A published shard's samples: all there is to know about them, in order."""
-    import pyarrow.parquet as pq
-
     return list(pq.read_table(shard.path / read_json(shard.manifest)["samples"]["file"]).to_pylist())
 
 
 def call_rows(shard: ShardDir) -> list[dict[str, Any]]:
     """A published shard's calls, without the time at which they were made."""
-    import pyarrow.parquet as pq
-
     table = pq.read_table(shard.path / read_json(shard.manifest)["calls"]["file"])
     return list(table.drop_columns(["at", "seconds"]).to_pylist())
 

@@ -13,18 +13,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from gra_hpc.engines.simulated import simulate
+from gra_hpc.engines.vllm_server import EngineSpec, Launch, environment
 from gra_hpc.flows.calls import Request, Sampling
-
-if TYPE_CHECKING:
-    from gra_hpc.engines.vllm_server import EngineSpec, Launch
 
 _VARIABLE = "GRA_SIMULATED_FAULTS"
 
@@ -63,7 +62,6 @@ class Faults:
 
 def launcher(faults: Faults = Faults(), by_model: dict[str, Faults] | None = None) -> Callable[[EngineSpec], Launch]:
     """A `command` for `node.Node` that hosts simulated servers."""
-    from gra_hpc.engines.vllm_server import Launch, environment  # the server itself starts faster without
 
     def launch(spec: EngineSpec) -> Launch:
         mine = (by_model or {}).get(spec.place.model, faults)
@@ -232,7 +230,6 @@ def main() -> None:
         _litter()
     if faults.refuse:
         sys.exit(f"ERROR: {faults.refuse}")
-    import time
 
     time.sleep(faults.start_s)
     asyncio.run(serve(args.uds, args.served_model_name, faults))

@@ -6,12 +6,10 @@ Keys and ranks are packed into one integer each and sorted; equal keys, a bucket
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gra_hpc.merge.index import Index
-
-if TYPE_CHECKING:
-    import numpy as np
 
 ALL_PAIRS = 64
 """Buckets up to this size are compared completely; in larger ones each row meets the best-ranked and its neighbours."""
@@ -21,15 +19,11 @@ LEADERS = 16
 
 def pack(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Two ranks in one integer."""
-    import numpy as np
-
     return (low.astype(np.uint64) << np.uint64(32)) | high.astype(np.uint64)
 
 
 def unpack(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two ranks of a pair, the better first."""
-    import numpy as np
-
     return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
@@ -45,8 +39,6 @@ def candidate_pairs(keys: np.ndarray, ix: Index, usable: np.ndarray, most: int) 
     Yields:
         Packed pairs, ascending, none twice; two blocks may share some.
     """
-    import numpy as np
-
     rank, begins = _buckets(keys, ix, usable)
     begins = np.append(begins, len(rank))
     step = max(1, most // ALL_PAIRS)
@@ -61,8 +53,6 @@ def candidate_pairs(keys: np.ndarray, ix: Index, usable: np.ndarray, most: int) 
 
 def _buckets(keys: np.ndarray, ix: Index, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ranks that share a key with another, bucket by bucket in order of rank, and where buckets begin."""
-    import numpy as np
-
     # The key gives up its lowest bits to the rank: what that merges by chance, verification parts again.
     bits = np.uint64(max(1, len(keys).bit_length()))
     packed = (keys[ix.row] >> bits) << bits
@@ -90,8 +80,6 @@ def _pairs_at(at: np.ndarray, begin: np.ndarray, size: np.ndarray, rank: np.ndar
         rank: rank at every place.
         pool: rows of the pool.
     """
-    import numpy as np
-
     place = at - begin
     found = []
     reach = np.minimum(np.where(size <= ALL_PAIRS, size - 1, LEADERS), size - 1 - place)

@@ -6,20 +6,15 @@ many pairs link them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
 from gra_hpc.merge.near.candidates import unpack
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class Families:
     """Which rows belong together so far."""
 
     def __init__(self, rows: int) -> None:
-        import numpy as np
-
         self.best = np.arange(rows)
         """int64 [rows], by rank: the best rank of its family; its own for a row without one."""
         self._pairs: np.ndarray = np.empty(0, np.uint64)
@@ -39,7 +34,6 @@ class Families:
             pairs: packed pairs of ranks that were not joined before, none twice.
             similarity: float64 [pairs].
         """
-        import numpy as np
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -61,8 +55,6 @@ class Families:
 
     def known(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of these packed pairs of a best row and another were compared, and their similarity (else 0)."""
-        import numpy as np
-
         result = np.zeros(len(pairs))
         if not len(self._pairs):
             return np.zeros(len(pairs), bool), result

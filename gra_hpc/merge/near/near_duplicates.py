@@ -12,7 +12,8 @@ import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gra_hpc.merge import signatures
 from gra_hpc.merge.index import Index, Unit
@@ -21,9 +22,6 @@ from gra_hpc.merge.near.components import Families
 from gra_hpc.merge.signatures import Signing
 from gra_hpc.merge.text.words import Hashes, unique_sorted
 from gra_hpc.workers import Workers
-
-if TYPE_CHECKING:
-    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +64,6 @@ def duplicates(
         workers: processes that read and compare.
         memory: bytes that candidate pairs may take (those of a million are always held).
     """
-    import numpy as np
-
     assert what.banding
     counts = np.fromfile(what.counts, np.uint32)
     usable = alive & (counts[ix.row] > 0) if len(ix) else alive
@@ -129,8 +125,6 @@ def jaccard(ix: Index, what: Signing, pairs: np.ndarray, counts: np.ndarray, wor
     Returns:
         float64 [pairs].
     """
-    import numpy as np
-
     if not len(pairs):
         return np.empty(0)
     low, high = unpack(pairs)
@@ -163,8 +157,6 @@ def jaccard(ix: Index, what: Signing, pairs: np.ndarray, counts: np.ndarray, wor
 
 def _write_sets(asked: tuple[Unit, np.ndarray, np.ndarray, Path, int]) -> np.ndarray:
     """Write the shingle sets of some rows of a unit, each at its place; their sizes, int64 [rows]."""
-    import numpy as np
-
     unit, rows, offsets, path, size = asked
     lengths = np.zeros(len(rows), np.int64)
     fd = os.open(path, os.O_WRONLY)
@@ -187,15 +179,11 @@ def _write_sets(asked: tuple[Unit, np.ndarray, np.ndarray, Path, int]) -> np.nda
 
 
 def _within(sets: Hashes) -> np.ndarray:
-    import numpy as np
-
     return np.arange(len(sets.values)) - np.repeat(sets.offsets[:-1], sets.counts)
 
 
 def _compare(asked: tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Jaccard similarity of pairs of sets in a file, by sorting (pair, hash) and counting neighbours that agree."""
-    import numpy as np
-
     path, at_a, n_a, at_b, n_b = asked
     sets = np.memmap(path, np.uint32, "r")
     keys = []

@@ -16,14 +16,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gra_hpc.merge.semantic.recall import calibrate
 from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit
 from gra_hpc.workers import Workers
-
-if TYPE_CHECKING:
-    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -55,21 +53,15 @@ class _Files:
 
     def open(self, name: str, mode: str = "r") -> np.ndarray:
         """An array: `centres`, `home` and `visited` (by rank), `rows`, `stored` and `there` (by cluster), `starts`."""
-        import numpy as np
-
         array: np.ndarray = np.load(self.vectors if name == "vectors" else self.path(name), mmap_mode=mode)  # type: ignore[arg-type]
         return array
 
     def create(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
-        import numpy as np
-
         np.lib.format.open_memmap(self.path(name), "w+", dtype, shape)
         with self.path(name).open("r+b") as f:  # a full disk is an error here, a crash when a mapped page is written
             os.posix_fallocate(f.fileno(), 0, self.path(name).stat().st_size)
 
     def save(self, name: str, array: np.ndarray) -> None:
-        import numpy as np
-
         np.save(self.path(name), array)
 
 
@@ -86,8 +78,6 @@ def duplicates(
         workers: processes that multiply.
         memory: bytes that the rows may take in 32-bit form.
     """
-    import numpy as np
-
     n, d = vectors.shape
     if not isinstance(vectors, np.memmap):
         np.save(scratch / "vectors.npy", vectors)
@@ -114,8 +104,6 @@ def duplicates(
 
 def _centres(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Centres of spherical k-means on a sample, float32 [k, d]."""
-    import numpy as np
-
     n = len(vectors)
     sample = unit(vectors[np.sort(rng.permutation(n)[: 32 * k])])
     centres = sample[rng.permutation(len(sample))[:k]].copy()
@@ -139,8 +127,6 @@ def _ranges(n: int, size: int) -> list[tuple[int, int]]:
 
 def _lay_out(files: _Files, n: int, d: int, k: int, visits: int, workers: Workers) -> None:
     """Assign rows to clusters, and store them by cluster."""
-    import numpy as np
-
     files.create("home", "uint16", (n,))
     files.create("visited", "uint16", (n, visits))
     files.create("stored", files.dtype, (n, d))
@@ -156,8 +142,6 @@ def _lay_out(files: _Files, n: int, d: int, k: int, visits: int, workers: Worker
 
 
 def _assign(asked: tuple[_Files, int, int]) -> None:
-    import numpy as np
-
     files, begin, end = asked
     vectors, centres = files.open("vectors"), files.open("centres")
     home, visited = files.open("home", "r+"), files.open("visited", "r+")
@@ -182,8 +166,6 @@ def _search(
     files: _Files, n: int, pool: int, threshold: float, workers: Workers
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Decide block after block: dropped positions, winners, similarities, and the largest cosine of every new row."""
-    import numpy as np
-
     vectors, visited = files.open("vectors"), files.open("visited")
     there = files.open("there", "r+")
     rows = files.open("rows")
@@ -234,8 +216,6 @@ def _compare(
     Returns:
         Largest cosine per row, and the pairs (position, better-ranked position) near the threshold or above.
     """
-    import numpy as np
-
     files, begin, end, clusters, asks, threshold = asked
     rows, starts, stored, there = (files.open(name) for name in ("rows", "starts", "stored", "there"))
     vectors = files.open("vectors")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+import pyarrow as pa
 
 from gra_hpc.errors import ReleaseError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 _MOST = 2**31 - 1
 """Bytes that the offsets of a binary column can reach."""
@@ -20,9 +17,6 @@ def matrix(embeddings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ReleaseError: embeddings of different lengths.
     """
-    import numpy as np
-    import pyarrow as pa
-
     array = embeddings.combine_chunks() if isinstance(embeddings, pa.ChunkedArray) else embeddings
     there = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
     values = array.drop_null().to_pylist()
@@ -40,9 +34,6 @@ def column(vectors: np.ndarray) -> pa.Array:
     Raises:
         OverflowError: more than 2 GiB, which the column's 32-bit offsets cannot reach: a part at a time.
     """
-    import numpy as np
-    import pyarrow as pa
-
     n, width = vectors.shape[0], vectors.shape[1] * 2 if vectors.ndim == 2 else 0
     if n * width > _MOST:
         raise OverflowError(f"{n} embeddings of {width} bytes in one column: more than {_MOST} bytes")

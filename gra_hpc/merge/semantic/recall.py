@@ -12,13 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gra_hpc.merge.semantic.rule import unit
 from gra_hpc.workers import Workers
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _SAMPLE = 3_000
 """Rows compared with everything, at least."""
@@ -92,8 +90,6 @@ def calibrate(
         rng: draws the samples.
         workers: processes that compare.
     """
-    import numpy as np
-
     vectors = np.load(path, mmap_mode="r")
     n = len(vectors)
     order = rng.permutation(np.arange(pool, n))
@@ -137,8 +133,6 @@ def _made_up(vectors: np.ndarray, threshold: float, centres: np.ndarray, rng: np
 
 def _visits_of(vectors: np.ndarray, row: np.ndarray, other: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """At which visit (from 0) each row would meet the cluster of the other, int64 [pairs]."""
-    import numpy as np
-
     result = np.empty(len(row), np.int64)
     for s in range(0, len(row), 8192):
         a, b = vectors[row[s : s + 8192]], vectors[other[s : s + 8192]]
@@ -148,8 +142,6 @@ def _visits_of(vectors: np.ndarray, row: np.ndarray, other: np.ndarray, centres:
 
 def _visits(rows: np.ndarray, others: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """The same for unit vectors, float32 [pairs, d]."""
-    import numpy as np
-
     near = rows @ centres.T
     home = (others @ centres.T).argmax(axis=1)
     visits: np.ndarray = (near > near[np.arange(len(home)), home][:, None]).sum(axis=1)
@@ -158,8 +150,6 @@ def _visits(rows: np.ndarray, others: np.ndarray, centres: np.ndarray) -> np.nda
 
 def _neighbours(path: Path, rows: np.ndarray, threshold: float, workers: Workers) -> tuple[np.ndarray, np.ndarray]:
     """All better-ranked rows at or above the threshold, for some rows (ascending): pairs (row, other)."""
-    import numpy as np
-
     last = int(rows[-1]) if len(rows) else 0
     asked = [(path, rows, threshold, s, min(s + _BLOCK, last)) for s in range(0, last, _BLOCK)]
     found = list(workers.map(_neighbours_in, asked))
@@ -168,8 +158,6 @@ def _neighbours(path: Path, rows: np.ndarray, threshold: float, workers: Workers
 
 
 def _neighbours_in(asked: tuple[Path, np.ndarray, float, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    import numpy as np
-
     path, rows, threshold, begin, end = asked
     vectors = np.load(path, mmap_mode="r")
     rows = rows[rows > begin]

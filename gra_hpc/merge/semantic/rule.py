@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-
+import numpy as np
 
 MARGIN = 1e-4
 """More than the rounding of a 32-bit dot product of two unit vectors."""
@@ -39,16 +36,12 @@ class Similar:
 
     def histogram(self) -> list[int]:
         """Rows by `nearest`, in `BINS` equal bins from 0 to 1; below 0 counts as 0."""
-        import numpy as np
-
         counts, _ = np.histogram(np.clip(self.nearest, 0, 1), bins=BINS, range=(0, 1))
         return [int(c) for c in counts]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """float32 [n, d] of length one (a zero vector stays)."""
-    import numpy as np
-
     v = np.asarray(vectors, np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", v, v, dtype=np.float64))
     return (v / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
@@ -56,8 +49,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def cosines(vectors: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosines of pairs of rows in 64-bit arithmetic, float64 [pairs]."""
-    import numpy as np
-
     result = np.empty(len(a))
     for s in range(0, len(a), 65536):
         x = vectors[a[s : s + 65536]].astype(np.float64)
@@ -83,8 +74,6 @@ def settle(
     Returns:
         Which rows of the block stay, and for each dropped one the most similar kept row and the cosine with it.
     """
-    import numpy as np
-
     stays = np.ones(rows, bool)
     winner = np.full(rows, -1, np.int64)
     similarity = np.zeros(rows)

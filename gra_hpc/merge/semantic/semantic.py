@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from gra_hpc.merge.semantic import clusters
 from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-
-    from gra_hpc.workers import Workers
+from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +64,11 @@ def duplicates(
     """
     if len(vectors) <= exact_rows:
         return exact(vectors, pool, threshold)
-    from gra_hpc.merge.semantic import clusters
-
     return clusters.duplicates(vectors, pool, threshold, scratch, workers, memory)
 
 
 def exact(vectors: np.ndarray, pool: int, threshold: float) -> Similar:
     """The greedy rule with every pair compared: identical to brute force."""
-    import numpy as np
-
     n, d = vectors.shape
     kept = np.empty((n, d), np.float32)
     kept[:pool] = unit(vectors[:pool])

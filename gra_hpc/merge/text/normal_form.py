@@ -27,10 +27,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 _EDGE, _GLUE, _TIMES, _FACTORIAL, _SPACE, _NEWLINE = 0, 1, 2, 3, 0x20, 0x0A
 """Bytes with a role while a batch is in work. Edge: between rows. Glue: behind a symbol outside ASCII."""
@@ -128,8 +126,6 @@ def _apart(found: re.Match[str]) -> str:
 
 def _table(*members: bytes) -> np.ndarray:
     """Which bytes are members, bool [256]."""
-    import numpy as np
-
     table = np.zeros(256, bool)
     table[np.frombuffer(b"".join(members), np.uint8)] = True
     return table
@@ -170,8 +166,6 @@ def _tables() -> _Tables:
 
 def _symbols(rows: Sequence[bytes]) -> list[bytes]:
     """Judge the symbols of a batch, and put each before the word that follows."""
-    import numpy as np
-
     is_ = _tables()
     edge = bytes((_EDGE,)) * 3  # neighbours are looked at without asking where a row ends
     data = np.frombuffer(edge + edge.join(rows) + edge, np.uint8)
@@ -204,8 +198,6 @@ def _symbols(rows: Sequence[bytes]) -> list[bytes]:
 
 def _doubled(space: np.ndarray) -> np.ndarray:
     """Which spaces follow another. (n,) bool"""
-    import numpy as np
-
     out = np.zeros(len(space), bool)
     np.logical_and(space[1:], space[:-1], out=out[1:])
     return out
@@ -229,8 +221,6 @@ def _beside(data: np.ndarray, first: np.ndarray, last: np.ndarray) -> tuple[np.n
 
 def _judge(data: np.ndarray, at: np.ndarray, is_: _Tables) -> None:
     """Replace by spaces those of `_JUDGED` that mean nothing, by other bytes those that have an unlike twin."""
-    import numpy as np
-
     kind = data[at]
 
     def of(char: str) -> np.ndarray:
@@ -270,8 +260,6 @@ def _judge(data: np.ndarray, at: np.ndarray, is_: _Tables) -> None:
 
 def _by_runs(judge: _Judge, data: np.ndarray, at: np.ndarray, is_: _Tables) -> np.ndarray:
     """What is judged of runs (`**`, `--`), for each of their members. (n,) bool"""
-    import numpy as np
-
     begins = np.flatnonzero(np.diff(at, prepend=-2) != 1)
     ends = np.append(begins[1:], len(at))[: len(begins)]
     return np.repeat(judge(data, at[begins], at[ends - 1], is_), ends - begins)

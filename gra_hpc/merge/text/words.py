@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 SPACE = 0x20
 
@@ -34,15 +32,11 @@ class Hashes:
 
     def rows(self) -> np.ndarray:
         """int64 [n]: the row of each value."""
-        import numpy as np
-
         return np.repeat(np.arange(len(self.offsets) - 1), self.counts)
 
 
 def mix(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser, in place: every bit of the input moves every bit of the output."""
-    import numpy as np
-
     x ^= x >> np.uint64(30)
     x *= np.uint64(0xBF58476D1CE4E5B9)
     x ^= x >> np.uint64(27)
@@ -57,8 +51,6 @@ _powers: tuple[np.ndarray, np.ndarray] | None = None
 
 def _power_tables(length: int) -> tuple[np.ndarray, np.ndarray]:
     """Powers of `_BASE` and of its inverse modulo 2**64, at least `length` of each."""
-    import numpy as np
-
     global _powers
     if _powers is None or len(_powers[0]) < length:
         size = max(length, 1 << 20)
@@ -76,8 +68,6 @@ def word_hashes(rows: Sequence[bytes]) -> Hashes:
 
     A word's hash is the polynomial sum of its bytes, taken as a difference of one running sum over the whole batch.
     """
-    import numpy as np
-
     joined = b" " + b" ".join(rows) + b" "
     data = np.frombuffer(joined, np.uint8)
     lengths = np.fromiter((len(r) for r in rows), np.int64, len(rows))
@@ -101,8 +91,6 @@ def windows(words: Hashes, size: int, *, short: bool) -> Hashes:
         size: words per window.
         short: whether a row of fewer words gives one window of all its words (else none); an empty row gives none.
     """
-    import numpy as np
-
     counts = words.counts
     total = len(words.values)
     full = np.zeros(max(0, total - size + 1), np.uint64)
@@ -131,16 +119,12 @@ def windows(words: Hashes, size: int, *, short: bool) -> Hashes:
 
 def _within(counts: np.ndarray) -> np.ndarray:
     """0, 1, ... within each group."""
-    import numpy as np
-
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
 
 
 def unique_sorted(hashes: Hashes) -> Hashes:
     """32-bit prefixes of the hashes, sorted and without repeats within each row (values are uint64 below 2**32)."""
-    import numpy as np
-
     key = (hashes.rows().astype(np.uint64) << np.uint64(32)) | (hashes.values >> np.uint64(32))
     key.sort()
     first = np.ones(len(key), bool)

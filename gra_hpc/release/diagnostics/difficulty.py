@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from gra_hpc.errors import GraError
 from gra_hpc.workers import child_environment, die_with_parent
 
@@ -32,8 +34,6 @@ def difficulty(pairs: Sequence[tuple[str, str]], model_dir: Path | str, python: 
     Raises:
         GraError: the worker failed; the message holds its last words.
     """
-    import orjson
-
     if not pairs:
         return []
     with tempfile.TemporaryDirectory(prefix="gra-ifd-") as temporary:
@@ -58,7 +58,6 @@ def main(model_dir: str, directory: str) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import orjson
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from gra_hpc.errors import GraError
 from gra_hpc.models.files import model_directory
@@ -15,9 +17,6 @@ from gra_hpc.release.diagnostics import vectors as geometry
 from gra_hpc.release.diagnostics.difficulty import difficulty
 from gra_hpc.release.diagnostics.sample import Texts, embed, released, seeds
 from gra_hpc.release.inputs import Inputs
-
-if TYPE_CHECKING:
-    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +108,6 @@ def _distinct(rows: Texts, few: Texts) -> dict[str, Any]:
 
 def _embedded(inputs: Inputs, out: Diagnosis, rows: Texts, all_seeds: Texts) -> None:
     """Everything that rests on embeddings of the instructions."""
-    import numpy as np
-
     if inputs.plan.embed is None:
         raise GraError("the run has no embedding model (merge.semantic=false)", "plan it with merge.semantic=true")
     embed(inputs, rows)
@@ -148,8 +145,6 @@ def _embedded(inputs: Inputs, out: Diagnosis, rows: Texts, all_seeds: Texts) -> 
 
 def _difficulty(inputs: Inputs, out: Diagnosis, rows: Texts, few: Texts) -> None:
     """IFD of some rows and as many seeds."""
-    import numpy as np
-
     c = inputs.config.release.diagnostics
     if not c.scorer:
         raise GraError("no scorer is set", "gra merge RUN release.diagnostics.scorer=MODEL")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from gra_hpc.release.charts import Series, Svg, histogram, number, percent, shorten
 from gra_hpc.release.diagnostics.measure import Diagnosis
 from gra_hpc.release.diagnostics.sample import Texts
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BINS = 50
 
@@ -136,8 +134,6 @@ def _picture(d: Diagnosis, kind: str, title: str) -> Markup:
 
 def _placed(points: np.ndarray, size: float, margin: float) -> np.ndarray:
     """Points in the drawing: one scale for both axes, the outermost hundredth of each side drawn at the rim."""
-    import numpy as np
-
     low, high = np.quantile(points, 0.01, axis=0), np.quantile(points, 0.99, axis=0)
     middle, span = (low + high) / 2, float((high - low).max()) * 1.06 or 1.0
     inside = (points - middle) / span + 0.5

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+
+from gra_hpc.merge.semantic.embedding_column import matrix
+from gra_hpc.merge.semantic.embedding_store import Store
+from gra_hpc.models.embedder import encode
 from gra_hpc.release.inputs import Inputs, read
 from gra_hpc.release.shuffle import keys_of
-
-if TYPE_CHECKING:
-    import numpy as np
 
 PURPOSE = "diagnose"
 
@@ -55,9 +57,6 @@ def seeds(inputs: Inputs, rows: int) -> Texts:
 
 def _draw(paths: Iterable[Path], rows: int, embedded: bool) -> Texts:
     """The rows whose ids have the smallest digests; memory is bounded by `rows`."""
-    import numpy as np
-    import pyarrow as pa
-
     columns = ["id", "instruction", "response", "domain", *(["embedding"] if embedded else [])]
     held, keys, total = None, np.empty(0, np.uint64), 0
     for path in paths:
@@ -81,8 +80,6 @@ def _draw(paths: Iterable[Path], rows: int, embedded: bool) -> Texts:
 
 def _stored(column: object) -> np.ndarray | None:
     """Stored embeddings, if every row has one."""
-    from gra_hpc.merge.semantic.embedding_column import matrix
-
     there, vectors = matrix(column)
     return vectors if len(there) == len(column) else None  # type: ignore[arg-type]
 
@@ -93,11 +90,6 @@ def embed(inputs: Inputs, texts: Texts) -> None:
     Raises:
         GraError: the embedding worker failed.
     """
-    import numpy as np
-
-    from gra_hpc.merge.semantic.embedding_store import Store
-    from gra_hpc.models.embedder import encode
-
     model = inputs.plan.embed
     if texts.vectors is not None or model is None or not len(texts):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -52,6 +53,4 @@ def shares(texts: Iterable[str], known: set[int], n: int) -> list[float]:
 
 def _digest(gram: tuple[str, ...]) -> int:
     """Eight bytes of a run's digest: the same on every machine, which Python's own hash is not."""
-    import hashlib
-
     return int.from_bytes(hashlib.blake2b(" ".join(gram).encode(), digest_size=8).digest(), "little")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
 from gra_hpc.errors import GraError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BLOCK = 1024
 NEIGHBOURS = 5
@@ -34,8 +31,6 @@ def vendi(vectors: np.ndarray) -> float | None:
     The exponential of the entropy of the eigenvalues of K / n, here of the covariance, which has the same ones. It is
     at most the smaller of n and d, and grows with n: compare only figures of one sample size.
     """
-    import numpy as np
-
     n = len(vectors)
     if not n:
         return None
@@ -49,8 +44,6 @@ def vendi(vectors: np.ndarray) -> float | None:
 
 def nearest(rows: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row the place of the nearest seed, and the cosine with it."""
-    import numpy as np
-
     where, cosine = np.zeros(len(rows), np.int64), np.full(len(rows), -1.0, np.float32)
     right = seeds.astype(np.float32).T
     for s in range(0, len(rows), BLOCK):
@@ -66,8 +59,6 @@ def coverage(rows: np.ndarray, seeds: np.ndarray) -> float | None:
     Args:
         rows, seeds: unit vectors; of about the same number, or the larger set covers by its size alone.
     """
-    import numpy as np
-
     if len(seeds) <= NEIGHBOURS or not len(rows):
         return None
     covered = 0
@@ -82,8 +73,6 @@ def coverage(rows: np.ndarray, seeds: np.ndarray) -> float | None:
 
 def pca(vectors: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """The first two principal components [n, 2], and their shares of the variance. Signs are fixed."""
-    import numpy as np
-
     x = vectors.astype("f8") - vectors.astype("f8").mean(axis=0)
     _, values, axes = np.linalg.svd(x, full_matrices=False)
     axes = axes[:2] * np.sign(axes[:2][np.arange(len(axes[:2])), np.abs(axes[:2]).argmax(axis=1)])[:, None]
@@ -97,8 +86,6 @@ def tsne(vectors: np.ndarray, seed: int) -> np.ndarray:
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    import numpy as np
-
     try:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]

@@ -6,10 +6,7 @@ gives; it is customary to call data reliable from 0.8, and to draw tentative con
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 
 class Coincidences:
@@ -33,8 +30,6 @@ class Coincidences:
             ratings: int [sum(lengths)], unit by unit.
             lengths: ratings of each unit; units with fewer than two say nothing of agreement.
         """
-        import numpy as np
-
         starts = np.cumsum(lengths) - lengths
         for m in np.unique(lengths[lengths > 1]).tolist():
             of_m = starts[lengths == m]
@@ -48,8 +43,6 @@ class Coincidences:
 
     def matrix(self) -> np.ndarray:
         """The coincidence matrix [values, values]: each unit of m ratings adds m in all."""
-        import numpy as np
-
         out = np.zeros((self.values, self.values))
         for m, pairs in sorted(self._pairs.items()):
             out += pairs.reshape(self.values, self.values) / (m - 1)
@@ -61,8 +54,6 @@ class Coincidences:
         Args:
             metric: nominal, ordinal or interval: what counts as how large a disagreement.
         """
-        import numpy as np
-
         o = self.matrix()
         n = o.sum(axis=1)
         total = n.sum()
