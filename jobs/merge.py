@@ -7,8 +7,8 @@ import sys
 from gra_hpc.errors import GraError
 from gra_hpc.launch.tasks import MergeTask
 from gra_hpc.run.attempts import job_id
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.rounds import current_round
+from gra_hpc.run.run import Run
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--round", type=int, default=None, help="round; the current one if left out")
     args = parser.parse_args()
     try:
-        run = RunDir.existing(args.run)
+        run = Run.open(args.run)
         if job_id():
             # A preempted job that exits by itself is not requeued: wait for the kill, and start again.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -13,8 +13,8 @@ from itertools import groupby
 from gra_hpc.errors import GraError
 from gra_hpc.launch.slurm import index_ranges, max_array_size
 from gra_hpc.launch.submissions import Job, Submission, live
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.rounds import remaining
+from gra_hpc.run.run import Run
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=0, help="largest array; asked of Slurm if left out")
     args = parser.parse_args()
     try:
-        run = RunDir.existing(args.run)
+        run = Run.open(args.run)
         size = args.largest or max_array_size()
         in_queue = live(run)
         if in_queue:

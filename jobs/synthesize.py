@@ -7,8 +7,8 @@ import sys
 
 from gra_hpc.errors import GraError
 from gra_hpc.launch.tasks import ShardTask, requeue
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.rounds import current_round
+from gra_hpc.run.run import Run
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--round", type=int, default=None, help="round; the current one if left out")
     args = parser.parse_args()
     try:
-        run = RunDir.existing(args.run)
+        run = Run.open(args.run)
         number = current_round(run) if args.round is None else args.round
         print(ShardTask(str(run.path), number, args.shard, int(os.environ.get("GRA_LEAD_S") or 0))())
     except GraError as e:

@@ -16,6 +16,7 @@ import pytest
 from gra_hpc.placement.workload import read_calibration
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.run import Run
 from tests import offline
 from tests.conftest import known_classes
 from tests.golden import observed, pinned
@@ -38,7 +39,7 @@ def marked(mark: str) -> list[int]:
 class KilledCore(threading.Thread):
     """Kills the EngineCore of a job's engine with SIGKILL, once, when the shard has answers."""
 
-    def __init__(self, run: RunDir, mark: str) -> None:
+    def __init__(self, run: Run, mark: str) -> None:
         super().__init__(daemon=True)
         self.shard, self.mark, self.killed, self.over = run.round(1).shard(0), mark, 0, threading.Event()
 

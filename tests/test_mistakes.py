@@ -196,7 +196,7 @@ def test_a_runs_files_of_another_shape(gra: Gra, preset: Path, tmp_path: Path) -
     gra("plan", "r", "--preset", preset, code=0)
     gra("submit", "r", code=0)
     run = RunDir(tmp_path / "r")
-    for path in (run.round(1).manifest, run.round(1).plan, run.plan):
+    for path in (run.round(1).manifest, run.round(1).plan_file, run.plan_file):
         before = path.read_text()
         for content in ("", "[1]", "{}", "null"):
             path.write_text(content)
@@ -204,8 +204,8 @@ def test_a_runs_files_of_another_shape(gra: Gra, preset: Path, tmp_path: Path) -
                 said = gra(command, "r")
                 assert str(path) in said and "->" in said
         path.write_text(before)
-    run.config.write_text("")
-    assert f"{run.config}: empty" in gra("resume", "r", code=2)
+    run.config_file.write_text("")
+    assert f"{run.config_file}: empty" in gra("resume", "r", code=2)
 
 
 def test_no_slurm_here(gra: Gra, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,7 @@ from gra_hpc import storage
 from gra_hpc import whole_directory as module
 from gra_hpc.merge.round import existing, merge_round
 from gra_hpc.owner import Beat, Owner
-from gra_hpc.run.directory import RunDir
-from gra_hpc.run.plan import Plan
+from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import SILENT_S, TRIES, Staging, Swept, build_whole, sweep
 from tests.conftest import SteadyClock
 from tests.merge.fabricate import make_run, publish_shard, sample, seed, tables
@@ -33,11 +32,11 @@ MERGE = """
 import sys
 from gra_hpc.merge import index, round
 from gra_hpc.errors import GraError
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 round.INLINE_ROWS = 10  # with worker processes
 index.Index.units.__defaults__ = (50,)
 try:
-    print(round.merge_round(RunDir(__import__("pathlib").Path(sys.argv[1])), 1))
+    print(round.merge_round(Run.to_look_at(sys.argv[1]), 1))
 except GraError as e:
     print(f"{type(e).__name__}: {e}")
     sys.exit(e.exit_code)
@@ -55,7 +54,7 @@ def set_back(file: Path, seconds: float) -> None:
     os.utime(file, (at, at))
 
 
-def start(run: RunDir, **more: object) -> subprocess.Popen[str]:
+def start(run: Run, **more: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", MERGE, str(run.path)],
         stdout=subprocess.PIPE,
@@ -65,18 +64,18 @@ def start(run: RunDir, **more: object) -> subprocess.Popen[str]:
     )  # type: ignore[call-overload,no-any-return]
 
 
-def two_shards(path: Path, **merge: object) -> RunDir:
+def two_shards(path: Path, **merge: object) -> Run:
     run = make_run(path, [seed(i) for i in range(3)], shards=2, **merge)
     for n in (0, 1):
         publish_shard(run, 1, n, [sample(i, score=8 + i % 5 / 4) for i in range(n, 200, 2)])
     return run
 
 
-def leftovers(run: RunDir) -> list[Path]:
+def leftovers(run: Run) -> list[Path]:
     return list(run.round(1).path.glob(".*"))
 
 
-def watched(p: subprocess.Popen[str], run: RunDir, until: int = 10_000) -> int:
+def watched(p: subprocess.Popen[str], run: Run, until: int = 10_000) -> int:
     """How many files a merge has begun, once there are so many, or once it has ended."""
     seen: set[str] = set()
     while len(seen) < until and p.poll() is None:
@@ -96,7 +95,7 @@ def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
     assert p.wait() == 0, p.stdout and p.stdout.read()
     assert files > 5
     good = tables(run)
-    fingerprint = Plan.load(run).fingerprint
+    fingerprint = run.plan.fingerprint
     for kill in range(kills):
         shutil.rmtree(run.round(1).merged)
         p = start(run)
@@ -124,7 +123,7 @@ def test_two_merges_at_once(tmp_path: Path) -> None:
     assert [m.returncode for m in merges] == [0, 0, 0], said
     assert all("200 of 200" in s for s in said)
     assert sum("nothing to do" not in s for s in said) == 1
-    assert existing(run, 1, Plan.load(run).fingerprint) is not None
+    assert existing(run, 1, run.plan.fingerprint) is not None
     assert not leftovers(run)
 
 
@@ -137,7 +136,7 @@ def test_two_merges_that_replace_a_partial_one(tmp_path: Path) -> None:
     merges = [start(run) for _ in range(2)]
     said = [m.communicate()[0] for m in merges]
     assert [m.returncode for m in merges] == [0, 0], said
-    assert existing(run, 1, Plan.load(run).fingerprint)["coverage"]["complete"]  # type: ignore[index]
+    assert existing(run, 1, run.plan.fingerprint)["coverage"]["complete"]  # type: ignore[index]
     assert not leftovers(run)
 
 
@@ -303,7 +302,7 @@ def test_a_merge_that_was_taken_for_dead_merges_again(
 
     monkeypatch.setattr(module.Staging, "publish", publish)
     assert merge_round(run, 1).kept == 200
-    assert existing(run, 1, Plan.load(run).fingerprint) is not None
+    assert existing(run, 1, run.plan.fingerprint) is not None
     assert not leftovers(run)
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from gra_hpc.run.directory import RunDir
 
 app = typer.Typer(
     name="gra",
@@ -19,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as gra config show names them.")
 ]
@@ -27,14 +24,3 @@ Preset = Annotated[str, typer.Option("--preset", "-p", help="Preset: a name in c
 Site = Annotated[str, typer.Option("--site", "-s", help="Site: a name in configs/sites/, or a YAML file.")]
 Round = Annotated[int | None, typer.Option("--round", help="Round; the current one if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
-
-
-def existing(run: Path) -> RunDir:
-    """A planned run.
-
-    Raises:
-        GraError: when the directory holds no plan.
-    """
-    from gra_hpc.run.directory import RunDir
-
-    return RunDir.existing(run)

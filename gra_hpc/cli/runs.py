@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gra_hpc.cli.application import Json, Overrides, Preset, Round, Run, Site, app, existing
+from gra_hpc.cli.application import Json, Overrides, Preset, Round, RunPath, Site, app
 
 if TYPE_CHECKING:
     from gra_hpc.placement.placement import Solution
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def plan(
-    run: Run,
+    run: RunPath,
     overrides: Overrides = None,
     preset: Preset = "demo",
     site: Site = "",
@@ -22,7 +22,7 @@ def plan(
 ) -> None:
     """Plan a run: read the seeds, pin the models, freeze it all; work, time and disk. Submits nothing."""
     from gra_hpc.config import presets
-    from gra_hpc.run import plan as planning
+    from gra_hpc.run import planning
     from gra_hpc.views.plan import engines_of, preview
     from gra_hpc.views.prompts import rendered
     from gra_hpc.views.status import collect
@@ -43,22 +43,26 @@ def plan(
 
 
 @app.command()
-def submit(run: Run) -> None:
+def submit(run: RunPath) -> None:
     """Hand a planned run to Slurm, or run it here (site.executor=local)."""
     from gra_hpc.launch.submit import submit as do_submit
+    from gra_hpc.run.run import Run
     from gra_hpc.views.status_table import progress
 
-    do_submit(existing(run), again=False, progress=progress)
+    do_submit(Run.open(run), again=False, progress=progress)
 
 
 @app.command()
 def status(
-    run: Run, json: Json = False, watch: Annotated[bool, typer.Option("--watch", help="Until the run is done.")] = False
+    run: RunPath,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Until the run is done.")] = False,
 ) -> None:
     """Show every round, the shards that run or failed, and why: one look at the files, one at Slurm's queue."""
+    from gra_hpc.run.run import Run
     from gra_hpc.views.status import collect
 
-    made = existing(run)
+    made = Run.to_look_at(run)
     if json:
         from gra_hpc.storage import to_json
 
@@ -71,7 +75,7 @@ def status(
 
 @app.command()
 def logs(
-    run: Run,
+    run: RunPath,
     shard: Annotated[int | None, typer.Argument(metavar="[SHARD]", help="Shard; left out: what failed last.")] = None,
     round_: Round = None,
     merge: Annotated[bool, typer.Option("--merge", help="The log of the round's merge.")] = False,
@@ -79,69 +83,74 @@ def logs(
     paths: Annotated[bool, typer.Option("--paths", help="Only the logs' paths.")] = False,
 ) -> None:
     """Show the end of a shard's logs: its job's, and its engines'."""
+    from gra_hpc.run.run import Run
     from gra_hpc.views.logs import show
 
-    for line in show(existing(run), shard, round_, merge, 0 if paths else lines):
+    for line in show(Run.to_look_at(run), shard, round_, merge, 0 if paths else lines):
         print(line)
 
 
 @app.command()
-def resume(run: Run, overrides: Overrides = None) -> None:
+def resume(run: RunPath, overrides: Overrides = None) -> None:
     """Submit what is neither published nor running. Placement and site settings may change."""
-    from gra_hpc.launch.submit import reconfigure
     from gra_hpc.launch.submit import submit as do_submit
+    from gra_hpc.run.run import Run
     from gra_hpc.views.status_table import progress
 
-    made = existing(run)
+    made = Run.open(run, overrides or [])
     if overrides:
-        reconfigure(made, overrides)
+        made.save()
     do_submit(made, again=True, progress=progress)
 
 
 @app.command()
 def cancel(
-    run: Run, waiting: Annotated[bool, typer.Option("--waiting", help="Only what has not started yet.")] = False
+    run: RunPath, waiting: Annotated[bool, typer.Option("--waiting", help="Only what has not started yet.")] = False
 ) -> None:
     """Cancel this run's jobs, and no others. What was answered is kept."""
     from gra_hpc.launch.cancel import cancel as do_cancel
+    from gra_hpc.run.run import Run
 
-    for line in do_cancel(existing(run), waiting):
+    for line in do_cancel(Run.to_look_at(run), waiting):
         print(line, flush=True)
 
 
 @app.command()
-def merge(run: Run, round_: Round = None, overrides: Overrides = None) -> None:
+def merge(run: RunPath, round_: Round = None, overrides: Overrides = None) -> None:
     """Merge the published shards of a round here and now; after the last round, build the release."""
     from gra_hpc.launch.round_end import finish_round
-    from gra_hpc.launch.submit import reconfigure
     from gra_hpc.run.rounds import current_round
+    from gra_hpc.run.run import Run
 
-    made = existing(run)
+    made = Run.open(run, overrides or [])
     if overrides:
-        reconfigure(made, overrides)
+        made.save()
     print(finish_round(made, current_round(made) if round_ is None else round_))
 
 
 @app.command()
 def inspect(
-    run: Run,
+    run: RunPath,
     sample: Annotated[str, typer.Argument(help="Start of a sample's id; the best accepted one if left out.")] = "",
     status: Annotated[str, typer.Option("--status", help="Without an id: accepted, rejected or failed.")] = "accepted",
 ) -> None:
     """Show one sample with its whole history."""
+    from gra_hpc.run.directory import RunDir
     from gra_hpc.views.sample import find_sample, history
 
-    row, _, calls = find_sample(existing(run), sample, status)
+    row, _, calls = find_sample(RunDir.existing(run), sample, status)
     for line in history(row, calls):
         print(line)
 
 
 @app.command()
 def clean(
-    run: Run, yes: Annotated[bool, typer.Option("--yes", help="Remove them; without, they are only listed.")] = False
+    run: RunPath,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without, they are only listed.")] = False,
 ) -> None:
     """Remove what a run no longer needs: submission files, and the logs of what is published."""
     from gra_hpc.launch.clean import clean as do_clean
+    from gra_hpc.run.run import Run
 
-    for line in do_clean(existing(run), yes):
+    for line in do_clean(Run.to_look_at(run), yes):
         print(line)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gra_hpc.cli.application import Json, Overrides, Preset, Run, Site, app
+from gra_hpc.cli.application import Json, Overrides, Preset, RunPath, Site, app
 
 site_app = typer.Typer(help="Clusters: write a site file, show what one comes to.", rich_markup_mode=None)
 app.add_typer(site_app, name="site")
@@ -128,7 +128,7 @@ def stage(
 
 @app.command()
 def calibrate(
-    run: Run,
+    run: RunPath,
     overrides: Overrides = None,
     preset: Preset = "demo",
     site: Site = "",
@@ -138,12 +138,15 @@ def calibrate(
     from gra_hpc.config.presets import compose
     from gra_hpc.launch.submit import submit
     from gra_hpc.run.directory import RunDir
+    from gra_hpc.run.run import Run
     from gra_hpc.site import calibrate as calibration
     from gra_hpc.views.status_table import progress
 
-    made = RunDir(run.absolute())
-    if not made.plan.exists():
-        submit(calibration.plan_small(run, compose(preset, overrides or [], site)), again=False, progress=progress)
+    if RunDir(run.absolute()).plan_file.exists():
+        made = Run.to_look_at(run)
+    else:
+        made = calibration.plan_small(run, compose(preset, overrides or [], site))
+        submit(made, again=False, progress=progress)
     if not calibration.measurable(made):
         print(f"when it is done: gra calibrate {run}{f' --site {site}' if site else ''}")
         return

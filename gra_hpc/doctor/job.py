@@ -95,7 +95,7 @@ def examine_node(config: RunConfig, base: Path, wait_s: float, say: Callable[[st
     brief = replace(config.site, time_minutes=minutes, signal_lead_s=min(config.site.signal_lead_s, 12 * minutes))
     executor = shard_executor(run, replace(config, site=brief), "gra:doctor")
     executor.update_parameters(job_name="gra-doctor")
-    job = submit_one(executor, ExamineNode(run.config, directory, token))
+    job = submit_one(executor, ExamineNode(run.config_file, directory, token))
     log = run.logs / job / f"{job}_0_log.out"
     say(f"job {job} submitted; waiting for it")
     state, begin, said = "", time.monotonic(), ""

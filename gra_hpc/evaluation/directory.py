@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import GraError
+from gra_hpc.run.directory import OutputDir
 from gra_hpc.storage import read_json
 
 
 @dataclass(frozen=True)
-class EvaluateDir:
+class EvaluateDir(OutputDir):
     """Paths of one evaluation."""
-
-    path: Path
 
     @classmethod
     def existing(cls, path: Path | str) -> EvaluateDir:

@@ -31,7 +31,6 @@ from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_wo
 from gra_hpc.launch.tasks import await_kill, requeue, start_logging
 from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id, restart_count
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.engines import local_directory
 from gra_hpc.signals import Signals
 from gra_hpc.storage import new_file
@@ -66,9 +65,8 @@ def submit_evaluate(
         return None
     if made.done.is_file():
         return ""
-    run = RunDir(made.path)
-    refuse_while_at_work(run)
-    queue = live(run)
+    refuse_while_at_work(made)
+    queue = live(made)
     waiting = [str(t.job) for job, t in queue if job.kind == "evaluate-merge" and not t.hopeless]
     if waiting:
         return waiting[-1]
@@ -78,18 +76,18 @@ def submit_evaluate(
     numbers = [n for n, name in enumerate(config.names) if name in left and n not in alive]
     jobs = ([Job("evaluate", 0, numbers)] if numbers else []) + [Job("evaluate-merge", 0)]
     submission = Submission.new(jobs)
-    submissions.note(run, submission)
+    submissions.note(made, submission)
     for number, job in enumerate(jobs):
-        comment = submission.comment(run, number)
+        comment = submission.comment(made, number)
         if job.kind == "evaluate":
-            executor = job_executor(run, config.site, shape(config), comment, submissions.dependency("afterok", after))
+            executor = job_executor(made, config.site, shape(config), comment, submissions.dependency("afterok", after))
             job.id = submit_array(executor, [EvaluateTask(str(made.path), config.names[n]) for n in numbers])
             arrays.append(job.id)
         else:
             depend = submissions.dependency("afterany", arrays) or submissions.dependency("afterok", after)
-            executor = job_executor(run, config.site, merge_shape(config.site), comment, depend)
+            executor = job_executor(made, config.site, merge_shape(config.site), comment, depend)
             job.id = submit_one(executor, EvaluateMergeTask(str(made.path)))
-        submissions.note(run, submission, done=job is jobs[-1])
+        submissions.note(made, submission, done=job is jobs[-1])
     return jobs[-1].id
 
 
@@ -99,7 +97,7 @@ def explain(out: Path, config: EvaluateConfig, plan: bool) -> Iterator[str]:
     left = table.remaining(made, config)
     yield f"model {config.model.path}, {config.backend.kind.value}: {len(left)} of {len(config.names)} benchmarks left"
     if plan and config.site.executor is Executor.slurm:
-        executor = job_executor(RunDir(made.path), config.site, shape(config), "gra:RUN:SUBMISSION:0")
+        executor = job_executor(made, config.site, shape(config), "gra:RUN:SUBMISSION:0")
         yield script_of(executor, len(config.names))
 
 

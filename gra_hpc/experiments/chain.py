@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, IncompleteError, LaunchError
 from gra_hpc.experiments import directory
 from gra_hpc.experiments.config import ExperimentConfig, Row, rows_of
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of
-from gra_hpc.run import plan as planning
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run import planning
+from gra_hpc.run.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Chain:
         job = ""
         if not (run.release / "manifest.json").is_file():
             self.say(f"{row.made}: data")
-            job = make_data(run, config)
+            job = make_data(Run.open(run.path), config)
         self.merges[row.made] = job
 
     def _model(self, row: Row, seed: int, after: Sequence[str]) -> None:
@@ -138,7 +137,7 @@ def _after(jobs: Sequence[str]) -> str:
     return f" after {', '.join(known)}" if known else ""
 
 
-def make_data(run: RunDir, config: RunConfig) -> str:
+def make_data(run: Run, config: RunConfig) -> str:
     """Submit what is left of a data run, or do it here.
 
     Returns:
@@ -186,7 +185,7 @@ def preview(made: ExperimentDir, config: ExperimentConfig, patterns: Sequence[st
 
     chain = Chain(made, config, rows_of(config, patterns), log.info)
     for name in chain.plan():
-        run = RunDir(chain.made.path / "data" / name)
-        yield from preview_run(run, engines_of(presets.load(run.config), planning.Plan.load(run)))
+        run = Run.open(chain.made.path / "data" / name)
+        yield from preview_run(run, engines_of(run.config, run.plan))
         yield ""
     yield f"{len(chain.rows)} rows plan cleanly"

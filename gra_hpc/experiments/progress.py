@@ -12,7 +12,8 @@ from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.experiments.config import ExperimentConfig, Row
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.directory import OutputDir, RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 QUEUE_TIMEOUT_S = 5.0
@@ -102,7 +103,7 @@ def _jobs(path: Path, queue: Sequence[Any]) -> str:
     """running, queued, or nothing: what Slurm has of a directory."""
     from gra_hpc.launch.submissions import match
 
-    mine = [task for _, task in match(RunDir(path), queue)] if queue else []
+    mine = [task for _, task in match(OutputDir(path), queue)] if queue else []
     if any(t.running for t in mine):
         return "running"
     return "queued" if any(not t.hopeless for t in mine) else ""
@@ -116,11 +117,11 @@ def _data(run: RunDir, queue: Sequence[Any]) -> Stage:
     if (run.release / "manifest.json").is_file():
         splits = read_json(run.release / "manifest.json")["splits"]
         return Stage("done", f"{sum(s['rows'] for s in splits.values()):,} rows", path)
-    if not run.plan.is_file():
+    if not run.plan_file.is_file():
         return Stage("waiting", "", path)
     try:
-        rounds = collect_run(run, ask_slurm=False).rounds
-        of = presets.load(run.config).method.rounds
+        opened = Run.to_look_at(run.path)
+        rounds, of = collect_run(opened, ask_slurm=False).rounds, opened.config.method.rounds
     except GraError as e:
         return Stage("stopped", e.what, path)
     at = next((r for r in rounds if not r.merged), rounds[-1])

@@ -17,7 +17,7 @@ from gra_hpc.launch.queue_gap import find_gap, settings_digest
 from gra_hpc.launch.slurm import advice
 from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_while_at_work
 from gra_hpc.launch.tasks import MergeTask, ShardTask
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step
 
@@ -146,7 +146,7 @@ class Shape:
     """Tasks of an array that run at once."""
 
 
-def job_executor(run: RunDir, site: SiteConfig, shape: Shape, comment: str, depend: str = "") -> Any:
+def job_executor(run: OutputDir, site: SiteConfig, shape: Shape, comment: str, depend: str = "") -> Any:
     """A submitit executor for another job: one task per node."""
     options = _common(site, comment, depend, shape.partition or site.partition)
     options |= _gpus(site, shape.gpus)
@@ -182,7 +182,7 @@ def script_of(executor: Any, tasks: int = 0) -> str:
     return str(executor._make_submission_file_text(executor._submitit_command_str, "UID"))
 
 
-def _executor(run: RunDir, site: SiteConfig, timeouts: int = UNLIMITED) -> Any:
+def _executor(run: OutputDir, site: SiteConfig, timeouts: int = UNLIMITED) -> Any:
     import submitit
 
     class Executor(submitit.SlurmExecutor):

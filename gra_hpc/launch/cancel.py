@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from gra_hpc.config import presets
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.launch.submissions import live
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 
 WAIT_S = 60.0
 """Longest wait for cancelled tasks: Slurm gives them KillWait, 30 s on most sites."""
 
 
-def cancel(run: RunDir, waiting_only: bool = False) -> Iterator[str]:
+def cancel(run: Run, waiting_only: bool = False) -> Iterator[str]:
     """Cancel a run's tasks.
 
     Args:
@@ -29,7 +28,7 @@ def cancel(run: RunDir, waiting_only: bool = False) -> Iterator[str]:
         LaunchError: Slurm cannot be asked, or refused; or the run does not use Slurm.
     """
     submitted = any(run.submissions.glob("*.json"))
-    if not submitted and presets.load(run.config).site.executor is Executor.local:
+    if not submitted and run.config.site.executor is Executor.local:
         raise LaunchError(f"{run.path}: runs on this machine, not in Slurm", "press Ctrl-C where gra submit runs")
     tasks = [task for _, task in live(run)] if submitted else []
     chosen = [t for t in tasks if t.waiting or not waiting_only]

@@ -15,14 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gra_hpc.config import presets
 from gra_hpc.launch import submissions
 from gra_hpc.launch.log_files import PLAIN, Finder, attempts_of
 from gra_hpc.launch.slurm import index_ranges
-from gra_hpc.run.directory import RunDir
-from gra_hpc.run.plan import Plan
 from gra_hpc.run.publish import is_published
-from gra_hpc.run.rounds import rounds_of, shards_of
+from gra_hpc.run.run import Run
 
 PICKLES = ".pkl"
 SCRIPTS = ".sh"
@@ -55,7 +52,7 @@ class Kind:
         return sum(f.size for f in self.files)
 
 
-def clean(run: RunDir, yes: bool) -> Iterator[str]:
+def clean(run: Run, yes: bool) -> Iterator[str]:
     """List what is no longer needed, file by file; then, with `yes`, remove it.
 
     Raises:
@@ -97,7 +94,7 @@ def _listed(path: Path, directory: str, below: bool) -> Iterator[Entry]:
                 yield Entry(directory, e.name, e.stat(follow_symlinks=False).st_size)
 
 
-def found(run: RunDir, there: list[Entry]) -> list[Kind]:
+def found(run: Run, there: list[Entry]) -> list[Kind]:
     """What of a listing may go. Files of jobs in Slurm's queue stay: a requeued task starts from its pickle."""
     submitted = any(run.submissions.glob("*.json"))
     live = {str(task.job) for _, task in submissions.live(run)} if submitted else set()
@@ -118,15 +115,15 @@ def found(run: RunDir, there: list[Entry]) -> list[Kind]:
     ]
 
 
-def _logs_of_published(run: RunDir, live: set[str]) -> tuple[set[tuple[str, str]], set[str]]:
+def _logs_of_published(run: Run, live: set[str]) -> tuple[set[tuple[str, str]], set[str]]:
     """Of every attempt at a published shard, and of merges that are there: directories and names of the job's logs, and
     the directories of its engines' logs. Some of them may not be in RUN/logs."""
-    plan, config, finder = Plan.load(run), presets.load(run.config), Finder(run)
+    finder = Finder(run)
     files: set[Path] = set()
     engines: set[str] = set()
-    for number in rounds_of(plan, config.method.rounds):
+    for number in run.rounds:
         directory = run.round(number)
-        for s in range(shards_of(run, plan, number)):
+        for s in range(run.shards_of(number)):
             shard = directory.shard(s)
             if not is_published(shard):
                 continue

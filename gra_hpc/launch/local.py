@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gra_hpc.config import presets
 from gra_hpc.errors import IncompleteError, LaunchError
 from gra_hpc.launch.tasks import MergeTask, ShardTask
 from gra_hpc.owner import Owner
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
+from gra_hpc.run.run import Run
 
 POLL_S = 0.3
 _YEAR_MIN = 60 * 24 * 365
@@ -49,7 +48,7 @@ class Watched:
         os.kill(os.getpid(), signal.SIGKILL)  # its engines' guards notice
 
 
-def run_all(run: RunDir, watch: Callable[[], None] = lambda: None) -> None:
+def run_all(run: Run, watch: Callable[[], None] = lambda: None) -> None:
     """Run everything that is left of a run, round by round.
 
     Args:
@@ -59,7 +58,7 @@ def run_all(run: RunDir, watch: Callable[[], None] = lambda: None) -> None:
         IncompleteError: shards that ended without a result; all others were still run.
         KeyboardInterrupt: passed on after the jobs have ended.
     """
-    parallel = presets.load(run.config).launch.parallel or 1
+    parallel = run.config.launch.parallel or 1
     before = signal.signal(signal.SIGTERM, _interrupted)
     try:
         for step in remaining(run):
@@ -75,7 +74,7 @@ def _interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _shards(run: RunDir, step: Step, parallel: int, watch: Callable[[], None]) -> None:
+def _shards(run: Run, step: Step, parallel: int, watch: Callable[[], None]) -> None:
     waiting = list(step.shards)
     running: list[tuple[int, Any]] = []
     problems: dict[int, tuple[str, str, Path]] = {}
@@ -102,7 +101,7 @@ def _shards(run: RunDir, step: Step, parallel: int, watch: Callable[[], None]) -
         )
 
 
-def _submit(run: RunDir, task: Any) -> Any:
+def _submit(run: Run, task: Any) -> Any:
     import submitit
 
     with _quiet():
@@ -152,7 +151,7 @@ def _error(job: Any) -> tuple[str, str, Path]:
 _OURS = re.compile(r"^gra_hpc\.errors\.\w+: ")
 
 
-def _result(job: Any, run: RunDir) -> Any:
+def _result(job: Any, run: Run) -> Any:
     try:
         return job.result()
     except Exception:

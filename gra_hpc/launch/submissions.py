@@ -22,7 +22,7 @@ from gra_hpc.launch import slurm
 from gra_hpc.owner import Beat, Owner, Sightings
 from gra_hpc.records import digest
 from gra_hpc.run.attempts import Heartbeat, earlier
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.storage import opened_here, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Submission:
         me = Owner.me()
         return cls(token, time.time(), jobs, me.host, me.pid, me.to_dict())
 
-    def save(self, run: RunDir) -> None:
+    def save(self, run: OutputDir) -> None:
         """Write it whole; only the process that made it ever does."""
         run.submissions.mkdir(exist_ok=True)
         write_atomic(run.submissions / f"{self.token}.json", to_json(asdict(self)))
@@ -80,23 +80,23 @@ class Submission:
         data = read_json(path)
         return cls(**{**data, "jobs": [Job(**j) for j in data["jobs"]]})
 
-    def comment(self, run: RunDir, number: int) -> str:
+    def comment(self, run: OutputDir, number: int) -> str:
         """Marks job `number` of this submission in Slurm's queue."""
         return f"{prefix(run)}{self.token}:{number}"
 
 
-def prefix(run: RunDir) -> str:
+def prefix(run: OutputDir) -> str:
     """Start of the comment of all jobs of a run."""
     return f"gra:{digest(str(run.path), size=4)}:"
 
 
-def job_name(run: RunDir) -> str:
+def job_name(run: OutputDir) -> str:
     """Name of a run's jobs in Slurm; a merge's has `-merge` behind it."""
     return f"gra-{run.name}"[:60]
 
 
 @contextlib.contextmanager
-def alone(run: RunDir) -> Iterator[None]:
+def alone(run: OutputDir) -> Iterator[None]:
     """Be the only one that submits a run, or does it here: a file lock, which the kernel drops when its holder dies.
 
     Where file locks reach one node only, submitters on two go by what each has written (`refuse_while_at_work`).
@@ -124,7 +124,7 @@ def alone(run: RunDir) -> Iterator[None]:
             file.truncate(0)
 
 
-def somebody_submits(run: RunDir) -> bool:
+def somebody_submits(run: OutputDir) -> bool:
     """Whether another process submits a run, or does it on its machine, as far as can be told."""
     path = _lock(run)
     owner = Owner.read(path)
@@ -134,11 +134,11 @@ def somebody_submits(run: RunDir) -> bool:
         return not seen.dead(owner, path, SILENT_S)
 
 
-def _lock(run: RunDir) -> Path:
+def _lock(run: OutputDir) -> Path:
     return run.submissions / ".lock"
 
 
-def refuse_while_at_work(run: RunDir) -> None:
+def refuse_while_at_work(run: OutputDir) -> None:
     """Two that submit at once would submit twice.
 
     Raises:
@@ -157,13 +157,13 @@ def refuse_while_at_work(run: RunDir) -> None:
             )
 
 
-def load_all(run: RunDir) -> dict[str, Submission]:
+def load_all(run: OutputDir) -> dict[str, Submission]:
     """All submissions of a run, by token."""
     found = (Submission.load(p) for p in sorted(run.submissions.glob("*.json")))
     return {s.token: s for s in found}
 
 
-def live(run: RunDir, timeout: float = slurm.TIMEOUT_S) -> list[tuple[Job, slurm.Task]]:
+def live(run: OutputDir, timeout: float = slurm.TIMEOUT_S) -> list[tuple[Job, slurm.Task]]:
     """Tasks of a run that wait or run, with what each one is for: one query.
 
     Args:
@@ -175,7 +175,7 @@ def live(run: RunDir, timeout: float = slurm.TIMEOUT_S) -> list[tuple[Job, slurm
     return match(run, slurm.queue(timeout=timeout))
 
 
-def match(run: RunDir, tasks: Iterable[slurm.Task]) -> list[tuple[Job, slurm.Task]]:
+def match(run: OutputDir, tasks: Iterable[slurm.Task]) -> list[tuple[Job, slurm.Task]]:
     """The tasks of a queue that belong to a run and wait or run, with what each one is for.
 
     They are known by their comment, or, where a site's plugin rewrites comments or the run was reached by another path,
@@ -220,7 +220,7 @@ def by_hand(
     return out
 
 
-def in_queue(run: RunDir, kind: str) -> str:
+def in_queue(run: OutputDir, kind: str) -> str:
     """Slurm's id of a job of this kind that waits or runs; empty if there is none.
 
     Raises:
@@ -237,7 +237,7 @@ def dependency(kind: str, ids: Sequence[str]) -> str:
     return f"{kind}:{':'.join(dict.fromkeys(known))}" if known else ""
 
 
-def note(run: RunDir, submission: Submission, done: bool = False) -> None:
+def note(run: OutputDir, submission: Submission, done: bool = False) -> None:
     """Write a submission down; before sbatch is called, and after."""
     submission.complete = done
     submission.save(run)

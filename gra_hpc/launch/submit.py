@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-from gra_hpc.config import presets
-from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
 from gra_hpc.launch.submissions import alone
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.plan import Plan
 from gra_hpc.run.rounds import remaining
+from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import sized, slowest_call
-from gra_hpc.storage import read_json, write_atomic
+from gra_hpc.storage import read_json
 
-Progress = Callable[[RunDir], AbstractContextManager[Callable[[], None]]]
+Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
 """Opens what shows how a local run goes on; inside, a function to call often."""
 
 
-def submit(run: RunDir, again: bool, progress: Progress = lambda _: nullcontext(lambda: None)) -> None:
+def submit(run: Run, again: bool, progress: Progress = lambda _: nullcontext(lambda: None)) -> None:
     """Submit a run that was not started (`again=False`), or what is left of one.
 
     Args:
@@ -35,9 +32,8 @@ def submit(run: RunDir, again: bool, progress: Progress = lambda _: nullcontext(
         _submit(run, again, progress)
 
 
-def _submit(run: RunDir, again: bool, progress: Progress) -> None:
-    config = presets.load(run.config)
-    Plan.load(run).verify(config, run)
+def _submit(run: Run, again: bool, progress: Progress) -> None:
+    config = run.config
     if not again and started(run):
         raise LaunchError(f"{run.path}: was started before", f"gra resume {run.path}")
     steps = remaining(run)
@@ -49,7 +45,7 @@ def _submit(run: RunDir, again: bool, progress: Progress) -> None:
 
         if "%" in str(run.path):
             raise LaunchError(f"{run.path}: Slurm reads % in the names of logs", "plan it in a directory without one")
-        for line in size_lead(run, config):
+        for line in size_lead(run):
             print(line)
         for line in submit_steps(run, config, steps):
             print(line)
@@ -60,37 +56,26 @@ def _submit(run: RunDir, again: bool, progress: Progress) -> None:
     finish(run)
 
 
-def size_lead(run: RunDir, config: RunConfig) -> Iterator[str]:
+def size_lead(run: Run) -> Iterator[str]:
     """Leave enough time before the limit for the calls that this run makes; `config` and the saved one change.
 
     Yields:
         What was changed, or cannot be, for people.
     """
-    lead, said = sized(config, slowest_call(run))
-    if lead != config.site.signal_lead_s:
-        config.site.signal_lead_s = lead
-        write_atomic(run.config, presets.dump(config).encode())
+    lead, said = sized(run.config, slowest_call(run))
+    if lead != run.config.site.signal_lead_s:
+        run.config.site.signal_lead_s = lead
+        run.save()
     if said:
         yield said
 
 
-def started(run: RunDir) -> bool:
+def started(run: Run) -> bool:
     """Whether any job of the run was submitted or has left a trace."""
     return any(run.submissions.glob("*.json")) or any(run.path.glob("rounds/*/shards/*"))
 
 
-def reconfigure(run: RunDir, overrides: Sequence[str]) -> None:
-    """Change settings outside the fingerprint.
-
-    Raises:
-        FingerprintError: a setting that is frozen, with the keys that differ.
-    """
-    config = presets.load(run.config, overrides)
-    Plan.load(run).verify(config, run)
-    write_atomic(run.config, presets.dump(config).encode())
-
-
-def finish(run: RunDir) -> None:
+def finish(run: Run) -> None:
     """Say what a finished run has made."""
     manifest = read_json(run.release / "manifest.json")
     print(f"\nrelease: {run.release}")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class ShardTask:
 
         start_logging()
         hub.offline()
-        end = run_shard(RunDir.existing(self.run), self.round, self.shard, self.lead_s)
+        end = run_shard(Run.open(self.run), self.round, self.shard, self.lead_s)
         sentence = f"round {self.round} shard {self.shard}: {end.value}"
         log.info("%s", sentence)
         if end is End.drained:
@@ -67,7 +67,7 @@ class MergeTask:
 
         start_logging()
         hub.offline()
-        sentence = finish_round(RunDir.existing(self.run), self.round)
+        sentence = finish_round(Run.open(self.run), self.round)
         log.info("%s", sentence)
         return sentence
 

@@ -9,15 +9,15 @@ from gra_hpc import storage
 from gra_hpc.merge.collect import collect, ranges
 from gra_hpc.merge.round import existing
 from gra_hpc.records import ACCEPTED
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.run import Run
 from gra_hpc.sources.seeds import read_records, write_records
 from gra_hpc.whole_directory import Staging, build_whole
 from gra_hpc.workers import Workers
 
 
-def merge_described(run: RunDir) -> str:
+def merge_described(run: Run) -> str:
     """Merge stage 0 into `run.round(0).merged`; a seed that could not be described stays as it was.
 
     Returns:
@@ -26,7 +26,7 @@ def merge_described(run: RunDir) -> str:
     Raises:
         IncompleteError: shards are missing (also with `merge.allow_partial`: every seed needs its description).
     """
-    plan, expected = Plan.load(run), RoundPlan.load(run.round(0)).shards
+    plan, expected = run.plan, RoundPlan.load(run.round(0)).shards
     if existing(run, 0, plan.fingerprint) is not None:
         return "stage 0: the seeds were described before; nothing to do"
     target = run.round(0).merged
@@ -35,7 +35,7 @@ def merge_described(run: RunDir) -> str:
     return f"stage 0: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
 
 
-def _build(run: RunDir, plan: Plan, expected: int, staging: Staging) -> Ledger:
+def _build(run: Run, plan: Plan, expected: int, staging: Staging) -> Ledger:
     """Build and publish it; the books of the shards."""
     with Workers(1) as workers:
         shards = collect(run, 0, plan.fingerprint, expected, workers, allow_partial=False)

@@ -55,10 +55,10 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             f"round {steps.round}: {ledger.accepted} accepted, but {kept_file.rows} kept"
             f" and {sum(counts.values())} dropped"
         )
-    wanted = steps.config.method.target_accepted
+    wanted = steps.run.config.method.target_accepted
     return {
         "version": VERSION,
-        "fingerprint": steps.plan.fingerprint,
+        "fingerprint": steps.run.plan.fingerprint,
         "round": steps.round,
         "coverage": {
             "complete": shards.complete,
@@ -66,7 +66,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             "expected": shards.expected,
             "missing": shards.missing,
             "missing_ranges": ranges(shards.missing),
-            "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": _rows(steps.run_dir.seeds)},
+            "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": _rows(steps.run.seeds)},
         },
         "survived": len(kept),
         "ledger": ledger.to_dict(),
@@ -80,7 +80,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
         "target": {"wanted": wanted, "shortfall": max(0, wanted - len(kept))} if wanted else None,
         "steps": steps.found,
         "similarity": steps.similarity,
-        "previous_pool": {"file": str(pool_path.relative_to(steps.run_dir.path)), "sha256": storage.sha256(pool_path)},
+        "previous_pool": {"file": str(pool_path.relative_to(steps.run.path)), "sha256": storage.sha256(pool_path)},
         "files": {
             name: {"rows": file.rows, "bytes": (out / name).stat().st_size, "sha256": storage.sha256(out / name)}
             for name, file in (

@@ -19,16 +19,14 @@ from typing import Any
 import numpy as np
 
 from gra_hpc import storage
-from gra_hpc.config import presets
-from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import FingerprintError, IncompleteError, ReleaseError
 from gra_hpc.merge import index
 from gra_hpc.merge import manifest as manifests
 from gra_hpc.merge.collect import collect, published
 from gra_hpc.merge.semantic import semantic
 from gra_hpc.merge.steps import Steps
-from gra_hpc.run.directory import RunDir
-from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import Staging, build_whole, sweep
 from gra_hpc.workers import Workers
 
@@ -95,7 +93,7 @@ class MergeSummary:
         return "; ".join(parts)
 
 
-def merge_round(run: RunDir, round_: int, config: RunConfig | None = None) -> MergeSummary:
+def merge_round(run: Run, round_: int) -> MergeSummary:
     """Merge the published shards of a round into `run.round(round_).merged`.
 
     Safe to run twice, at the same time, or after a death. A partial merge is replaced when more shards are published,
@@ -104,7 +102,6 @@ def merge_round(run: RunDir, round_: int, config: RunConfig | None = None) -> Me
     Args:
         run: the run.
         round_: from 1.
-        config: the run's configuration with overrides; none: as saved.
 
     Raises:
         IncompleteError: shards, or the previous round's merge, are missing.
@@ -114,10 +111,8 @@ def merge_round(run: RunDir, round_: int, config: RunConfig | None = None) -> Me
         ConfigError: a benchmark or embedding model that is not there.
     """
     started = time.monotonic()
-    config = config or presets.load(run.config)
-    plan = Plan.load(run)
     target = run.round(round_)
-    fingerprint, expected = plan.fingerprint, RoundPlan.load(target).shards
+    fingerprint, expected = run.plan.fingerprint, RoundPlan.load(target).shards
     before = existing(run, round_, fingerprint)
     if before is not None:
         summary = _done(run, round_, before, expected)
@@ -126,7 +121,7 @@ def merge_round(run: RunDir, round_: int, config: RunConfig | None = None) -> Me
             return summary
 
     def work(staging: Staging) -> dict[str, Any] | None:
-        manifest = _build(run, round_, config, plan, expected, staging)
+        manifest = _build(run, round_, expected, staging)
 
         def better() -> bool:
             theirs = existing(run, round_, fingerprint)
@@ -145,7 +140,7 @@ def merge_round(run: RunDir, round_: int, config: RunConfig | None = None) -> Me
     return MergeSummary.of(theirs, done_before=True)
 
 
-def existing(run: RunDir, round_: int, fingerprint: str) -> dict[str, Any] | None:
+def existing(run: Run, round_: int, fingerprint: str) -> dict[str, Any] | None:
     """Manifest of an earlier merge of the round, or none.
 
     Raises:
@@ -174,7 +169,7 @@ def existing(run: RunDir, round_: int, fingerprint: str) -> dict[str, Any] | Non
     return manifest
 
 
-def _done(run: RunDir, round_: int, before: dict[str, Any], expected: int) -> MergeSummary | None:
+def _done(run: Run, round_: int, before: dict[str, Any], expected: int) -> MergeSummary | None:
     """The summary of an earlier merge when it stands, or none when more shards have come."""
     if before["coverage"]["complete"]:
         return MergeSummary.of(before, done_before=True)
@@ -182,7 +177,7 @@ def _done(run: RunDir, round_: int, before: dict[str, Any], expected: int) -> Me
     if len(have) <= len(before["shards"]):
         return MergeSummary.of(before, done_before=True)
     following = run.round(round_ + 1)
-    if following.plan.exists() or following.shards.exists():
+    if following.plan_file.exists() or following.shards.exists():
         log.warning(
             "round %d: %d shards were published after its partial merge, but round %d has drawn from that: it stays",
             round_,
@@ -193,13 +188,13 @@ def _done(run: RunDir, round_: int, before: dict[str, Any], expected: int) -> Me
     return None
 
 
-def previous_pool(run: RunDir, round_: int, plan: Plan) -> Path:
+def previous_pool(run: Run, round_: int) -> Path:
     """The pool a round adds to; for the first round the seeds, described where stage 0 had to.
 
     Raises:
         IncompleteError: the round before was not merged.
     """
-    if round_ == 1 and not plan.undescribed:
+    if round_ == 1 and not run.plan.undescribed:
         return run.seeds
     pool = run.round(round_ - 1).pool
     if not pool.is_file():
@@ -207,7 +202,7 @@ def previous_pool(run: RunDir, round_: int, plan: Plan) -> Path:
     return pool
 
 
-def _build(run: RunDir, round_: int, config: RunConfig, plan: Plan, expected: int, staging: Staging) -> dict[str, Any]:
+def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, Any]:
     """Build the directory in `staging.out`; its manifest."""
     timings: dict[str, float] = {}
 
@@ -220,12 +215,14 @@ def _build(run: RunDir, round_: int, config: RunConfig, plan: Plan, expected: in
 
     with Workers(max(1, len(os.sched_getaffinity(0)))) as many:
         with clock("collect"):
-            shards = collect(run, round_, plan.fingerprint, expected, many, allow_partial=config.merge.allow_partial)
-            pool_path = previous_pool(run, round_, plan)
+            shards = collect(
+                run, round_, run.plan.fingerprint, expected, many, allow_partial=run.config.merge.allow_partial
+            )
+            pool_path = previous_pool(run, round_)
             pool, pool_ids = index.pool_part(str(pool_path))
             ix = index.build(pool, pool_ids, shards.shards)
         workers = many if len(ix) > INLINE_ROWS else Workers(1)
-        steps = Steps(run, round_, config, plan, ix, np.ones(len(ix), bool), staging.scratch, workers, clock)
+        steps = Steps(run, round_, ix, np.ones(len(ix), bool), staging.scratch, workers, clock)
         steps.take()
         with clock("write"):
             manifest = manifests.write(steps, shards, pool_path, staging.out)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.config.settings import Flow
 from gra_hpc.merge import exact, signatures, tables
 from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.index import Index
@@ -24,9 +24,8 @@ from gra_hpc.merge.near import near_duplicates
 from gra_hpc.merge.semantic import embedding_column, embeddings, rule, semantic
 from gra_hpc.merge.signatures import Signing
 from gra_hpc.merge.tables import Dropped
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.pins import pin_embed
-from gra_hpc.run.plan import Plan
+from gra_hpc.run.run import Run
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -39,10 +38,8 @@ Clock = Callable[[str], AbstractContextManager[None]]
 class Steps:
     """The steps at work, and what they found."""
 
-    run_dir: RunDir
+    run: Run
     round: int
-    config: RunConfig
-    plan: Plan
     ix: Index
     alive: np.ndarray
     """By rank: still in. (n,) bool, all true at first."""
@@ -61,17 +58,17 @@ class Steps:
     @property
     def memory(self) -> int:
         """Bytes."""
-        return int(self.config.merge.memory_gb * (1 << 30))
+        return int(self.run.config.merge.memory_gb * (1 << 30))
 
     def take(self) -> None:
         """All steps that the configuration asks for, in their order."""
-        c, ix, alive, dropped = self.config.merge, self.ix, self.alive, self.dropped
-        if self.config.method.flow is not Flow.synthesize:
+        c, ix, alive, dropped = self.run.config.merge, self.ix, self.alive, self.dropped
+        if self.run.config.method.flow is not Flow.synthesize:
             alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
         benchmarks = None
         if c.decontamination.sources:
             with self.clock("benchmarks"):
-                benchmarks = Benchmarks(self.plan.benchmarks, c.decontamination.ngram)
+                benchmarks = Benchmarks(self.run.plan.benchmarks, c.decontamination.ngram)
                 benchmarks.save(self.scratch / "benchmarks.npz")
         what = Signing(
             self.scratch,
@@ -109,7 +106,7 @@ class Steps:
         if c.semantic and c.embed_model:
             with self.clock("semantic"):
                 self._semantic()
-        wanted = self.config.method.target_accepted
+        wanted = self.run.config.method.target_accepted
         left = np.flatnonzero(alive[ix.pool :]) + ix.pool
         if wanted and len(left) > wanted:
             surplus = left[wanted:]
@@ -156,11 +153,11 @@ class Steps:
 
     def _semantic(self) -> None:
         """The greedy rule on what is alive; also how to fill the column `embedding` of what is kept."""
-        c, ix, alive = self.config.merge, self.ix, self.alive
+        c, ix, alive = self.run.config.merge, self.ix, self.alive
         ranks = np.flatnonzero(alive)
-        model = self.plan.embed or pin_embed(self.config)
+        model = self.run.plan.embed or pin_embed(self.run.config)
         assert model
-        matrix, computed = embeddings.assemble(self.run_dir, self.round, ix, ranks, model, self.scratch)
+        matrix, computed = embeddings.assemble(self.run, self.round, ix, ranks, model, self.scratch)
         self.found["semantic"] = {
             "threshold": c.semantic_threshold,
             "model": c.embed_model,

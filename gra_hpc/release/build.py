@@ -23,7 +23,7 @@ from gra_hpc.release.export import export_splits
 from gra_hpc.release.inputs import Inputs, read
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import Staging, build_whole
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ MB = 1_000_000
 _REASONS = ("step", "winner", "similarity", "detail")
 
 
-def build(run: RunDir) -> Path:
+def build(run: Run) -> Path:
     """Make the release of a run whose rounds are all merged; nothing to do if it is there, made from the same merges.
 
     Killed at any moment, it leaves what was there before. Of two at once, one wins, whole.
@@ -97,7 +97,7 @@ class Builder:
 
     def __init__(self, inputs: Inputs, out: Path, scratch: Path) -> None:
         self.inputs, self.out, self.scratch = inputs, out, scratch
-        self.config = inputs.config.release
+        self.config = inputs.run.config.release
         self.models = inputs.model_of
         self.rows: dict[str, int] = {}
         """Rows by Parquet file."""
@@ -112,7 +112,7 @@ class Builder:
             splits = self._data()
             rejects = self._rejects()
             self._check(splits, rejects)
-            manifests.write_run_config(self.inputs.config, self.out / "run.yaml")
+            manifests.write_run_config(self.inputs.run.config, self.out / "run.yaml")
             if self.inputs.run.seed_rejects.is_file() and self.inputs.run.seed_rejects.stat().st_size:
                 shutil.copyfile(self.inputs.run.seed_rejects, self.out / "rejects" / "seeds.jsonl")
             # As they will be read from the file: card and report see nothing else.

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra_hpc import __version__, storage
-from gra_hpc.config import presets
 from gra_hpc.config.frozen import fingerprinted
-from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import IncompleteError, ReleaseError
 from gra_hpc.records import digest
-from gra_hpc.run.directory import RoundDir, RunDir, ShardDir
+from gra_hpc.run.directory import RoundDir, ShardDir
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.plan import Plan, RoundPlan
-from gra_hpc.run.rounds import rounds_of
+from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.run import Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,27 +105,22 @@ class MergedRound:
 class Inputs:
     """A run whose rounds are all merged."""
 
-    run: RunDir
-    config: RunConfig
-    plan: Plan
+    run: Run
     rounds: list[MergedRound]
     """Rounds 1 to R."""
     prepared: MergedRound | None
     """Round 0, if seeds had to be described."""
 
     @classmethod
-    def of_run(cls, run: RunDir) -> Inputs:
-        """Read plan, configuration and the merges' manifests.
+    def of_run(cls, run: Run) -> Inputs:
+        """Read the merges' manifests.
 
         Raises:
             IncompleteError: a round that is not merged.
-            FingerprintError: the configuration, the prompts or the code are not those of the plan.
         """
-        config, plan = presets.load(run.config), Plan.load(run)
-        plan.verify(config, run)
-        merged = {n: _merged(run, n, plan) for n in rounds_of(plan, config.method.rounds)}
+        merged = {n: _merged(run, n) for n in run.rounds}
         prepared = merged.pop(0, None)
-        return cls(run, config, plan, list(merged.values()), prepared)
+        return cls(run, list(merged.values()), prepared)
 
     @property
     def all_rounds(self) -> list[MergedRound]:
@@ -137,21 +130,21 @@ class Inputs:
     def digest(self) -> str:
         """What the release depends on: the same digest gives the same release."""
         merges = [[r.number, r.digest] for r in self.all_rounds]
-        return digest(self.plan.fingerprint, __version__, merges, fingerprinted(self.config.release))
+        return digest(self.run.plan.fingerprint, __version__, merges, fingerprinted(self.run.config.release))
 
     @property
     def model_of(self) -> dict[str, str]:
         """Model of each committee member."""
-        return {name: member.model for name, member in self.config.committee.items()}
+        return {name: member.model for name, member in self.run.config.committee.items()}
 
 
-def _merged(run: RunDir, number: int, plan: Plan) -> MergedRound:
+def _merged(run: Run, number: int) -> MergedRound:
     directory = run.round(number)
     try:
         manifest = storage.read_json(directory.manifest)
     except FileNotFoundError:
         raise IncompleteError(f"round {number} is not merged", f"gra status {run.path}") from None
-    if manifest["fingerprint"] != plan.fingerprint:
+    if manifest["fingerprint"] != run.plan.fingerprint:
         raise ReleaseError(
             f"{directory.manifest}: merged with other settings than the run's plan", f"gra merge {run.path}"
         )

@@ -57,7 +57,7 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
         splits: rows, seeds and files by split.
         rejects: rows by outcome.
     """
-    plan, config = inputs.plan, inputs.config
+    plan, config = inputs.run.plan, inputs.run.config
     ledger = sum((r.ledger for r in inputs.rounds), Ledger())
     dropped: dict[str, int] = {}
     for r in inputs.rounds:

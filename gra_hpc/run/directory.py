@@ -20,33 +20,46 @@ from gra_hpc.errors import GraError
 
 
 @dataclass(frozen=True)
-class RunDir:
-    """Paths of one run."""
+class OutputDir:
+    """Paths of a directory that jobs work on: a run, a fine-tuning, an evaluation."""
 
     path: Path
-
-    @classmethod
-    def existing(cls, path: Path | str) -> RunDir:
-        """A planned run.
-
-        Raises:
-            GraError: when the directory holds no plan.
-        """
-        run = cls(Path(path).absolute())
-        if not run.plan.is_file():
-            raise GraError(f"{path}: not a run (no plan.json)", f"gra plan {path} --preset demo")
-        return run
 
     @property
     def name(self) -> str:
         return self.path.name
 
     @property
-    def config(self) -> Path:
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def submissions(self) -> Path:
+        return self.path / "submissions"
+
+
+@dataclass(frozen=True)
+class RunDir(OutputDir):
+    """Paths of one run."""
+
+    @classmethod
+    def existing(cls, path: Path | str) -> RunDir:
+        """A planned run's directory.
+
+        Raises:
+            GraError: it holds no plan.
+        """
+        run = RunDir(Path(path).absolute())
+        if not run.plan_file.is_file():
+            raise GraError(f"{path}: not a run (no plan.json)", f"gra plan {path} --preset demo")
+        return run
+
+    @property
+    def config_file(self) -> Path:
         return self.path / "run.yaml"
 
     @property
-    def plan(self) -> Path:
+    def plan_file(self) -> Path:
         return self.path / "plan.json"
 
     @property
@@ -61,14 +74,6 @@ class RunDir:
     def release(self) -> Path:
         return self.path / "release"
 
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
-
-    @property
-    def submissions(self) -> Path:
-        return self.path / "submissions"
-
     def round(self, number: int) -> RoundDir:
         return RoundDir(self.path / "rounds" / f"{number:02d}", number)
 
@@ -81,7 +86,7 @@ class RoundDir:
     number: int
 
     @property
-    def plan(self) -> Path:
+    def plan_file(self) -> Path:
         return self.path / "round.json"
 
     @property

@@ -13,13 +13,12 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config import presets
 from gra_hpc.config.settings import Flow, RunConfig
 from gra_hpc.engines.rotation_costs import sentence
 from gra_hpc.errors import EngineError, GraError, IncompleteError
@@ -37,6 +36,7 @@ from gra_hpc.run.engines import Hosted, embed, hosted_embedder, open_engine
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import grace_s
 from gra_hpc.run.slices import Pool, Unit, slice_of
 from gra_hpc.signals import Signals
@@ -115,11 +115,11 @@ class Gate:
         self.engine.drain()
 
 
-def run_shard(run: RunDir, round_: int, number: int, lead_s: int = 0) -> End:
+def run_shard(run: Run, round_: int, number: int, lead_s: int = 0) -> End:
     """Run one attempt at a shard to its end.
 
     Args:
-        run: its directory.
+        run: opened for this attempt.
         round_: the round.
         number: the shard.
         lead_s: seconds from SIGUSR2 to the end, as the job was submitted with; 0: the run's present setting.
@@ -134,11 +134,10 @@ def run_shard(run: RunDir, round_: int, number: int, lead_s: int = 0) -> End:
         return _run_shard(run, round_, number, lead_s, signals)
 
 
-def _run_shard(run: RunDir, round_: int, number: int, lead_s: int, signals: Signals) -> End:
-    config = presets.load(run.config)
-    plan = Plan.load(run)
-    plan.verify(config, run)
-    config.site.signal_lead_s = lead_s or config.site.signal_lead_s
+def _run_shard(run: Run, round_: int, number: int, lead_s: int, signals: Signals) -> End:
+    config, plan = run.config, run.plan
+    if lead_s:
+        config = replace(config, site=replace(config.site, signal_lead_s=lead_s))
     round_plan = RoundPlan.load(run.round(round_))
     shard = run.round(round_).shard(number)
     if not 0 <= number < round_plan.shards:

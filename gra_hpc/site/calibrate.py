@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.errors import ConfigError, IncompleteError
-from gra_hpc.run import plan as planning
+from gra_hpc.run import planning
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json, to_json, write_atomic
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SEEDS = 24
 """Seeds of a calibrating run, unless it says `seeds.limit`."""
 
 
-def plan_small(path: Path, config: RunConfig) -> RunDir:
+def plan_small(path: Path, config: RunConfig) -> Run:
     """Plan a calibrating run: one shard, one round, few seeds.
 
     Raises:
@@ -54,7 +55,7 @@ def beside(site: str) -> Path:
     return presets.calibration_file(presets.find_site(site))
 
 
-def measure(run: RunDir) -> dict[str, Any]:
+def measure(run: Run) -> dict[str, Any]:
     """Rates of the method and speeds of the models, from the published shards of round 1.
 
     Returns:
@@ -64,7 +65,7 @@ def measure(run: RunDir) -> dict[str, Any]:
         IncompleteError: no shard of round 1 is published.
         ConfigError: the run's engines were simulated.
     """
-    config, plan = presets.load(run.config), Plan.load(run)
+    config, plan = run.config, run.plan
     if config.engine.kind is EngineKind.simulated:
         raise ConfigError(
             f"{run.path}: its engines were simulated: nothing to measure", "gra plan ANOTHER_RUN engine.kind=vllm"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import GraError, StorageError
+from gra_hpc.run.directory import OutputDir
 from gra_hpc.storage import read_json
 
 COMPLETE = "complete.json"
@@ -23,10 +24,8 @@ COMPLETE = "complete.json"
 
 
 @dataclass(frozen=True)
-class FinetuneDir:
+class FinetuneDir(OutputDir):
     """Paths of one fine-tuning job."""
-
-    path: Path
 
     @classmethod
     def existing(cls, path: Path | str) -> FinetuneDir:

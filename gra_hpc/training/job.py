@@ -20,7 +20,6 @@ from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_one
 from gra_hpc.launch.submissions import Job, Submission
 from gra_hpc.launch.tasks import await_kill, requeue, start_logging
 from gra_hpc.models import hub
-from gra_hpc.run.directory import RunDir
 from gra_hpc.signals import Signals
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
@@ -56,7 +55,6 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
         GraError: other settings, Slurm refused, or (here) the training failed.
     """
     made = FinetuneDir(frozen.freeze(out, config))
-    run = RunDir(made.path)
     if config.site.executor is Executor.local:
         end = finetune(made)
         if end is End.stopped:
@@ -64,16 +62,16 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
         return None
     if made.done.is_file():
         return ""
-    waiting = submissions.in_queue(run, "finetune")
+    waiting = submissions.in_queue(made, "finetune")
     if waiting:
         return waiting
     submission = Submission.new([Job("finetune", 0)])
-    submissions.note(run, submission)
+    submissions.note(made, submission)
     executor = job_executor(
-        run, config.site, shape(config), submission.comment(run, 0), submissions.dependency("afterok", after)
+        made, config.site, shape(config), submission.comment(made, 0), submissions.dependency("afterok", after)
     )
     submission.jobs[0].id = submit_one(executor, FinetuneTask(str(made.path)))
-    submissions.note(run, submission, done=True)
+    submissions.note(made, submission, done=True)
     return submission.jobs[0].id
 
 
@@ -91,7 +89,7 @@ def explain(out: Path, config: FinetuneConfig, plan: bool) -> Iterator[str]:
     if last and not made.done.is_file():
         yield f"resumes after step {last.step}"
     if plan and config.site.executor is Executor.slurm:
-        executor = job_executor(RunDir(made.path), config.site, shape(config), "gra:RUN:SUBMISSION:0")
+        executor = job_executor(made, config.site, shape(config), "gra:RUN:SUBMISSION:0")
         yield script_of(executor)
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from gra_hpc.errors import GraError
 from gra_hpc.launch.log_files import Finder, modified
-from gra_hpc.run.directory import RunDir
-from gra_hpc.run.plan import Plan
-from gra_hpc.run.rounds import current_round, shards_of
+from gra_hpc.run.rounds import current_round
+from gra_hpc.run.run import Run
 
 TAIL_BYTES = 64 << 10
 
@@ -78,7 +77,7 @@ def last_words(path: Path) -> str:
     return ""
 
 
-def show(run: RunDir, shard: int | None, round_: int | None, merge: bool, lines: int) -> Iterator[str]:
+def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: int) -> Iterator[str]:
     """What `gra logs` prints.
 
     Args:
@@ -97,7 +96,7 @@ def show(run: RunDir, shard: int | None, round_: int | None, merge: bool, lines:
     if merge:
         what, logs = f"merge of round {number}", finder.merge(number)
     else:
-        count = shards_of(run, Plan.load(run), number)
+        count = run.shards_of(number)
         if shard is None:
             shard = _interesting(run, number, finder)
         if not 0 <= shard < count:
@@ -116,7 +115,7 @@ def show(run: RunDir, shard: int | None, round_: int | None, merge: bool, lines:
             yield from tail(file, lines)
 
 
-def _interesting(run: RunDir, number: int, finder: Finder) -> int:
+def _interesting(run: Run, number: int, finder: Finder) -> int:
     """The shard of a round that failed last, else the one whose log was written last."""
     from gra_hpc.run.attempts import newest_attempt
 
@@ -126,4 +125,4 @@ def _interesting(run: RunDir, number: int, finder: Finder) -> int:
         main = finder.shard(number, directory, beat).main
         return beat is not None and beat.phase == "failed", modified(main) if main else 0.0
 
-    return max(range(shards_of(run, Plan.load(run), number)), key=key)
+    return max(range(run.shards_of(number)), key=key)

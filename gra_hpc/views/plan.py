@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineKind, Flow, RunConfig
 from gra_hpc.config.site import Executor
 from gra_hpc.run import disk_space
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.run import Run
 from gra_hpc.views import estimate
 from gra_hpc.views.status import collect
 
@@ -32,11 +31,11 @@ def engines_of(config: RunConfig, plan: Plan) -> Solution | None:
     return plan_engines(config, plan)
 
 
-def preview(run: RunDir, solution: Solution | None) -> Iterator[str]:
+def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     """The plan of a run, for people, with where its engines would run (`engines_of`)."""
     import orjson
 
-    config, plan = presets.load(run.config), Plan.load(run)
+    config, plan = run.config, run.plan
     rejects = Counter(orjson.loads(line)["reason"] for line in run.seed_rejects.read_bytes().splitlines())
     yield f"run          {run.path}"
     yield f"fingerprint  {plan.fingerprint}"

@@ -6,13 +6,12 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 
-from gra_hpc.config import presets
 from gra_hpc.config.settings import Flow, RunConfig
 from gra_hpc.errors import SeedError
 from gra_hpc.flows.gra.questions import DOMAIN_NAMES
 from gra_hpc.flows.render import render
 from gra_hpc.records import Record
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, draw_examples
 from gra_hpc.sources.seeds import read_records
 
@@ -20,17 +19,16 @@ SEEDS_READ = 2000
 """So many seeds are enough to draw examples from."""
 
 
-def rendered(run: RunDir) -> Iterator[str]:
+def rendered(run: Run) -> Iterator[str]:
     """The Generator's first question, a Reviewer's and, where seeds lack it, stage 0's, as chat messages.
 
     Raises:
         SeedError: a run without seeds.
     """
-    config = presets.load(run.config)
     seeds = list(islice(read_records(run.seeds), SEEDS_READ))
     if not seeds:
         raise SeedError(f"{run.seeds}: no seeds", f"gra plan {run.path} ...")
-    for title, step, variables in _questions(config, seeds):
+    for title, step, variables in _questions(run.config, seeds):
         yield f"--- {title} ({step}.j2)"
         for message in render(step, variables):
             yield f"[{message['role']}]"

@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config import presets
 from gra_hpc.errors import LaunchError, ReleaseError, StorageError
 from gra_hpc.launch.log_files import Finder
 from gra_hpc.owner import Owner, Sightings
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.plan import Plan, RoundPlan
-from gra_hpc.run.rounds import rounds_of, shards_of
+from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.run.slices import planned
 from gra_hpc.storage import read_json
@@ -116,14 +115,14 @@ class RunStatus:
         return out
 
 
-def collect(run: RunDir, ask_slurm: bool = True) -> RunStatus:
+def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
     """The state of every shard of every round that is planned."""
-    plan, config = Plan.load(run), presets.load(run.config)
+    plan = run.plan
     found: list[tuple[RoundPlan, list[ShardStatus | _Seen]]] = []
-    for number in rounds_of(plan, config.method.rounds):
+    for number in run.rounds:
         directory = run.round(number)
-        if directory.plan.is_file():
-            shards = [_look(directory.shard(s)) for s in range(shards_of(run, plan, number))]
+        if directory.plan_file.is_file():
+            shards = [_look(directory.shard(s)) for s in range(run.shards_of(number))]
             found.append((RoundPlan.load(directory), shards))
     done = (run.release / "manifest.json").is_file()
     queue, trouble = _Queue(), ""

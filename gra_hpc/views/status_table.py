@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gra_hpc.launch.slurm import index_ranges
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.views.status import RoundStatus, RunStatus, collect
 
 EVERY_S = 2.0
@@ -17,7 +17,7 @@ LINE_S = 20.0
 
 
 @contextmanager
-def progress(run: RunDir) -> Iterator[Callable[[], None]]:
+def progress(run: Run) -> Iterator[Callable[[], None]]:
     """A function to call often while the run goes on; it looks at files only."""
     if sys.stdout.isatty():
         from rich.live import Live
@@ -171,7 +171,7 @@ def table(status: RunStatus) -> Any:
     return Group(*parts)
 
 
-def show(run: RunDir, watch: bool) -> None:
+def show(run: Run, watch: bool) -> None:
     """Print the status once, or keep it on the screen until the release is there or nothing runs any more."""
     from rich.console import Console
 

@@ -10,10 +10,9 @@ from typing import Any
 
 from gra_hpc.launch.slurm import Task
 from gra_hpc.launch.submissions import Job, live, load_all
-from gra_hpc.launch.submit import reconfigure
 from gra_hpc.run.attempts import Heartbeat
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.publish import is_published
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 from tools.faults.faults import check_shard, journals, make_run, release_of, undisturbed, wait_for
 
@@ -24,7 +23,7 @@ SITE = ("site.executor=slurm", "site.name=mini", "site.partition=low", "site.tim
 class SlurmRun:
     """A run on a cluster: the commands a person types, and looks at its files and at the queue."""
 
-    def __init__(self, cluster: Any, run: RunDir, reference: RunDir) -> None:
+    def __init__(self, cluster: Any, run: Run, reference: Run) -> None:
         self.cluster, self.run, self.reference = cluster, run, reference
         self.shards = [run.round(1).shard(n) for n in range(len(list(reference.round(1).shards.iterdir())))]
 
@@ -54,7 +53,7 @@ class SlurmRun:
 
     def quick(self) -> None:
         """Attempts that start from now on need no time for a call (placement may change at any moment)."""
-        reconfigure(self.run, ["engine.simulated_latency_s=0"])
+        Run.open(self.run.path, ["engine.simulated_latency_s=0"]).save()
 
     def queue(self) -> list[tuple[Job, Task]]:
         """Tasks that wait or run, as the submissions know them (needs the cluster's environment in this process)."""
@@ -108,13 +107,13 @@ class SlurmRun:
         assert release_of(self.run) == release_of(self.reference)
 
 
-def planned(cluster: Any, path: Path, reference: RunDir, *overrides: str) -> SlurmRun:
+def planned(cluster: Any, path: Path, reference: Run, *overrides: str) -> SlurmRun:
     """A planned run over the seeds of the reference."""
     seeds = len((reference.path.parent / f"seeds-{SEEDS}.jsonl").read_text().splitlines())
     run = make_run(path, seeds, [f"launch.shards={SHARDS}", *SITE, *overrides])
     return SlurmRun(cluster, run, reference)
 
 
-def made_reference(path: Path) -> RunDir:
+def made_reference(path: Path) -> Run:
     """The same run, made in this process without a fault."""
     return undisturbed(make_run(path, SEEDS, [f"launch.shards={SHARDS}"]))

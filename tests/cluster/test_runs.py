@@ -13,7 +13,7 @@ from slurm_runs import SEEDS, SHARDS, SITE
 
 from gra_hpc.config.presets import compose
 from gra_hpc.run.directory import RunDir
-from gra_hpc.run.plan import make
+from gra_hpc.run.planning import make
 from gra_hpc.storage import read_json
 from tests.conftest import known_classes
 

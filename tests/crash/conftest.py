@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from tools.faults import faults
 
 
@@ -32,17 +32,17 @@ def nursery() -> Iterator[faults.Nursery]:
 
 
 @pytest.fixture(scope="session")
-def reference(crash_dir: Path) -> RunDir:
+def reference(crash_dir: Path) -> Run:
     """Two shards of about 60 calls each, and their release, made without a fault."""
     return faults.undisturbed(faults.make_run(crash_dir / "reference", 14, ["launch.shards=2"]))
 
 
 @pytest.fixture
-def new_run(crash_dir: Path, reference: RunDir, tmp_path: Path) -> Iterator[Callable[..., RunDir]]:
+def new_run(crash_dir: Path, reference: Run, tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """Makes runs over the same seeds, for this test only; settings outside the fingerprint may differ."""
-    made: list[RunDir] = []
+    made: list[Run] = []
 
-    def make(*overrides: str) -> RunDir:
+    def make(*overrides: str) -> Run:
         number = len(list(crash_dir.glob("run-*")))
         made.append(faults.make_run(crash_dir / f"run-{number}", 14, ["launch.shards=2", *overrides]))
         return made[-1]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.publish import is_published
+from gra_hpc.run.run import Run
 from tools.faults import faults
 from tools.faults.faults import SYNTHESIZE, Audit, Nursery, check_shard
 
@@ -19,19 +19,19 @@ SHARD = (0, "--round", 1)
 
 
 @pytest.fixture(scope="module")
-def tiny(crash_dir: Path) -> tuple[RunDir, RunDir]:
+def tiny(crash_dir: Path) -> tuple[Run, Run]:
     """A run of one shard and about twenty calls, and the same, undisturbed."""
     run = faults.make_run(crash_dir / "tiny", 3, ["launch.shards=1"])
     return run, faults.undisturbed(faults.make_run(crash_dir / "tiny-reference", 3, ["launch.shards=1"]))
 
 
-def copy_of(run: RunDir, name: str) -> RunDir:
+def copy_of(run: Run, name: str) -> Run:
     path = run.path.with_name(name)
     shutil.rmtree(path, ignore_errors=True)
-    return RunDir(Path(shutil.copytree(run.path, path)))
+    return Run.open(shutil.copytree(run.path, path))
 
 
-def boundaries(run: RunDir, nursery: Nursery, log: Path) -> list[str]:
+def boundaries(run: Run, nursery: Nursery, log: Path) -> list[str]:
     """What an undisturbed attempt does to the disk, in order."""
     copy, listing = copy_of(run, "listed"), log.with_name("boundaries")
     assert nursery.start(SYNTHESIZE, copy.path, *SHARD, log=log, below=copy.path, listing=listing).wait() == 0
@@ -40,9 +40,7 @@ def boundaries(run: RunDir, nursery: Nursery, log: Path) -> list[str]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("of_a_kind", [1, pytest.param(1000, marks=pytest.mark.slow)])
-def test_death_at_every_write_boundary(
-    tiny: tuple[RunDir, RunDir], nursery: Nursery, tmp_path: Path, of_a_kind: int
-) -> None:
+def test_death_at_every_write_boundary(tiny: tuple[Run, Run], nursery: Nursery, tmp_path: Path, of_a_kind: int) -> None:
     """Of boundaries that differ in numbers alone, only so many; the test after this one dies at every answer."""
     run, reference = tiny
     log = tmp_path / "log"
@@ -78,9 +76,7 @@ def test_death_at_every_write_boundary(
 
 
 @pytest.mark.timeout(600)
-def test_every_attempt_dies_after_one_more_answer(
-    tiny: tuple[RunDir, RunDir], nursery: Nursery, tmp_path: Path
-) -> None:
+def test_every_attempt_dies_after_one_more_answer(tiny: tuple[Run, Run], nursery: Nursery, tmp_path: Path) -> None:
     """A chain of as many attempts as there are calls; every other one leaves a torn line behind."""
     run, reference = tiny
     log = tmp_path / "log"

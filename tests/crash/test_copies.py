@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.publish import is_published
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 from tools.faults.faults import SYNTHESIZE, Audit, Started, check_shard, journals, start, wait_for
 
-MakeRun = Callable[..., RunDir]
+MakeRun = Callable[..., Run]
 JOB = (0, "--round", 1)
 
 
-def overlapping(run: RunDir, tmp_path: Path) -> list[Started]:
+def overlapping(run: Run, tmp_path: Path) -> list[Started]:
     """Two copies of the first shard, both of which have answered some calls and neither of which is done."""
     shard = run.round(1).shard(0)
     copies = []
@@ -32,7 +32,7 @@ def overlapping(run: RunDir, tmp_path: Path) -> list[Started]:
 
 
 @pytest.mark.timeout(600)
-def test_two_copies_publish_once(new_run: MakeRun, reference: RunDir, tmp_path: Path) -> None:
+def test_two_copies_publish_once(new_run: MakeRun, reference: Run, tmp_path: Path) -> None:
     run = new_run("engine.simulated_latency_s=0.03", "launch.window=2")
     shard = run.round(1).shard(0)
     audit = Audit(shard)
@@ -49,7 +49,7 @@ def test_two_copies_publish_once(new_run: MakeRun, reference: RunDir, tmp_path: 
 
 
 @pytest.mark.timeout(600)
-def test_a_copy_that_slept_through_the_publication(new_run: MakeRun, reference: RunDir, tmp_path: Path) -> None:
+def test_a_copy_that_slept_through_the_publication(new_run: MakeRun, reference: Run, tmp_path: Path) -> None:
     """Its journal has been removed under it; it goes on, notices, and ends without an error or a trace."""
     run = new_run("engine.simulated_latency_s=0.05", "launch.window=2")
     shard = run.round(1).shard(0)
@@ -67,7 +67,7 @@ def test_a_copy_that_slept_through_the_publication(new_run: MakeRun, reference: 
 
 
 @pytest.mark.timeout(600)
-def test_a_copy_is_killed_and_the_other_goes_on(new_run: MakeRun, reference: RunDir, tmp_path: Path) -> None:
+def test_a_copy_is_killed_and_the_other_goes_on(new_run: MakeRun, reference: Run, tmp_path: Path) -> None:
     run = new_run("engine.simulated_latency_s=0.02", "launch.window=2")
     shard = run.round(1).shard(0)
     copies = overlapping(run, tmp_path)
@@ -78,9 +78,7 @@ def test_a_copy_is_killed_and_the_other_goes_on(new_run: MakeRun, reference: Run
 
 
 @pytest.mark.parametrize("only", ["rename", "link"])
-def test_the_loser_of_a_race_to_publish(
-    only: str, new_run: MakeRun, reference: RunDir, nursery, tmp_path: Path
-) -> None:
+def test_the_loser_of_a_race_to_publish(only: str, new_run: MakeRun, reference: Run, nursery, tmp_path: Path) -> None:
     """Stopped between its tables and its manifest while another publishes, which sweeps those tables away."""
     run = new_run()
     shard = run.round(1).shard(0)

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.directory import ShardDir
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 from tools.faults.faults import SYNTHESIZE, Audit, check_shard
 
-MakeRun = Callable[..., RunDir]
+MakeRun = Callable[..., Run]
 JOB = (0, "--round", 1)
 
 
-def killed_at(run: RunDir, nursery, log: Path, write: int) -> tuple[ShardDir, Path, Audit]:
+def killed_at(run: Run, nursery, log: Path, write: int) -> tuple[ShardDir, Path, Audit]:
     """A shard whose attempt died after some answers, its journal, and what is known to be in it."""
     shard = run.round(1).shard(0)
     audit = Audit(shard)
@@ -59,7 +60,7 @@ def zeros(data: bytearray, _: random.Random) -> bytearray:
 def test_damage_costs_what_it_touched(
     damage: Callable[[bytearray, random.Random], bytearray],
     new_run: MakeRun,
-    reference: RunDir,
+    reference: Run,
     nursery,
     tmp_path: Path,
 ) -> None:
@@ -86,7 +87,7 @@ def test_damage_costs_what_it_touched(
         assert f"byte {seen['corrupt_at'][0]}: corrupt line skipped" in process.tail(10_000)
 
 
-def test_empty_and_foreign_journals(new_run: MakeRun, reference: RunDir, nursery, tmp_path: Path) -> None:
+def test_empty_and_foreign_journals(new_run: MakeRun, reference: Run, nursery, tmp_path: Path) -> None:
     """An attempt that died before its first answer, and a file that is no journal at all."""
     run = new_run()
     shard, _, audit = killed_at(run, nursery, tmp_path / "log", 20)
@@ -101,9 +102,7 @@ def test_empty_and_foreign_journals(new_run: MakeRun, reference: RunDir, nursery
     assert [j["calls"] for j in read_json(shard.manifest)["journals"]] == [0, 0, 19]
 
 
-def test_answers_to_other_questions_are_not_served(
-    new_run: MakeRun, reference: RunDir, nursery, tmp_path: Path
-) -> None:
+def test_answers_to_other_questions_are_not_served(new_run: MakeRun, reference: Run, nursery, tmp_path: Path) -> None:
     """A journal whose calls carry another request's digest is as good as none."""
     from gra_hpc.run.journal import Scan, decode, encode, scan
 

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.publish import is_published
+from gra_hpc.run.run import Run
 from tools.faults.faults import MERGE, SYNTHESIZE, Audit, check_shard, journals, release_of, small_disk
 
-MakeRun = Callable[..., RunDir]
+MakeRun = Callable[..., Run]
 JOB = (0, "--round", 1)
 ROOMY_KB = 20_000
 
 
 @pytest.fixture
-def tight(new_run: MakeRun) -> Iterator[tuple[RunDir, ShardDir, Callable[[int], None]]]:
+def tight(new_run: MakeRun) -> Iterator[tuple[Run, ShardDir, Callable[[int], None]]]:
     """A run whose first shard lies on a file system of its own, and what resizes that."""
     run = new_run()
     shard = run.round(1).shard(0)
@@ -29,7 +30,7 @@ def tight(new_run: MakeRun) -> Iterator[tuple[RunDir, ShardDir, Callable[[int], 
         pytest.skip(str(e))
 
 
-def test_while_journalling(tight, reference: RunDir, nursery, tmp_path: Path) -> None:
+def test_while_journalling(tight, reference: Run, nursery, tmp_path: Path) -> None:
     run, shard, resize = tight
     audit = Audit(shard)
     for kilobytes in (16, 28, ROOMY_KB):  # each time there is room for a little more
@@ -54,7 +55,7 @@ def test_while_journalling(tight, reference: RunDir, nursery, tmp_path: Path) ->
     check_shard(shard, reference.round(1).shard(0))
 
 
-def test_while_publishing(tight, reference: RunDir, nursery, tmp_path: Path) -> None:
+def test_while_publishing(tight, reference: Run, nursery, tmp_path: Path) -> None:
     """All calls are answered and journalled; the tables find no room."""
     run, shard, resize = tight
     resize(ROOMY_KB)

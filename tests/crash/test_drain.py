@@ -13,15 +13,16 @@ import pytest
 
 from gra_hpc.flows.ask import Unanswered, together
 from gra_hpc.run.attempts import Heartbeat
-from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.directory import ShardDir
+from gra_hpc.run.run import Run
 from gra_hpc.run.shard import Draining
 from tools.faults.faults import SYNTHESIZE, Audit, Started, check_shard, journals, start, wait_for
 
-MakeRun = Callable[..., RunDir]
+MakeRun = Callable[..., Run]
 SLOW = ("engine.simulated_latency_s=0.4", "launch.window=4")
 
 
-def at_work(run: RunDir, log: Path, answers: int, **env: str) -> Started:
+def at_work(run: Run, log: Path, answers: int, **env: str) -> Started:
     """An attempt that has answered some calls and has some in flight."""
     shard = run.round(1).shard(0)
     before = set(journals(shard))
@@ -41,7 +42,7 @@ def last_beat(shard: ShardDir) -> Heartbeat:
     [(signal.SIGUSR2, os.EX_TEMPFAIL, "drained"), (signal.SIGTERM, 128 + signal.SIGTERM, "stopped")],
 )
 def test_a_signal_by_hand(
-    number: int, code: int, phase: str, new_run: MakeRun, reference: RunDir, nursery, tmp_path: Path
+    number: int, code: int, phase: str, new_run: MakeRun, reference: Run, nursery, tmp_path: Path
 ) -> None:
     """The calls in flight are answered and journalled, no more are asked, and the exit code says how it ended."""
     run = new_run(*SLOW)
@@ -60,7 +61,7 @@ def test_a_signal_by_hand(
     assert beat.calls > before, "the calls in flight were not waited for"
     assert "kept for the next attempt" in process.tail()
     quick = new_run()  # the same run, without the latency
-    run.config.write_bytes(quick.config.read_bytes())
+    run.config_file.write_bytes(quick.config_file.read_bytes())
     audit.starting()
     again = nursery.start(SYNTHESIZE, run.path, 0, "--round", 1, log=tmp_path / "log")
     assert again.wait() == 0, again.tail()

@@ -22,9 +22,9 @@ from gra_hpc.config.settings import EngineConfig, RunConfig
 from gra_hpc.engines.node import Node
 from gra_hpc.placement.placement import EnginePlace, Placement
 from gra_hpc.run import shard as shards
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.engines import pinned_models
 from gra_hpc.run.plan import Plan
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 from tools.faults import faults
 from tools.simulated.server import Faults, launcher
@@ -35,7 +35,7 @@ ENGINES = EngineConfig(start_timeout_s=60, call_timeout_s=2, max_restarts=20)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(crash_dir: Path) -> RunDir:
+def undisturbed(crash_dir: Path) -> Run:
     return faults.undisturbed(faults.make_run(crash_dir / "engines-reference", SEEDS, SETTINGS))
 
 
@@ -82,7 +82,7 @@ def servers(pid: int) -> list[int]:
 def test_engines_struck_while_a_shard_runs(
     crash_dir: Path,
     short_dir: Path,
-    undisturbed: RunDir,
+    undisturbed: Run,
     monkeypatch: pytest.MonkeyPatch,
     fault: signal.Signals,
     seed: int,

@@ -27,7 +27,7 @@ from test_killed_embeddings import simulated_encode
 from gra_hpc.merge.semantic import embeddings
 from gra_hpc.models import embedder
 from gra_hpc.merge.round import merge_round
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 blocks = []
 def encode(texts, model):
     blocks.append(texts)
@@ -35,7 +35,7 @@ def encode(texts, model):
         time.sleep(600)
     return simulated_encode(texts, model)
 embeddings._AT_ONCE, embedder.encode = 2, encode
-merge_round(RunDir.existing(sys.argv[1]), 1)
+merge_round(Run.to_look_at(sys.argv[1]), 1)
 """
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.publish import is_published
+from gra_hpc.run.run import Run
 from tools.faults.faults import MERGE, SYNTHESIZE, Audit, check_shard, journals, release_of, start, wait_for
 
-MakeRun = Callable[..., RunDir]
+MakeRun = Callable[..., Run]
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_kills_while_a_shard_runs(seed: int, new_run: MakeRun, reference: RunDir, tmp_path: Path) -> None:
+def test_kills_while_a_shard_runs(seed: int, new_run: MakeRun, reference: Run, tmp_path: Path) -> None:
     """Each attempt is killed when it has answered a few more calls, until one gets through."""
     draw = random.Random(seed)
     run = new_run("engine.simulated_latency_s=0.01", "launch.window=3")
@@ -45,7 +45,7 @@ def test_kills_while_a_shard_runs(seed: int, new_run: MakeRun, reference: RunDir
 
 
 @pytest.mark.timeout(600)
-def test_kills_before_an_attempt_has_begun(new_run: MakeRun, reference: RunDir, tmp_path: Path) -> None:
+def test_kills_before_an_attempt_has_begun(new_run: MakeRun, reference: Run, tmp_path: Path) -> None:
     """While Python starts, reads the plan and opens the journal."""
     run = new_run()
     shard = run.round(1).shard(0)
@@ -61,7 +61,7 @@ def test_kills_before_an_attempt_has_begun(new_run: MakeRun, reference: RunDir, 
 
 
 @pytest.mark.timeout(600)
-def test_kills_of_the_merge(new_run: MakeRun, reference: RunDir, nursery, tmp_path: Path) -> None:
+def test_kills_of_the_merge(new_run: MakeRun, reference: Run, nursery, tmp_path: Path) -> None:
     """The release appears whole, and equal to that of a run without a fault."""
     run = new_run()
     for shard in (0, 1):
@@ -83,7 +83,7 @@ def test_kills_of_the_merge(new_run: MakeRun, reference: RunDir, nursery, tmp_pa
 
 
 def test_the_merge_sweeps_after_a_shard_that_died_once_published(
-    new_run: MakeRun, reference: RunDir, nursery, tmp_path: Path
+    new_run: MakeRun, reference: Run, nursery, tmp_path: Path
 ) -> None:
     """Killed between its manifest and the removal of its journals; nobody starts it again."""
     run = new_run()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 from tools.faults.faults import SYNTHESIZE, Audit, check_shard, release_of
 
-MakeRun = Callable[..., RunDir]
+MakeRun = Callable[..., Run]
 
 
 def gra(*words: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
@@ -30,7 +30,7 @@ def gra(*words: object, timeout: float = 240) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture
-def begun(new_run: MakeRun, nursery, tmp_path: Path) -> tuple[RunDir, Audit]:
+def begun(new_run: MakeRun, nursery, tmp_path: Path) -> tuple[Run, Audit]:
     """A run whose first shard was killed in the middle."""
     run = new_run()
     audit = Audit(run.round(1).shard(0))
@@ -44,7 +44,7 @@ def begun(new_run: MakeRun, nursery, tmp_path: Path) -> tuple[RunDir, Audit]:
 
 
 @pytest.mark.timeout(600)
-def test_placement_may_change_in_the_middle_of_a_shard(begun: tuple[RunDir, Audit], reference: RunDir) -> None:
+def test_placement_may_change_in_the_middle_of_a_shard(begun: tuple[Run, Audit], reference: Run) -> None:
     run, audit = begun
     audit.starting()
     done = gra(
@@ -61,9 +61,9 @@ def test_placement_may_change_in_the_middle_of_a_shard(begun: tuple[RunDir, Audi
     assert (again.returncode, again.stdout.strip()) == (0, f"nothing left to do; release in {run.release}")
 
 
-def test_what_the_fingerprint_holds_may_not(begun: tuple[RunDir, Audit]) -> None:
+def test_what_the_fingerprint_holds_may_not(begun: tuple[Run, Audit]) -> None:
     run, _ = begun
-    config = run.config.read_bytes()
+    config = run.config_file.read_bytes()
     done = gra("resume", run.path, "method.accept_mean=9", "launch.window=2", "committee.ada.persona=''")
     assert done.returncode != 0
     (line,) = done.stderr.strip().splitlines()
@@ -72,9 +72,9 @@ def test_what_the_fingerprint_holds_may_not(begun: tuple[RunDir, Audit]) -> None
     assert "committee.ada.persona: planned 'Prefer concrete topics.', now ''" in line
     assert "window" not in line
     assert f"gra plan {run.path}-2" in line
-    assert run.config.read_bytes() == config
+    assert run.config_file.read_bytes() == config
     # the same by hand: an edited run.yaml is refused by every job
-    run.config.write_text(config.decode().replace("accept_mean: 6.0", "accept_mean: 9.0"))
+    run.config_file.write_text(config.decode().replace("accept_mean: 6.0", "accept_mean: 9.0"))
     by_hand = subprocess.run(
         [sys.executable, str(SYNTHESIZE), str(run.path), "0"], capture_output=True, text=True, check=False
     )
@@ -83,7 +83,7 @@ def test_what_the_fingerprint_holds_may_not(begun: tuple[RunDir, Audit]) -> None
     assert "Traceback" not in by_hand.stderr
 
 
-def test_submit_of_a_started_run_names_resume(begun: tuple[RunDir, Audit]) -> None:
+def test_submit_of_a_started_run_names_resume(begun: tuple[Run, Audit]) -> None:
     run, _ = begun
     done = gra("submit", run.path)
     assert done.returncode != 0
@@ -91,7 +91,7 @@ def test_submit_of_a_started_run_names_resume(begun: tuple[RunDir, Audit]) -> No
 
 
 @pytest.mark.timeout(600)
-def test_a_merge_without_all_shards(new_run: MakeRun, reference: RunDir, nursery, tmp_path: Path) -> None:
+def test_a_merge_without_all_shards(new_run: MakeRun, reference: Run, nursery, tmp_path: Path) -> None:
     """It fails with the list of what is missing; with `merge.allow_partial` the coverage is stated."""
     run = new_run()
     assert nursery.start(SYNTHESIZE, run.path, 1, "--round", 1, log=tmp_path / "log").wait() == 0

@@ -21,16 +21,16 @@ from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.models import embedder
 from gra_hpc.release.verify.verify import verify
-from gra_hpc.run import plan as planning
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run import planning
 from gra_hpc.run.plan import Plan
 from gra_hpc.run.rounds import remaining
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 from gra_hpc.views.plan import preview
 from tests.run.test_plan import make, seeds_file
 
 
-def released(run: RunDir) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def released(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Do all that is left of a run; its manifest and rows."""
     while steps := remaining(run):
         for shard in steps[0].shards:
@@ -41,7 +41,7 @@ def released(run: RunDir) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return read_json(run.release / "manifest.json"), rows
 
 
-def calls(run: RunDir) -> set[str]:
+def calls(run: Run) -> set[str]:
     """`step member` of every call of a run's first round."""
     found = set()
     for manifest in run.round(1).shards.glob("*/manifest.json"):

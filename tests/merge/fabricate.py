@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gra_hpc.config import presets
 from gra_hpc.config.settings import MemberConfig, ModelConfig, RunConfig, SeedsConfig
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, Record, Roles, Sample, digest, sample_id, seed_id
 from gra_hpc.run import publish
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks
 from gra_hpc.sources.seeds import write_records
 
@@ -69,7 +68,7 @@ def make_run(
     undescribed: int = 0,
     embed: str = "",
     **merge: object,
-) -> RunDir:
+) -> Run:
     """A planned run without models: only the merge works on it.
 
     Args:
@@ -83,22 +82,22 @@ def make_run(
     )
     config.merge.semantic, config.merge.embed_model = bool(embed), embed
     config.method.rounds = rounds
-    run = RunDir(path)
-    run.path.mkdir(parents=True)
-    configure(run, config, **merge)
+    path.mkdir(parents=True)
     pin = ModelPin(embed, digest(embed), "", "") if embed else None
-    pins = {s: benchmarks.find(s) for s in config.merge.decontamination.sources}
-    plan = Plan(digest("plan", 1), {}, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin, benchmarks=pins)
-    run.plan.write_text(json.dumps(asdict(plan)))
+    plan = Plan(digest("plan", 1), {}, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin)
+    run = Run(path, config, plan)
+    configure(run, **merge)
+    plan.benchmarks.update({s: benchmarks.find(s) for s in config.merge.decontamination.sources})
+    run.plan_file.write_text(json.dumps(asdict(plan)))
     write_records(run.seeds, seeds)
     for r in range(0 if undescribed else 1, rounds + 1):
         RoundPlan(r, 100, shards).save(run.round(r))
     return run
 
 
-def configure(run: RunDir, config: RunConfig | None = None, target_accepted: int = 0, **merge: object) -> None:
-    """Change the run's saved configuration."""
-    config = config or presets.load(run.config)
+def configure(run: Run, target_accepted: int = 0, **merge: object) -> None:
+    """Change the run's configuration, here and as it is saved."""
+    config = run.config
     for key, value in merge.items():
         holder = config.merge
         *path, last = key.split("__")
@@ -107,11 +106,11 @@ def configure(run: RunDir, config: RunConfig | None = None, target_accepted: int
         assert hasattr(holder, last), key
         setattr(holder, last, value)
     config.method.target_accepted = target_accepted or config.method.target_accepted
-    run.config.write_text(presets.dump(config))
+    run.save()
 
 
 def publish_shard(
-    run: RunDir,
+    run: Run,
     round_: int,
     number: int,
     samples: Sequence[Sample],
@@ -126,7 +125,7 @@ def publish_shard(
     assert publish.publish(
         shard,
         here,
-        fingerprint=Plan.load(run).fingerprint,
+        fingerprint=run.plan.fingerprint,
         round_=round_,
         ledger=ledger,
         samples=samples,
@@ -137,7 +136,7 @@ def publish_shard(
     )
 
 
-def tables(run: RunDir, round_: int = 1) -> dict[str, bytes]:
+def tables(run: Run, round_: int = 1) -> dict[str, bytes]:
     """The merged tables' bytes."""
     merged = run.round(round_).merged
     return {name: (merged / name).read_bytes() for name in ("kept.parquet", "pool.parquet", "dropped.parquet")}

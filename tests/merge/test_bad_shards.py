@@ -10,18 +10,18 @@ from fabricate import make_run, publish_shard, sample, seed
 
 from gra_hpc.errors import FingerprintError, ReleaseError
 from gra_hpc.merge.round import merge_round
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 
-def damaged(tmp_path: Path) -> RunDir:
+def damaged(tmp_path: Path) -> Run:
     run = make_run(tmp_path / "run", [seed(0)], shards=2)
     publish_shard(run, 1, 0, [sample(0)])
     publish_shard(run, 1, 1, [sample(1)])
     return run
 
 
-def edit(run: RunDir, shard: int, change: dict) -> None:
+def edit(run: Run, shard: int, change: dict) -> None:
     """As somebody's tool would, which knows nothing of the seal."""
     path = run.round(1).shard(shard).manifest
     path.write_text(json.dumps(read_json(path) | change))

@@ -22,7 +22,7 @@ from gra_hpc.merge.near.candidates import LEADERS, candidate_pairs
 from gra_hpc.merge.round import merge_round
 from gra_hpc.merge.text.normal_form import normalise
 from gra_hpc.merge.text.words import Hashes, windows, word_hashes
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 
 
 def shingle_set(instruction: str, response: str, size: int = 5) -> set[tuple[bytes, ...]]:
@@ -97,7 +97,7 @@ def test_large_buckets_are_covered(tmp_path: Path) -> None:
     assert merge_round(run, 1).kept == 2
 
 
-def families_of(tmp_path: Path, name: str, sizes: list[int]) -> RunDir:
+def families_of(tmp_path: Path, name: str, sizes: list[int]) -> Run:
     """Families of texts in which one word differs."""
     rng = random.Random(1)
     run = make_run(tmp_path / name, [seed(0)], shards=1)

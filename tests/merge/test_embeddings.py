@@ -16,7 +16,7 @@ from gra_hpc.errors import GraError, ReleaseError
 from gra_hpc.merge.round import merge_round
 from gra_hpc.merge.semantic import embedding_column
 from gra_hpc.models import embedder
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 
 
 def test_no_texts_need_no_model() -> None:
@@ -65,7 +65,7 @@ def test_missing_embeddings_are_computed_once(tmp_path: Path, minilm: Path, monk
     assert rows(run.round(2).dropped)[0]["winner"] == stored["id"]
 
 
-def with_embeddings(tmp_path: Path, lengths: list[int]) -> RunDir:
+def with_embeddings(tmp_path: Path, lengths: list[int]) -> Run:
     run = make_run(tmp_path / "run", [], shards=1, embed="nowhere")
     rng = np.random.default_rng(0)
     given = [rng.normal(size=n).astype("<f2").tobytes() for n in lengths]

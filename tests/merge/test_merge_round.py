@@ -13,10 +13,10 @@ from gra_hpc import storage
 from gra_hpc.errors import IncompleteError
 from gra_hpc.merge.described_seeds import merge_described
 from gra_hpc.merge.round import merge_round
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 
 
-def small_run(path: Path, **merge: object) -> RunDir:
+def small_run(path: Path, **merge: object) -> Run:
     """Four shards: an exact twin, a near-duplicate, a twin of a seed, a rejected and a failed sample."""
     seeds = [seed(i) for i in range(5)]
     run = make_run(path, seeds, shards=4, **merge)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_up_runs import BENCHMARK, Maker
 
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def shared_maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 
 @pytest.fixture(scope="session")
-def built(shared_maker: Maker) -> Iterator[RunDir]:
+def built(shared_maker: Maker) -> Iterator[Run]:
     """A run of two rounds with its release; not to be changed."""
     from gra_hpc.release.build import build
 

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineConfig, EngineKind, MemberConfig, ModelConfig, RunConfig, SeedsConfig
 from gra_hpc.flows.gra.committee import Decision, at_least, consensus
 from gra_hpc.merge.described_seeds import merge_described
 from gra_hpc.merge.round import merge_round
 from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA, Call, InstructionReview, Review, Sample
-from gra_hpc.run import attempts, plan, publish
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run import attempts, plan, planning, publish
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, Unit, slice_of
 
 WORDS = [
@@ -92,7 +91,7 @@ class Maker:
         skip: tuple[int, ...] = (),
         merge: bool = True,
         acceptance: float = 0.6,
-    ) -> RunDir:
+    ) -> Run:
         """Plan a run, publish its shards but `skip`, merge its rounds.
 
         Args:
@@ -100,23 +99,21 @@ class Maker:
         """
         config = config or self.config()
         config.method.rounds = rounds
-        run = plan.make(self.path / name, config)
-        if plan.Plan.load(run).undescribed and merge:
+        run = planning.make(self.path / name, config)
+        if run.plan.undescribed and merge:
             self.publish(run, 0)
             merge_described(run)
         for number in range(1, rounds + 1):
             if number > 1:
-                plan.size_round(number, config, plan.Plan.load(run).seeds, config.launch.shards, 1.0).save(
-                    run.round(number)
-                )
+                plan.size_round(number, config, run.plan.seeds, config.launch.shards, 1.0).save(run.round(number))
             self.publish(run, number, skip, acceptance)
             if merge:
                 merge_round(run, number)
         return run
 
-    def publish(self, run: RunDir, number: int, skip: tuple[int, ...] = (), acceptance: float = 0.6) -> None:
+    def publish(self, run: Run, number: int, skip: tuple[int, ...] = (), acceptance: float = 0.6) -> None:
         """Publish the shards of a round."""
-        config, frozen = presets.load(run.config), plan.Plan.load(run)
+        config, frozen = run.config, run.plan
         round_plan = plan.RoundPlan.load(run.round(number))
         pool = Pool.of_round(run, frozen, number)
         for n in range(round_plan.shards):

@@ -19,8 +19,8 @@ from gra_hpc.merge.round import merge_round
 from gra_hpc.release.build import build
 from gra_hpc.release.schema import data_schema, rejects_schema
 from gra_hpc.release.verify.verify import verify
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json, sha256
 
 
@@ -34,7 +34,7 @@ def table(release: Path, pattern: str) -> list[dict[str, object]]:
     return [row for p in sorted(release.glob(pattern)) for row in pq.read_table(p).to_pylist()]
 
 
-def test_a_release_is_complete_and_sound(built: RunDir) -> None:
+def test_a_release_is_complete_and_sound(built: Run) -> None:
     release = built.release
     assert verify(release) == []
     assert not list(built.path.glob(".release*")), "nothing is left beside it"
@@ -48,7 +48,7 @@ def test_a_release_is_complete_and_sound(built: RunDir) -> None:
     assert manifest["funnel"][-1]["passed"] == len(rows)
 
 
-def test_rows_carry_text_chat_and_history(built: RunDir) -> None:
+def test_rows_carry_text_chat_and_history(built: Run) -> None:
     for row in table(built.release, "data/*.parquet"):
         assert row["messages"] == [
             {"role": "user", "content": row["instruction"]},
@@ -66,7 +66,7 @@ def test_rows_carry_text_chat_and_history(built: RunDir) -> None:
         assert row["summary"] and len(row["keywords"]) == 3
 
 
-def test_rejects_say_why(built: RunDir) -> None:
+def test_rejects_say_why(built: Run) -> None:
     rejects = table(built.release, "rejects/*.parquet")
     kept = {r["id"] for r in table(built.release, "data/*.parquet")}
     by = {o: [r for r in rejects if r["outcome"] == o] for o in ("rejected", "failed", "dropped")}
@@ -79,7 +79,7 @@ def test_rejects_say_why(built: RunDir) -> None:
     assert contaminated and all("bench.txt" in r["detail"] for r in contaminated)
 
 
-def test_order_depends_on_ids_alone_and_no_seed_is_in_both_splits(built: RunDir) -> None:
+def test_order_depends_on_ids_alone_and_no_seed_is_in_both_splits(built: Run) -> None:
     import pyarrow as pa
 
     from gra_hpc.release.shuffle import keys_of
@@ -93,7 +93,7 @@ def test_order_depends_on_ids_alone_and_no_seed_is_in_both_splits(built: RunDir)
     assert not seeds["train"] & seeds["validation"]
 
 
-def test_opens_with_datasets_pandas_polars_duckdb(built: RunDir, tmp_path: Path) -> None:
+def test_opens_with_datasets_pandas_polars_duckdb(built: Run, tmp_path: Path) -> None:
     import datasets
     import duckdb
     import pandas
@@ -115,15 +115,15 @@ def test_opens_with_datasets_pandas_polars_duckdb(built: RunDir, tmp_path: Path)
     assert duckdb.sql(f"select count(*) from read_parquet({files!r})").fetchall() == [(train,)]
 
 
-def test_the_same_inputs_give_the_same_bytes(built: RunDir, tmp_path: Path) -> None:
+def test_the_same_inputs_give_the_same_bytes(built: Run, tmp_path: Path) -> None:
     before = digests(built.release)
     copy = tmp_path / built.name
     shutil.copytree(built.path, copy)
     shutil.rmtree(copy / "release")
-    assert digests(build(RunDir(copy))) == before
+    assert digests(build(Run.open(copy))) == before
 
 
-def test_building_again_does_nothing(built: RunDir) -> None:
+def test_building_again_does_nothing(built: Run) -> None:
     inode = built.release.stat().st_ino
     build(built)
     assert built.release.stat().st_ino == inode
@@ -167,13 +167,13 @@ def test_rebuilt_when_the_merge_was_redone(maker: Maker) -> None:
     assert verify(run.release) == []
 
 
-def test_files_are_cut_to_size(built: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_cut_to_size(built: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / built.name
     shutil.copytree(built.path, copy)
     shutil.rmtree(copy / "release")
     monkeypatch.setattr("gra_hpc.release.build.MB", 40)  # 256 "MB" are now 10 kB
     monkeypatch.setattr("gra_hpc.release.shuffle.BUCKET_BYTES", 3000)
-    release = build(RunDir(copy))
+    release = build(Run.open(copy))
     assert verify(release) == []
     assert len(list(release.glob("data/train-*.parquet"))) > 1
     assert len(list(release.glob("rejects/rejected-*.parquet"))) > 1
@@ -238,8 +238,8 @@ def test_killed_at_any_moment(maker: Maker) -> None:
     run = maker.make()
     program = (
         "import pyarrow.parquet, numpy, yaml\nfrom pathlib import Path\n"
-        "from gra_hpc.release.build import build\nfrom gra_hpc.run.directory import RunDir\n"
-        f"print('go', flush=True)\nbuild(RunDir(Path({str(run.path)!r})))"
+        "from gra_hpc.release.build import build\nfrom gra_hpc.run.run import Run\n"
+        f"print('go', flush=True)\nbuild(Run.open({str(run.path)!r}))"
     )
     for delay in (0.02, 0.15, 0.3, 0.5, 0.8):
         child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
@@ -256,7 +256,7 @@ def test_killed_at_any_moment(maker: Maker) -> None:
     assert not list(run.path.glob(".release*")), "what dead builds left is swept"
 
 
-def test_private_settings_stay_at_home(built: RunDir) -> None:
+def test_private_settings_stay_at_home(built: Run) -> None:
     for path in built.release.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -265,14 +265,14 @@ def test_private_settings_stay_at_home(built: RunDir) -> None:
     assert "site" not in config and "env" not in config["engine"]
 
 
-def test_run_yaml_plans_the_same_run(built: RunDir) -> None:
+def test_run_yaml_plans_the_same_run(built: Run) -> None:
     from gra_hpc.config import presets
     from gra_hpc.run.plan import Plan
 
     Plan.load(built).verify(presets.load(built.release / "run.yaml"), built)
 
 
-def test_schemas_are_fixed(built: RunDir) -> None:
+def test_schemas_are_fixed(built: Run) -> None:
     import pyarrow.parquet as pq
 
     for folder, schema in (("data", data_schema()), ("rejects", rejects_schema())):
@@ -297,10 +297,10 @@ def test_a_full_disk_leaves_nothing_half(maker: Maker) -> None:
     program = (
         "import resource, pyarrow.parquet\nfrom pathlib import Path\n"
         "from gra_hpc.errors import StorageError\n"
-        "from gra_hpc.release.build import build\nfrom gra_hpc.run.directory import RunDir\n"
+        "from gra_hpc.release.build import build\nfrom gra_hpc.run.run import Run\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "try:\n"
-        f"    build(RunDir(Path({str(run.path)!r})))\n"
+        f"    build(Run.open({str(run.path)!r}))\n"
         "except StorageError as e:\n    print('REFUSED', e)\n"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

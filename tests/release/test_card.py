@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 
 from gra_hpc.release.card import first_row, limits, metadata, millions, render
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 
 @pytest.fixture
-def facts(built: RunDir) -> dict[str, Any]:
+def facts(built: Run) -> dict[str, Any]:
     return copy.deepcopy(read_json(built.release / "manifest.json"))
 
 
-def test_the_card_follows_from_manifest_and_data(built: RunDir, facts: dict[str, Any]) -> None:
+def test_the_card_follows_from_manifest_and_data(built: Run, facts: dict[str, Any]) -> None:
     assert (built.release / "README.md").read_text() == render(facts, first_row(built.release))
 
 
-def test_the_hub_can_read_its_header(built: RunDir, facts: dict[str, Any]) -> None:
+def test_the_hub_can_read_its_header(built: Run, facts: dict[str, Any]) -> None:
     from huggingface_hub import DatasetCard
 
     header = DatasetCard((built.release / "README.md").read_text()).data.to_dict()

@@ -19,9 +19,9 @@ from gra_hpc.release.diagnostics.measure import Diagnosis, measure
 from gra_hpc.release.diagnostics.page import section
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.release.verify.verify import verify
-from gra_hpc.run import plan as planning
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run import planning
 from gra_hpc.run.rounds import remaining
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 RNG = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_pictures_are_repeatable() -> None:
     assert abs(one[:40].mean(axis=0) - one[40:].mean(axis=0)).max() > 5, "two groups lie apart"
 
 
-def simulated(tmp_path: Path, smollm2: Path, minilm: Path) -> RunDir:
+def simulated(tmp_path: Path, smollm2: Path, minilm: Path) -> Run:
     """A release of a simulated run over the demo's seeds, with real embeddings."""
     words = ["engine.kind=simulated", "method.accept_mean=1", "method.accept_sd=5", "launch.shards=1"]
     words.append("merge.fuzzy=false")
@@ -123,7 +123,7 @@ def test_a_release_is_diagnosed_the_same_way_twice(
     assert [m for m in without.facts["missing"] if "gra-hpc[cpu]" in m and "t-SNE" in m]
 
 
-def test_without_embeddings_the_texts_are_still_measured(built: RunDir) -> None:
+def test_without_embeddings_the_texts_are_still_measured(built: Run) -> None:
     d = measure(Inputs.of_run(built))
     assert d.facts["distinct"]["instructions-2"]["rows"] > 0 and "vendi" not in d.facts
     assert "merge.semantic=true" in " ".join(d.facts["missing"])

@@ -14,7 +14,7 @@ from gra_hpc.errors import ReleaseError
 from gra_hpc.release.build import build
 from gra_hpc.release.export import export
 from gra_hpc.release.verify.verify import verify
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 
@@ -27,7 +27,7 @@ def pairs(release: Path, split: str) -> list[tuple[str, str]]:
     return [(r["instruction"], r["response"]) for r in rows]
 
 
-def test_alpaca(built: RunDir, tmp_path: Path) -> None:
+def test_alpaca(built: Run, tmp_path: Path) -> None:
     for path in export(built.release, "alpaca", tmp_path):
         split = path.stem.removeprefix("alpaca-")
         rows = json.loads(path.read_text())
@@ -35,7 +35,7 @@ def test_alpaca(built: RunDir, tmp_path: Path) -> None:
         assert all(r["input"] == "" for r in rows)
 
 
-def test_sharegpt(built: RunDir, tmp_path: Path) -> None:
+def test_sharegpt(built: Run, tmp_path: Path) -> None:
     train, validation = export(built.release, "sharegpt", tmp_path)
     rows = json.loads(train.read_text())
     assert [tuple(t["value"] for t in r["conversations"]) for r in rows] == pairs(built.release, "train")
@@ -43,7 +43,7 @@ def test_sharegpt(built: RunDir, tmp_path: Path) -> None:
     assert len(json.loads(validation.read_text())) == len(pairs(built.release, "validation"))
 
 
-def test_chat_opens_with_datasets(built: RunDir, tmp_path: Path) -> None:
+def test_chat_opens_with_datasets(built: Run, tmp_path: Path) -> None:
     import datasets
 
     train, _ = export(built.release, "chat", tmp_path)
@@ -52,7 +52,7 @@ def test_chat_opens_with_datasets(built: RunDir, tmp_path: Path) -> None:
     assert [t["role"] for t in data[0]["messages"]] == ["user", "assistant"]
 
 
-def test_a_release_without_all_of_its_data_is_not_exported(built: RunDir, tmp_path: Path) -> None:
+def test_a_release_without_all_of_its_data_is_not_exported(built: Run, tmp_path: Path) -> None:
     release = tmp_path / "release"
     shutil.copytree(built.release, release)
     (train, _) = export(release, "chat", tmp_path / "out")
@@ -63,7 +63,7 @@ def test_a_release_without_all_of_its_data_is_not_exported(built: RunDir, tmp_pa
     assert train.read_bytes() == before
 
 
-def test_a_release_with_other_data_is_not_exported(built: RunDir, tmp_path: Path) -> None:
+def test_a_release_with_other_data_is_not_exported(built: Run, tmp_path: Path) -> None:
     """One changed bit, and a table that the manifest does not name."""
     release = tmp_path / "release"
     shutil.copytree(built.release, release)
@@ -79,7 +79,7 @@ def test_a_release_with_other_data_is_not_exported(built: RunDir, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_llama_factory_finds_every_file(built: RunDir, tmp_path: Path) -> None:
+def test_llama_factory_finds_every_file(built: Run, tmp_path: Path) -> None:
     for form in ("alpaca", "sharegpt", "chat"):
         export(built.release, form, tmp_path)
     info = read_json(tmp_path / "dataset_info.json")
@@ -98,7 +98,7 @@ def test_llama_factory_finds_every_file(built: RunDir, tmp_path: Path) -> None:
             assert turn[tags["role_tag"]] == tags["user_tag"] and turn[tags["content_tag"]]
 
 
-def test_unknown_form_and_no_release(built: RunDir, tmp_path: Path) -> None:
+def test_unknown_form_and_no_release(built: Run, tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="did you mean alpaca"):
         export(built.release, "alpacca", tmp_path)
     with pytest.raises(ReleaseError, match="not a release"):

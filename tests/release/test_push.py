@@ -11,7 +11,7 @@ from hub_stand_in import HubStandIn
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.release.push import push
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 
@@ -24,7 +24,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
         yield stand_in
 
 
-def test_everything_arrives_and_is_counted(built: RunDir, hub: HubStandIn) -> None:
+def test_everything_arrives_and_is_counted(built: Run, hub: HubStandIn) -> None:
     pushed = push(built.release, "me/data", token=hub.token, endpoint=hub.url)
     names = {*read_json(built.release / "manifest.json")["files"], "manifest.json"}
     assert set(hub.files) == names and pushed.files == len(names)
@@ -33,7 +33,7 @@ def test_everything_arrives_and_is_counted(built: RunDir, hub: HubStandIn) -> No
     assert f"{len(names)} files" in str(pushed)
 
 
-def test_pushing_again_sends_nothing_and_old_files_go(built: RunDir, hub: HubStandIn) -> None:
+def test_pushing_again_sends_nothing_and_old_files_go(built: Run, hub: HubStandIn) -> None:
     hub.files["data/train-00001-of-00002.parquet"] = b"of an earlier release"
     hub.files["notes.txt"] = b"somebody's"
     push(built.release, "me/data", token=hub.token, endpoint=hub.url)
@@ -43,13 +43,13 @@ def test_pushing_again_sends_nothing_and_old_files_go(built: RunDir, hub: HubSta
     assert hub.uploads == sent
 
 
-def test_what_does_not_arrive_whole_is_named(built: RunDir, hub: HubStandIn) -> None:
+def test_what_does_not_arrive_whole_is_named(built: Run, hub: HubStandIn) -> None:
     hub.spoil = "README.md"
     with pytest.raises(ReleaseError, match=r"did not arrive whole: README\.md has \d+ bytes there"):
         push(built.release, "me/data", token=hub.token, endpoint=hub.url)
 
 
-def test_an_unsound_release_is_not_pushed(built: RunDir, hub: HubStandIn, tmp_path: Path) -> None:
+def test_an_unsound_release_is_not_pushed(built: Run, hub: HubStandIn, tmp_path: Path) -> None:
     release = Path(shutil.copytree(built.release, tmp_path / "release"))
     (release / "run.yaml").unlink()
     with pytest.raises(ReleaseError, match=r"not pushed: run\.yaml: missing"):
@@ -57,13 +57,13 @@ def test_an_unsound_release_is_not_pushed(built: RunDir, hub: HubStandIn, tmp_pa
     assert hub.requests == []
 
 
-def test_a_refused_token_is_not_shown(built: RunDir, hub: HubStandIn) -> None:
+def test_a_refused_token_is_not_shown(built: Run, hub: HubStandIn) -> None:
     with pytest.raises(ReleaseError, match="upload failed") as caught:
         push(built.release, "me/data", token="hf_wrong_token", endpoint=hub.url)
     assert "hf_wrong_token" not in str(caught.value) and "hf auth login" in caught.value.then
 
 
-def test_no_hub_there(built: RunDir, hub: HubStandIn) -> None:
+def test_no_hub_there(built: Run, hub: HubStandIn) -> None:
     hub.server.shutdown()
     hub.server.server_close()
     with pytest.raises(ReleaseError, match="upload failed"):

@@ -22,15 +22,15 @@ from gra_hpc.release.inputs import Inputs
 from gra_hpc.release.report.measures import SPANS, Work, choose, distributions, time_line, work
 from gra_hpc.release.report.report import _causes, _operations
 from gra_hpc.release.verify.verify import verify
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 CHROMIUM = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), "")
 
 
 @pytest.fixture(scope="module")
-def inputs(built: RunDir) -> Inputs:
+def inputs(built: Run) -> Inputs:
     return Inputs.of_run(built)
 
 
@@ -88,7 +88,7 @@ def test_work_adds_up(inputs: Inputs) -> None:
     assert sum(line.tokens) == sum(c for _, _, c in w.tokens.values())
 
 
-def test_turns_are_added_up_by_group_and_shown(inputs: Inputs, built: RunDir) -> None:
+def test_turns_are_added_up_by_group_and_shown(inputs: Inputs, built: Run) -> None:
     tables = [replace(t, manifest=dict(t.manifest)) for r in inputs.rounds for t in r.tables()][:2]
     for t in tables:
         groups = [
@@ -119,7 +119,7 @@ def test_allocated_hours_count_lost_attempts_and_idle_gpus(inputs: Inputs) -> No
     assert allocation([replace(table, manifest=of_old)], gpus=8).gpu_hours == 16
 
 
-def test_manifest_and_report_tell_the_allocated_hours(built: RunDir) -> None:
+def test_manifest_and_report_tell_the_allocated_hours(built: Run) -> None:
     facts = read_json(built.release / "manifest.json")
     assert facts["work"] == {"attempts": 6, "unrecorded": 0, "hours": 0.6, "gpu_hours": 0.0}
     page = (built.release / "report.html").read_text()
@@ -135,7 +135,7 @@ def test_a_part_of_the_shards_is_drawn_by_their_place(inputs: Inputs) -> None:
     assert 80 <= sum(t.manifest["samples"]["rows"] for t in chosen) < 160
 
 
-def test_the_page_tells_the_manifest_and_loads_nothing(built: RunDir) -> None:
+def test_the_page_tells_the_manifest_and_loads_nothing(built: Run) -> None:
     page = (built.release / "report.html").read_text()
     manifest = read_json(built.release / "manifest.json")
     assert Ledger.from_dict(manifest["ledger"]).line() in page
@@ -203,7 +203,7 @@ addEventListener("load", () => {
 
 @pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_works_in_a_browser(built: RunDir, tmp_path: Path, width: int) -> None:
+def test_the_page_works_in_a_browser(built: Run, tmp_path: Path, width: int) -> None:
     page = (built.release / "report.html").read_text()
     changed = page.replace("</body>", f"{SEARCH}</body>").replace(
         "<h4>Instruction</h4>", "<h4>Instruction</h4><span>winner only-this</span>", 1

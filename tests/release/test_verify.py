@@ -16,14 +16,14 @@ from gra_hpc.release.build import build
 from gra_hpc.release.manifest import KEYS
 from gra_hpc.release.schema import data_schema
 from gra_hpc.release.verify.verify import verify
-from gra_hpc.run import plan
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run import planning
+from gra_hpc.run.run import Run
 from gra_hpc.run.shard import run_shard
 from gra_hpc.storage import read_json, sha256, to_json
 
 
 @pytest.fixture
-def release(built: RunDir, tmp_path: Path) -> Path:
+def release(built: Run, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built.release, tmp_path / "release"))
 
 
@@ -181,7 +181,7 @@ def test_rows_are_what_they_must_be(release: Path, name: str, change: Callable[[
 def test_seeds_themselves_have_no_generator(maker: Maker) -> None:
     config = maker.config(seeds=8, simulated=True)
     config.method.flow, config.method.samples_per_seed = Flow.seeds, 1
-    run = plan.make(maker.path / "seeds", config)
+    run = planning.make(maker.path / "seeds", config)
     for number in range(config.launch.shards):
         run_shard(run, 1, number)
     merge_round(run, 1)

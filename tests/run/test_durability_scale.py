@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.records import Call
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.journal import Journal, Scan, scan
+from gra_hpc.run.run import Run
 from tools.faults.faults import DYING, SYNTHESIZE, Audit, make_run
 
 CALLS_PER_SAMPLE = 9.3
 """Of the simulated committee, roughly."""
 
 
-def killed_at_write(run: RunDir, write: int) -> tuple[float, float]:
+def killed_at_write(run: Run, write: int) -> tuple[float, float]:
     """Run the shard until it is about to write a line of its journal; seconds, and peak memory in MiB."""
     command = [str(DYING), "--below", str(run.path), "--only", "write", "--at", str(write), str(SYNTHESIZE)]
     began = time.monotonic()
@@ -36,7 +36,7 @@ def killed_at_write(run: RunDir, write: int) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / 1024
 
 
-def journalled(tmp_path: Path, calls: int) -> tuple[RunDir, Audit]:
+def journalled(tmp_path: Path, calls: int) -> tuple[Run, Audit]:
     """A shard killed with so many calls in its journal, and a few samples left to make."""
     samples = int(calls / CALLS_PER_SAMPLE * 1.06) + 40
     per_seed = max(1, samples // 4000)

@@ -10,9 +10,9 @@ import pytest
 from gra_hpc.config import presets
 from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
 from gra_hpc.launch.submit import submit
-from gra_hpc.run import plan as planning
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run import plan, planning
 from gra_hpc.run.plan import Plan, RoundPlan, size_round
+from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, candidates_of, planned, slice_of
 from gra_hpc.views.plan import engines_of, preview
 
@@ -33,7 +33,7 @@ def seeds_file(path: Path, n: int = 12, described: bool = True) -> Path:
     return path
 
 
-def make(tmp_path: Path, *overrides: str, name: str = "run", seeds: int = 12, described: bool = True) -> RunDir:
+def make(tmp_path: Path, *overrides: str, name: str = "run", seeds: int = 12, described: bool = True) -> Run:
     file = seeds_file(tmp_path / "seeds.jsonl", seeds, described)
     config = presets.compose(
         "demo", [f"seeds.path={file}", "engine.kind=simulated", "merge.semantic=false", *overrides]
@@ -43,10 +43,10 @@ def make(tmp_path: Path, *overrides: str, name: str = "run", seeds: int = 12, de
 
 def test_planning_twice_is_the_same_plan(tmp_path: Path) -> None:
     run = make(tmp_path)
-    before = run.plan.read_bytes()
+    before = run.plan_file.read_bytes()
     again = make(tmp_path, "site.partition=gpu", "launch.window=7")
-    assert again.plan.read_bytes() == before
-    assert presets.load(run.config).site.partition == "gpu"  # placement may change
+    assert again.plan_file.read_bytes() == before
+    assert presets.load(run.config_file).site.partition == "gpu"  # placement may change
 
 
 def test_the_plan_of_a_run_that_is_done_says_so(tmp_path: Path) -> None:
@@ -67,13 +67,13 @@ def test_a_plan_that_fits_nowhere_leaves_no_run(tmp_path: Path, tiny_llama: Path
 
 def test_plans_without_models_sizes_are_still_read_others_are_not(tmp_path: Path) -> None:
     run = make(tmp_path)
-    plan = json.loads(run.plan.read_text())
+    plan = json.loads(run.plan_file.read_text())
     assert all(pin["parameters"] for pin in plan["models"].values())
     for pin in plan["models"].values():
         del pin["parameters"]
-    run.plan.write_text(json.dumps(plan | {"format": 2}))
+    run.plan_file.write_text(json.dumps(plan | {"format": 2}))
     assert [pin.parameters for pin in Plan.load(run).models.values()] == [None] * len(plan["models"])
-    run.plan.write_text(json.dumps(plan | {"format": 1}))
+    run.plan_file.write_text(json.dumps(plan | {"format": 1}))
     with pytest.raises(GraError, match="plan format 1, this version reads 2 to 3 -> gra plan"):
         Plan.load(run)
 
@@ -112,7 +112,7 @@ def test_no_usable_seed_and_foreign_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shards", "per_seed"), [(1, 1), (5, 2), (12, 3)])
 def test_slices_cover_every_candidate_once_whatever_the_sharding(tmp_path: Path, shards: int, per_seed: int) -> None:
     run = make(tmp_path, f"launch.shards={shards}", f"method.samples_per_seed={per_seed}")
-    config, plan, round_plan = presets.load(run.config), Plan.load(run), RoundPlan.load(run.round(1))
+    config, plan, round_plan = presets.load(run.config_file), Plan.load(run), RoundPlan.load(run.round(1))
     pool = Pool.of_round(run, plan, 1)
     units = [list(slice_of(config, round_plan, pool, s)) for s in range(shards)]
     assert [len(u) for u in units] == [planned(round_plan, plan.seeds, s) for s in range(shards)]
@@ -128,7 +128,7 @@ def test_slices_cover_every_candidate_once_whatever_the_sharding(tmp_path: Path,
 
 def test_examples_are_of_the_seeds_domain_and_the_anchor_comes_first(tmp_path: Path) -> None:
     run = make(tmp_path)
-    config, plan = presets.load(run.config), Plan.load(run)
+    config, plan = presets.load(run.config_file), Plan.load(run)
     pool = Pool.of_round(run, plan, 1)
     for unit in slice_of(config, RoundPlan.load(run.round(1)), pool, 0):
         assert unit.examples[0] == unit.anchor
@@ -159,9 +159,9 @@ def test_rounds_of_a_small_target_rest_on_different_seeds() -> None:
 
 def test_a_plan_is_of_the_code_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path)
-    monkeypatch.setattr(planning, "code_digest", lambda: "another")
+    monkeypatch.setattr(plan, "code_digest", lambda: "another")
     with pytest.raises(FingerprintError, match=r"code: planned .* now 'another'"):
-        Plan.load(run).verify(presets.load(run.config), run)
+        Plan.load(run).verify(presets.load(run.config_file), run)
 
 
 def test_stage_0_is_planned_only_for_seeds_that_need_it(tmp_path: Path) -> None:

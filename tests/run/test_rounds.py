@@ -12,15 +12,15 @@ from gra_hpc.errors import IncompleteError
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.records import Record
-from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.rounds import current_round, remaining
+from gra_hpc.run.run import Run
 from gra_hpc.sources.seeds import read_records
 from gra_hpc.storage import read_json
 from tests.run.test_plan import make
 
 
-def work(run: RunDir) -> None:
+def work(run: Run) -> None:
     """Everything that is left, in order."""
     while steps := remaining(run):
         for shard in steps[0].shards:
@@ -76,7 +76,7 @@ def test_a_round_without_survivors_stops_the_chain(tmp_path: Path) -> None:
     run = make(tmp_path, "method.rounds=2", "method.target_accepted=6", "engine.simulated_failures=1")
     with pytest.raises(IncompleteError, match="candidates of rounds 1 to 1 survived: round 2 is not planned"):
         work(run)
-    assert not run.round(2).plan.exists()
+    assert not run.round(2).plan_file.exists()
 
 
 def test_the_current_round_is_the_first_unmerged(tmp_path: Path) -> None:

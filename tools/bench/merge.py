@@ -106,18 +106,17 @@ def watch(command: list[str], quiet: bool = False, **more: Any) -> Watched:
 _MERGE = """
 import logging, sys
 from gra_hpc.merge.round import merge_round
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 logging.basicConfig(level=logging.INFO, format="  %(message)s", stream=sys.stderr)
-print(merge_round(RunDir.existing(sys.argv[1]), 1))
+print(merge_round(Run.to_look_at(sys.argv[1]), 1))
 """
 
 
 _RELEASE = """
 import sys
-from pathlib import Path
 from gra_hpc.release.build import build
-from gra_hpc.run.directory import RunDir
-build(RunDir.existing(Path(sys.argv[1])))
+from gra_hpc.run.run import Run
+build(Run.open(sys.argv[1]))
 """
 
 

@@ -244,12 +244,12 @@ def make_corpus(path: Path, rows: int, shards: int, semantic: bool) -> None:
     config.merge.embed_model = "synthetic" if semantic else ""
     run = RunDir(path)
     run.path.mkdir(parents=True)
-    run.config.write_text(presets.dump(config), encoding="utf-8")
+    run.config_file.write_text(presets.dump(config), encoding="utf-8")
     pin = ModelPin("synthetic", "synthetic", "", "") if semantic else None
     models = {"none": ModelPin("none", "synthetic", "", "")}
     what = frozen(config, digest("bench", rows, shards), {"none": "synthetic"}, pin, {})
     plan = Plan(digest(what), what, __version__, 0.0, shards, 0, 0, 0, models, pin)
-    run.plan.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+    run.plan_file.write_text(json.dumps(asdict(plan)), encoding="utf-8")
     write_records(run.seeds, [])
     RoundPlan(1, rows, shards).save(run.round(1))
     from tools.bench import merge_corpus

@@ -25,12 +25,13 @@ from typing import Any
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json, to_json
 
 GRA = [sys.executable, "-m", "gra_hpc.cli"]
 
 
-def plan(path: Path, shards: int, model: Path, *overrides: str) -> RunDir:
+def plan(path: Path, shards: int, model: Path, *overrides: str) -> Run:
     """A run with as many seeds as shards."""
     seeds = path.with_suffix(".jsonl")
     row = {"response": "Yes.", "domain": "qa", "keywords": ["words"], "summary": "A question."}
@@ -50,7 +51,7 @@ def plan(path: Path, shards: int, model: Path, *overrides: str) -> RunDir:
     return RunDir.existing(path)
 
 
-def populate(run: RunDir, shards: int) -> None:
+def populate(run: Run, shards: int) -> None:
     """Half of the shards published, a third running, some failed, the rest never started."""
     ShardTask(str(run.path), 1, 0)()
     manifest: dict[str, Any] = read_json(run.round(1).shard(0).manifest)

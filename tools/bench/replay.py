@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from gra_hpc import signals
-from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Engine, Request
@@ -23,6 +22,7 @@ from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, RunDir
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, Unit, slice_of
 from gra_hpc.storage import read_json
 
@@ -70,15 +70,14 @@ class Captured:
     @classmethod
     def of(cls, path: Path, samples: int) -> Captured:
         """Round 1 of a run, or its first samples."""
-        run = RunDir.existing(path)
-        config, plan = presets.load(run.config), Plan.load(run)
+        run = Run.to_look_at(path)
         round_plan = RoundPlan.load(run.round(1))
         known = {}
         for n in range(round_plan.shards):
             here = run.round(1).shard(n)
             table = pq.read_table(here.calls(read_json(here.manifest)["attempt"]))
             known |= {row["digest"]: Call(**row) for row in table.to_pylist()}
-        captured = cls(run, config, plan, round_plan, known, samples)
+        captured = cls(run, run.config, run.plan, round_plan, known, samples)
         captured.samples = len(captured.units())
         return captured
 

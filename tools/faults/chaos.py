@@ -27,8 +27,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.publish import is_published
+from gra_hpc.run.run import Run
 from tools.faults.faults import (
     MERGE,
     ROOT,
@@ -79,8 +80,8 @@ class Round:
 class Bench:
     """The run under test, and its undisturbed twin."""
 
-    run: RunDir
-    reference: RunDir
+    run: Run
+    reference: Run
     logs: Path
     merge_s: float = 0.0
     problems: list[str] = field(default_factory=list)

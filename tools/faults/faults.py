@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 
 from gra_hpc.config import presets
 from gra_hpc.records import DOMAINS
-from gra_hpc.run import plan
-from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run import planning
+from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.journal import Scan, call_name, scan
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ release: {{licence: apache-2.0, validation: 0.1}}
 """
 
 
-def make_run(path: Path, seeds: int, overrides: Sequence[str] = ()) -> RunDir:
+def make_run(path: Path, seeds: int, overrides: Sequence[str] = ()) -> Run:
     """Plan a run over made-up seeds (all described: no stage 0) with the simulated engine.
 
     Needs models/tiny-llama (`python tools/models/get_models.py tiny-llama`).
@@ -66,15 +67,15 @@ def make_run(path: Path, seeds: int, overrides: Sequence[str] = ()) -> RunDir:
             f.write(json.dumps(record) + "\n")
     preset = path.with_name(f"{path.name}.preset.yaml")
     preset.write_text(PRESET.format(model=ROOT / "models/tiny-llama", seeds=records), encoding="utf-8")
-    return plan.make(path, presets.compose(str(preset), overrides))
+    return planning.make(path, presets.compose(str(preset), overrides))
 
 
-def undisturbed(run: RunDir) -> RunDir:
+def undisturbed(run: Run) -> Run:
     """Run all shards and the merge in this process, one after another, without a fault."""
     from gra_hpc.launch.round_end import finish_round
     from gra_hpc.run.shard import run_shard
 
-    for shard in range(plan.Plan.load(run).shards):
+    for shard in range(run.plan.shards):
         run_shard(run, 1, shard)
     finish_round(run, 1)
     return run
@@ -309,7 +310,7 @@ def check_shard(shard: ShardDir, reference: ShardDir) -> None:
         assert hashlib.sha256(data).hexdigest() == manifest[table]["sha256"]
 
 
-def release_of(run: RunDir) -> dict[str, str]:
+def release_of(run: Run) -> dict[str, str]:
     """Digests of everything a run makes for its users: the merged tables and the release's data files."""
     files = [run.round(1).kept, run.round(1).pool, run.round(1).dropped, *sorted(run.release.glob("data/*.parquet"))]
     return {str(f.relative_to(run.path)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}

@@ -22,8 +22,8 @@ from typing import Any
 from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.placement.placement import NodeSpec
 from gra_hpc.placement.turns import Rota
-from gra_hpc.run import plan, shard
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run import planning, shard
+from gra_hpc.run.run import Run
 from gra_hpc.run.shard import End
 from tools.simulated import simulation
 from tools.simulated.clock import SimulatedTime
@@ -59,7 +59,7 @@ class Measured:
     replayed: int
 
 
-def make_run(path: Path, config: RunConfig, size: int) -> RunDir:
+def make_run(path: Path, config: RunConfig, size: int) -> Run:
     """A planned run of one shard, with the simulated engine and models that lie nowhere."""
     model = path / "model"
     model.mkdir(parents=True)
@@ -76,7 +76,7 @@ def make_run(path: Path, config: RunConfig, size: int) -> RunDir:
     config.merge.decontamination.sources = []
     config.launch.shards = 1
     config.models = {n: replace(m, path=str(model), load_format="dummy") for n, m in config.models.items()}
-    return plan.make(path / "run", config)
+    return planning.make(path / "run", config)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ class Diagnosis:
 
 def measure(inputs: Inputs) -> Diagnosis:
     """Diagnose the rows that the merges kept."""
-    c = inputs.config.release.diagnostics
+    c = inputs.run.config.release.diagnostics
     out, missing = Diagnosis(), list[str]()
     if not c.rows:
         out.facts = {"missing": ["switched off (release.diagnostics.rows=0)"]}
@@ -60,7 +60,7 @@ def measure(inputs: Inputs) -> Diagnosis:
         "rows_of": rows.of,
         "seeds": len(all_seeds),
         "seeds_of": all_seeds.of,
-        "seed": inputs.config.method.seed,
+        "seed": inputs.run.config.method.seed,
         "missing": missing,
     }
     if not len(rows):
@@ -77,8 +77,8 @@ def measure(inputs: Inputs) -> Diagnosis:
     }
     _try(missing, "embedding measures and pictures", lambda: _embedded(inputs, out, rows, all_seeds))
     _try(missing, "instruction-following difficulty", lambda: _difficulty(inputs, out, rows, few))
-    if inputs.plan.embed:  # a release says nothing of its makers' directories
-        private, public = inputs.plan.embed.directory, inputs.config.merge.embed_model
+    if inputs.run.plan.embed:  # a release says nothing of its makers' directories
+        private, public = inputs.run.plan.embed.directory, inputs.run.config.merge.embed_model
         missing[:] = [m.replace(private, public) for m in missing]
     return out
 
@@ -108,7 +108,7 @@ def _distinct(rows: Texts, few: Texts) -> dict[str, Any]:
 
 def _embedded(inputs: Inputs, out: Diagnosis, rows: Texts, all_seeds: Texts) -> None:
     """Everything that rests on embeddings of the instructions."""
-    if inputs.plan.embed is None:
+    if inputs.run.plan.embed is None:
         raise GraError("the run has no embedding model (merge.semantic=false)", "plan it with merge.semantic=true")
     embed(inputs, rows)
     embed(inputs, all_seeds)
@@ -129,7 +129,7 @@ def _embedded(inputs: Inputs, out: Diagnosis, rows: Texts, all_seeds: Texts) -> 
             "from_0.9": _round(float(np.mean(np.array(out.cosines) >= 0.9))),
         },
     }
-    most = inputs.config.release.diagnostics.picture_rows
+    most = inputs.run.config.release.diagnostics.picture_rows
     out.rows, out.seeds = rows.head(most), all_seeds.head(most)
     together = np.concatenate([out.rows.vectors, out.seeds.vectors])
     if len(together) < 8:
@@ -139,16 +139,16 @@ def _embedded(inputs: Inputs, out: Diagnosis, rows: Texts, all_seeds: Texts) -> 
     _try(
         out.facts["missing"],
         "t-SNE picture",
-        lambda: out.points.update(tsne=geometry.tsne(together, inputs.config.method.seed)),
+        lambda: out.points.update(tsne=geometry.tsne(together, inputs.run.config.method.seed)),
     )
 
 
 def _difficulty(inputs: Inputs, out: Diagnosis, rows: Texts, few: Texts) -> None:
     """IFD of some rows and as many seeds."""
-    c = inputs.config.release.diagnostics
+    c = inputs.run.config.release.diagnostics
     if not c.scorer:
         raise GraError("no scorer is set", "gra merge RUN release.diagnostics.scorer=MODEL")
-    directory = model_directory(c.scorer, "", inputs.config.site.scratch)
+    directory = model_directory(c.scorer, "", inputs.run.config.site.scratch)
     mine = rows.head(c.scorer_rows)
     theirs = [p for p in few.head(len(mine)).pairs if p[1].strip()]
     scores = difficulty([*mine.pairs, *theirs], directory)

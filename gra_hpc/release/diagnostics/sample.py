@@ -46,7 +46,7 @@ class Texts:
 
 def released(inputs: Inputs, rows: int) -> Texts:
     """Rows of the release, with the embeddings that the merge stored."""
-    return _draw((r.dir.kept for r in inputs.rounds), rows, embedded=inputs.plan.embed is not None)
+    return _draw((r.dir.kept for r in inputs.rounds), rows, embedded=inputs.run.plan.embed is not None)
 
 
 def seeds(inputs: Inputs, rows: int) -> Texts:
@@ -90,7 +90,7 @@ def embed(inputs: Inputs, texts: Texts) -> None:
     Raises:
         GraError: the embedding worker failed.
     """
-    model = inputs.plan.embed
+    model = inputs.run.plan.embed
     if texts.vectors is not None or model is None or not len(texts):
         return
     store = Store(inputs.run.path / "seeds.embeddings", model.identity)

@@ -229,7 +229,7 @@ def choose(tables: Sequence[Table], limit: int = SAMPLED) -> list[Table]:
 
 def distributions(inputs: Inputs, tables: Sequence[Table]) -> Distributions:
     """Counts over the samples of some shards."""
-    out = Distributions(inputs.model_of, inputs.config.method.accept_mean)
+    out = Distributions(inputs.model_of, inputs.run.config.method.accept_mean)
     columns = ["status", "domain", "generator", "instruction", "response", "instruction_reviews", "reviews", "verdict"]
     for table in tables:
         for batch in read(table.samples, [*columns, "mean", "sd"], _BATCH):

@@ -1,0 +1,121 @@
+"""Planning a run: seeds are read, models found, everything digested, and the run's directory appears whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from gra_hpc import __version__
+from gra_hpc.config import presets
+from gra_hpc.config.frozen import differences
+from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.errors import FingerprintError, GraError, SeedError
+from gra_hpc.records import digest
+from gra_hpc.run import disk_space
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.pins import pin_embed, pin_models
+from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
+from gra_hpc.run.run import Run
+from gra_hpc.sources import benchmarks as benchmark_files
+from gra_hpc.storage import fsync_dir, fsync_file, room, to_json, write_atomic
+
+SEEDS_PER_SHARD_0 = 2000
+"""Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
+
+
+def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Plan], object] | None = None) -> Run:
+    """Plan a run: read the seeds, pin the models, digest it all, and write the run directory whole.
+
+    Planning again with the same settings changes nothing but what is allowed to change (placement, site, ...).
+
+    Args:
+        before_writing: called with the plan; if it raises, nothing is written.
+
+    Raises:
+        SeedError, EngineError, StorageError: what cannot be read or written.
+        FingerprintError: the directory holds a run with other settings.
+    """
+    from gra_hpc.sources import seeds as seed_module
+
+    run = RunDir(path.absolute())
+    if run.path.exists() and not run.plan_file.exists() and any(run.path.iterdir()):
+        raise GraError(f"{path}: exists and is not a run", "choose another directory")
+    seed_set = seed_module.load(config.seeds, scratch=config.site.scratch)
+    if not seed_set.seeds:
+        first = seed_set.rejects[0]  # there is one: a source without records is refused before
+        raise SeedError(
+            f"{config.seeds.path}: no usable record; {len(seed_set.rejects)} rejected, the first at"
+            f" {first.file} line {first.line}: {first.reason}: {first.detail}",
+            "check seeds.path and seeds.fields",
+        )
+    pins, embed = pin_models(config), pin_embed(config)
+    sources = config.merge.decontamination.sources
+    benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}
+    what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed, benchmarks)
+    undescribed = sum(not s.described for s in seed_set.seeds) if config.method.flow is not Flow.seeds else 0
+    plan = Plan(
+        fingerprint=digest(what),
+        frozen=what,
+        version=__version__,
+        created=time.time(),
+        shards=config.launch.shards or -(-len(seed_set.seeds) // config.launch.seeds_per_shard),
+        seeds=len(seed_set.seeds),
+        seed_rejects=len(seed_set.rejects),
+        undescribed=undescribed,
+        models=pins,
+        embed=embed,
+        benchmarks=benchmarks,
+    )
+    if run.plan_file.exists():
+        before = Plan.load(run)
+        before.verify(config, run)
+        if before.frozen != what:
+            raise FingerprintError(
+                f"{path}: planned with other seeds or models: {'; '.join(differences(before.frozen, what))}",
+                "give this plan another directory, or bring back what it was planned with",
+            )
+        if before_writing:
+            before_writing(config, plan)
+        write_atomic(run.config_file, presets.dump(config).encode())
+        return Run(run.path, config, before)
+    if plan.shards > plan.seeds:
+        raise GraError(
+            f"launch.shards={plan.shards}: more shards than seeds ({plan.seeds})", f"launch.shards={plan.seeds}"
+        )
+    if before_writing:
+        before_writing(config, plan)
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    disk_space.check(run.path, disk_space.needed(config, first_round(config, plan).candidates, plan.shards))
+    with room(run.path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.path.parent))
+        try:
+            draft = RunDir(temporary)
+            for d in (draft.logs, draft.submissions, draft.round(1).path):
+                d.mkdir(parents=True)
+            draft.config_file.write_text(presets.dump(config), encoding="utf-8")
+            seed_module.write_records(draft.seeds, seed_set.seeds)
+            seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
+            if undescribed:
+                draft.round(0).path.mkdir(parents=True)
+                RoundPlan(0, undescribed, min(plan.shards, -(-undescribed // SEEDS_PER_SHARD_0))).save(draft.round(0))
+            first_round(config, plan).save(draft.round(1))
+            draft.plan_file.write_bytes(to_json(asdict(plan)))
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    fsync_file(file)  # or a power loss could leave a run with an empty plan
+            if run.path.exists():
+                run.path.rmdir()
+            temporary.rename(run.path)
+            fsync_dir(run.path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return Run(run.path, config, plan)

@@ -1,0 +1,60 @@
+"""A run, opened at the door: its directory, settings and plan, read once, and handed down from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gra_hpc.config import presets
+from gra_hpc.config.settings import RunConfig
+from gra_hpc.run.directory import RunDir
+from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.storage import write_atomic
+
+
+@dataclass(frozen=True, eq=False)
+class Run(RunDir):
+    """A planned run. Commands, jobs and tasks open it once; nothing below them opens it again."""
+
+    config: RunConfig
+    plan: Plan
+
+    @classmethod
+    def open(cls, path: Path | str, overrides: Sequence[str] = ()) -> Run:
+        """A run to work on: its settings are those that were planned.
+
+        Args:
+            path: the run's directory.
+            overrides: `key=value` settings outside the fingerprint, for this process.
+
+        Raises:
+            GraError: not a run, or a damaged one.
+            FingerprintError: a frozen setting, the prompts or the code are not those of the plan, with the keys.
+        """
+        run = cls.to_look_at(path, overrides)
+        run.plan.verify(run.config, run)
+        return run
+
+    @classmethod
+    def to_look_at(cls, path: Path | str, overrides: Sequence[str] = ()) -> Run:
+        """A run that is only looked at or cleaned up: also one that was planned with other code.
+
+        Raises:
+            GraError: not a run, or a damaged one.
+        """
+        directory = RunDir.existing(path)
+        return cls(directory.path, presets.load(directory.config_file, overrides), Plan.load(directory))
+
+    @property
+    def rounds(self) -> list[int]:
+        """Numbers of its rounds; 0 only if there are seeds to describe."""
+        return [*([0] if self.plan.undescribed else []), *range(1, self.config.method.rounds + 1)]
+
+    def shards_of(self, number: int) -> int:
+        """Shards of a round."""
+        return RoundPlan.load(self.round(0)).shards if number == 0 else self.plan.shards
+
+    def save(self) -> None:
+        """Write its settings: those outside the fingerprint may have changed."""
+        write_atomic(self.config_file, presets.dump(self.config).encode())
