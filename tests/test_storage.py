@@ -193,3 +193,11 @@ def test_no_file_of_a_run_is_created_where_a_link_could_wait(tmp_path: Path, tin
         check=True,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "done", done.stdout
+
+
+def test_of_two_that_write_a_file_once_one_wins(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    assert write_once(path, b"one") and write_once(path, b"one")
+    assert not write_once(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]

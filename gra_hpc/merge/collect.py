@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc import storage
+from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
 from gra_hpc.run.directory import RunDir, ShardDir
@@ -178,7 +178,6 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     def need(ok: bool, what: str, kind: type[GraError] = ReleaseError) -> None:
         if not ok:
@@ -203,27 +202,21 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
     except OSError as e:
         raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
     need(digest == manifest.sha256, f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...")
-    try:
-        with pq.ParquetFile(table) as file:
-            need(file.metadata.num_rows == rows, f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}")
-            schema = file.schema_arrow.remove_metadata()
-            if not schema.equals(sample_schema()):
-                need(False, f"{table}: {_difference(schema)}")
-            groups, ids, scores = [], [], []
-            counts = dict.fromkeys((ACCEPTED, REJECTED, FAILED), 0)
-            seeds: list[pa.Array] = []
-            for g in range(file.num_row_groups):
-                t = file.read_row_group(g, columns=["id", "status", "score", "seed_id", "round"])
-                for status in counts:
-                    counts[status] += pc.sum(pc.equal(t["status"], status)).as_py() or 0
-                seeds.append(pc.unique(t["seed_id"]))
-                need(not len(t) or pc.all(pc.equal(t["round"], round_)).as_py(), f"{table}: rows of another round")
-                t = t.filter(pc.equal(t["status"], ACCEPTED))
-                groups.append(len(t))
-                ids.append(id_bytes(t["id"]))
-                scores.append(pc.fill_null(t["score"], -np.inf).to_numpy())
-    except (pa.ArrowException, OSError) as e:
-        raise ReleaseError(f"{table}: not a readable Parquet file ({str(e).splitlines()[0]})") from None
+    with parquet.open_table(table, schema=sample_schema()) as file:
+        need(file.metadata.num_rows == rows, f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}")
+        groups, ids, scores = [], [], []
+        counts = dict.fromkeys((ACCEPTED, REJECTED, FAILED), 0)
+        seeds: list[pa.Array] = []
+        for g in range(file.num_row_groups):
+            t = file.read_row_group(g, columns=["id", "status", "score", "seed_id", "round"])
+            for status in counts:
+                counts[status] += pc.sum(pc.equal(t["status"], status)).as_py() or 0
+            seeds.append(pc.unique(t["seed_id"]))
+            need(not len(t) or pc.all(pc.equal(t["round"], round_)).as_py(), f"{table}: rows of another round")
+            t = t.filter(pc.equal(t["status"], ACCEPTED))
+            groups.append(len(t))
+            ids.append(id_bytes(t["id"]))
+            scores.append(pc.fill_null(t["score"], -np.inf).to_numpy())
     need(sum(counts.values()) == rows, f"{table}: rows without a status of accepted, rejected or failed")
     try:
         ledger.check(str(where))
@@ -253,20 +246,6 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
             if f.name not in own and not _IN_SHARD.fullmatch(f.name)
         ],
     )
-
-
-def _difference(schema: Any) -> str:
-    """What a table's schema has that it should not, in one line."""
-    expected = sample_schema()
-    absent = [f.name for f in expected if f.name not in schema.names]
-    extra = [n for n in schema.names if n not in expected.names]
-    wrong = [
-        f"{f.name} is {schema.field(f.name).type}, expected {f.type}"
-        for f in expected
-        if f.name in schema.names and schema.field(f.name).type != f.type
-    ]
-    parts = [f"no column {n}" for n in absent] + [f"unknown column {n}" for n in extra] + wrong
-    return "not a table of samples: " + ("; ".join(parts[:4]) or "columns in another order")
 
 
 def id_bytes(column: Any) -> np.ndarray:

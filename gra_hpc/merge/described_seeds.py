@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gra_hpc import storage
+from gra_hpc import parquet, storage
 from gra_hpc.merge.collect import collect, ranges
 from gra_hpc.merge.round import existing
 from gra_hpc.records import ACCEPTED
@@ -75,9 +75,5 @@ def _build(run: Run, plan: Plan, expected: int, staging: Staging) -> Ledger:
 
 
 def _described(path: str) -> dict[str, dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    columns = ["seed_id", "status", "domain", "keywords", "summary"]
-    return {
-        row["seed_id"]: row for row in pq.read_table(path, columns=columns).to_pylist() if row["status"] == ACCEPTED
-    }
+    table = parquet.read_table(path, ["seed_id", "status", "domain", "keywords", "summary"])
+    return {row["seed_id"]: row for row in table.to_pylist() if row["status"] == ACCEPTED}

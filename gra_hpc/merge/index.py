@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import Part, Shard, id_bytes
+from gra_hpc.parquet import open_table
+from gra_hpc.records import ACCEPTED, record_schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,19 +129,10 @@ def pool_part(path: str) -> tuple[Part, np.ndarray]:
         ReleaseError: not a readable table of records.
     """
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from gra_hpc.records import record_schema
-
-    try:
-        with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.remove_metadata().equals(record_schema()):
-                raise ReleaseError(f"{path}: not a pool (columns {', '.join(file.schema_arrow.names)})")
-            groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
-            ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]
-    except (pa.ArrowException, OSError) as e:
-        raise ReleaseError(f"{path}: not a readable Parquet file ({str(e).splitlines()[0]})") from None
+    with open_table(path, schema=record_schema()) as file:
+        groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
+        ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]
     return Part(path, groups, accepted_only=False), np.concatenate(ids) if ids else np.empty(0, "S1")
 
 
@@ -155,13 +148,10 @@ def read(unit: Unit, columns: Sequence[str], batch: int = 4096) -> Iterator[tupl
         Row number of the batch's first row, and the columns by name (Arrow arrays).
     """
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from gra_hpc.records import ACCEPTED
 
     row = unit.start
     wanted = [*columns, "status"] if unit.part.accepted_only and "status" not in columns else list(columns)
-    with pq.ParquetFile(unit.part.path) as file:
+    with open_table(unit.part.path) as file:
         for b in file.iter_batches(batch, row_groups=list(unit.groups), columns=wanted, use_threads=False):
             if unit.part.accepted_only:
                 b = b.filter(pc.equal(b["status"], ACCEPTED))

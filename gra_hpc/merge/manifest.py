@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gra_hpc import storage
+from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge import tables
 from gra_hpc.merge.collect import Collected, ranges
@@ -56,6 +56,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             f" and {sum(counts.values())} dropped"
         )
     wanted = steps.run.config.method.target_accepted
+    seeds = parquet.table_rows(steps.run.seeds) if steps.run.seeds.is_file() else 0
     return {
         "version": VERSION,
         "fingerprint": steps.run.plan.fingerprint,
@@ -66,7 +67,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             "expected": shards.expected,
             "missing": shards.missing,
             "missing_ranges": ranges(shards.missing),
-            "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": _rows(steps.run.seeds)},
+            "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": seeds},
         },
         "survived": len(kept),
         "ledger": ledger.to_dict(),
@@ -102,9 +103,3 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
         ],
         "ignored": shards.foreign,
     }
-
-
-def _rows(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(path).num_rows) if path.is_file() else 0

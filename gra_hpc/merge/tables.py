@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gra_hpc.merge import index
 from gra_hpc.merge.index import Index, Unit
+from gra_hpc.parquet import open_table
 from gra_hpc.records import record_schema, sample_schema
 from gra_hpc.workers import Workers
 
@@ -220,10 +221,8 @@ def _gather(scratch: Path, bucket: int, hands: int) -> pa.Table:
 
 
 def _uncompressed(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    meta = pq.read_metadata(path)
-    return sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
+    with open_table(path) as file:
+        return sum(file.metadata.row_group(g).total_byte_size for g in range(file.num_row_groups))
 
 
 def as_records(samples: pa.Table) -> pa.Table:

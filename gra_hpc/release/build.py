@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from gra_hpc import storage
+from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
 from gra_hpc.release import manifest as manifests
@@ -171,7 +171,9 @@ class Builder:
 
         rounds = self.inputs.all_rounds
         ledgers = sum((r.ledger for r in rounds[1:]), rounds[0].ledger)
-        dropped = {r.number: np.sort(keys_of(_column(r.dir.dropped, "id"))) for r in self.inputs.rounds}
+        dropped = {
+            r.number: np.sort(keys_of(parquet.read_table(r.dir.dropped, ["id"])["id"])) for r in self.inputs.rounds
+        }
         counts = {
             "rejected": ledgers.rejected_total,
             "failed": ledgers.failed_total,
@@ -224,14 +226,11 @@ class Builder:
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def _write(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-        import pyarrow.parquet as pq
-
-        with pq.ParquetWriter(self.out / name, schema, compression="zstd", compression_level=3) as writer:
-            rows = 0
+        self.rows[name] = 0
+        with parquet.whole_table(self.out / name, schema, level=3) as writer:
             for table in tables:
                 writer.write_table(table, row_group_size=ROW_GROUP)
-                rows += len(table)
-        self.rows[name] = rows
+                self.rows[name] += len(table)
 
     def _check(self, splits: dict[str, dict[str, int]], rejects: dict[str, int]) -> None:
         """The books: every accepted sample was kept or dropped, every rejected or failed one is in rejects."""
@@ -279,11 +278,10 @@ class Size:
         Args:
             text_twice: count instruction and response twice, as `messages` repeats them.
         """
-        import pyarrow.parquet as pq
-
         disk = memory = 0
         for path in paths:
-            meta = pq.read_metadata(path)
+            with parquet.open_table(path) as file:
+                meta = file.metadata
             for g in range(meta.num_row_groups):
                 group = meta.row_group(g)
                 for c in range(group.num_columns):
@@ -339,9 +337,3 @@ def _why_schema() -> pa.Schema:
 
     kinds = {"similarity": pa.float64()}
     return pa.schema([(n, kinds.get(n, pa.string())) for n in ("id", *_REASONS)])
-
-
-def _column(path: Path, name: str) -> Any:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path, columns=[name])[name]

@@ -12,6 +12,7 @@ import yaml
 
 from gra_hpc.flows.gra.questions import DOMAIN_NAMES
 from gra_hpc.merge.semantic.semantic import approximate
+from gra_hpc.parquet import open_table
 from gra_hpc.release.schema import OUTCOMES
 from gra_hpc.run.ledger import Ledger
 
@@ -221,10 +222,8 @@ def clip(text: str, limit: int = SAMPLE_CHARS) -> str:
 
 def first_row(release: Path) -> dict[str, Any] | None:
     """The first row of the data."""
-    import pyarrow.parquet as pq
-
     for path in sorted(release.glob("data/train-*.parquet")):
-        with pq.ParquetFile(path) as file:
+        with open_table(path) as file:
             for batch in file.iter_batches(1):
                 return dict(batch.to_pylist()[0])
     return None

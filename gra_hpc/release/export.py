@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from gra_hpc import storage
+from gra_hpc import parquet, storage
 from gra_hpc.config.presets import nearest
 from gra_hpc.errors import ReleaseError
 from gra_hpc.release.manifest import NAME
@@ -85,18 +85,9 @@ def export_splits(release: Path, name: str, splits: list[str], form: str, target
 
 def rows(release: Path, split: str) -> Iterator[dict[str, Any]]:
     """Instruction and response of every row of a split, in its order."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for path in sorted(release.glob(f"data/{split}-*.parquet")):
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(4096, columns=["instruction", "response"]):
-                    yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as e:
-            raise ReleaseError(
-                f"{path}: not a readable table ({str(e).splitlines()[0]})", f"gra release verify {release}"
-            ) from None
+        for batch in parquet.read_batches(path, ["instruction", "response"], then=f"gra release verify {release}"):
+            yield from batch.to_pylist()
 
 
 def convert(row: dict[str, Any], form: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc import __version__, storage
+from gra_hpc import __version__, parquet, storage
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.errors import IncompleteError, ReleaseError
 from gra_hpc.records import digest
@@ -158,11 +158,6 @@ def read(path: Path, columns: list[str], rows: int = 4096) -> Iterator[pa.Table]
         ReleaseError: no such file, damaged, or another table.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(rows, columns=columns):
-                yield pa.Table.from_batches([batch])
-    except (pa.ArrowException, OSError) as e:
-        raise ReleaseError(f"{path}: not a readable table ({str(e).splitlines()[0]})") from None
+    for batch in parquet.read_batches(path, columns, rows):
+        yield pa.Table.from_batches([batch])

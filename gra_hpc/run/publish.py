@@ -11,12 +11,13 @@ from typing import Any
 
 from gra_hpc import __version__
 from gra_hpc.errors import ReleaseError
+from gra_hpc.parquet import table_rows, whole_table
 from gra_hpc.records import Call, Sample, call_schema, sample_schema
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import FORMAT, ShardManifest
-from gra_hpc.storage import room, sealed, sha256, whole_file, write_once
+from gra_hpc.storage import room, sealed, sha256, write_once
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +84,7 @@ def publish(
 
 def table_entry(file: Path) -> dict[str, Any]:
     """Name, rows, bytes and digest of a Parquet file, for a manifest."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_metadata(file).num_rows
-    return {"file": file.name, "rows": rows, "bytes": file.stat().st_size, "sha256": sha256(file)}
+    return {"file": file.name, "rows": table_rows(file), "bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def sweep(shard: ShardDir) -> None:
@@ -129,9 +127,8 @@ def _history(attempt: AttemptDir) -> dict[str, Any]:
 
 def _write_table(path: Path, rows: Iterable[dict[str, Any]], schema: Any) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with whole_table(path, schema) as writer:
         batch: list[dict[str, Any]] = []
         for row in rows:
             batch.append(row)

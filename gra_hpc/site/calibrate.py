@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.errors import ConfigError, IncompleteError
+from gra_hpc.parquet import read_table
 from gra_hpc.run import planning
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan
@@ -126,14 +127,13 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
 def _tables(shards: list[tuple[Path, dict[str, Any]]]) -> tuple[pa.Table, pa.Table]:
     """Calls and samples of the shards."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     calls = [
-        pq.read_table(d / m["calls"]["file"], columns=["key", "model", "prompt_tokens", "completion_tokens", "seconds"])
+        read_table(d / m["calls"]["file"], ["key", "model", "prompt_tokens", "completion_tokens", "seconds"])
         for d, m in shards
     ]
     samples = [
-        pq.read_table(d / m["samples"]["file"], columns=["status", "stage", "instruction_reviews", "mean", "verdict"])
+        read_table(d / m["samples"]["file"], ["status", "stage", "instruction_reviews", "mean", "verdict"])
         for d, m in shards
     ]
     return pa.concat_tables(calls), pa.concat_tables(samples)

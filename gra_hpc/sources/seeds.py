@@ -37,12 +37,13 @@ from pathlib import Path
 import orjson
 
 from gra_hpc.config.settings import SeedsConfig
-from gra_hpc.errors import ReleaseError, SeedError
+from gra_hpc.errors import SeedError
+from gra_hpc.parquet import open_table, whole_table
 from gra_hpc.records import CONTROL_TOKENS, DOMAINS, Record, digest, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
 from gra_hpc.sources.rows import ENCODING, Row, Source
-from gra_hpc.storage import whole_file, write_atomic
+from gra_hpc.storage import write_atomic
 
 OVERSIZED, CONTROL_TOKEN, DUPLICATE = "oversized", "control_token", "duplicate"
 
@@ -219,10 +220,9 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
         Rows written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     schema, rows, left = record_schema(), 0, iter(records)
-    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with whole_table(path, schema) as writer:
         while batch := list(islice(left, BATCH)):
             columns = [pa.array([getattr(r, f.name) for r in batch], f.type) for f in schema]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
@@ -236,17 +236,8 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         ReleaseError: no such file, damaged, or another table.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = record_schema().names
-    try:
-        with pq.ParquetFile(path) as table:
-            if absent := [n for n in names if n not in table.schema_arrow.names]:
-                raise ValueError(f"no column {absent[0]}")
-            for batch in table.iter_batches(BATCH, columns=names):
-                for row in batch.to_pylist():
-                    row["keywords"] = tuple(row["keywords"] or ())
-                    yield Record(**row)
-    except (pa.ArrowException, OSError, ValueError, TypeError) as e:
-        raise ReleaseError(f"{path}: not a table of records ({excerpt(e, 200)})") from None
+    with open_table(path, schema=record_schema()) as table:
+        for batch in table.iter_batches(BATCH):
+            for row in batch.to_pylist():
+                row["keywords"] = tuple(row["keywords"] or ())
+                yield Record(**row)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ReleaseError, SeedError
+from gra_hpc.parquet import read_batches
 from gra_hpc.sources.layouts import ASSISTANT, USER, Layout, Refused, one_message
 from gra_hpc.sources.rows import Source
 from gra_hpc.storage import checked, read_json
@@ -85,8 +86,6 @@ def release_of(path: str) -> Path | None:
 
 
 def _release(release: Path, split: str, min_score: float, last_round: int) -> Examples:
-    import pyarrow.parquet as pq
-
     manifest = read_json(release / "manifest.json")
     out = Examples(source=f"{release} ({manifest.get('fingerprint', '')})")
     then = f"gra release verify {release}"
@@ -97,16 +96,15 @@ def _release(release: Path, split: str, min_score: float, last_round: int) -> Ex
         recorded = manifest["files"].get(f"data/{file.name}")
         if recorded is None:
             raise ReleaseError(f"{file}: not in the release's manifest", then)
-        with pq.ParquetFile(checked(file, recorded, then)) as table:
-            for batch in table.iter_batches(4096, columns=["messages", "score", "round"]):
-                for row in batch.to_pylist():
-                    out.read += 1
-                    if row["score"] is not None and row["score"] < min_score:
-                        out.refused["below data.min_score"] += 1
-                    elif last_round and row["round"] > last_round:
-                        out.refused["after data.last_round"] += 1
-                    else:
-                        out.conversations.append(row["messages"])
+        for batch in read_batches(checked(file, recorded, then), ["messages", "score", "round"], then=then):
+            for row in batch.to_pylist():
+                out.read += 1
+                if row["score"] is not None and row["score"] < min_score:
+                    out.refused["below data.min_score"] += 1
+                elif last_round and row["round"] > last_round:
+                    out.refused["after data.last_round"] += 1
+                else:
+                    out.conversations.append(row["messages"])
     return out
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra_hpc.errors import GraError, ReleaseError
-from gra_hpc.records import ACCEPTED, CRITERIA, FAILED, INSTRUCTION_CRITERIA, REJECTED
+from gra_hpc.errors import GraError
+from gra_hpc.parquet import read_table
+from gra_hpc.records import ACCEPTED, CRITERIA, FAILED, INSTRUCTION_CRITERIA, REJECTED, call_schema, sample_schema
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.shard_manifest import ShardManifest
 
@@ -35,7 +36,7 @@ def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tupl
             continue
         directory = run.round(number).shard(shard)
         samples = ShardManifest.load(directory).samples_table(directory)
-        for row in table(samples, without="embedding").to_pylist():
+        for row in table(samples, sample_schema()).to_pylist():
             if wanted:
                 if row["id"] == wanted:
                     return row, *_tables(directory)
@@ -60,26 +61,14 @@ def _tables(shard: ShardDir) -> tuple[Path, Path]:
     return manifest.samples_table(shard), manifest.calls_table(shard)
 
 
-def table(path: Path, without: str = "") -> pa.Table:
-    """A table of a shard.
-
-    Args:
-        without: a column to leave out.
+def table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A table of a shard, without its embeddings.
 
     Raises:
         ReleaseError: it cannot be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n != without])
-    except (pa.ArrowException, OSError) as e:
-        run = path.parents[4]
-        raise ReleaseError(
-            f"{path}: not a readable table ({str(e).splitlines()[0]})",
-            f"move {path.parent / 'manifest.json'} away, then gra resume {run}",
-        ) from None
+    then = f"move {path.parent / 'manifest.json'} away, then gra resume {path.parents[4]}"
+    return read_table(path, [n for n in schema.names if n != "embedding"], then)
 
 
 def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
@@ -108,7 +97,7 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
         yield f"verdict of {row['verdict']['member']}: {_scores(row['verdict'], CRITERIA)}  {row['verdict']['comment']}"
     if row["raw"]:
         yield from _block("unusable answer", row["raw"])
-    asked = table(calls)
+    asked = table(calls, call_schema())
     mine = asked.filter(pc.starts_with(asked["key"], row["id"])).sort_by("at").to_pylist()
     yield f"calls ({len(mine)}):"
     for c in mine:

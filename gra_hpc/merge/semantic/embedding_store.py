@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gra_hpc import storage
+from gra_hpc import parquet, storage
+from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import id_bytes
 from gra_hpc.merge.semantic.embedding_column import column, matrix
 from gra_hpc.owner import Sightings
@@ -99,18 +100,15 @@ class Store:
 
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Ids and embeddings of all parts; one that cannot be read, or has changed, is left out and computed again."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         for _, digest, path in self._parts():
             try:
                 if not storage.sha256(path).startswith(digest):
                     log.warning("%s: changed since it was written; computed again", path)
                     continue
-                with pq.ParquetFile(path) as file:
+                with parquet.open_table(path) as file:
                     if (file.schema_arrow.metadata or {}).get(b"model") != self._model.encode():
                         continue
                     for batch in file.iter_batches(_ROWS, columns=["id", "embedding"]):
                         yield id_bytes(batch["id"]), matrix(batch["embedding"])[1]
-            except (OSError, pa.ArrowException) as e:
-                log.warning("%s: not readable (%s); computed again", path, str(e).splitlines()[0])
+            except ReleaseError as e:
+                log.warning("%s; computed again", e.what)

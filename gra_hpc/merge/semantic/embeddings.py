@@ -19,6 +19,7 @@ from gra_hpc.merge.index import Index
 from gra_hpc.merge.semantic.embedding_column import matrix
 from gra_hpc.merge.semantic.embedding_store import Store
 from gra_hpc.models import embedder
+from gra_hpc.parquet import read_batches
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.pins import ModelPin
 
@@ -48,7 +49,6 @@ def assemble(
         float16 [ranks, d] (a file mapped into memory), and how many were computed here.
     """
     import numpy as np
-    import pyarrow.parquet as pq
 
     place = np.full(len(ix), -1, np.int64)
     place[ix.row[ranks]] = np.arange(len(ranks))
@@ -93,11 +93,10 @@ def assemble(
     for earlier in range(1, round_):
         path = run.round(earlier).kept
         if path.is_file():
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(16_384, columns=["id", "embedding"]):
-                    there, vectors = matrix(batch["embedding"])
-                    if len(there):
-                        put_by_id(id_bytes(batch["id"])[there], vectors, str(path))
+            for batch in read_batches(path, ["id", "embedding"], 16_384):
+                there, vectors = matrix(batch["embedding"])
+                if len(there):
+                    put_by_id(id_bytes(batch["id"])[there], vectors, str(path))
     computed = 0
     if not have.all():
         rows = ix.row[ranks]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, digest
 from gra_hpc.release.inputs import Inputs, Table, read
 from gra_hpc.release.report.agreement import Coincidences
@@ -309,9 +310,8 @@ def time_line(tables: Sequence[Table]) -> TimeLine:
 
 def _bounds(table: Table) -> tuple[float, float] | None:
     """First and last answer of a shard, from its calls table's statistics."""
-    import pyarrow.parquet as pq
-
-    meta = pq.read_metadata(table.calls)
+    with open_table(table.calls) as file:
+        meta = file.metadata
     place = meta.schema.names.index("at")
     found = [meta.row_group(g).column(place).statistics for g in range(meta.num_row_groups)]
     known = [s for s in found if s is not None and s.has_min_max]

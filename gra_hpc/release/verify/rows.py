@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gra_hpc.errors import ReleaseError
+from gra_hpc.parquet import open_table
 from gra_hpc.release.schema import OUTCOMES, REASONS, chat, data_schema, models_of, rejects_schema
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.verify import counts
@@ -93,16 +95,13 @@ class Rows:
     def read(self, path: Path, name: str) -> list[str]:
         """Check one table; the first of each kind of problem."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         folder = name.split("/", 1)[0]
         columns, schema = _COLUMNS[folder], data_schema() if folder == "data" else rejects_schema()
         problems: dict[str, None] = {}
         self.whole, whole = False, self.whole
         try:
-            with pq.ParquetFile(path) as file:
-                if not file.schema_arrow.equals(schema):
-                    return [f"{name}: other columns than a release of this format has"]
+            with open_table(path, schema=schema) as file:
                 if file.metadata.num_rows != self.manifest["files"][name].get("rows"):
                     problems[f"{file.metadata.num_rows} rows, the manifest says otherwise"] = None
                 self.rows[self.part] += file.metadata.num_rows
@@ -113,8 +112,8 @@ class Rows:
                         return [f"{name}: rows without {', '.join(empty)}"]
                     problems |= dict.fromkeys(self._shared(table))
                     problems |= dict.fromkeys(self._data(table) if folder == "data" else self._reject(table))
-        except (pa.ArrowException, OSError) as e:
-            return [f"{name}: not a readable Parquet file ({str(e).splitlines()[0]})"]
+        except ReleaseError as e:
+            return [e.what.replace(str(path), name)]
         self.whole = whole
         return [f"{name}: {p}" for p in problems]
 

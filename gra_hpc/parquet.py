@@ -1,0 +1,106 @@
+"""Parquet tables: one writer, of tables that are there whole or not at all, and one reader, with one clear error.
+
+pyarrow is imported where it is used: commands that look at a run's JSON alone stay light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gra_hpc.errors import ReleaseError
+from gra_hpc.storage import whole_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
+@contextmanager
+def whole_table(path: Path, schema: pa.Schema, level: int | None = None) -> Iterator[pq.ParquetWriter]:
+    """A Parquet table, written as `whole_file` does: batch by batch, there at the end, or not at all.
+
+    Args:
+        level: of the compression (zstd); none: its default.
+    """
+    import pyarrow.parquet as pq
+
+    with (
+        whole_file(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", compression_level=level) as writer,
+    ):
+        yield writer
+
+
+@contextmanager
+def open_table(
+    path: Path | str, columns: Sequence[str] = (), schema: pa.Schema | None = None, then: str = ""
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet table, open for reading. What is wrong with it, also while it is read, is one clear line.
+
+    Args:
+        columns: some that it must have.
+        schema: all that it must have, with their types; none: it may have any.
+        then: what to do about one that is not as expected.
+
+    Raises:
+        ReleaseError: no such file, damaged, or other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            found = file.schema_arrow.remove_metadata()
+            if schema is not None and not found.equals(schema):
+                raise ReleaseError(f"{path}: other columns than expected: {_difference(found, schema)}", then)
+            if absent := [c for c in columns if c not in found.names]:
+                raise ReleaseError(f"{path}: no column {absent[0]}", then)
+            yield file
+    except (pa.ArrowException, OSError) as e:
+        raise ReleaseError(f"{path}: not a readable table ({str(e).partition(chr(10))[0]})", then) from None
+
+
+def _difference(found: pa.Schema, expected: pa.Schema) -> str:
+    absent = [f"no column {n}" for n in expected.names if n not in found.names]
+    extra = [f"unknown column {n}" for n in found.names if n not in expected.names]
+    wrong = [
+        f"{f.name} is {found.field(f.name).type}, expected {f.type}"
+        for f in expected
+        if f.name in found.names and found.field(f.name).type != f.type
+    ]
+    return "; ".join([*absent, *extra, *wrong][:4]) or "another order"
+
+
+def read_batches(
+    path: Path | str, columns: Sequence[str], rows: int = 4096, then: str = ""
+) -> Iterator[pa.RecordBatch]:
+    """Some columns of a Parquet table, so many rows in memory at a time.
+
+    Raises:
+        ReleaseError: as `open_table`.
+    """
+    with open_table(path, columns, then=then) as file:
+        yield from file.iter_batches(rows, columns=list(columns))
+
+
+def read_table(path: Path | str, columns: Sequence[str], then: str = "") -> pa.Table:
+    """Some columns of a Parquet table, all rows at once.
+
+    Raises:
+        ReleaseError: as `open_table`.
+    """
+    with open_table(path, columns, then=then) as file:
+        return file.read(list(columns))
+
+
+def table_rows(path: Path | str) -> int:
+    """Rows of a Parquet table.
+
+    Raises:
+        ReleaseError: as `open_table`.
+    """
+    with open_table(path) as file:
+        return int(file.metadata.num_rows)
