@@ -18,9 +18,9 @@ import yaml
 from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineConfig, ModelConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
-from gra_hpc.engines.leftovers import claim_cache, own_directory
+from gra_hpc.engines.leftovers import claim_cache, private_directory
 from gra_hpc.engines.node import Node
-from gra_hpc.errors import ConfigError, EngineError
+from gra_hpc.errors import ConfigError
 from gra_hpc.flows.calls import Request, Sampling
 from gra_hpc.launch.arrays import sbatch_text
 from gra_hpc.placement.placement import EnginePlace, Placement
@@ -74,7 +74,7 @@ def preset(tmp_path: Path, tiny_llama: Path) -> Path:
 @pytest.fixture
 def open_dir(short_dir: Path) -> Iterator[Path]:
     """A short directory that everybody may enter, as /tmp and node-local disks are."""
-    short_dir.chmod(0o777)
+    short_dir.chmod(0o1777)
     yield short_dir
 
 
@@ -139,16 +139,45 @@ def _listening_tcp() -> dict[str, list[int]]:
 
 
 @other_user
-def test_another_user_cannot_lay_traps(open_dir: Path) -> None:
-    """Directories of foreseeable names hold code and weights that are loaded later: a foreign one is refused."""
-    cache = open_dir / "gra-cache-0"
-    assert as_other("mkdir", cache).returncode == 0
-    with pytest.raises(EngineError, match="not a directory of yours alone"):
-        claim_cache(open_dir, "m")
-    shutil.rmtree(cache)
-    assert as_other("ln", "-s", "/", cache).returncode == 0
-    with pytest.raises(EngineError, match="not a directory of yours alone"):
-        own_directory(cache)
+@pytest.mark.parametrize(
+    "trap", [("mkdir",), ("mkdir", "-m", "777"), ("touch",), ("ln", "-s", "/"), ("ln", "-s", "/nowhere"), ("mkfifo",)]
+)
+def test_another_user_cannot_lay_traps(open_dir: Path, trap: tuple[str, ...]) -> None:
+    """Directories of foreseeable names hold code and weights that are loaded later. Where somebody else has the name,
+    another one is used, and found again."""
+    cache = open_dir / f"gra-cache-{os.getuid()}"
+    assert as_other(*trap, cache).returncode == 0
+    first, lock = claim_cache(open_dir, "m")
+    home = first.parent
+    assert home != cache and home.parent == open_dir
+    assert home.stat().st_uid == os.getuid() and home.stat().st_mode & 0o777 == 0o700
+    os.close(lock)
+    # names of that form that are not ours are passed over too
+    assert as_other("mkdir", f"{cache}-00000000").returncode == 0
+    assert as_other("ln", "-s", home, f"{cache}-00000001").returncode == 0
+    second, lock = claim_cache(open_dir, "m")
+    os.close(lock)
+    assert second == first
+
+
+@other_user
+@pytest.mark.parametrize("whose", ["theirs", "everybody's"])
+def test_a_directory_in_other_hands_is_no_place_for_ours(open_dir: Path, whose: str) -> None:
+    """Others could put their sockets and caches in the place of ours: /tmp is used."""
+    theirs = open_dir / "root"
+    if whose == "theirs":
+        assert as_other("mkdir", "-m", "1777", theirs).returncode == 0
+    else:
+        theirs.mkdir()
+        theirs.chmod(0o777)
+    private = private_directory(theirs)
+    assert private.parent == Path("/tmp")
+    shutil.rmtree(private)
+    path, lock = claim_cache(theirs, "security-test")
+    os.close(lock)
+    assert path.parent.parent == Path("/tmp")
+    shutil.rmtree(path)
+    assert not list(theirs.iterdir())
 
 
 @other_user

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
+from gra_hpc.permissions import in_other_hands
 from gra_hpc.run import disk_space
 from gra_hpc.run.engines import local_directory
 from gra_hpc.storage import LOCAL_TYPES, file_system, new_file
@@ -119,7 +120,12 @@ def local(site: SiteConfig) -> Iterable[Finding]:
         )
         return
     kind = file_system(directory)
-    if kind and kind not in LOCAL_TYPES:
+    if in_other_hands(directory):
+        yield warning(
+            f"node-local directory {directory}: others could put theirs in the place of ours; /tmp is used instead",
+            "site.local_dir=a directory of yours, or one with a sticky bit",
+        )
+    elif kind and kind not in LOCAL_TYPES:
         yield warning(f"node-local directory {directory} is on {kind}", "site.local_dir=a disk of the node itself")
     else:
         yield ok(f"node-local directory {directory} ({kind})")

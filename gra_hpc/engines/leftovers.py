@@ -7,6 +7,8 @@ by their session, shared memory by its name and inode, files.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -22,6 +24,7 @@ from typing import Any
 from gra_hpc.engines import guard
 from gra_hpc.errors import EngineError
 from gra_hpc.owner import Owner, Sightings
+from gra_hpc.permissions import in_other_hands, ours_alone
 from gra_hpc.storage import LOCAL_TYPES, file_system
 
 log = logging.getLogger(__name__)
@@ -41,7 +44,8 @@ _TOKEN = re.compile(r"[0-9a-f]{8}")
 def private_directory(base: Path) -> Path:
     """A new directory for one owner's sockets, temporary files and guard states, readable by this user only.
 
-    `base` is used unless paths below it would be too long for a Unix socket, or it cannot hold sockets; then /tmp.
+    `base` is used unless paths below it would be too long for a Unix socket, it cannot hold sockets, or it is in other
+    hands; then /tmp.
 
     Raises:
         EngineError: when neither can be written.
@@ -54,6 +58,9 @@ def private_directory(base: Path) -> Path:
             continue
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            if in_other_hands(parent):
+                causes.append(f"{parent}: others could put a directory in the place of ours")
+                continue
             path.mkdir(mode=0o700)
             (path / "owner.json").write_text(json.dumps(Owner.me().to_dict()), encoding="utf-8")
         except OSError as e:
@@ -152,23 +159,39 @@ def _end(path: Path, swept: Swept) -> None:
         swept.processes += end_session(state, grace=12.0 if guarded else 0.0)
 
 
-def own_directory(path: Path) -> Path:
-    """A directory of a foreseeable name where others may write, like /tmp: made, or checked to be ours alone.
+def own_directory(base: Path, name: str) -> Path:
+    """A directory of a foreseeable name where others may write, like /tmp: this user's alone.
 
-    What lies in it is loaded as code or as weights later: another user must not have made it first.
+    What lies in it is loaded as code or as weights later. Where somebody else has taken the name (or left ours open to
+    others), there is another one, which the next shard finds again.
 
     Raises:
-        EngineError: it belongs to another user, is a link, or is writable by others.
+        OSError: `base` cannot be written, or is in other hands.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise EngineError(
-            f"{path}: is not a directory of yours alone (mode {status.st_mode & 0o777:o}, owner {status.st_uid})",
-            "set site.local_dir=DIR, or remove it if it is yours",
-        )
-    path.chmod(0o700)
-    return path
+    base.mkdir(parents=True, exist_ok=True)
+    if in_other_hands(base):
+        raise PermissionError(errno.EPERM, "others could put a directory in the place of ours", str(base))
+    home = base / name
+    with contextlib.suppress(FileExistsError):
+        home.mkdir(mode=0o700)
+    if not ours_alone(home):
+        taken, others = home, _others(base, name)
+        if not others:
+            made = base / f"{name}-{secrets.token_hex(4)}"
+            made.mkdir(mode=0o700)
+            others = _others(base, name)  # two shards at once agree on the first
+            if others[0] != made:
+                with contextlib.suppress(OSError):
+                    made.rmdir()
+        home = others[0]
+        log.warning("%s is not a directory of yours alone; using %s", taken, home)
+    home.chmod(0o700)
+    return home
+
+
+def _others(base: Path, name: str) -> list[Path]:
+    """Directories that took the place of a taken name before."""
+    return sorted(p for p in base.glob(f"{name}-*") if _TOKEN.fullmatch(p.name[len(name) + 1 :]) and ours_alone(p))
 
 
 def claim_cache(base: Path, name: str) -> tuple[Path, int]:
@@ -178,11 +201,18 @@ def claim_cache(base: Path, name: str) -> tuple[Path, int]:
     the kernel drops when its owner dies. What vLLM looks up about a model's class (12 s of a start on a CPU) is the
     same for all of a node, and written whole: the first engine of an architecture leaves it to the others.
 
+    Args:
+        base: node-local directory; where it cannot be used, /tmp is.
+
     Returns:
         The directory, and the lock's file descriptor (close it to give the cache back).
     """
-    home = own_directory(base / f"gra-cache-{os.getuid()}")
-    classes = own_directory(home / "modelinfos")
+    try:
+        home = own_directory(base, f"gra-cache-{os.getuid()}")
+    except OSError as e:
+        log.warning("no caches in %s (%s); using /tmp", base, e.strerror)
+        home = own_directory(Path("/tmp"), f"gra-cache-{os.getuid()}")
+    classes = own_directory(home, "modelinfos")
     if file_system(home) not in LOCAL_TYPES:  # file locks may reach no further than this node
         name = f"{name}-{os.uname().nodename}"
     for slot in range(64):

@@ -114,7 +114,7 @@ def local_copy(directory: Path, model: ModelConfig, wanted: str, base: Path, bud
         OSError: the disk refuses.
     """
     began = time.monotonic()
-    home = own_directory(base / f"gra-weights-{os.getuid()}")
+    home = own_directory(base, f"gra-weights-{os.getuid()}")
     if (kind := file_system(home)) not in LOCAL_TYPES:
         raise EngineError(
             f"{base} is on {kind}: its file locks may not reach other nodes, which would remove a copy in use",

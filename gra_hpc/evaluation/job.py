@@ -30,6 +30,7 @@ from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_array, 
 from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_work
 from gra_hpc.launch.tasks import await_kill, requeue, start_logging
 from gra_hpc.models import hub
+from gra_hpc.permissions import in_other_hands
 from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.run.engines import local_directory
 from gra_hpc.signals import Signals
@@ -184,7 +185,7 @@ def run_worker(out: EvaluateDir, name: str, config: EvaluateConfig, signals: Sig
     It runs under an engine's guard: however this process ends, none of the benchmark's (vLLM starts several) is left.
     """
     place = local_directory(config.site)
-    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=place if place.is_dir() else None))
+    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=None if in_other_hands(place) else place))
     command = [sys.executable, "-I", "-S", guard.__file__, "--grace", "5"]
     command += ["--state", str(private / "guard.state"), "--private", str(private)]
     if not config.site.gpus_per_node:

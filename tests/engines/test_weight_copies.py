@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -179,15 +180,21 @@ def test_what_cannot_be_copied_is_used_where_it_lies(tmp_path: Path, caplog: pyt
         pass
 
 
-def test_a_foreign_directory_is_not_trusted(tmp_path: Path) -> None:
+def test_a_directory_in_other_hands_is_not_trusted(tmp_path: Path) -> None:
+    """The copy lies beside it, under a name that the next task finds again."""
     entry, wanted = model(tmp_path / "m")
     home = tmp_path / "node" / f"gra-weights-{os.getuid()}"
     home.mkdir(parents=True)
+    (home / wanted).mkdir()
+    (home / wanted / "config.json").write_text("planted")
     home.chmod(0o775)
-    with pytest.raises(EngineError, match="not a directory of yours alone"):
-        local_copy(tmp_path / "m", entry, wanted, tmp_path / "node")
-    home.rmdir()
+    copy = local_copy(tmp_path / "m", entry, wanted, tmp_path / "node")
+    assert copy.made and copy.directory.parent != home and copy.directory.parent.stat().st_mode & 0o777 == 0o700
+    copy.release()
+    shutil.rmtree(home)
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     home.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EngineError, match="not a directory of yours alone"):
-        local_copy(tmp_path / "m", entry, wanted, tmp_path / "node")
+    again = local_copy(tmp_path / "m", entry, wanted, tmp_path / "node")
+    assert not again.made and again.directory == copy.directory
+    assert not list((tmp_path / "elsewhere").iterdir())
+    again.release()
