@@ -43,7 +43,7 @@ class Record:
     instruction: str
     response: str
     domain: str = ""
-    """One of `DOMAINS`; empty before stage 0."""
+    """One of `DOMAINS`; empty before round 0."""
     keywords: tuple[str, ...] = ()
     summary: str = ""
     score: float | None = None
@@ -57,7 +57,7 @@ class Record:
 
     @property
     def described(self) -> bool:
-        """Whether stage 0 has nothing left to add."""
+        """Whether round 0 has nothing left to add."""
         return bool(self.domain and self.keywords and self.summary)
 
 

@@ -151,6 +151,15 @@ def test_links_lead_somewhere() -> None:
             assert anchor in slugs, f"{page.name}: {name}#{anchor} (there are {sorted(slugs)})"
 
 
+def test_modules_that_texts_name_are_there() -> None:
+    """On the pages and in the code's own texts."""
+    files = [f for d in ("gra_hpc", "tools", "tests") for f in (ROOT / d).rglob("*.py")]
+    known = {f.name for f in files}
+    for text in (*PAGES, *files):
+        for name in re.findall(r"`(?:[\w./]+/)?(\w+\.py)`", text.read_text(encoding="utf-8")):
+            assert name in known, f"{text}: `{name}`"
+
+
 def test_messages_of_the_failure_catalogue_exist() -> None:
     """Each is in the source; those that Slurm and others say are named here."""
     theirs = (

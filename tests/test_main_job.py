@@ -90,7 +90,7 @@ def test_seeds_to_release_with_real_models(
 ) -> None:
     """Models and a benchmark are staged, then there is no network (where that can be had): weights go from the cache to
     the node. The engine is killed in the middle, starts again and is asked again. With a seed that is not described,
-    stage 0 is a job before, with an engine of its own."""
+    round 0 is a job before, with an engine of its own."""
     mark = uuid.uuid4().hex
     run = RunDir(tmp_path / "run")
     words = [

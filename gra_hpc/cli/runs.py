@@ -49,7 +49,7 @@ def submit(run: RunPath) -> None:
     from gra_hpc.run.run import Run
     from gra_hpc.views.status_table import progress
 
-    do_submit(Run.open(run), again=False, progress=progress)
+    do_submit(Run.open(run), resume=False, progress=progress)
 
 
 @app.command()
@@ -100,7 +100,7 @@ def resume(run: RunPath, overrides: Overrides = None) -> None:
     made = Run.open(run, overrides or [])
     if overrides:
         made.save()
-    do_submit(made, again=True, progress=progress)
+    do_submit(made, resume=True, progress=progress)
 
 
 @app.command()

@@ -75,13 +75,13 @@ def doctor(
         if not json:
             print(f"           ... {text}", flush=True)
 
-    found, place = [], ""
+    found, heading = [], ""
     for where, finding in examination(config, directory.absolute(), job, here, wait, say):
         found.append({"where": where, **asdict(finding)})
         if not json:
-            if where != place:
+            if where != heading:
                 print(where)
-                place = where
+                heading = where
             print(f"  {finding}", flush=True)
     failures = sum(f["level"] == FAILURE for f in found)
     if json:
@@ -116,10 +116,10 @@ def stage(
     ids = [w for w in words or [] if "=" not in w]
     if preset or not ids:
         config = presets.compose(preset or "demo", overrides, site)
-        place = config.site
+        cluster = config.site
     else:
-        config, place = None, presets.site(site, expand=True) if site else SiteConfig()
-    done = staging.run(config, ids, place.scratch, place.proxy, lambda text: print(text, flush=True), again)
+        config, cluster = None, presets.site(site, expand=True) if site else SiteConfig()
+    done = staging.run(config, ids, cluster.scratch, cluster.proxy, lambda text: print(text, flush=True), again)
     if not done:
         print("nothing to fetch: all models and data are files here")
     if config is not None:
@@ -146,12 +146,12 @@ def calibrate(
         made = Run.to_look_at(run)
     else:
         made = calibration.plan_small(run, compose(preset, overrides or [], site))
-        submit(made, again=False, progress=progress)
+        submit(made, resume=False, progress=progress)
     if not calibration.measurable(made):
         print(f"when it is done: gra calibrate {run}{f' --site {site}' if site else ''}")
         return
     found = calibration.measure(made)
     for line in calibration.describe(found):
         print(line)
-    file = calibration.save(found, to or calibration.beside(site or found["from"]["site"]))
+    file = calibration.save(found, to or calibration.file_of(site or found["from"]["site"]))
     print(f"saved in {file}")

@@ -92,7 +92,7 @@ class SamplingConfig:
 
 @dataclass
 class ModelConfig:
-    """One model of the pool, and how its engine is started."""
+    """One model, and how its engine is started."""
 
     path: str = setting(MISSING, needed="a Hub id or a directory")
     """Hub id (`org/name`) or a local directory with config.json and safetensors."""
@@ -361,7 +361,7 @@ class RunConfig:
     seeds: SeedsConfig = setting(SeedsConfig)
     """The seed dataset."""
     models: dict[str, ModelConfig] = setting({})
-    """The pool's models, by name; those without a seat on the committee are left out."""
+    """The models, by name; those without a seat on the committee are left out."""
     committee: dict[str, MemberConfig] = setting({})
     """The committee's members, by name. Empty: every model is a member under its own name."""
     method: MethodConfig = setting(MethodConfig)

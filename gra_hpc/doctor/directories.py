@@ -57,7 +57,7 @@ def shared(directory: Path, slurm: bool) -> Iterable[Finding]:
         yield ok(f"{where}: writable, renames replace, links are exclusive")
     if took > SLOW_S * 10:
         yield warning(f"{where}: ten small files took {took:.1f} s", "metadata is slow now: prefer few large shards")
-    yield from room(directory)
+    yield from space_left(directory)
 
 
 def _promises(probe: Path) -> None:
@@ -91,7 +91,7 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(f.fileno())
 
 
-def room(directory: Path, least_gb: float = LEAST_GB, good_gb: float = ROOM_GB) -> Iterable[Finding]:
+def space_left(directory: Path, least_gb: float = LEAST_GB, good_gb: float = ROOM_GB) -> Iterable[Finding]:
     """Free bytes and inodes, as the file system and the quota commands tell."""
     left = disk_space.free(directory)
     free = left.bytes / 1e9
@@ -129,7 +129,7 @@ def local(site: SiteConfig) -> Iterable[Finding]:
         yield warning(f"node-local directory {directory} is on {kind}", "site.local_dir=a disk of the node itself")
     else:
         yield ok(f"node-local directory {directory} ({kind})")
-    yield from room(directory, 0.5, 5.0)
+    yield from space_left(directory, 0.5, 5.0)
 
 
 def clock(directory: Path) -> Iterable[Finding]:

@@ -131,7 +131,7 @@ def vllm_import(config: RunConfig) -> Iterable[Finding]:
 
 
 def models(config: RunConfig) -> Iterable[Finding]:
-    """Every model of the pool and the embedding model: there, whole, readable without a network."""
+    """Every model of the run and the embedding model: there, whole, readable without a network."""
     used = {m.model for m in config.committee.values()} or set(config.models)
     for name in sorted(used):
         yield _model(f"model {name}", config.models[name], config.site.scratch)

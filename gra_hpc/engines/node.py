@@ -16,7 +16,7 @@ from typing import Any
 
 from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines import leftovers, vllm_server
-from gra_hpc.engines.pool import Pool
+from gra_hpc.engines.dispatcher import Dispatcher
 from gra_hpc.engines.process import EngineProcess
 from gra_hpc.engines.replica import Call, Replica
 from gra_hpc.engines.rotation import LEAST_PATIENCE_S, Rotation
@@ -40,7 +40,7 @@ class Node:
             answer = await node.ask(request)
 
     Args:
-        models: the pool's models by name; those without an engine in the placement cannot be asked.
+        models: the run's models by name; those without an engine in the placement cannot be asked.
         placement: where each engine runs.
         config: limits and timeouts.
         local_dir: node-local directory for sockets, temporary files and compile caches.
@@ -62,7 +62,7 @@ class Node:
         self.models, self.placement, self.config = models, placement, config
         self._local_dir, self._log_dir, self._command = Path(local_dir), Path(log_dir), command
         self._patience_s = patience_s
-        self._pools: dict[str, Pool] = {}
+        self._dispatchers: dict[str, Dispatcher] = {}
         self._replicas: list[Replica] = []
         self._rotation: Rotation | None = None
         self._rotating: asyncio.Task[None] | None = None
@@ -126,17 +126,17 @@ class Node:
         for index, place in enumerate(self.placement.engines):
             if place.model not in self.models:
                 raise EngineError(f"placement names model {place.model}, which is not in models")
-            pool = self._pools.setdefault(place.model, Pool(place.model, self._touched))
+            dispatcher = self._dispatchers.setdefault(place.model, Dispatcher(place.model, self._touched))
             spec = self._spec(index, place, base_port + PORT_STRIDE * index, can_sleep)
             launch = await asyncio.to_thread(self._command, spec)
-            pool.fold_system = launch.fold_system
+            dispatcher.fold_system = launch.fold_system
             replica = Replica(
                 place, self.config, self._builder(index, spec), starting.of(place), self._replica_changed, can_sleep
             )
-            pool.replicas.append(replica)
+            dispatcher.replicas.append(replica)
             self._replicas.append(replica)
         if turns:
-            self._rotation = Rotation(list(self._pools.values()), self._patience_s)
+            self._rotation = Rotation(list(self._dispatchers.values()), self._patience_s)
             self._rotating = asyncio.create_task(self._rotation.run())
             self._tasks.append(self._rotating)
         else:
@@ -197,8 +197,8 @@ class Node:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        for pool in self._pools.values():
-            pool.fail(self._closed)
+        for dispatcher in self._dispatchers.values():
+            dispatcher.fail(self._closed)
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -217,7 +217,7 @@ class Node:
         """Answer a request; engines start with the first one.
 
         An answer with finish `error` means that this call cannot be answered: the engine refused it, or engines die
-        of it (`pool.py` says when that is taken for sure).
+        of it (`dispatcher.py` says when that is taken for sure).
 
         Raises:
             EngineError: no engine for the model can be kept running.
@@ -229,11 +229,13 @@ class Node:
             await self._ensure_open()
         else:
             self._opening.result()
-        pool = self._pools.get(request.model)
-        if pool is None:
-            raise EngineError(f"model {request.model}: no engine in the placement", f"it has {', '.join(self._pools)}")
-        messages = fold_system(request.messages) if pool.fold_system else request.messages
-        return await pool.ask(Call(request, messages))
+        dispatcher = self._dispatchers.get(request.model)
+        if dispatcher is None:
+            raise EngineError(
+                f"model {request.model}: no engine in the placement", f"it has {', '.join(self._dispatchers)}"
+            )
+        messages = fold_system(request.messages) if dispatcher.fold_system else request.messages
+        return await dispatcher.ask(Call(request, messages))
 
     def drain(self) -> None:
         """Take no more calls: those that wait, and later ones, end with `Draining`; calls in flight are answered.
@@ -243,8 +245,8 @@ class Node:
         self._draining = True
         if self._rotating is not None:
             self._rotating.cancel()
-        for pool in self._pools.values():
-            pool.drain()
+        for dispatcher in self._dispatchers.values():
+            dispatcher.drain()
         for replica in self._replicas:
             if not replica.ready:
                 replica.want(False)
@@ -255,7 +257,7 @@ class Node:
 
     def _replica_changed(self, replica: Replica) -> None:
         self._changed.set()
-        self._pools[replica.place.model].changed(replica)
+        self._dispatchers[replica.place.model].changed(replica)
         self._touched()
 
     def _gpus(self, place: EnginePlace) -> int:
@@ -267,5 +269,5 @@ class Node:
         return {
             "engines": {r.place.name: r.report() | {"gpus": self._gpus(r.place)} for r in self._replicas},
             "rotation": rotation.report(),
-            "given_up": sum(p.quarantined for p in self._pools.values()),
+            "given_up": sum(p.quarantined for p in self._dispatchers.values()),
         }

@@ -1,7 +1,7 @@
 """One replica: keeps its engine running while it is wanted, and counts what it does.
 
 A replica is asleep (no process, or a sleeping one), starting, ready, or failed for good. `keep` is the only place that
-starts its engine; calls reach it through `pool.Pool`.
+starts its engine; calls reach it through `dispatcher.Dispatcher`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Replica:
     # ---- calls -------------------------------------------------------------------------------------------------------
 
     @property
-    def room(self) -> int:
+    def free_calls(self) -> int:
         """Calls it can take now."""
         return self.admission.limit - len(self.inflight) if self.ready else 0
 

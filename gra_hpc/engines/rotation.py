@@ -5,7 +5,7 @@ nothing is in flight, then the group with the most waiting calls is woken: group
 swap costs seconds (sleep mode on a GPU) to a minute (stop and start on a CPU). So that nobody starves, a group whose
 oldest call has waited longer than the patience is woken next, once the awake group has been given the calls that waited
 when it was woken (but for those whose engines are not ready); the awake group is then closed to new calls, drained and
-swapped out. `lost_time.py` counts what that costs.
+swapped out. `rotation_costs.py` counts what that costs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from gra_hpc.engines.pool import Pool
+from gra_hpc.engines.dispatcher import Dispatcher
 from gra_hpc.engines.replica import Replica
 from gra_hpc.engines.rotation_costs import LostTime
 
@@ -71,15 +71,15 @@ class Rotation:
     """Wakes one group of replicas at a time.
 
     Args:
-        pools: the models' pools; their replicas carry the turns.
+        dispatchers: the models' dispatchers; their replicas carry the turns.
         patience_s: see `LEAST_PATIENCE_S`.
     """
 
-    def __init__(self, pools: list[Pool], patience_s: float = LEAST_PATIENCE_S) -> None:
-        self.pools, self.least_patience_s = pools, patience_s
+    def __init__(self, dispatchers: list[Dispatcher], patience_s: float = LEAST_PATIENCE_S) -> None:
+        self.dispatchers, self.least_patience_s = dispatchers, patience_s
         self.groups: dict[int, list[Replica]] = {}
-        for pool in pools:
-            for replica in pool.replicas:
+        for dispatcher in dispatchers:
+            for replica in dispatcher.replicas:
                 self.groups.setdefault(replica.place.turn, []).append(replica)
         self.awake: int | None = None
         self.lost = LostTime({turn: [r.place.model for r in rs] for turn, rs in self.groups.items()})
@@ -111,7 +111,7 @@ class Rotation:
         now = asyncio.get_running_loop().time()
         found = {}
         for turn, replicas in self.groups.items():
-            mine = [p for p in self.pools if any(r in replicas for r in p.replicas)]
+            mine = [p for p in self.dispatchers if any(r in replicas for r in p.replicas)]
             oldest = min((p.oldest for p in mine if p.oldest is not None), default=now)
             found[turn] = Load(
                 waiting=sum(p.waiting for p in mine),
@@ -185,8 +185,8 @@ class Rotation:
         old = [] if self.awake is None else self.groups[self.awake]
         if self.awake is not None:
             self.lost.mark(self.awake, "drain_seconds")
-        for pool in self.pools:
-            pool.open = False
+        for dispatcher in self.dispatchers:
+            dispatcher.open = False
         while any(r.inflight for r in old):
             await self._change()
         # The first waking is the start of the engines, counted there.
@@ -199,7 +199,7 @@ class Rotation:
         new = self.groups[target]
         self.awake, self._rising, self._most = target, {r: r.deaths for r in new}, 0
         models = {r.place.model for r in new}
-        self._gate = {p.model: self._taken(target, p.model) + p.waiting for p in self.pools if p.model in models}
+        self._gate = {p.model: self._taken(target, p.model) + p.waiting for p in self.dispatchers if p.model in models}
         for replica in new:
             replica.want(True)
         while not any(r.ready for r in new) and not all(r.failed or r.deaths > n for r, n in self._rising.items()):
@@ -207,9 +207,9 @@ class Rotation:
         if not first:
             self.lost.turns[target].swaps += 1
             log.info("engines swapped: turn %d is awake after %.1f s", target, time.monotonic() - drained)
-        for pool in self.pools:
-            pool.open = True
-            pool.pump()
+        for dispatcher in self.dispatchers:
+            dispatcher.open = True
+            dispatcher.pump()
 
     def report(self) -> dict[str, Any]:
         """Its statistics, JSON-able."""

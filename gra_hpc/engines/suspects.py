@@ -51,7 +51,7 @@ class Probation:
             self.replica = min(ready, key=lambda r: len(r.inflight), default=None)
         if self.replica is None or self.replica.inflight:
             return []
-        half = min((len(self.suspects) + 1) // 2, max(1, self.replica.room))
+        half = min((len(self.suspects) + 1) // 2, max(1, self.replica.free_calls))
         asked = [entry for _ in range(half) if not (entry := self.suspects.popleft())[1].done()]
         self._trial = {call: call.deaths for call, _ in asked}
         self._died = False

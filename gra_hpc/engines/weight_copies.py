@@ -65,7 +65,7 @@ def local_weights(
 
     Args:
         models: by name; `path` is a directory.
-        identities: what each model's copy must be, by name (`model_files.identity`).
+        identities: what each model's copy must be, by name (`files.identity`).
         base: node-local directory.
         budget_gb: most that all copies may take; 0: all but a tenth of the disk.
     """

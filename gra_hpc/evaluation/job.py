@@ -77,7 +77,7 @@ def submit_evaluate(
     numbers = [n for n, name in enumerate(config.names) if name in left and n not in alive]
     jobs = ([Job("evaluate", 0, numbers)] if numbers else []) + [Job("evaluate-merge", 0)]
     submission = Submission.new(jobs)
-    submissions.note(made, submission)
+    submissions.record(made, submission)
     for number, job in enumerate(jobs):
         comment = submission.comment(made, number)
         if job.kind == "evaluate":
@@ -88,7 +88,7 @@ def submit_evaluate(
             depend = submissions.dependency("afterany", arrays) or submissions.dependency("afterok", after)
             executor = job_executor(made, config.site, merge_shape(config.site), comment, depend)
             job.id = submit_one(executor, EvaluateMergeTask(str(made.path)))
-        submissions.note(made, submission, done=job is jobs[-1])
+        submissions.record(made, submission, done=job is jobs[-1])
     return jobs[-1].id
 
 
@@ -184,8 +184,8 @@ def run_worker(out: EvaluateDir, name: str, config: EvaluateConfig, signals: Sig
 
     It runs under an engine's guard: however this process ends, none of the benchmark's (vLLM starts several) is left.
     """
-    place = local_directory(config.site)
-    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=None if in_other_hands(place) else place))
+    local = local_directory(config.site)
+    private = Path(tempfile.mkdtemp(prefix="gra-e-", dir=None if in_other_hands(local) else local))
     command = [sys.executable, "-I", "-S", guard.__file__, "--grace", "5"]
     command += ["--state", str(private / "guard.state"), "--private", str(private)]
     if not config.site.gpus_per_node:

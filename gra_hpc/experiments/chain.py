@@ -126,7 +126,7 @@ class Chain:
 
 
 def stopped(e: GraError) -> bool:
-    """Whether a stage that ran here was stopped by a person: then nothing else is begun."""
+    """Whether a part that ran here was stopped by a person: then nothing else is begun."""
     from gra_hpc.training.job import End
 
     return isinstance(e, LaunchError) and (End.stopped.value in e.what or "interrupted" in e.what)
@@ -150,7 +150,7 @@ def make_data(run: Run, config: RunConfig) -> str:
     from gra_hpc.launch.submit import submit
     from gra_hpc.views.status_table import progress
 
-    submit(run, again=True, progress=progress)
+    submit(run, resume=True, progress=progress)
     if config.site.executor is not Executor.slurm:
         return ""
     last = config.method.rounds

@@ -1,4 +1,4 @@
-"""The directory of experiments, and the configurations of their stages. Experiments in one directory share what they
+"""The directory of experiments, and the configurations of their parts. Experiments in one directory share what they
 have in common.
 
 DIR/NAME.yaml                   the experiment as it was last run

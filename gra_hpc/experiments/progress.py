@@ -20,12 +20,12 @@ QUEUE_TIMEOUT_S = 5.0
 
 
 @dataclass
-class Stage:
-    """One stage of a row."""
+class Part:
+    """One part of a row: its data, its model or its result."""
 
     state: str
     """done, running, queued, stopped (begun, and nobody is at it), waiting (not begun), none (the row has no such
-    stage)."""
+    part)."""
     detail: str = ""
     path: str = ""
 
@@ -39,9 +39,9 @@ class RowStatus:
 
     row: str
     seed: int
-    data: Stage
-    model: Stage
-    result: Stage
+    data: Part
+    model: Part
+    result: Part
 
     @property
     def done(self) -> bool:
@@ -52,12 +52,12 @@ def collect(made: ExperimentDir, config: ExperimentConfig, rows: Sequence[Row]) 
     """The state of every row; and why Slurm could not be asked, if it had to be."""
     queue, trouble = _queue(made)
     out = []
-    data: dict[str, Stage] = {}
+    data: dict[str, Part] = {}
     for row in rows:
         trained = config.data[row.data].trained
         for seed in seeds_of(config, row):
             if not trained:
-                first, second = Stage("none"), Stage("none")
+                first, second = Part("none"), Part("none")
             else:
                 if row.made not in data:
                     data[row.made] = _data(made.data(row), queue)
@@ -109,21 +109,21 @@ def _jobs(path: Path, queue: Sequence[Any]) -> str:
     return "queued" if any(not t.hopeless for t in mine) else ""
 
 
-def _data(run: RunDir, queue: Sequence[Any]) -> Stage:
+def _data(run: RunDir, queue: Sequence[Any]) -> Part:
     """A run: its release, or its rounds and shards."""
     from gra_hpc.views.status import collect as collect_run
 
     path = str(run.path)
     if (run.release / "manifest.json").is_file():
         splits = read_json(run.release / "manifest.json")["splits"]
-        return Stage("done", f"{sum(s['rows'] for s in splits.values()):,} rows", path)
+        return Part("done", f"{sum(s['rows'] for s in splits.values()):,} rows", path)
     if not run.plan_file.is_file():
-        return Stage("waiting", "", path)
+        return Part("waiting", "", path)
     try:
         opened = Run.to_look_at(run.path)
         rounds, of = collect_run(opened, ask_slurm=False).rounds, opened.config.method.rounds
     except GraError as e:
-        return Stage("stopped", e.what, path)
+        return Part("stopped", e.what, path)
     at = next((r for r in rounds if not r.merged), rounds[-1])
     published = at.states.get("published", 0)
     detail = f"round {at.round} of {of}, {published} of {len(at.shards)} shards"
@@ -131,21 +131,21 @@ def _data(run: RunDir, queue: Sequence[Any]) -> Stage:
     if not alive and at.states.get("running"):
         alive = "running"
     begun = any(r.states.get(s) for r in rounds for s in ("published", "failed", "stopped"))
-    return Stage(alive or ("stopped" if begun else "waiting"), detail if begun or alive else "planned", path)
+    return Part(alive or ("stopped" if begun else "waiting"), detail if begun or alive else "planned", path)
 
 
-def _job(path: Path, queue: Sequence[Any]) -> Stage:
+def _job(path: Path, queue: Sequence[Any]) -> Part:
     """A fine-tuning or an evaluation."""
     if (path / "done.json").is_file():
         metrics = read_json(path / "done.json").get("metrics", {})
-        return Stage("done", _summary(metrics), str(path))
+        return Part("done", _summary(metrics), str(path))
     if not (path / "config.yaml").is_file():
-        return Stage("waiting", "", str(path))
+        return Part("waiting", "", str(path))
     alive = _jobs(path, queue)
     results = len(list(path.glob("benchmarks/*/result.json")))
     steps = [int(p.name.rpartition("-")[2]) for p in path.glob("checkpoints/*/checkpoint-*") if p.is_dir()]
     detail = f"{results} benchmarks" if results else f"step {max(steps)}" if steps else ""
-    return Stage(alive or "stopped", detail, str(path))
+    return Part(alive or "stopped", detail, str(path))
 
 
 def _summary(metrics: dict[str, Any]) -> str:

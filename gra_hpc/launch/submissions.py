@@ -96,7 +96,7 @@ def job_name(run: OutputDir) -> str:
 
 
 @contextlib.contextmanager
-def alone(run: OutputDir) -> Iterator[None]:
+def sole_submitter(run: OutputDir) -> Iterator[None]:
     """Be the only one that submits a run, or does it here: a file lock, which the kernel drops when its holder dies.
 
     Where file locks reach one node only, submitters on two go by what each has written (`refuse_while_at_work`).
@@ -237,7 +237,7 @@ def dependency(kind: str, ids: Sequence[str]) -> str:
     return f"{kind}:{':'.join(dict.fromkeys(known))}" if known else ""
 
 
-def note(run: OutputDir, submission: Submission, done: bool = False) -> None:
+def record(run: OutputDir, submission: Submission, done: bool = False) -> None:
     """Write a submission down; before sbatch is called, and after."""
     submission.complete = done
     submission.save(run)

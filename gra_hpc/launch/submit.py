@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
-from gra_hpc.launch.submissions import alone
+from gra_hpc.launch.submissions import sole_submitter
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
@@ -19,22 +19,22 @@ Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
 """Opens what shows how a local run goes on; inside, a function to call often."""
 
 
-def submit(run: Run, again: bool, progress: Progress = lambda _: nullcontext(lambda: None)) -> None:
-    """Submit a run that was not started (`again=False`), or what is left of one.
+def submit(run: Run, resume: bool, progress: Progress = lambda _: nullcontext(lambda: None)) -> None:
+    """Submit a run that was not started (`resume=False`), or what is left of one.
 
     Args:
         progress: what shows how a local run goes on (`views.status_table.progress`); by default nothing does.
 
     Raises:
-        LaunchError: the run was started before, and `again` is off; or another process submits it.
+        LaunchError: the run was started before, and `resume` is off; or another process submits it.
     """
-    with alone(run):
-        _submit(run, again, progress)
+    with sole_submitter(run):
+        _submit(run, resume, progress)
 
 
-def _submit(run: Run, again: bool, progress: Progress) -> None:
+def _submit(run: Run, resume: bool, progress: Progress) -> None:
     config = run.config
-    if not again and started(run):
+    if not resume and started(run):
         raise LaunchError(f"{run.path}: was started before", f"gra resume {run.path}")
     steps = remaining(run)
     if not steps and (run.release / "manifest.json").is_file():

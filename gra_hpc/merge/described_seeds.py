@@ -1,4 +1,4 @@
-"""The merge of round 0: the seeds, in their order, with the domain, keywords and summary that stage 0 found."""
+"""The merge of round 0: the seeds, in their order, with the domain, keywords and summary that round 0 found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gra_hpc.workers import Workers
 
 
 def merge_described(run: Run) -> str:
-    """Merge stage 0 into `run.round(0).merged`; a seed that could not be described stays as it was.
+    """Merge round 0 into `run.round(0).merged`; a seed that could not be described stays as it was.
 
     Returns:
         One sentence.
@@ -28,11 +28,11 @@ def merge_described(run: Run) -> str:
     """
     plan, expected = run.plan, RoundPlan.load(run.round(0)).shards
     if existing(run, 0, plan.fingerprint) is not None:
-        return "stage 0: the seeds were described before; nothing to do"
+        return "round 0: the seeds were described before; nothing to do"
     target = run.round(0).merged
     with storage.room(target):
         ledger = build_whole(target, lambda staging: _build(run, plan, expected, staging))
-    return f"stage 0: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
+    return f"round 0: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
 
 
 def _build(run: Run, plan: Plan, expected: int, staging: Staging) -> Ledger:

@@ -189,7 +189,7 @@ def _done(run: Run, round_: int, before: dict[str, Any], expected: int) -> Merge
 
 
 def previous_pool(run: Run, round_: int) -> Path:
-    """The pool a round adds to; for the first round the seeds, described where stage 0 had to.
+    """The pool a round adds to; for the first round the seeds, described where round 0 had to.
 
     Raises:
         IncompleteError: the round before was not merged.

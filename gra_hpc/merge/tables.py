@@ -27,7 +27,7 @@ STEPS = ("contaminated", "exact", "fuzzy", "semantic", "surplus")
 Embeddings = Callable[["np.ndarray", "pa.Array"], "pa.Array"]
 """Row numbers and their column `embedding` -> the column to write (float16 bytes, or null)."""
 
-"""What stage 0 adds to a seed."""
+"""What round 0 adds to a seed."""
 
 
 def as_given(rows: np.ndarray, embeddings: pa.Array) -> pa.Array:  # noqa: ARG001

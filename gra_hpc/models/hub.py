@@ -26,7 +26,7 @@ ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 """A Hub id with its organisation."""
 
 
-def staged(scratch: str) -> Path | None:
+def shared_cache(scratch: str) -> Path | None:
     """The shared cache of a site, if it has a scratch directory."""
     return Path(scratch) / "hub" if scratch else None
 
@@ -35,7 +35,7 @@ def caches(scratch: str = "") -> list[Path]:
     """Caches to look at, the shared one first."""
     from huggingface_hub import constants
 
-    mine = staged(scratch)
+    mine = shared_cache(scratch)
     return [*([mine] if mine else []), Path(constants.HF_HUB_CACHE)]
 
 

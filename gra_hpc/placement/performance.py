@@ -80,7 +80,7 @@ class Constants:
     window: int = 256
     """Samples in flight per shard (`launch.window`): what one cycle of a rotation works on."""
     calls_per_sample: float = 1.45
-    """Calls in flight per sample in flight, on average: Reviewers are asked at once (`load.calls_per_sample`)."""
+    """Calls in flight per sample in flight, on average: Reviewers are asked at once (`workload.calls_per_sample`)."""
     kv_use: float = 0.9
     """Part of the KV cache that running calls fill before the engine has to preempt."""
     device_share: float = 0.92

@@ -111,10 +111,10 @@ def plan_placement(
 
     Args:
         models: the pool, embedding models too; pinned tensor_parallel, replicas and kv_cache_gb are honoured.
-        facts: by model (`model_facts.read_facts`).
+        facts: by model (`facts.read_facts`).
         node: what a shard's node offers.
-        load: work per sample by model (`load.method_load`). A model that is missing has a usual member's load; one that
-            is there without calls gets no engine.
+        load: work per sample by model (`workload.method_load`). A model that is missing has a usual member's load; one
+            that is there without calls gets no engine.
         residency: together, turns (one model awake at a time), or auto (the faster; turns where nothing else fits).
         constants: the performance model's; from the node's device if not given.
         time_limit_s: CPU seconds for the search; then the best placement so far.
@@ -128,7 +128,7 @@ def plan_placement(
 
 @dataclass(frozen=True)
 class Solution:
-    """A placement and why it was chosen (`placement_report.py` prints it)."""
+    """A placement and why it was chosen (`report.py` prints it)."""
 
     placement: Placement
     rota: Rota
@@ -186,7 +186,7 @@ def constants_of(
     Args:
         config: `engine.max_running` and `launch.window`; the method, which says how many calls a sample has in flight.
         node: kind, device type and memory.
-        calibration: the `performance` part of a calibration file (`load.read_calibration`).
+        calibration: the `performance` part of a calibration file (`workload.read_calibration`).
         rates: its `method` part; stated defaults if not given.
     """
     from gra_hpc.placement.performance import constants_for

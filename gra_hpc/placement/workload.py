@@ -163,7 +163,7 @@ class Asked:
 
 
 def asked(config: RunConfig, rates: MethodRates, stage: str = "samples") -> list[Asked]:
-    """The method as expected numbers of questions: `samples` for a round, `prepare` for stage 0."""
+    """The method as expected numbers of questions: `samples` for a round, `prepare` for round 0."""
     m = config.method
     if stage == "prepare":
         return [Asked("describe", "generator", 1.0)]
@@ -227,7 +227,7 @@ def method_load(config: RunConfig, rates: MethodRates | None = None, stage: str 
     Args:
         config: method, committee and models.
         rates: acceptance and sizes; stated defaults if not given.
-        stage: `samples` for a round; `prepare` for stage 0, per seed to be described.
+        stage: `samples` for a round; `prepare` for round 0, per seed to be described.
     """
     rates = rates or MethodRates()
     members = config.committee or {name: MemberConfig(model=name) for name in config.models}

@@ -1,7 +1,7 @@
 """The run directory: where everything of a run lies. Files are the truth; this module only names them.
 
 RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
-    rounds/00/...                                   stage 0: the seeds described
+    rounds/00/...                                   round 0: the seeds described
     rounds/01/round.json                            how many candidates each seed gets
     rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
     rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, manifest.json}
@@ -80,7 +80,7 @@ class RunDir(OutputDir):
 
 @dataclass(frozen=True)
 class RoundDir:
-    """Paths of one round; round 0 describes the seeds (stage 0)."""
+    """Paths of one round; round 0 describes the seeds."""
 
     path: Path
     number: int

@@ -1,4 +1,4 @@
-"""Room on a run's file system: what is free, in bytes and in files, and about how much a run will take."""
+"""Space on a run's file system: what is free, in bytes and in files, and about how much a run will take."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUOTA_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskSpace:
     """Bytes and files."""
 
     bytes: int
@@ -40,7 +40,7 @@ class Room:
         return f"{size}{files}"
 
 
-def needed(config: RunConfig, candidates: int, shards: int) -> Room:
+def needed(config: RunConfig, candidates: int, shards: int) -> DiskSpace:
     """About what a run takes at most, all rounds together: an estimate from usual lengths of answers.
 
     Args:
@@ -53,23 +53,23 @@ def needed(config: RunConfig, candidates: int, shards: int) -> Room:
     tokens = min(LONG_ANSWER, longest) + min(96, longest) + verdicts + 60
     calls = 4 + 2 * m.reviewers + 1
     each = COPIES * BYTES_PER_TOKEN * tokens + calls * CALL_BYTES + EMBEDDING_BYTES
-    return Room(int(each * candidates * m.rounds), FILES_PER_RUN + FILES_PER_SHARD * shards * m.rounds)
+    return DiskSpace(int(each * candidates * m.rounds), FILES_PER_RUN + FILES_PER_SHARD * shards * m.rounds)
 
 
 def _max_tokens(sampling: SamplingConfig, default: int) -> int:
     return sampling.max_tokens or default
 
 
-def free(path: Path) -> Room:
+def free(path: Path) -> DiskSpace:
     """What this user may still write below a directory: the file system's own figures (on XFS, CephFS and others they
     follow a directory's quota), and the user's and groups' quotas, by `lfs quota` on Lustre and `quota` elsewhere."""
     s = os.statvfs(path)
-    rooms = [Room(s.f_bavail * s.f_frsize, s.f_favail if s.f_files else None), *_lustre(path), *_quota(path)]
-    counts = [r.files for r in rooms if r.files is not None]
-    return Room(min(r.bytes for r in rooms), min(counts) if counts else None)
+    spaces = [DiskSpace(s.f_bavail * s.f_frsize, s.f_favail if s.f_files else None), *_lustre(path), *_quota(path)]
+    counts = [r.files for r in spaces if r.files is not None]
+    return DiskSpace(min(r.bytes for r in spaces), min(counts) if counts else None)
 
 
-def _lustre(path: Path) -> Iterator[Room]:
+def _lustre(path: Path) -> Iterator[DiskSpace]:
     """Quotas that `lfs quota` tells; nothing on other file systems, or when it does not answer."""
     if file_system(path) != "lustre":
         return
@@ -79,7 +79,7 @@ def _lustre(path: Path) -> Iterator[Room]:
             yield room
 
 
-def _quota(path: Path) -> Iterator[Room]:
+def _quota(path: Path) -> Iterator[DiskSpace]:
     """Quotas that `quota` tells of a path's file system, NFS included; nothing where there is no such command."""
     if file_system(path) == "lustre" or os.getuid() == 0:
         return
@@ -101,7 +101,7 @@ def _said(*command: str) -> str:
     return done.stdout
 
 
-def parse_lfs_quota(text: str) -> Room | None:
+def parse_lfs_quota(text: str) -> DiskSpace | None:
     """What is left by a line of `lfs quota -q` or `quota -w -p`: PATH, then `kbytes quota limit grace`, twice.
 
     There 0 is no limit, and a `*` marks a figure above its quota. None when it tells no limit.
@@ -115,10 +115,10 @@ def parse_lfs_quota(text: str) -> Room | None:
     if not limit and not files_limit:
         return None
     room = max(0, limit - kbytes) * 1024 if limit else 1 << 62
-    return Room(room, max(0, files_limit - files) if files_limit else None)
+    return DiskSpace(room, max(0, files_limit - files) if files_limit else None)
 
 
-def check(path: Path, need: Room) -> None:
+def check(path: Path, need: DiskSpace) -> None:
     """Refuse a run that cannot fit.
 
     Args:
@@ -127,14 +127,14 @@ def check(path: Path, need: Room) -> None:
     Raises:
         StorageError: less than half of the estimate is free.
     """
-    half = Room(need.bytes // 2, None if need.files is None else need.files // 2)
+    half = DiskSpace(need.bytes // 2, None if need.files is None else need.files // 2)
     if shortage(path, half):
         raise StorageError(
             shortage(path, need), "make room, plan the run on another file system, or take fewer seeds or shards"
         )
 
 
-def shortage(path: Path, need: Room) -> str:
+def shortage(path: Path, need: DiskSpace) -> str:
     """What to tell the user when there is less than needed; empty when there is enough.
 
     Args:

@@ -63,7 +63,8 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
     """
     if plan.embed and not Path(plan.embed.directory).is_dir():  # needed at the end: better known at the start
         raise EngineError(
-            f"embedding model: {plan.embed.directory}: not there (seen from this node)", again(config.merge.embed_model)
+            f"embedding model: {plan.embed.directory}: not there (seen from this node)",
+            way_back(config.merge.embed_model),
         )
     if plan.embed and not config.engine.host_embedder and importlib.util.find_spec("sentence_transformers") is None:
         raise EngineError("embedding: sentence-transformers is not installed", "pip install sentence-transformers")
@@ -101,14 +102,14 @@ def verify_models(config: RunConfig, plan: Plan, models: dict[str, ModelConfig])
     for name, model in models.items():
         directory, entry = Path(model.path), config.models[name]
         if not directory.is_dir():
-            raise EngineError(f"model {name}: {directory}: not there (seen from this node)", again(entry.path))
+            raise EngineError(f"model {name}: {directory}: not there (seen from this node)", way_back(entry.path))
         if identity(directory, model) != plan.models[name].identity:
             raise EngineError(
-                f"model {name}: the files in {directory} changed since the run was planned", again(entry.path)
+                f"model {name}: the files in {directory} changed since the run was planned", way_back(entry.path)
             )
 
 
-def again(path: str) -> str:
+def way_back(path: str) -> str:
     """How to bring back a model that is missing."""
     if hub.ID.fullmatch(path):
         return f"gra stage {path}  (where there is a network), then gra resume RUN"
@@ -150,7 +151,7 @@ async def embed(engine: Engine, text: str) -> bytes | None:
 
 
 def plan_engines(config: RunConfig, plan: Plan) -> Solution:
-    """Where the engines of one shard run, and why (`placement_report.render` prints it).
+    """Where the engines of one shard run, and why (`report.render` prints it).
 
     Raises:
         ConfigError, EngineError: the models do not fit on the site's nodes.

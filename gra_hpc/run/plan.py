@@ -40,7 +40,7 @@ class Plan:
     seeds: int
     seed_rejects: int
     undescribed: int
-    """Seeds that stage 0 has to describe."""
+    """Seeds that round 0 has to describe."""
     models: dict[str, ModelPin]
     embed: ModelPin | None
     format: int = FORMAT

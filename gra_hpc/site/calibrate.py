@@ -47,7 +47,7 @@ def measurable(run: RunDir) -> bool:
     return any(run.round(1).shards.glob("[0-9]*/manifest.json"))
 
 
-def beside(site: str) -> Path:
+def file_of(site: str) -> Path:
     """The calibration file of a site.
 
     Raises:

@@ -141,7 +141,7 @@ def stage(need: Need, cache: Path, say: Callable[[str], None] = lambda _: None, 
         folder = cache / f"{need.kind}s--{need.repo.replace('/', '--')}"
         snapshot = folder / "snapshots" / str(info.sha)
         missing = sum(f.size or 0 for f in files if not (snapshot / f.rfilename).exists())
-        _check_room(cache, missing, need)
+        _check_space(cache, missing, need)
         if missing:
             say(f"{need.what}: fetching {need.repo} ({missing / 1e9:.2f} GB) ...")
         with room(folder, "make room, then gra stage again: what is there is kept"):
@@ -237,7 +237,7 @@ def _differs(path: Path, file: Any) -> str:
     return "" if found == stated else f"digest {found[:12]}, the Hub says {stated[:12]}"
 
 
-def _check_room(cache: Path, size: int, need: Need) -> None:
+def _check_space(cache: Path, size: int, need: Need) -> None:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -321,7 +321,7 @@ def run(
         StageError: after everything else was tried, with the first failure.
     """
     online(proxy)
-    cache = hub.staged(scratch) or hub.caches()[0]
+    cache = hub.shared_cache(scratch) or hub.caches()[0]
     if config:
         checked(config)
     todo = [Need.parse(w) for w in words] + (list(needs(config)) if config else [])

@@ -11,7 +11,7 @@ Layouts recognised, by the names of a record's fields (upper or lower case):
 
 Any other: `seeds.fields`; what it leaves out is looked for under the names above. Instruction and input (also
 `context`) are joined as paragraphs. A record without a response is a seed too. What a record says of domain, keywords
-and summary is kept where it is usable; the rest is left to stage 0.
+and summary is kept where it is usable; the rest is left to round 0.
 
 A record is rejected, with its line and the reason, when it is
     malformed, long_line, encoding   no JSON or CSV row; not UTF-8; holds a NUL

@@ -66,12 +66,12 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
     if waiting:
         return waiting
     submission = Submission.new([Job("finetune", 0)])
-    submissions.note(made, submission)
+    submissions.record(made, submission)
     executor = job_executor(
         made, config.site, shape(config), submission.comment(made, 0), submissions.dependency("afterok", after)
     )
     submission.jobs[0].id = submit_one(executor, FinetuneTask(str(made.path)))
-    submissions.note(made, submission, done=True)
+    submissions.record(made, submission, done=True)
     return submission.jobs[0].id
 
 

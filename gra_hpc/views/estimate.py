@@ -26,14 +26,14 @@ WIDTHS = (1, 4, 16, 64, 256, 1024)
 
 @dataclass(frozen=True)
 class Estimate:
-    """One round, and stage 0 before the first."""
+    """One round, and round 0 before the first."""
 
     candidates: int
     shards: int
     roles: dict[str, RoleLoad]
     """Work of the round by role, all models together."""
     describing: RoleLoad | None
-    """Stage 0."""
+    """Round 0."""
     samples_per_s: float
     """Of one node, with all engines awake and busy."""
     start_s: float
@@ -121,7 +121,7 @@ def _describing(config: RunConfig, rates: MethodRates, seeds: int) -> RoleLoad |
 def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
     """An estimate, for people."""
     if e.describing:
-        yield f"work         stage 0: {_work(e.describing)}"
+        yield f"work         round 0: {_work(e.describing)}"
     calls = sum(r.calls for r in e.roles.values())
     yield f"{'' if e.describing else 'work':12} a round: {_count(calls)} calls"
     for role, work in e.roles.items():

@@ -41,7 +41,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     yield f"fingerprint  {plan.fingerprint}"
     yield (
         f"seeds        {plan.seeds} from {config.seeds.path}"
-        f" ({plan.undescribed} to describe in stage 0; {plan.seed_rejects} rejected"
+        f" ({plan.undescribed} to describe in round 0; {plan.seed_rejects} rejected"
         + (f": {', '.join(f'{n} {r}' for r, n in rejects.most_common())}; see {run.seed_rejects}" if rejects else "")
         + ")"
     )

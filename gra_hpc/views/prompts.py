@@ -20,7 +20,7 @@ SEEDS_READ = 2000
 
 
 def rendered(run: Run) -> Iterator[str]:
-    """The Generator's first question, a Reviewer's and, where seeds lack it, stage 0's, as chat messages.
+    """The Generator's first question, a Reviewer's and, where seeds lack it, round 0's, as chat messages.
 
     Raises:
         SeedError: a run without seeds.
@@ -42,7 +42,7 @@ def _questions(config: RunConfig, seeds: list[Record]) -> Iterator[tuple[str, st
     if blank:
         variables = {"instruction": blank.instruction, "response": blank.response}
         sizes = {"keywords": m.keywords, "summary_words": m.summary_words}
-        yield "stage 0: a seed is described", "describe", {**variables, **sizes}
+        yield "round 0: a seed is described", "describe", {**variables, **sizes}
     described = [s for s in seeds if s.described]
     if m.flow is Flow.synthesize and described:
         pool = Pool(seeds, {})

@@ -116,7 +116,7 @@ def one_line(status: RunStatus) -> str:
     phase = f"; {running[0].phase}: {running[0].calls} calls" if running else ""
     if r.eta_s is not None and r.ledger.pending:
         phase += f"; about {duration(r.eta_s)} left"
-    name = "stage 0 (describing seeds)" if r.round == 0 else f"round {r.round}"
+    name = "round 0 (describing seeds)" if r.round == 0 else f"round {r.round}"
     return f"{name}: shards {states}; {r.ledger.line()}{phase}"
 
 

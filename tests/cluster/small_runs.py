@@ -27,7 +27,7 @@ def gra(*args: object, code: int = 0, timeout: float = 120, cwd: Path = ROOT) ->
 
 
 def planned(path: Path, model: Path, *overrides: str) -> Path:
-    """A planned run with the simulated engine, two shards, no stage 0, jobs that start at once."""
+    """A planned run with the simulated engine, two shards, no round 0, jobs that start at once."""
     seeds = path.with_name(f"{path.name}-seeds.jsonl")
     rows = [
         {

@@ -62,7 +62,7 @@ def test_one_paper_row_is_a_chain_of_jobs(
     arrays = re.findall(r"round (\d): array (\d+)", said)
     merges = dict(re.findall(r"round (\d): merge (\d+)", said))
     tune, measure = re.findall(r"^  job (\d+) after (\d+)$", said, re.MULTILINE)
-    assert [r for r, _ in arrays] == ["0", "1", "2"] and set(merges) == {"0", "1", "2"}, "stage 0 and two rounds"
+    assert [r for r, _ in arrays] == ["0", "1", "2"] and set(merges) == {"0", "1", "2"}, "round 0 and two rounds"
     assert tune[1] == merges["2"] and measure[1] == tune[0], "each waits for the one before"
     waiting = slurm_env.run("squeue", "-h", "-o", "%A %E", "-j", tune[0])
     assert f"afterok:{merges['2']}" in waiting

@@ -102,7 +102,7 @@ def test_directories(tmp_path: Path) -> None:
     assert worst(directories.shared(tmp_path, slurm=False)) != FAILURE
     assert worst(directories.clock(tmp_path)) == OK
     assert not list(tmp_path.iterdir()), "nothing is left behind"
-    (full,) = directories.room(tmp_path, least_gb=1e9)
+    (full,) = directories.space_left(tmp_path, least_gb=1e9)
     assert full.level == FAILURE
     file = tmp_path / "file"
     file.write_text("")

@@ -43,7 +43,7 @@ def test_an_engine_that_has_just_started_is_not_given_all_that_waits(host: Host)
         placement = Placement((EnginePlace("m", 0, (), batch=12),), "cpu")
         async with host.node(Faults(latency_s=0.3), placement=placement, max_running=64) as node:
             asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(40)]
-            while not (in_flight := sum(p.in_flight for p in node._pools.values())):
+            while not (in_flight := sum(p.in_flight for p in node._dispatchers.values())):
                 await asyncio.sleep(0)
             assert in_flight == 15
             assert {a.finish for a in await asyncio.gather(*asked)} == {"stop"}

@@ -20,7 +20,7 @@ def kinds(results: list[Answer | BaseException]) -> list[type]:
 
 
 async def until_in_flight(node: Node, count: int) -> None:
-    while sum(p.in_flight for p in node._pools.values()) < count:
+    while sum(p.in_flight for p in node._dispatchers.values()) < count:
         await asyncio.sleep(0.01)
 
 

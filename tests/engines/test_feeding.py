@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from gra_hpc.config.settings import EngineConfig, ModelConfig
+from gra_hpc.engines.dispatcher import prefixes
 from gra_hpc.engines.node import Node
-from gra_hpc.engines.pool import prefixes
 from gra_hpc.flows.calls import Request, Sampling
 from gra_hpc.flows.render import render
 from gra_hpc.placement.placement import EnginePlace, Placement

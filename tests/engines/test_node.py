@@ -188,7 +188,7 @@ def test_equal_beginnings_go_to_the_same_replica(host: Host) -> None:
                 for seat in range(3):
                     await node.ask(request(f"{shared} seat {seat}"))
                 if sample == 0:
-                    first = [len(node._pools["m"]._seen[r]) for r in node._pools["m"]._seen]
+                    first = [len(node._dispatchers["m"]._seen[r]) for r in node._dispatchers["m"]._seen]
                     assert len(first) == 1  # all three went to one
 
     run(work())
@@ -204,7 +204,7 @@ def test_cancelled_calls_give_their_place_back(host: Host) -> None:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert [isinstance(r, Answer) for r in results] == [False, True] * 5
-            assert node._pools["m"].in_flight == node._pools["m"].waiting == 0
+            assert node._dispatchers["m"].in_flight == node._dispatchers["m"].waiting == 0
 
     run(work())
 

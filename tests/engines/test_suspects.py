@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra_hpc.config.settings import EngineConfig
-from gra_hpc.engines.pool import Pool
+from gra_hpc.engines.dispatcher import Dispatcher
 from gra_hpc.engines.replica import Call, Replica
 from gra_hpc.engines.suspects import Probation
 from gra_hpc.placement.placement import EnginePlace
@@ -81,18 +81,20 @@ def test_of_several_at_fault_one_is_found_and_no_other_is_lost(n: int, data: st.
 
 def test_suspects_that_are_cancelled_hold_nobody_up() -> None:
     async def work() -> None:
-        pool, here = Pool("m", lambda: None), replica()
-        pool.replicas.append(here)
-        suspects = [asyncio.create_task(pool.ask(Call(request(), ({"content": "x"},), deaths=2))) for _ in range(4)]
+        dispatcher, here = Dispatcher("m", lambda: None), replica()
+        dispatcher.replicas.append(here)
+        suspects = [
+            asyncio.create_task(dispatcher.ask(Call(request(), ({"content": "x"},), deaths=2))) for _ in range(4)
+        ]
         here.ready = False
         await asyncio.sleep(0)
-        assert pool.waiting == 4
+        assert dispatcher.waiting == 4
         for task in suspects:
             task.cancel()
         await asyncio.gather(*suspects, return_exceptions=True)
         here.ready = True
-        pool.pump()
-        assert (pool.waiting, pool.in_flight) == (0, 0)
-        assert pool._pick(Call(request(), ())) is here
+        dispatcher.pump()
+        assert (dispatcher.waiting, dispatcher.in_flight) == (0, 0)
+        assert dispatcher._pick(Call(request(), ())) is here
 
     asyncio.run(work())

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 COMMIT = "0" * 40
-SHAPES = {  # parameters, layers, heads, KV heads, hidden, intermediate
+# parameters, layers, heads, KV heads, hidden, intermediate
+SHAPES = {
     "meta-llama/Llama-3.1-8B-Instruct": (8.03e9, 32, 32, 8, 4096, 14336),
     "meta-llama/Llama-3.1-8B": (8.03e9, 32, 32, 8, 4096, 14336),
     "allenai/Llama-3.1-Tulu-3-8B": (8.03e9, 32, 32, 8, 4096, 14336),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.errors import LaunchError
-from gra_hpc.launch.submissions import SILENT_S, Submission, alone, refuse_while_at_work, somebody_submits
+from gra_hpc.launch.submissions import SILENT_S, Submission, refuse_while_at_work, sole_submitter, somebody_submits
 from gra_hpc.owner import Owner
 from gra_hpc.run.directory import RunDir
 from tests.conftest import SteadyClock
@@ -18,10 +18,10 @@ from tests.conftest import SteadyClock
 HOLD = """
 import sys
 from pathlib import Path
-from gra_hpc.launch.submissions import alone
+from gra_hpc.launch.submissions import sole_submitter
 from gra_hpc.run.directory import RunDir
 
-with alone(RunDir(Path(sys.argv[1]))):
+with sole_submitter(RunDir(Path(sys.argv[1]))):
     print("here", flush=True)
     sys.stdin.read()
 """
@@ -34,10 +34,10 @@ def test_one_at_a_time_and_free_again_after_a_kill(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "here\n"
-        with pytest.raises(LaunchError, match=f"is being submitted by process {other.pid} on "), alone(run):
+        with pytest.raises(LaunchError, match=f"is being submitted by process {other.pid} on "), sole_submitter(run):
             pass
         other.kill()
-    with alone(run):
+    with sole_submitter(run):
         assert Owner.read(run.submissions / ".lock") == Owner.me()
 
 
@@ -75,5 +75,5 @@ def test_local_jobs_have_their_pickles_as_long_as_their_submitter_lives(tmp_path
         assert somebody_submits(run)
         other.kill()
     assert not somebody_submits(run)
-    with alone(run):
+    with sole_submitter(run):
         assert not somebody_submits(run), "it is ourselves"

@@ -234,7 +234,7 @@ def made_up(config: RunConfig, unit: Unit, calls: list[Call], acceptance: float)
 
 
 def described(s: Sample, unit: Unit, rng: random.Random) -> Sample:
-    """A seed as stage 0 leaves it: one in four could not be described."""
+    """A seed as round 0 leaves it: one in four could not be described."""
     s.instruction, s.response = unit.anchor.instruction, unit.anchor.response
     if int(s.id[:4], 16) % 4 == 0:
         s.status, s.stage, s.reason, s.raw = "failed", "prepare", "no JSON object", "well"

@@ -285,11 +285,11 @@ def test_described_seeds_are_accounted_for(maker: Maker) -> None:
     release = build(run)
     assert verify(release) == []
     manifest = read_json(release / "manifest.json")
-    stage0 = Ledger.from_dict(manifest["prepared"])
+    round0 = Ledger.from_dict(manifest["prepared"])
     failed = [r for r in table(release, "rejects/failed*.parquet") if r["round"] == 0]
-    assert stage0.planned == 12 and len(failed) == stage0.failed_total > 0
+    assert round0.planned == 12 and len(failed) == round0.failed_total > 0
     assert {r["raw"] for r in failed} == {"well"}
-    assert stage0.line() in (release / "README.md").read_text()
+    assert round0.line() in (release / "README.md").read_text()
 
 
 def test_a_full_disk_leaves_nothing_half(maker: Maker) -> None:

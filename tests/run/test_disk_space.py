@@ -12,7 +12,7 @@ from gra_hpc import storage
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import StorageError
 from gra_hpc.run import disk_space
-from gra_hpc.run.disk_space import Room
+from gra_hpc.run.disk_space import DiskSpace
 from tools.faults.faults import journals, make_run, undisturbed
 
 
@@ -47,11 +47,11 @@ def test_a_run_that_cannot_fit_is_not_planned(tight: Path, tiny_llama: Path) -> 
 
 def test_files_count_too(tight: Path) -> None:
     with pytest.raises(StorageError, match="1,000 files needed"):
-        disk_space.check(tight / "not" / "yet" / "there", Room(1000, 1000))
-    disk_space.check(tight, Room(1000, 60))  # it may do, and the estimate is rough
-    assert "60 files needed" in disk_space.shortage(tight, Room(1000, 60))
-    assert disk_space.shortage(tight, Room(1000, 40)) == ""
-    assert "about 2 MB and 10 files needed" in disk_space.shortage(tight, Room(1_500_000, 10))
+        disk_space.check(tight / "not" / "yet" / "there", DiskSpace(1000, 1000))
+    disk_space.check(tight, DiskSpace(1000, 60))  # it may do, and the estimate is rough
+    assert "60 files needed" in disk_space.shortage(tight, DiskSpace(1000, 60))
+    assert disk_space.shortage(tight, DiskSpace(1000, 40)) == ""
+    assert "about 2 MB and 10 files needed" in disk_space.shortage(tight, DiskSpace(1_500_000, 10))
 
 
 def test_the_estimate_is_above_what_a_run_takes_and_not_by_much(tmp_path: Path, tiny_llama: Path) -> None:
@@ -81,15 +81,15 @@ def test_the_estimate_grows_with_the_run() -> None:
 @pytest.mark.parametrize(
     ("text", "room"),
     [
-        ("  /mnt/lustre  460000  500000  600000       -      26  100  200  -\n", Room(140_000 * 1024, 174)),
-        ("  /mnt/lustre  460104* 460000  600000   6d23h      26  0  0  -\n", Room(139_896 * 1024, None)),
-        ("/a/name/so/long/that/it/wraps\n   700  0  600  -  10  5  9  none\n", Room(0, 0)),
+        ("  /mnt/lustre  460000  500000  600000       -      26  100  200  -\n", DiskSpace(140_000 * 1024, 174)),
+        ("  /mnt/lustre  460104* 460000  600000   6d23h      26  0  0  -\n", DiskSpace(139_896 * 1024, None)),
+        ("/a/name/so/long/that/it/wraps\n   700  0  600  -  10  5  9  none\n", DiskSpace(0, 0)),
         ("  /mnt/lustre  460104       0       0       -      26  0  0  -\n", None),
         ("Permission denied.\n", None),
         ("", None),
     ],
 )  # fmt: skip
-def test_lustre_quotas(text: str, room: Room | None) -> None:
+def test_lustre_quotas(text: str, room: DiskSpace | None) -> None:
     """As Lustre's manual prints them."""
     assert disk_space.parse_lfs_quota(text) == room
 
@@ -100,4 +100,4 @@ def test_a_quota_of_the_path_s_own_file_system(tight: Path, monkeypatch: pytest.
     told = f"Disk quotas for user me (uid 7):\n  {device} 900 0 1000 0 90 0 100 0\n  nas:/home 1 0 2 0 1 0 2 0\n"
     monkeypatch.setattr(disk_space, "_said", lambda *command: told if command[-1] == "-u" else "")
     monkeypatch.setattr(disk_space.os, "getuid", lambda: 7)
-    assert disk_space.free(tight) == Room(100 * 1024, 10)
+    assert disk_space.free(tight) == DiskSpace(100 * 1024, 10)

@@ -51,7 +51,7 @@ def test_planning_twice_is_the_same_plan(tmp_path: Path) -> None:
 
 def test_the_plan_of_a_run_that_is_done_says_so(tmp_path: Path) -> None:
     run = make(tmp_path)
-    submit(run, again=False)
+    submit(run, resume=False)
     said = "\n".join(preview(make(tmp_path), None))
     assert "pending 0" in said and "accepted 0" not in said
 

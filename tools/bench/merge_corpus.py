@@ -1,4 +1,4 @@
-"""Synthetic corpora in which the duplicates are known, for `bench_merge.py`: runs with published shards.
+"""Synthetic corpora in which the duplicates are known, for `merge.py`: runs with published shards.
 
 Row i is made from i alone: an original of 80 to 200 words, an exact twin of an original (other case and punctuation), a
 near-duplicate (1 to 4 words changed: its Jaccard similarity is known), a decoy (5 to 9 words changed: below the

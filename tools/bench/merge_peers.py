@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run a peer's removal of duplicates on a corpus, for `bench_merge.py`; with the Python that the peer is installed in.
+"""Run a peer's removal of duplicates on a corpus, for `merge.py`; with the Python that the peer is installed in.
 
     PYTHON tools/bench/merge_peers.py datatrove TEXTS_DIR WORK_DIR WORKERS BANDS ROWS SHINGLE
     PYTHON tools/bench/merge_peers.py semhash WORK_DIR THRESHOLD

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What `bench_shard.py` starts beside itself: vLLM offline, a peer's pipeline, and a look at a server's load.
+"""What `shard.py` starts beside itself: vLLM offline, a peer's pipeline, and a look at a server's load.
 
     PYTHON tools/bench/shard_ways.py raw IN OUT              PYTHON has vllm; two named pipes, JSON lines in and out
     PYTHON tools/bench/shard_ways.py datatrove CALLS DIR URLS    PYTHON has datatrove[io] aiofiles httpx
     PYTHON tools/bench/shard_ways.py watch ADDRESS...        counts running calls until its input is closed
 
-CALLS is the JSON that `bench_shard.py` captures: a list of samples, each a list of calls in the order they were asked.
+CALLS is the JSON that `shard.py` captures: a list of samples, each a list of calls in the order they were asked.
 URLS: JSON, a server by model.
 """
 

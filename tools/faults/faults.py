@@ -49,7 +49,7 @@ release: {{licence: apache-2.0, validation: 0.1}}
 
 
 def make_run(path: Path, seeds: int, overrides: Sequence[str] = ()) -> Run:
-    """Plan a run over made-up seeds (all described: no stage 0) with the simulated engine.
+    """Plan a run over made-up seeds (all described: no round 0) with the simulated engine.
 
     Needs models/tiny-llama (`python tools/models/get_models.py tiny-llama`).
     """

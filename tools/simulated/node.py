@@ -1,11 +1,12 @@
 """A node whose engines are simulated in time too: made-up answers, at the pace of the performance model.
 
-Calls go through the real pools (routing, prefix affinity, limits) and, where models take turns, the real rotation; what
-is simulated is the engine behind them. It batches continuously: every running call gets one token per step, and a step
-takes as long as the performance model says for this batch (`performance.RateCurve`). Engines that are at work on one
-device share its time evenly. Lengths of answers are drawn by step around the method's stated means.
+Calls go through the real dispatchers (routing, prefix affinity, limits) and, where models take turns, the real
+rotation; what is simulated is the engine behind them. It batches continuously: every running call gets one token per
+step, and a step takes as long as the performance model says for this batch (`performance.RateCurve`). Engines that
+are at work on one device share its time evenly. Lengths of answers are drawn by step around the method's stated
+means.
 
-Meant for `simulated_time.SimulatedTimeLoop`; on a usual loop it takes as long as it says.
+Meant for `clock.SimulatedTimeLoop`; on a usual loop it takes as long as it says.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gra_hpc.config.settings import EngineConfig
-from gra_hpc.engines.pool import Pool
+from gra_hpc.engines.dispatcher import Dispatcher
 from gra_hpc.engines.replica import Call
 from gra_hpc.engines.rotation import LEAST_PATIENCE_S, Rotation
 from gra_hpc.engines.simulated import simulate
@@ -103,7 +104,7 @@ class SimulatedDevices:
 
 
 class SimulatedReplica:
-    """One engine, with the interface that `pool.Pool` and `residency.Rotation` know of `replica.Replica`."""
+    """One engine, with the interface that `Dispatcher` and `Rotation` know of `Replica`."""
 
     def __init__(
         self,
@@ -145,10 +146,10 @@ class SimulatedReplica:
         self._waking: asyncio.TimerHandle | None = None
         self._first = True
 
-    # ---- what the pool and the rotation ask ------------------------------------------------------------------------
+    # ---- what the dispatcher and the rotation ask --------------------------------------------------------------------
 
     @property
-    def room(self) -> int:
+    def free_calls(self) -> int:
         """Calls it can take now."""
         return self.limit - len(self.inflight) if self.ready else 0
 
@@ -273,7 +274,7 @@ class SimulatedNode:
         hosts = [(n, h) for n, turn in enumerate(rota.turns) for h in turn.engines]
         last = 1 + max(d for _, h in hosts for d in h.devices)
         devices = SimulatedDevices(last, rota.constants.sharing_loss)
-        self._pools: dict[str, Pool] = {}
+        self._dispatchers: dict[str, Dispatcher] = {}
         self._replicas: list[SimulatedReplica] = []
         self._rotation: Rotation | None = None
         counts: dict[str, int] = {}
@@ -289,12 +290,12 @@ class SimulatedNode:
                 place, host, rota.constants, devices, Lengths(steps), self._changed, start_s,
                 rota.turns[number].swap_s / 2, speed, config.max_running,
             )  # fmt: skip
-            pool = self._pools.setdefault(name, Pool(name, self._touched))
-            pool.replicas.append(replica)  # type: ignore[arg-type]
+            dispatcher = self._dispatchers.setdefault(name, Dispatcher(name, self._touched))
+            dispatcher.replicas.append(replica)  # type: ignore[arg-type]
             self._replicas.append(replica)
         self._task: asyncio.Task[None] | None = None
         if len(rota.turns) > 1:
-            self._rotation = Rotation(list(self._pools.values()), LEAST_PATIENCE_S)
+            self._rotation = Rotation(list(self._dispatchers.values()), LEAST_PATIENCE_S)
             self._task = asyncio.create_task(self._rotation.run())
         else:
             for replica in self._replicas:
@@ -302,21 +303,21 @@ class SimulatedNode:
 
     async def ask(self, request: Request) -> Answer:
         """Answer a request (`flows.calls.Engine`)."""
-        return await self._pools[request.model].ask(Call(request, request.messages))
+        return await self._dispatchers[request.model].ask(Call(request, request.messages))
 
     def _touched(self) -> None:
         if self._rotation is not None:
             self._rotation.touched()
 
     def _changed(self, replica: SimulatedReplica) -> None:
-        self._pools[replica.place.model].changed(replica)  # type: ignore[arg-type]
+        self._dispatchers[replica.place.model].changed(replica)  # type: ignore[arg-type]
         self._touched()
 
     def drain(self) -> None:
         """Take no more calls (`run.engines.Hosted`)."""
         self.close()
-        for pool in self._pools.values():
-            pool.drain()
+        for dispatcher in self._dispatchers.values():
+            dispatcher.drain()
 
     def close(self) -> None:
         """End the rotation."""

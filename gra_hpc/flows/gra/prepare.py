@@ -1,4 +1,4 @@
-"""Stage 0: domain, keywords and summary of a seed that comes without them."""
+"""Round 0: domain, keywords and summary of a seed that comes without them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gra_hpc.merge.semantic.recall import calibrate
+from gra_hpc.merge.semantic.recall import choose_visits
 from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit
 from gra_hpc.workers import Workers
 
@@ -87,7 +87,7 @@ def duplicates(
     k = int(np.clip(2 * np.sqrt(n), 16, 16_384))
     centres = _centres(vectors, k, rng)
     files.save("centres", centres)
-    c = calibrate(files.vectors, pool, threshold, centres, _VISITS, rng, workers)
+    c = choose_visits(files.vectors, pool, threshold, centres, _VISITS, rng, workers)
     log.info("semantic step: %d rows, %d clusters, %d visited by each row", n, k, c.visits)
     _lay_out(files, n, d, k, c.visits, workers)
     found = _search(files, n, pool, threshold, workers)

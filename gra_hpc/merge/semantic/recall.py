@@ -38,7 +38,7 @@ _TILE = (2048, 8192)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Recall:
     """What the samples say."""
 
     visits: int
@@ -70,7 +70,7 @@ def wilson(share: float, n: int) -> float:
     return (share + z2 / (2 * n) - spread) / (1 + z2 / n)
 
 
-def calibrate(
+def choose_visits(
     path: Path,
     pool: int,
     threshold: float,
@@ -78,7 +78,7 @@ def calibrate(
     bounds: tuple[int, int],
     rng: np.random.Generator,
     workers: Workers,
-) -> Calibration:
+) -> Recall:
     """Choose the number of visits, and measure.
 
     Args:
@@ -118,7 +118,7 @@ def calibrate(
     visits = max((int(np.quantile(p, _WANTED, method="higher")) + 1 for p in asked if len(p)), default=0)
     visits = int(np.clip(visits, bounds[0], min(bounds[1], len(centres))))
     met = float((measures < visits).mean()) if len(measures) else 1.0
-    return Calibration(visits, taken, len(measures), with_any[1], met)
+    return Recall(visits, taken, len(measures), with_any[1], met)
 
 
 def _made_up(vectors: np.ndarray, threshold: float, centres: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -31,15 +31,15 @@ def check(manifest: dict[str, Any]) -> list[str]:
         problems.append("the ledger is not the sum of the rounds' ledgers")
     released = sum(s["rows"] for s in manifest["splits"].values())
     rejects = {o: manifest["rejects"].get(o, 0) for o in OUTCOMES}
-    stage0 = Ledger.from_dict(manifest["prepared"]) if manifest["prepared"] else Ledger()
+    round0 = Ledger.from_dict(manifest["prepared"]) if manifest["prepared"] else Ledger()
     if ledger.accepted != released + rejects["dropped"]:
         problems.append(f"{ledger.accepted} samples accepted, but {released} released and {rejects['dropped']} dropped")
     if sum(manifest["dropped"].values()) != rejects["dropped"]:
         problems.append("dropped rows by step do not add up to the dropped rows")
     problems += differing("dropped by", manifest["dropped"], added(r["dropped"] for r in rounds), "the rounds")
     for name, booked in (
-        ("rejected", ledger.rejected_total + stage0.rejected_total),
-        ("failed", ledger.failed_total + stage0.failed_total),
+        ("rejected", ledger.rejected_total + round0.rejected_total),
+        ("failed", ledger.failed_total + round0.failed_total),
     ):
         if rejects[name] != booked:
             problems.append(f"{booked} samples {name} in the ledger, {rejects[name]} rows of them")

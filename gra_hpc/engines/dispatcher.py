@@ -4,7 +4,7 @@ A call goes to the least loaded replica, or to one that has seen the beginning o
 (vLLM keeps computed prefixes). Nothing polls: a waiting call is woken by the release of another, or by a replica that
 becomes ready.
 
-A call in flight when its engine dies is asked again. After its second such death it is on probation (`probation.py`):
+A call in flight when its engine dies is asked again. After its second such death it is on probation (`suspects.py`):
 asked with half of the calls that died with it, then with a quarter of them, until only the one at fault is left. A call
 is given up when its engine dies again with nothing else in flight: at once if the engine was asked nothing else since
 its start, else the second time. So of many calls that died together only the one at fault is lost, and none to engines
@@ -43,7 +43,7 @@ def prefixes(messages: tuple[dict[str, str], ...]) -> tuple[int, ...]:
     return tuple(found)
 
 
-class Pool:
+class Dispatcher:
     """All replicas of one model on a node.
 
     Args:
@@ -62,7 +62,7 @@ class Pool:
         self._seen: dict[Replica, OrderedDict[int, None]] = {}
         self._waiting_changed = waiting_changed
         self.open = True
-        """Whether calls are admitted; a rotation closes a pool to drain it."""
+        """Whether calls are admitted; a rotation closes a dispatcher to drain it."""
 
     @property
     def waiting(self) -> int:
@@ -85,7 +85,7 @@ class Pool:
 
         Raises:
             EngineError: no replica can be kept running.
-            Draining: it is not in flight, and the pool drains.
+            Draining: it is not in flight, and the dispatcher drains.
         """
         if len(self.replicas) > 1:
             call.prefix = prefixes(call.messages)
@@ -164,7 +164,7 @@ class Pool:
     def _pick(self, call: Call) -> Replica | None:
         if not self.open:
             return None
-        free = [r for r in self.replicas if r.room > 0 and r is not self._probation.replica]
+        free = [r for r in self.replicas if r.free_calls > 0 and r is not self._probation.replica]
         if len(free) < 2:
             return free[0] if free else None
         # Replicas that share devices have smaller weights: as many calls there would wait while others are idle.
