@@ -24,7 +24,7 @@ _NO_ROOM = {errno.ENOSPC: "no space left", errno.EDQUOT: "quota exceeded", errno
 
 
 @contextmanager
-def room(path: Path, then: str = "") -> Iterator[None]:
+def full_disk_as_error(path: Path, then: str = "") -> Iterator[None]:
     """Turn 'disk full' and 'quota exceeded' into one clear line; other errors pass."""
     try:
         yield
@@ -89,7 +89,7 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     Raises:
         StorageError: no room.
     """
-    with room(path), new_beside(path) as f:
+    with full_disk_as_error(path), new_beside(path) as f:
         temporary = Path(f.name)
         try:
             yield f
@@ -115,7 +115,7 @@ def write_once(path: Path, data: bytes) -> bool:
     Returns:
         Whether this call's data is what the file holds.
     """
-    with room(path), new_beside(path) as f:
+    with full_disk_as_error(path), new_beside(path) as f:
         temporary = Path(f.name)
         try:
             f.write(data)

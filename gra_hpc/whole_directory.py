@@ -78,7 +78,7 @@ class Staging:
         owner = self.path / "owner.json"
         self._beat = Beat(owner)
         try:
-            with storage.room(self.path):
+            with storage.full_disk_as_error(self.path):
                 self.path.mkdir(mode=0o700)  # names in it can be foreseen: nobody else plants links there
                 owner.write_bytes(storage.to_json(Owner.me().to_dict()))
                 self.out.mkdir()
@@ -122,7 +122,7 @@ class Staging:
         Raises:
             Swept: it has been removed, or is not what it was before the rename.
         """
-        with storage.room(self.out):
+        with storage.full_disk_as_error(self.out):
             for path in sorted(self.out.rglob("*"), reverse=True):  # what is in a directory before its entries
                 if path.is_dir():
                     storage.fsync_dir(path)

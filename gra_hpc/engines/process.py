@@ -20,7 +20,7 @@ from typing import Any
 from gra_hpc.engines import guard, leftovers
 from gra_hpc.engines.client import Client
 from gra_hpc.engines.vllm_server import EngineSpec, Launch, last_error
-from gra_hpc.storage import new_file, room
+from gra_hpc.storage import full_disk_as_error, new_file
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class EngineProcess:
         spec = self.spec
         spec.private.mkdir(mode=0o700, parents=True)
         spec.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with room(self.log_path):
+        with full_disk_as_error(self.log_path):
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             output = new_file(self.log_path)
         argv = [

@@ -30,7 +30,7 @@ def merge_described(run: Run) -> str:
     if existing(run, 0, plan.fingerprint) is not None:
         return "round 0: the seeds were described before; nothing to do"
     target = run.round(0).merged
-    with storage.room(target):
+    with storage.full_disk_as_error(target):
         ledger = build_whole(target, lambda staging: _build(run, plan, expected, staging))
     return f"round 0: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
 

@@ -129,7 +129,7 @@ def merge_round(run: Run, round_: int) -> MergeSummary:
 
         return manifest if staging.publish(better) else None
 
-    with storage.room(target.merged, f"make room, then gra merge {run.path}"):
+    with storage.full_disk_as_error(target.merged, f"make room, then gra merge {run.path}"):
         manifest = build_whole(target.merged, work)
     if manifest is not None:
         return MergeSummary.of(manifest, done_before=False, seconds=time.monotonic() - started)

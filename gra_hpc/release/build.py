@@ -108,7 +108,7 @@ class Builder:
         from gra_hpc.release.diagnostics.measure import measure
         from gra_hpc.release.report import report
 
-        with storage.room(self.out):
+        with storage.full_disk_as_error(self.out):
             splits = self._data()
             rejects = self._rejects()
             self._check(splits, rejects)

@@ -13,7 +13,7 @@ from typing import Any
 from gra_hpc.errors import StorageError
 from gra_hpc.owner import Owner
 from gra_hpc.run.directory import AttemptDir, ShardDir
-from gra_hpc.storage import fsync_dir, read_object, room, to_json, write_atomic
+from gra_hpc.storage import fsync_dir, full_disk_as_error, read_object, to_json, write_atomic
 
 
 def job_id() -> str:
@@ -41,7 +41,7 @@ def begin(shard: ShardDir) -> AttemptDir:
     where = f"{job_id()}.{restart_count()}" if job_id() else f"local-{local}"
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     attempt = shard.attempt(f"{stamp}-{where}-{secrets.token_hex(2)}")
-    with room(shard.path):
+    with full_disk_as_error(shard.path):
         attempt.path.mkdir(parents=True)
         for directory in (shard.attempts, shard.path, shard.path.parent):  # a synced journal in an unsynced directory
             fsync_dir(directory)  # would not outlive a power loss

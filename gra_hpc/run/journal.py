@@ -26,7 +26,7 @@ import orjson
 
 from gra_hpc.errors import StorageError
 from gra_hpc.records import Call
-from gra_hpc.storage import fsync_dir, room
+from gra_hpc.storage import fsync_dir, full_disk_as_error
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Journal:
         self._closing = False
         for file in earlier:
             self._read(file)
-        with room(path):
+        with full_disk_as_error(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
             fsync_dir(path.parent)
         self._files.append(fd)
@@ -192,7 +192,7 @@ class Journal:
         if len(line) > 0xFFFFFF:
             raise StorageError(f"{self.path}: an answer of {len(line)} bytes is too long for the journal")
         try:
-            with room(self.path):
+            with full_disk_as_error(self.path):
                 written = os.write(self._fd, line)
                 while written < len(line):
                     written += os.write(self._fd, line[written:])
@@ -232,7 +232,7 @@ class Journal:
     def _sync(self) -> None:
         self._waiting = 0
         try:
-            with room(self.path):
+            with full_disk_as_error(self.path):
                 os.fsync(self._fd)
         except (StorageError, OSError) as e:
             self._failed = e

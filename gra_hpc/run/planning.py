@@ -22,7 +22,7 @@ from gra_hpc.run.pins import pin_embed, pin_models
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
-from gra_hpc.storage import fsync_dir, fsync_file, room, to_json, write_atomic
+from gra_hpc.storage import fsync_dir, fsync_file, full_disk_as_error, to_json, write_atomic
 
 SEEDS_PER_SHARD_0 = 2000
 """Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
@@ -91,7 +91,7 @@ def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Pla
         before_writing(config, plan)
     run.path.parent.mkdir(parents=True, exist_ok=True)
     disk_space.check(run.path, disk_space.needed(config, first_round(config, plan).candidates, plan.shards))
-    with room(run.path):
+    with full_disk_as_error(run.path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.path.parent))
         try:
             draft = RunDir(temporary)

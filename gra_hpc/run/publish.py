@@ -17,7 +17,7 @@ from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import FORMAT, ShardManifest
-from gra_hpc.storage import room, sealed, sha256, write_once
+from gra_hpc.storage import full_disk_as_error, sealed, sha256, write_once
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def publish(
     """
     ledger.check(str(shard.path))
     samples_file, calls_file = shard.samples(attempt.id), shard.calls(attempt.id)
-    with room(shard.path):
+    with full_disk_as_error(shard.path):
         rows = ({**s.row(), "embedding": e} for s, e in zip(samples, embeddings, strict=True))
         _write_table(samples_file, rows, sample_schema())
         _write_table(calls_file, ({k: getattr(c, k) for k in Call.__slots__} for c in calls), call_schema())

@@ -23,7 +23,7 @@ from gra_hpc.config.settings import ModelConfig, RunConfig
 from gra_hpc.errors import GraError, StorageError
 from gra_hpc.models import hub
 from gra_hpc.models.files import check_files
-from gra_hpc.storage import read_json, room, to_json, write_atomic
+from gra_hpc.storage import full_disk_as_error, read_json, to_json, write_atomic
 
 MODEL_FILES = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.model.v*", "*.tiktoken", "*.safetensors", "LICENSE*", "NOTICE*",
@@ -144,7 +144,7 @@ def stage(need: Need, cache: Path, say: Callable[[str], None] = lambda _: None, 
         _check_space(cache, missing, need)
         if missing:
             say(f"{need.what}: fetching {need.repo} ({missing / 1e9:.2f} GB) ...")
-        with room(folder, "make room, then gra stage again: what is there is kept"):
+        with full_disk_as_error(folder, "make room, then gra stage again: what is there is kept"):
             snapshot_download(
                 need.repo,
                 repo_type=need.kind,

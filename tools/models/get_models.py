@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import GraError
-from gra_hpc.storage import fsync_dir, fsync_file, room, sha256
+from gra_hpc.storage import fsync_dir, fsync_file, full_disk_as_error, sha256
 
 MARKER = "source.json"
 """File in a model directory that says what it was made of. No times in it: the same source, the same bytes."""
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise GraError(
                     f"{name}: unknown model; expected {', '.join(MODELS)}", "python tools/models/get_models.py"
                 )
-        with room(args.dir, "make room, then run this again"):
+        with full_disk_as_error(args.dir, "make room, then run this again"):
             args.dir.mkdir(parents=True, exist_ok=True)
             with working_directory(args.dir) as work:
                 for name in args.names or DEFAULT:

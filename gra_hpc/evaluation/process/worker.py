@@ -23,7 +23,7 @@ from gra_hpc.evaluation import config as configs
 from gra_hpc.evaluation.config import EvaluateConfig, Kind
 from gra_hpc.evaluation.directory import EvaluateDir, Result
 from gra_hpc.models import hub
-from gra_hpc.storage import room, to_json, write_atomic
+from gra_hpc.storage import full_disk_as_error, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def measure(out: EvaluateDir, name: str, config: EvaluateConfig) -> Result:
         result, rows = _harness(name, config, model, device, directory)
     result.seconds = round(time.monotonic() - began, 1)
     result.versions = {"gra-hpc": __version__, **_versions()}
-    with room(directory):
+    with full_disk_as_error(directory):
         write_atomic(directory / "samples.jsonl", b"".join(_plain(r) + b"\n" for r in rows))
     write_atomic(out.result(name), to_json(result.to_dict()))  # last: it says that the rest is there
     log.info("%s: %s %s", name, round(result.value, 4), result.unit)

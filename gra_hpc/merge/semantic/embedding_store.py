@@ -82,7 +82,7 @@ class Store:
         table = pa.table({"id": [i.decode() for i in ids.tolist()], "embedding": column(vectors)}, schema=schema)
         data = io.BytesIO()
         pq.write_table(table, data, compression="zstd")
-        with storage.room(self.path):
+        with storage.full_disk_as_error(self.path):
             self.path.mkdir(exist_ok=True)
         with Sightings() as seen:
             for left in sorted(self.path.glob(".*.tmp")):

@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from gra_hpc import __version__
-from gra_hpc.storage import room, sha256, to_json, write_atomic, write_once
+from gra_hpc.storage import full_disk_as_error, sha256, to_json, write_atomic, write_once
 from gra_hpc.training.directory import FinetuneDir, checkpoints
 from gra_hpc.training.rank import curve, tokens
 from gra_hpc.training.rank.attempt import Attempt, history
@@ -30,7 +30,7 @@ def publish(attempt: Attempt, trainer: Any, began: float) -> None:
     All ranks take part: with ZeRO-3 the weights are gathered.
     """
     out = attempt.out
-    with contextlib.ExitStack() as stack, room(out.path):
+    with contextlib.ExitStack() as stack, full_disk_as_error(out.path):
         staging = stack.enter_context(Staging(out.model)) if dist.get_rank() == 0 else None
         where = [str(staging.out) if staging else ""]
         dist.broadcast_object_list(where, src=0)

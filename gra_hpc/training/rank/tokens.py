@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ConfigError, SeedError
-from gra_hpc.storage import read_json, room, to_json
+from gra_hpc.storage import full_disk_as_error, read_json, to_json
 from gra_hpc.training.config import FinetuneConfig, TooLong
 from gra_hpc.training.examples import Messages
 from gra_hpc.training.examples import read as read_examples
@@ -135,7 +135,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
         "rows": len(rows),
         "filled": round(counts["tokens"] / (len(rows) * d.max_length), 4) if d.packing else None,
     }
-    with room(target), Staging(target) as staging:
+    with full_disk_as_error(target), Staging(target) as staging:
         rows.save_to_disk(str(staging.out / "data"))
         (staging.out / MANIFEST).write_bytes(to_json(manifest))
         # another copy of this job may have been faster, with the same content
