@@ -8,7 +8,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
@@ -17,9 +21,6 @@ from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.workers import Workers
-
-if TYPE_CHECKING:
-    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -175,10 +176,6 @@ def verify(asked: tuple[str, str, int, int, str]) -> Shard | GraError:
 
 
 def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     def need(ok: bool, what: str, kind: type[GraError] = ReleaseError) -> None:
         if not ok:
             raise kind(what)
@@ -250,9 +247,6 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
 
 def id_bytes(column: Any) -> np.ndarray:
     """Ids as fixed-size bytes [n], padded with NUL."""
-    import numpy as np
-    import pyarrow as pa
-
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0) if array.num_chunks else pa.array([], array.type)

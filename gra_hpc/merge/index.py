@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import Part, Shard, id_bytes
 from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, record_schema
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,6 @@ def build(pool: Part | None, pool_ids: np.ndarray, shards: Sequence[Shard]) -> I
     Raises:
         ReleaseError: two published rows have one id.
     """
-    import numpy as np
-
     n_pool = len(pool_ids)
     ids = np.concatenate([pool_ids, *(s.ids for s in shards)]) if shards else pool_ids
     scores = np.concatenate([s.scores for s in shards]) if shards else np.empty(0)
@@ -105,8 +102,6 @@ def build(pool: Part | None, pool_ids: np.ndarray, shards: Sequence[Shard]) -> I
 
 def _words(ids: np.ndarray) -> np.ndarray:
     """Fixed-size bytes as big-endian integers [n, width / 8] that sort as the bytes do."""
-    import numpy as np
-
     width = -(-max(ids.dtype.itemsize, 1) // 8) * 8
     return ids.astype(f"S{width}").view(">u8").reshape(len(ids), -1).astype(np.uint64)
 
@@ -128,8 +123,6 @@ def pool_part(path: str) -> tuple[Part, np.ndarray]:
     Raises:
         ReleaseError: not a readable table of records.
     """
-    import numpy as np
-
     with open_table(path, schema=record_schema()) as file:
         groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
         ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]
@@ -147,8 +140,6 @@ def read(unit: Unit, columns: Sequence[str], batch: int = 4096) -> Iterator[tupl
     Yields:
         Row number of the batch's first row, and the columns by name (Arrow arrays).
     """
-    import pyarrow.compute as pc
-
     row = unit.start
     wanted = [*columns, "status"] if unit.part.accepted_only and "status" not in columns else list(columns)
     with open_table(unit.part.path) as file:

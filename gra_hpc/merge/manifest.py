@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge import tables
@@ -31,8 +33,6 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
     Raises:
         ReleaseError: rows do not add up.
     """
-    import numpy as np
-
     ix, alive, dropped = steps.ix, steps.alive, steps.dropped
     kept = np.flatnonzero(alive[ix.pool :]) + ix.pool
     with (

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gra_hpc.merge import index
 from gra_hpc.merge.index import Index, Unit
 from gra_hpc.parquet import open_table
 from gra_hpc.records import record_schema, sample_schema
 from gra_hpc.workers import Workers
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 ROW_GROUP = 16_384
 """Rows per row group: part of the tables' bytes, so never taken from the machine."""
@@ -37,8 +37,6 @@ def as_given(rows: np.ndarray, embeddings: pa.Array) -> pa.Array:  # noqa: ARG00
 
 def dropped_schema() -> pa.Schema:
     """Arrow schema of dropped.parquet."""
-    import pyarrow as pa
-
     return pa.schema(
         [
             ("id", pa.string()),
@@ -57,8 +55,6 @@ class Writer:
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        import pyarrow.parquet as pq
-
         self.rows = 0
         self._schema = schema
         self._held: list[pa.Table] = []
@@ -74,8 +70,6 @@ class Writer:
         self._flush(ROW_GROUP)
 
     def _flush(self, size: int) -> None:
-        import pyarrow as pa
-
         while self._count and self._count >= size:
             together = pa.concat_tables(self._held)
             head, rest = together.slice(0, ROW_GROUP), together.slice(ROW_GROUP)
@@ -121,9 +115,6 @@ def sorted_samples(
     Yields:
         Tables of `sample_schema`.
     """
-    import numpy as np
-    import pyarrow as pa
-
     place = np.full(len(ix), -1, np.int64)
     place[ix.row[kept]] = np.arange(len(kept))
     size = sum(_uncompressed(Path(p.path)) for p in ix.parts if p.accepted_only)
@@ -154,8 +145,6 @@ def sorted_samples(
 
 
 def _placed_schema() -> pa.Schema:
-    import pyarrow as pa
-
     return sample_schema().append(pa.field("place", pa.int64()))
 
 
@@ -166,9 +155,6 @@ def _placed(unit: Unit, place: np.ndarray) -> Iterator[pa.Table]:
         unit: what to read.
         place: int64 [rows of the unit]; -1 for rows that are not kept.
     """
-    import numpy as np
-    import pyarrow as pa
-
     for row, batch in index.read(unit, sample_schema().names, batch=16_384):
         at = place[row - unit.start :][: len(batch["id"])]
         order = np.argsort(at, kind="stable")
@@ -180,9 +166,6 @@ def _placed(unit: Unit, place: np.ndarray) -> Iterator[pa.Table]:
 
 def _deal(asked: tuple[int, list[tuple[Unit, np.ndarray]], int, Path]) -> None:
     """Write the kept rows of some units into this hand's bucket files, by place."""
-    import numpy as np
-    import pyarrow as pa
-
     hand, units, per, scratch = asked
     sinks: dict[int, Any] = {}
     options = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -208,8 +191,6 @@ def _bucket(scratch: Path, bucket: int, hand: int) -> Path:
 
 def _gather(scratch: Path, bucket: int, hands: int) -> pa.Table:
     """One bucket, from all hands; its files are removed."""
-    import pyarrow as pa
-
     tables = [_placed_schema().empty_table()]
     for hand in range(hands):
         path = _bucket(scratch, bucket, hand)
@@ -227,8 +208,6 @@ def _uncompressed(path: Path) -> int:
 
 def as_records(samples: pa.Table) -> pa.Table:
     """Accepted samples as rows of the pool."""
-    import pyarrow as pa
-
     columns = {f.name: samples[f.name] for f in record_schema() if f.name != "source"}
     columns["source"] = pa.repeat("", len(samples))
     return pa.table(columns).select(record_schema().names).cast(record_schema())
@@ -236,8 +215,6 @@ def as_records(samples: pa.Table) -> pa.Table:
 
 def pool_rows(ix: Index) -> Iterator[pa.Table]:
     """The previous pool, as it is."""
-    import pyarrow as pa
-
     for unit in ix.units():
         if not unit.part.accepted_only:
             for _, batch in index.read(unit, record_schema().names):
@@ -270,9 +247,6 @@ class Dropped:
 
     def tables(self, ix: Index) -> Iterator[pa.Table]:
         """Tables of `dropped_schema`."""
-        import numpy as np
-        import pyarrow as pa
-
         if not self._parts:
             return
         every = np.concatenate([p[1] for p in self._parts])

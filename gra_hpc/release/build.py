@@ -11,24 +11,26 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
+from gra_hpc.release import card
 from gra_hpc.release import manifest as manifests
+from gra_hpc.release.diagnostics.measure import measure
 from gra_hpc.release.export import export_splits
 from gra_hpc.release.inputs import Inputs, read
+from gra_hpc.release.report import report
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
 from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import Staging, build_whole
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +106,6 @@ class Builder:
 
     def build(self) -> None:
         """Fill `out`."""
-        from gra_hpc.release import card
-        from gra_hpc.release.diagnostics.measure import measure
-        from gra_hpc.release.report import report
-
         with storage.full_disk_as_error(self.out):
             splits = self._data()
             rejects = self._rejects()
@@ -130,8 +128,6 @@ class Builder:
 
     def _data(self) -> dict[str, dict[str, int]]:
         """Write data/*.parquet. Returns rows, seeds and files by split."""
-        import numpy as np
-
         seeds = [keys_of(t["seed_id"], "split") for t in self._kept(["seed_id"])]
         every = np.concatenate(seeds) if seeds else np.empty(0, np.uint64)
         unique = np.unique(every)
@@ -167,8 +163,6 @@ class Builder:
 
     def _rejects(self) -> dict[str, int]:
         """Write rejects/*.parquet. Returns rows by outcome."""
-        import numpy as np
-
         rounds = self.inputs.all_rounds
         ledgers = sum((r.ledger for r in rounds[1:]), rounds[0].ledger)
         dropped = {
@@ -206,9 +200,6 @@ class Builder:
 
     def _deal(self, table: pa.Table, dropped: np.ndarray | None, shuffles: dict[str, Shuffle]) -> None:
         """Put rejected, failed and dropped rows where they belong; `dropped` is sorted."""
-        import numpy as np
-        import pyarrow.compute as pc
-
         for status, outcome in ((REJECTED, "rejected"), (FAILED, "failed")):
             shuffles[outcome].add(table.filter(pc.equal(table["status"], status)))
         if dropped is not None and len(dropped):
@@ -297,8 +288,6 @@ class Size:
 
 def slices(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows, `ROW_GROUP` at a time, without their key."""
-    import pyarrow as pa
-
     held: list[pa.Table] = []
     count = 0
     for table in tables:
@@ -333,7 +322,5 @@ def _kept_schema() -> pa.Schema:
 
 
 def _why_schema() -> pa.Schema:
-    import pyarrow as pa
-
     kinds = {"similarity": pa.float64()}
     return pa.schema([(n, kinds.get(n, pa.string())) for n in ("id", *_REASONS)])

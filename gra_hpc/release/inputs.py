@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from gra_hpc import __version__, parquet, storage
 from gra_hpc.config.frozen import fingerprinted
@@ -15,9 +17,6 @@ from gra_hpc.run.directory import RoundDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.run import Run
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,5 @@ def read(path: Path, columns: list[str], rows: int = 4096) -> Iterator[pa.Table]
     Raises:
         ReleaseError: no such file, damaged, or another table.
     """
-    import pyarrow as pa
-
     for batch in parquet.read_batches(path, columns, rows):
         yield pa.Table.from_batches([batch])

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gra_hpc.errors import GraError
 from gra_hpc.parquet import read_table
 from gra_hpc.records import ACCEPTED, CRITERIA, FAILED, INSTRUCTION_CRITERIA, REJECTED, call_schema, sample_schema
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.shard_manifest import ShardManifest
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tuple[dict[str, Any], Path, Path]:
@@ -73,8 +73,6 @@ def table(path: Path, schema: pa.Schema) -> pa.Table:
 
 def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
     """A sample as lines of text: roles, outcome, reviews, and every call it rests on."""
-    import pyarrow.compute as pc
-
     outcome = row["status"] + (f" at {row['stage']}" if row["stage"] else "")
     yield f"sample {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  domain {row['domain']}"
     yield f"outcome: {outcome}{': ' + row['reason'] if row['reason'] else ''}"

@@ -13,16 +13,16 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import id_bytes
 from gra_hpc.merge.semantic.embedding_column import column, matrix
 from gra_hpc.owner import Sightings
-
-if TYPE_CHECKING:
-    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,6 @@ class Store:
         Yields:
             Places in `ids`, and their embeddings, float16 [places, d]; a place comes once.
         """
-        import numpy as np
-
         if not len(ids):
             return
         order = np.argsort(ids, kind="stable")
@@ -75,9 +73,6 @@ class Store:
         Raises:
             StorageError: no room.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         schema = pa.schema([("id", pa.string()), ("embedding", pa.binary())], metadata={"model": self._model})
         table = pa.table({"id": [i.decode() for i in ids.tolist()], "embedding": column(vectors)}, schema=schema)
         data = io.BytesIO()

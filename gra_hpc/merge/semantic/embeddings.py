@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge import index
@@ -22,9 +23,6 @@ from gra_hpc.models import embedder
 from gra_hpc.parquet import read_batches
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.pins import ModelPin
-
-if TYPE_CHECKING:
-    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +46,6 @@ def assemble(
     Returns:
         float16 [ranks, d] (a file mapped into memory), and how many were computed here.
     """
-    import numpy as np
-
     place = np.full(len(ix), -1, np.int64)
     place[ix.row[ranks]] = np.arange(len(ranks))
     have = np.zeros(len(ranks), bool)
@@ -125,8 +121,6 @@ def assemble(
 
 def _instructions(ix: Index, rows: np.ndarray) -> list[str]:
     """Instructions of some rows, in the order given."""
-    import numpy as np
-
     order = np.argsort(rows)
     ordered = rows[order]
     texts = [""] * len(rows)

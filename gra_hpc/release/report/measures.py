@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, digest
 from gra_hpc.release.inputs import Inputs, Table, read
 from gra_hpc.release.report.agreement import Coincidences
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 SAMPLED = 400_000
 """Samples read for the distributions."""
@@ -88,8 +88,6 @@ class Distributions:
 
     def add(self, batch: pa.Table) -> None:
         """Count a batch of samples of `records.sample_schema`."""
-        import numpy as np
-
         self.samples += len(batch)
         status = codes(batch["status"], STATUSES)
         domain = codes(batch["domain"], list(self.domains))
@@ -108,8 +106,6 @@ class Distributions:
         self._verdicts(batch)
 
     def _generators(self, batch: pa.Table, status: np.ndarray) -> None:
-        import numpy as np
-
         names = list(self.members)
         who = codes(batch["generator"], names)
         mean = batch["mean"].to_numpy()
@@ -128,8 +124,6 @@ class Distributions:
             m.received = _plus(m.received, row)
 
     def _instruction_reviews(self, batch: pa.Table) -> None:
-        import numpy as np
-
         reviews = flat(batch["instruction_reviews"])
         if not len(reviews):
             return
@@ -140,9 +134,6 @@ class Distributions:
             m.passed += row[1]
 
     def _reviews(self, batch: pa.Table, status: np.ndarray) -> None:
-        import numpy as np
-        import pyarrow.compute as pc
-
         reviews = flat(batch["reviews"])
         if not len(reviews):
             return
@@ -170,8 +161,6 @@ class Distributions:
         self.mean_agreement.add(total, lengths)
 
     def _verdicts(self, batch: pa.Table) -> None:
-        import numpy as np
-
         verdicts = batch["verdict"].drop_null().combine_chunks()
         if not len(verdicts):
             return
@@ -272,9 +261,6 @@ def work(tables: Sequence[Table], sampled: Sequence[Table]) -> Work:
 
 def call_milliseconds(tables: Sequence[Table]) -> dict[tuple[str, str], int]:
     """Time that calls took, by role and model, in whole milliseconds."""
-    import numpy as np
-    import pyarrow.compute as pc
-
     out: dict[tuple[str, str], int] = {}
     for table in tables:
         for batch in read(table.calls, ["key", "model", "seconds"], _BATCH):
@@ -292,8 +278,6 @@ def call_milliseconds(tables: Sequence[Table]) -> dict[tuple[str, str], int]:
 
 def time_line(tables: Sequence[Table]) -> TimeLine:
     """Answers and tokens over time, of all shards."""
-    import numpy as np
-
     bounds = [b for t in tables if (b := _bounds(t)) is not None]
     if not bounds:
         return TimeLine()
@@ -320,17 +304,12 @@ def _bounds(table: Table) -> tuple[float, float] | None:
 
 def codes(values: Any, names: Sequence[str]) -> np.ndarray:
     """Position of each value among `names`; -1 for others."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     found = pc.fill_null(pc.index_in(values, pa.array(list(names), pa.string())), -1)
     return found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
 
 
 def cross(a: np.ndarray, b: np.ndarray, rows: int, columns: int) -> list[list[int]]:
     """How often each pair occurs [rows][columns]; pairs with a negative member do not count."""
-    import numpy as np
-
     ok = (a >= 0) & (b >= 0)
     counts = np.bincount(a[ok] * columns + b[ok], minlength=rows * columns)
     return [[int(n) for n in row] for row in counts.reshape(rows, columns)]
@@ -338,9 +317,6 @@ def cross(a: np.ndarray, b: np.ndarray, rows: int, columns: int) -> list[list[in
 
 def length_bins(texts: pa.ChunkedArray) -> np.ndarray:
     """Half powers of two of the texts' lengths in characters; -1 for an empty text."""
-    import numpy as np
-    import pyarrow.compute as pc
-
     lengths = pc.fill_null(pc.utf8_length(texts), 0).to_numpy()
     bins = np.floor(2 * np.log2(np.maximum(lengths, 1)))
     return np.where(lengths > 0, np.minimum(bins, LENGTH_BINS - 1), -1).astype(int)
@@ -348,15 +324,11 @@ def length_bins(texts: pa.ChunkedArray) -> np.ndarray:
 
 def flat(lists: pa.ChunkedArray) -> pa.StructArray:
     """All elements of lists, one after another."""
-    import pyarrow.compute as pc
-
     return pc.list_flatten(lists.combine_chunks())
 
 
 def ints(column: pa.Array) -> np.ndarray:
     """A column of small integers."""
-    import numpy as np
-
     return column.to_numpy(zero_copy_only=False).astype(np.int64)
 
 

@@ -6,17 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.parquet import open_table
 from gra_hpc.release.schema import OUTCOMES, REASONS, chat, data_schema, models_of, rejects_schema
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.verify import counts
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 NAME = re.compile(r"(data|rejects)/([a-z]+)-(\d{5})-of-(\d{5})\.parquet")
 _ID = "^[0-9a-f]{32}$"
@@ -94,8 +94,6 @@ class Rows:
 
     def read(self, path: Path, name: str) -> list[str]:
         """Check one table; the first of each kind of problem."""
-        import pyarrow as pa
-
         folder = name.split("/", 1)[0]
         columns, schema = _COLUMNS[folder], data_schema() if folder == "data" else rejects_schema()
         problems: dict[str, None] = {}
@@ -119,9 +117,6 @@ class Rows:
 
     def _shared(self, table: pa.Table) -> Iterator[str]:
         """Order, rounds, and who did what."""
-        import numpy as np
-        import pyarrow.compute as pc
-
         keys = keys_of(table["id"])
         if len(keys) and (int(keys[0]) < self.last or (keys[1:] < keys[:-1]).any()):
             yield "rows are not in the order of their ids' digests"
@@ -140,8 +135,6 @@ class Rows:
 
     def _data(self, table: pa.Table) -> Iterator[str]:
         """Texts, and the chat made of them."""
-        import pyarrow.compute as pc
-
         for column in ("instruction", "response"):
             if pc.any(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(table[column])), 0)).as_py():
                 yield f"rows with an empty {column}"
@@ -153,9 +146,6 @@ class Rows:
 
     def _reject(self, table: pa.Table) -> Iterator[str]:
         """Outcomes and winners."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         if pc.any(pc.not_equal(table["outcome"], self.part)).as_py():
             yield f"rows of another outcome than {self.part}"
         won = pc.is_in(table["stage"], pa.array(_WON)) if self.part == "dropped" else pa.scalar(False)
@@ -170,8 +160,6 @@ class Rows:
 
     def totals(self) -> list[str]:
         """Counts, ids and seeds over all tables."""
-        import numpy as np
-
         m, problems = self.manifest, []
         booked = {s: c["rows"] for s, c in m["splits"].items()} | m["rejects"]
         for part, n in booked.items():
@@ -198,8 +186,6 @@ class Rows:
 
     def _seeds(self) -> list[str]:
         """Seeds by split."""
-        import numpy as np
-
         problems = []
         splits = {s: np.unique(_all(self.seeds[s])) for s in self.manifest["splits"]}
         for split, seeds in splits.items():
@@ -216,8 +202,6 @@ class Rows:
     def _winners(self) -> list[str]:
         """Rows are dropped for rows of the data, for others that were dropped later, or for seeds. A seed that no row
         started at is known by the number of such seeds alone."""
-        import numpy as np
-
         seeds = np.unique(_all(self.seed_ids))
         names = [*self.manifest["splits"], "dropped"]
         known = np.concatenate([seeds, *(_all(self.ids[n]) for n in names)])
@@ -231,8 +215,6 @@ class Rows:
 
 def _reasons(table: pa.Table) -> dict[str, int]:
     """Rows by `stage: reason`; all together where there is none."""
-    import pyarrow.compute as pc
-
     if "stage" not in table.column_names:
         return {"": len(table)}
     joined = pc.binary_join_element_wise(table["stage"], table["reason"], ": ")
@@ -241,6 +223,4 @@ def _reasons(table: pa.Table) -> dict[str, int]:
 
 def _all(parts: Any) -> np.ndarray:
     """uint64 [all]: arrays one after another."""
-    import numpy as np
-
     return np.concatenate([np.empty(0, np.uint64), *parts])
