@@ -28,9 +28,13 @@ _LENGTH = struct.Struct("<Q")
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, however it dies (Linux; elsewhere stdin closes)."""
-    parent = os.getppid()
+def die_with_parent(parent: int = 0) -> None:
+    """Ask the kernel to kill this process when its parent dies, however it dies (Linux).
+
+    Args:
+        parent: its process id; 0: whoever is the parent now, if this comes too late for one that is gone.
+    """
+    parent = parent or os.getppid()
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):

@@ -20,7 +20,7 @@ import orjson
 from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
 from gra_hpc.engines.leftovers import SOCKET_PATH_MAX
 from gra_hpc.errors import EngineError
-from gra_hpc.models import files
+from gra_hpc.models import files, hub
 from gra_hpc.placement.placement import EnginePlace
 
 DEFAULT_CPU_KV = 512 << 20
@@ -217,9 +217,7 @@ def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str
     env = {k: v for k, v in inherited.items() if not _SECRET.search(k) and k not in _RENDEZVOUS}
     temporary, cache = str(spec.private), spec.cache
     env |= {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **hub.OFFLINE,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
         "DO_NOT_TRACK": "1",

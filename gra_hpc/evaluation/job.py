@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import re
 import signal
 import subprocess
@@ -35,6 +34,7 @@ from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.run.engines import local_directory
 from gra_hpc.signals import Signals
 from gra_hpc.storage import new_file
+from gra_hpc.workers import child_environment
 
 log = logging.getLogger(__name__)
 
@@ -161,12 +161,12 @@ def merge(out: EvaluateDir, config: EvaluateConfig, say: Callable[[str], None]) 
 
 def environment(site: SiteConfig, extra: dict[str, str], offline: bool = True) -> dict[str, str]:
     """Environment of a benchmark's process: the site's shared caches, and no network."""
-    env = dict(os.environ)
+    env = child_environment()
     if site.scratch:
         for key, name in (("HF_HUB_CACHE", "hub"), ("HF_DATASETS_CACHE", "datasets"), ("HF_MODULES_CACHE", "modules")):
             env[key] = f"{site.scratch}/{name}"
     if offline:
-        env |= {**hub.OFFLINE, "HF_EVALUATE_OFFLINE": "1"}
+        env |= hub.OFFLINE
     env |= {
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_NO_USAGE_STATS": "1",

@@ -96,7 +96,8 @@ def _release(release: Path, split: str, min_score: float, last_round: int) -> Ex
         recorded = manifest["files"].get(f"data/{file.name}")
         if recorded is None:
             raise ReleaseError(f"{file}: not in the release's manifest", then)
-        for batch in read_batches(checked(file, recorded, then), ["messages", "score", "round"], then=then):
+        columns = ["messages", "score", *(["round"] if last_round else [])]
+        for batch in read_batches(checked(file, recorded, then), columns, then=then):
             for row in batch.to_pylist():
                 out.read += 1
                 if row["score"] is not None and row["score"] < min_score:

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from gra_hpc.engines.guard import PR_SET_PDEATHSIG, prctl
 from gra_hpc.errors import LaunchError
 from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.signals import Signals
 from gra_hpc.storage import new_file
+from gra_hpc.workers import child_environment, die_with_parent
 
 POLL_S = 0.2
 REPEAT_S = 1.0
@@ -135,20 +135,19 @@ def run_ranks(
 def _start(
     command: Sequence[str], rank: int, local: int, per_node: int, where: Rendezvous, log: Path, interface: str
 ) -> subprocess.Popen[bytes]:
-    env = {
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(local),
-        "WORLD_SIZE": str(where.nodes * per_node),
-        "LOCAL_WORLD_SIZE": str(per_node),
-        "GROUP_RANK": str(where.node),
-        "MASTER_ADDR": where.address,
-        "MASTER_PORT": str(where.port),
-        "GRA_ATTEMPT": where.attempt,
-        "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    env = child_environment(
+        RANK=str(rank),
+        LOCAL_RANK=str(local),
+        WORLD_SIZE=str(where.nodes * per_node),
+        LOCAL_WORLD_SIZE=str(per_node),
+        GROUP_RANK=str(where.node),
+        MASTER_ADDR=where.address,
+        MASTER_PORT=str(where.port),
+        GRA_ATTEMPT=where.attempt,
+        TOKENIZERS_PARALLELISM="false",
+        TQDM_DISABLE="1",
+        PYTHONUNBUFFERED="1",
+    )
     env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // per_node)))
     between = interface or ("lo" if where.nodes == 1 else "")
     if between:
@@ -167,9 +166,7 @@ def _start(
 
 def in_child(launcher: int) -> None:
     """In the child, before exec: it dies with its launcher, and ignores the warning until it can handle it."""
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:  # it has died already
-        os._exit(1)
+    die_with_parent(launcher)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

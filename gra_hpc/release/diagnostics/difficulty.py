@@ -8,24 +8,18 @@ first special token.
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from gra_hpc.errors import GraError
-from gra_hpc.workers import child_environment, die_with_parent
+from gra_hpc.models.worker import answered, begin
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 512, 256
 """Longer instructions lose their beginning, longer responses their end."""
 BATCH_TOKENS = 2048
-_TAIL = 400
 
 
 def difficulty(pairs: Sequence[tuple[str, str]], model_dir: Path | str, python: str = "") -> list[float | None]:
@@ -36,32 +30,23 @@ def difficulty(pairs: Sequence[tuple[str, str]], model_dir: Path | str, python: 
     """
     if not pairs:
         return []
-    with tempfile.TemporaryDirectory(prefix="gra-ifd-") as temporary:
-        directory = Path(temporary)
-        (directory / "pairs.json").write_bytes(orjson.dumps(list(pairs)))
-        command = [python or sys.executable, "-m", "gra_hpc.release.diagnostics.difficulty", str(model_dir), temporary]
-        environment = child_environment(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
-        with (directory / "log").open("wb") as words:
-            code = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT, env=environment, check=False
-            ).returncode
-        if code:
-            last = (directory / "log").read_text(errors="replace", encoding="utf-8").strip()[-_TAIL:]
-            if "No module named" in last and ("torch" in last or "transformers" in last):
-                raise GraError("torch and transformers are not installed", "pip install 'gra-hpc[cpu]'  (or [gpu])")
-            raise GraError(f"scoring with {model_dir} failed (exit code {code}): {(last.splitlines() or ['?'])[-1]}")
+    with answered(
+        "gra_hpc.release.diagnostics.difficulty",
+        list(pairs),
+        str(model_dir),
+        what=f"scoring with {model_dir}",
+        python=python,
+        TOKENIZERS_PARALLELISM="false",
+    ) as directory:
         return list(orjson.loads((directory / "scores.json").read_bytes()))
 
 
-def main(model_dir: str, directory: str) -> None:
-    """Worker: score `pairs.json` of a directory into its `scores.json`."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+def main(directory: str, model_dir: str) -> None:
+    """Worker: score the pairs it is asked for into `scores.json` of its directory."""
+    pairs = begin(directory)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    pairs = orjson.loads((Path(directory) / "pairs.json").read_bytes())
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.bfloat16 if device == "cuda" else torch.float32

@@ -1,0 +1,76 @@
+"""A model in a process of its own, so that who asks it imports no torch: `python -m MODULE DIRECTORY ARGUMENTS...`.
+
+The question lies in the directory as JSON, the answer is what the worker leaves beside it. It asks no network, and dies
+with its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gra_hpc.errors import GraError
+from gra_hpc.models.hub import OFFLINE
+from gra_hpc.workers import child_environment, die_with_parent, leave_signals_to_parent
+
+_QUESTION = "question.json"
+_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+_SHOWN = 400
+"""Characters of a failed worker's last words that are looked at."""
+
+
+@contextmanager
+def answered(
+    module: str, question: Any, *arguments: str, what: str, then: str = "", python: str = "", **environment: str
+) -> Iterator[Path]:
+    """Ask a worker, and read what it answers from its directory, which is gone afterwards.
+
+    Args:
+        module: what runs; its `main` begins with `begin`.
+        question: anything that JSON can say.
+        arguments: its command line, behind the directory.
+        what: is done, for the message about a failure.
+        then: what to do about one.
+        python: an interpreter that has what the module imports; empty: this one.
+        environment: variables beside this process's own.
+
+    Raises:
+        GraError: the worker failed; the message holds its last words.
+    """
+    with tempfile.TemporaryDirectory(prefix="gra-model-") as temporary:
+        directory = Path(temporary)
+        (directory / _QUESTION).write_bytes(orjson.dumps(question))
+        with (directory / "log").open("wb") as words:
+            code = subprocess.run(
+                [python or sys.executable, "-m", module, temporary, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=words,
+                stderr=subprocess.STDOUT,
+                env=child_environment(**OFFLINE, **_QUIET, **environment),
+                check=False,
+            ).returncode
+        if code:
+            last = (directory / "log").read_text(errors="replace", encoding="utf-8").strip()[-_SHOWN:]
+            lines = [line for line in last.splitlines() if line.strip()] or ["no output"]
+            if absent := re.search(r"No module named '(\w+)", last):
+                name = absent[1].replace("_", "-")
+                raise GraError(f"{what}: {name} is not installed", "pip install 'gra-hpc[cpu]'  (or [gpu])")
+            raise GraError(f"{what} failed (exit code {code}): {lines[-1]}", then)
+        yield directory
+
+
+def begin(directory: str) -> Any:
+    """For a worker, before it imports anything large: what it is asked."""
+    die_with_parent()
+    leave_signals_to_parent()
+    os.environ.update(OFFLINE)
+    return orjson.loads((Path(directory) / _QUESTION).read_bytes())
