@@ -12,7 +12,7 @@ from typing import Any
 
 from gra_hpc.errors import StorageError
 from gra_hpc.owner import Owner
-from gra_hpc.run.directory import AttemptDir, ShardDir
+from gra_hpc.run.directory import ATTEMPT_NAME, AttemptDir, ShardDir
 from gra_hpc.storage import fsync_dir, full_disk_as_error, read_object, to_json, write_atomic
 
 
@@ -49,11 +49,9 @@ def begin(shard: ShardDir) -> AttemptDir:
 
 
 def earlier(shard: ShardDir, than: AttemptDir | None = None) -> list[AttemptDir]:
-    """The other attempts at a shard that left a journal, oldest first."""
-    if not shard.attempts.is_dir():
-        return []
-    names = sorted(p.name for p in shard.attempts.iterdir() if (p / "journal.log").exists())
-    return [shard.attempt(n) for n in names if than is None or n != than.id]
+    """The other attempts at a shard that left a journal, or what bears its name, oldest first."""
+    found = [shard.attempt(n) for n in attempt_names(shard) if than is None or n != than.id]
+    return [a for a in found if os.path.lexists(a.journal)]
 
 
 @dataclass
@@ -87,6 +85,8 @@ class Heartbeat:
     """Calls served from journals."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
     """By role: prompt and completion tokens of this attempt's own calls."""
+    corrupt: int = 0
+    """Lines of journals, and whole journals, that could not be used."""
     slowest_call_s: float = 0.0
     """Longest call so far, in seconds: what the time before a time limit must leave."""
 
@@ -119,7 +119,12 @@ class Heartbeat:
 def stuck(shard: ShardDir, than: AttemptDir) -> bool:
     """Whether the last two attempts before this one ended without a single new answered call."""
     last = earlier(shard, than)[-2:]
-    return len(last) == 2 and all(a.journal.stat().st_size == 0 for a in last)
+    return len(last) == 2 and all(came_to_nothing(a) for a in last)
+
+
+def came_to_nothing(attempt: AttemptDir) -> bool:
+    """Whether an attempt ended without an answered call of its own."""
+    return not attempt.journal.is_file() or attempt.journal.stat().st_size == 0
 
 
 def newest_attempt(shard: ShardDir) -> Heartbeat | None:
@@ -129,7 +134,8 @@ def newest_attempt(shard: ShardDir) -> Heartbeat | None:
 
 
 def attempt_names(shard: ShardDir) -> list[str]:
+    """Names of all attempts at a shard, oldest first."""
     try:
-        return sorted(p.name for p in shard.attempts.iterdir())
+        return sorted(p.name for p in shard.attempts.iterdir() if ATTEMPT_NAME.fullmatch(p.name))
     except OSError:  # none yet, or swept a moment ago
         return []

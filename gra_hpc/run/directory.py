@@ -13,6 +13,7 @@ RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +146,10 @@ class ShardDir:
 
     def calls(self, attempt_id: str) -> Path:
         return self.path / f"calls-{attempt_id}.parquet"
+
+
+ATTEMPT_NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)
+"""What an attempt's name is made of. A directory of another name beside attempts is nobody's attempt."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def publish(
     calls: Iterable[Call],
     details: dict[str, Any],
     attempts: Sequence[AttemptDir],
+    counted: Callable[[], dict[str, int]] = dict,
 ) -> bool:
     """Write a shard's tables and its manifest.
 
@@ -50,6 +51,7 @@ def publish(
         calls: the calls the samples rest on.
         details: timings, tokens, engine statistics for the manifest.
         attempts: all attempts seen at the shard, this one included.
+        counted: what the manifest says of the journals, asked once all calls have been read.
 
     Returns:
         False if another attempt has published in the meantime; this one's tables are then removed.
@@ -73,6 +75,7 @@ def publish(
             "version": __version__,
             "python": platform.python_version(),
             **details,
+            **counted(),
         }
         won = write_once(shard.manifest, sealed(manifest))
     if not won:

@@ -166,6 +166,7 @@ def _run_shard(run: Run, round_: int, number: int, lead_s: int, signals: Signals
             config.launch.journal_fsync_calls,
         )
         with contextlib.closing(journal):
+            beat.corrupt = journal.corrupt + journal.unread
             state = Attempt(run, config, plan, round_plan, shard, here, journal, beat, signals)
             end = asyncio.run(_attempt(state, units))
         beat.phase, beat.message = end.name, end.value
@@ -219,7 +220,7 @@ def _unfinished(state: Attempt) -> End:
     if state.signals.first == signal.SIGTERM:
         return End.stopped
     last = attempts.earlier(state.shard, state.dir)[-1:]
-    if state.beat.calls == 0 and last and last[0].journal.stat().st_size == 0:
+    if state.beat.calls == 0 and last and attempts.came_to_nothing(last[0]):
         raise IncompleteError(
             f"{state.shard.path}: two attempts in a row ended without an answered call; not requeued",
             f"raise site.time_minutes or read {state.run.logs / state.dir.id}, then gra resume {state.run.path}",
@@ -362,11 +363,22 @@ def _publish(
             "timings": {"started": began, "ended": time.time()},
             "host": state.beat.host,
             "engines": stats,
-            "corrupt_journal_lines": sum(len(s.corrupt) for s in state.journal.scans),
             "journals": [
-                {"attempt": s.path.parent.name, "calls": s.calls, "corrupt_at": s.corrupt, "torn_bytes": s.torn}
+                {
+                    "attempt": s.path.parent.name,
+                    "calls": s.calls,
+                    "corrupt": s.corrupt,
+                    "corrupt_at": s.corrupt_at,
+                    "torn_bytes": s.torn,
+                    "problem": s.problem,
+                }
                 for s in state.journal.scans
             ],
+        },
+        counted=lambda: {
+            "corrupt_journal_lines": state.journal.corrupt,
+            "unread_journals": state.journal.unread,
+            "lost_calls": len(state.journal.lost),
         },
         attempts=[*attempts.earlier(state.shard, state.dir), state.dir],
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 import orjson
 
 from gra_hpc.errors import ReleaseError
-from gra_hpc.run.directory import ShardDir
+from gra_hpc.run.directory import ATTEMPT_NAME, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.storage import checked, unsealed
 
 FORMAT = 1
-_ATTEMPT = re.compile(r"[\w.+-]{1,200}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def _text(value: Any, name: str) -> str:
 
 
 def _name(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not _ATTEMPT.fullmatch(value):
+    if not isinstance(value, str) or not ATTEMPT_NAME.fullmatch(value):
         raise ValueError(f"{name} is {_shown(value)}, expected an attempt's name")
     return value
 

@@ -46,6 +46,10 @@ class ShardStatus:
     failed: int = 0
     calls: int = 0
     replayed: int = 0
+    corrupt: int = 0
+    """Lines of journals, and whole journals, that could not be used: their calls were asked again."""
+    lost: int = 0
+    """Answers that it rests on, and that are not in its calls table: they could not be read when it was published."""
     attempts: int = 0
     host: str = ""
     job: str = ""
@@ -264,8 +268,8 @@ class _Judge:
         out = ShardStatus(seen.dir.number, "waiting", units, attempts=seen.attempts)
         if beat is not None:
             for key in (
-                "accepted", "rejected", "failed", "calls", "replayed", "host", "job", "phase", "message", "started",
-                "at", "tokens",
+                "accepted", "rejected", "failed", "calls", "replayed", "corrupt", "host", "job", "phase", "message",
+                "started", "at", "tokens",
             ):  # fmt: skip
                 setattr(out, key, getattr(beat, key))
             out.seconds = _own_seconds(beat.started, beat.at, beat.calls, beat.replayed)
@@ -357,6 +361,8 @@ def _published(shard: ShardDir) -> ShardStatus:
         ledger.rejected_total,
         ledger.failed_total,
         calls=calls,
+        corrupt=m.get("corrupt_journal_lines", 0) + m.get("unread_journals", 0),
+        lost=m.get("lost_calls", 0),
         attempts=len(m["attempts"]),
         host=m["host"],
         started=timings["started"],

@@ -92,6 +92,16 @@ def failure_lines(status: RunStatus) -> Iterator[str]:
             yield f"round {r.round}, {who} {verb}: {f.cause}" + (f" (log: {f.log})" if f.log else "")
 
 
+def journal_lines(status: RunStatus) -> Iterator[str]:
+    """What could not be read of the journals."""
+    for r in status.rounds:
+        corrupt, lost = sum(s.corrupt for s in r.shards), sum(s.lost for s in r.shards)
+        if corrupt:
+            yield f"round {r.round}: {corrupt} lines of journals, or whole ones, could not be used; asked again"
+        if lost:
+            yield f"round {r.round}: {lost} used answers are not in the calls tables: their lines were destroyed"
+
+
 def next_command(status: RunStatus) -> str:
     """What to type now; empty when there is nothing but waiting."""
     states = {s.state for r in status.rounds for s in r.shards}
@@ -162,6 +172,7 @@ def table(status: RunStatus) -> Any:
     if rows:
         parts.append(shards)
     parts += [Text(line, style="red") for line in failure_lines(status)]
+    parts += [Text(line, style="yellow") for line in journal_lines(status)]
     if status.slurm:
         parts.append(Text(f"Slurm could not be asked ({status.slurm}): from files alone"))
     if status.release:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import pytest
 
 from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.run import Run
+from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.storage import read_json
+from gra_hpc.views.status import collect
+from gra_hpc.views.status_table import journal_lines
 from tools.faults.faults import SYNTHESIZE, Audit, check_shard
 
 MakeRun = Callable[..., Run]
@@ -119,3 +123,31 @@ def test_answers_to_other_questions_are_not_served(new_run: MakeRun, reference: 
     check_shard(shard, reference.round(1).shard(0))
     (own,) = [a for a in read_json(shard.manifest)["attempts"] if a["phase"] == "publishing"]
     assert own["replayed"] == 0
+
+
+def test_foreign_things_among_attempts_end_none(new_run: MakeRun, reference: Run, nursery, tmp_path: Path) -> None:
+    """Lines that are whole and hold other things than calls, a directory of a journal's name, a file among attempts, a
+    name that no attempt has: counted in manifest and status, the rest is used."""
+    run = new_run()
+    shard, journal, audit = killed_at(run, nursery, tmp_path / "log", 20)
+    attempts, body = shard.attempts, b"%s [1, 2]" % (b"0" * 32)
+    with journal.open("ab") as file:
+        file.write(b"%08x %s\n" % (zlib.crc32(body), body))
+    (attempts / "20000101T000000-directory" / "journal.log").mkdir(parents=True)
+    (attempts / "20000101T000001-fifo").mkdir()
+    os.mkfifo(attempts / "20000101T000001-fifo" / "journal.log")
+    (attempts / "20000101T000002-file").write_text("no directory")
+    (attempts / "a copy\x1b[2J").mkdir()
+    (attempts / "a copy\x1b[2J" / "journal.log").write_bytes(journal.read_bytes())
+    audit.starting()
+    process = nursery.start(SYNTHESIZE, run.path, *JOB, log=tmp_path / "log")
+    assert process.wait() == 0, process.tail()
+    assert audit.published()[1] == audit.reasked == 0
+    check_shard(shard, reference.round(1).shard(0))
+    manifest = read_json(shard.manifest)
+    assert (manifest["corrupt_journal_lines"], manifest["unread_journals"], manifest["lost_calls"]) == (1, 2, 0)
+    assert [(j["corrupt"], bool(j["problem"])) for j in manifest["journals"]] == [(0, True), (0, True), (1, False)]
+    assert ShardManifest.load(shard).attempts[0] == "20000101T000000-directory"
+    (seen, _) = collect(run).rounds[0].shards
+    assert (seen.state, seen.corrupt, seen.lost) == ("published", 3, 0)
+    assert any("3 lines of journals, or whole ones, could not be used" in x for x in journal_lines(collect(run)))

@@ -188,6 +188,8 @@ class Work:
     """Calls that killed their engine twice."""
     corrupt: int = 0
     """Unreadable lines in journals."""
+    lost: int = 0
+    """Used answers that could not be read again when their shard was published."""
     turns: dict[str, list[float]] = field(default_factory=dict)
     """Where engines took turns: swaps and lost seconds by group, which is named by its models."""
 
@@ -249,6 +251,7 @@ def work(tables: Sequence[Table], sampled: Sequence[Table]) -> Work:
         out.attempts += len(m["attempts"])
         out.given_up += m["engines"].get("given_up", 0)
         out.corrupt += m.get("corrupt_journal_lines", 0)
+        out.lost += m.get("lost_calls", 0)
         hosts |= {a.get("host", m["host"]) for a in m["attempts"]}
     out.hosts = len(hosts)
     spent = call_milliseconds(sampled) if any(busy.values()) else {}

@@ -320,6 +320,7 @@ def _operations(w: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("engines restarted after a death", number(w.restarts)),
         ("calls given up (killed their engine twice)", number(w.given_up)),
         ("unreadable journal lines", number(w.corrupt)),
+        *([("used answers that are not in the calls tables", number(w.lost))] if w.lost else []),
         *(
             (f"turns of {group}: swaps, seconds lost", f"{number(swaps)}, {number(round(lost))}")
             for group, (swaps, lost) in sorted(w.turns.items())
