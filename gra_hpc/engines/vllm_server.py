@@ -20,6 +20,7 @@ import orjson
 from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
 from gra_hpc.engines.leftovers import SOCKET_PATH_MAX
 from gra_hpc.errors import EngineError
+from gra_hpc.log_tail import ANY, LINES, tail, telling
 from gra_hpc.models import files, hub
 from gra_hpc.placement.placement import EnginePlace
 
@@ -314,17 +315,9 @@ def last_error(log: Path, start: int = 0) -> str:
         start: byte at which this engine's part of the log starts.
     """
     try:
-        with log.open("rb") as f:
-            size = f.seek(0, os.SEEK_END)
-            f.seek(max(start, size - (1 << 18)))
-            lines = f.read().decode("utf-8", "replace").splitlines()
+        lines = [_PREFIX.sub("", line).strip() for line in tail(log, LINES, start)]
     except OSError:
         return ""
-    lines = [text for line in lines if (text := _PREFIX.sub("", line).strip())]
-    lines = [line for line in lines if not line.startswith(("guard: removed", "$ "))]
-    errors = [line for line in lines if _CAUSE.search(line)]
-    clear = [line for line in errors if not _VAGUE.search(line)]
-    for found in (clear, errors, lines):
-        if found:
-            return found[-1][:300]
-    return ""
+    lines = [line for line in lines if line and not line.startswith(("guard: removed", "$ "))]
+    clear = [line for line in lines if not _VAGUE.search(line)]
+    return (telling(clear, _CAUSE) or telling(lines, _CAUSE, ANY))[:300]

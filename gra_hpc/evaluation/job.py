@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import re
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from gra_hpc.launch import submissions
 from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_array, submit_one
 from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_work
 from gra_hpc.launch.tasks import await_kill, requeue, start_logging
+from gra_hpc.log_tail import ANY, last_words, telling
 from gra_hpc.models import hub
 from gra_hpc.permissions import in_other_hands
 from gra_hpc.run.attempts import job_id, restart_count
@@ -145,7 +145,8 @@ def evaluate_here(out: EvaluateDir, config: EvaluateConfig, say: Callable[[str],
         if signals.first:
             raise LaunchError(f"{out.path}: interrupted during {name}", f"gra evaluate {out.path}")
         if code:
-            say(f"{name}: failed: {last_line(log_file)} (log: {log_file})")
+            why = last_words(log_file, r"^evaluate: (.*)", r"^[\w.]*(?:Error|Exception|Exit|Interrupt)\b")
+            say(f"{name}: failed: {why or '(nothing)'} (log: {log_file})")
     merge(out, config, say)
 
 
@@ -207,14 +208,6 @@ def run_worker(out: EvaluateDir, name: str, config: EvaluateConfig, signals: Sig
             process.stdin.write(guard.KILL)  # nothing is kept of an unfinished benchmark
             process.stdin.close()
     return process.wait()
-
-
-def last_line(log_file: Path) -> str:
-    """Why a benchmark failed, by its log: what it said itself, else the last error, else the last line."""
-    lines = [x.strip() for x in log_file.read_text(errors="replace", encoding="utf-8").splitlines() if x.strip()]
-    told = [x.removeprefix("evaluate: ") for x in lines if x.startswith("evaluate: ")]
-    errors = [x for x in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", x)]
-    return (told or errors or lines or ["(nothing)"])[-1]
 
 
 @dataclass(frozen=True)
@@ -291,8 +284,7 @@ def stage_data(out: Path, config: EvaluateConfig, say: Callable[[str], None] = p
             words = [*command, name, "--data"]
             done = subprocess.run(words, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
             if done.returncode:
-                said = [x for x in done.stderr.splitlines() if x.strip()][-1:] or ["no message"]
-                problems.append(f"{name}: {said[0].strip()[:300]}")
+                problems.append(f"{name}: {telling(done.stderr.splitlines(), ANY)[:300] or 'no message'}")
                 break
         say(f"{name}: {'not to be had' if done.returncode else 'found without the network'}")
     if problems:

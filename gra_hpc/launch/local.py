@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 
 from gra_hpc.errors import IncompleteError, LaunchError
 from gra_hpc.launch.tasks import MergeTask, ShardTask
+from gra_hpc.log_tail import OURS, telling
 from gra_hpc.owner import Owner
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
@@ -142,13 +142,10 @@ def _error(job: Any) -> tuple[str, str, Path]:
     except Exception as e:
         text = str(e)
     trace = text.partition("You can check full logs")[0]  # what submitit says after a job's traceback
-    lines = [line.strip() for line in trace.splitlines() if line.strip() and not set(line) <= set("- ")]
-    last = lines[-1] if lines else "the process ended without a result"
-    cause, _, advice = _OURS.sub("", last).partition(" -> ")
+    last = telling(trace.splitlines(), r"[^- ]") or "the process ended without a result"
+    ours = OURS.match(last)
+    cause, advice = (ours[1], ours[2] or "") if ours else (last, "")
     return cause, advice.partition(", then gra resume")[0], log
-
-
-_OURS = re.compile(r"^gra_hpc\.errors\.\w+: ")
 
 
 def _result(job: Any, run: Run) -> Any:

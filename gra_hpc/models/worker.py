@@ -7,7 +7,6 @@ with its parent.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,13 +18,12 @@ from typing import Any
 import orjson
 
 from gra_hpc.errors import GraError
+from gra_hpc.log_tail import ANY, tail, telling
 from gra_hpc.models.hub import OFFLINE
 from gra_hpc.workers import child_environment, die_with_parent, leave_signals_to_parent
 
 _QUESTION = "question.json"
 _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-_SHOWN = 400
-"""Characters of a failed worker's last words that are looked at."""
 
 
 @contextmanager
@@ -59,12 +57,11 @@ def answered(
                 check=False,
             ).returncode
         if code:
-            last = (directory / "log").read_text(errors="replace", encoding="utf-8").strip()[-_SHOWN:]
-            lines = [line for line in last.splitlines() if line.strip()] or ["no output"]
-            if absent := re.search(r"No module named '(\w+)", last):
-                name = absent[1].replace("_", "-")
-                raise GraError(f"{what}: {name} is not installed", "pip install 'gra-hpc[cpu]'  (or [gpu])")
-            raise GraError(f"{what} failed (exit code {code}): {lines[-1]}", then)
+            lines = tail(directory / "log", 40)
+            if absent := telling(lines, r"No module named '(\w+)"):
+                absent = absent.replace("_", "-")
+                raise GraError(f"{what}: {absent} is not installed", "pip install 'gra-hpc[cpu]'  (or [gpu])")
+            raise GraError(f"{what} failed (exit code {code}): {telling(lines, ANY) or 'no output'}", then)
         yield directory
 
 

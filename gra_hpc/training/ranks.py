@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from gra_hpc.errors import LaunchError
+from gra_hpc.log_tail import last_words
 from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.signals import Signals
 from gra_hpc.storage import new_file
@@ -127,8 +128,9 @@ def run_ranks(
     failed = sorted((c < 0, i) for i, c in enumerate(codes) if c not in (0, os.EX_TEMPFAIL))
     if failed:
         number = failed[0][1]
-        last = last_line(files[number])
-        raise LaunchError(f"rank {first + number}: {_ended(codes[number])}{last} (log: {files[number]})")
+        last = last_words(files[number], r"^finetune: (.*)")
+        how = f"{_ended(codes[number])}{': ' if last else ''}{last}"
+        raise LaunchError(f"rank {first + number}: {how} (log: {files[number]})")
     return codes
 
 
@@ -209,13 +211,3 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _ended(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-
-
-def last_line(log: Path) -> str:
-    """`: ` and the last thing a log says, or nothing."""
-    try:
-        lines = [x.strip() for x in log.read_text(errors="replace", encoding="utf-8").splitlines() if x.strip()]
-    except OSError:
-        return ""
-    told = [x.removeprefix("finetune: ") for x in lines if x.startswith("finetune: ")]
-    return f": {(told or lines)[-1]}" if lines else ""

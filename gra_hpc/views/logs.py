@@ -7,17 +7,15 @@ RUN/logs/ATTEMPT/*.log              the engines of one attempt, one file per sta
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from gra_hpc.errors import GraError
 from gra_hpc.launch.log_files import Finder, modified
+from gra_hpc.log_tail import OURS, tail, telling
 from gra_hpc.run.rounds import current_round
 from gra_hpc.run.run import Run
-
-TAIL_BYTES = 64 << 10
 
 _SLURM = (
     (re.compile(r"DUE TO TIME LIMIT"), "killed at its time limit"),
@@ -27,29 +25,12 @@ _SLURM = (
     (re.compile(r"CANCELLED AT|DUE TO TASK FAILURE|STEP .* CANCELLED"), "cancelled"),
     (re.compile(r"srun: error: .*: Killed"), "killed (SIGKILL)"),
 )
-_EXCEPTION = re.compile(r"^(?:srun: )?((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Failed)\w*): ")
-_OURS = re.compile(r"^gra_hpc\.errors\.\w+: ")
-_REFUSED = (
+_OTHERS = (
+    re.compile(r"^(?:srun: )?(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Failed)\w*: "),
     re.compile(r"No such file or directory|command not found|Permission denied|Unable to locate a modulefile"),
     re.compile(r"slurmstepd: error: |srun: error: "),
 )
-
-
-def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a log, without control characters (progress bars, colours)."""
-    try:
-        with path.open("rb") as f:
-            size = f.seek(0, os.SEEK_END)
-            f.seek(max(0, size - max(TAIL_BYTES, 400 * lines)))
-            text = f.read().decode("utf-8", "replace")
-    except OSError as e:
-        return [f"({e.strerror})"]
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    found = [line.rpartition("\r")[2] if "\r" in line.rstrip("\r") else line for line in text.split("\n")]
-    found = ["".join(c if c.isprintable() or c == "\t" else "" for c in line) for line in found]
-    while found and not found[-1].strip():
-        found.pop()
-    return found[-lines:]
+"""An exception, then what looks like a refusal."""
 
 
 def last_words(path: Path) -> str:
@@ -57,24 +38,18 @@ def last_words(path: Path) -> str:
 
     An exception of the last attempt first, then Slurm's own words, then the last line that looks like a refusal.
     """
-    lines = [line.strip() for line in tail(path, 80)]
-    lines = [line for line in lines if line and not set(line) <= set("- =*")]
+    try:
+        lines = tail(path, 80)
+    except OSError:
+        return ""
     begin = max((i for i, line in enumerate(lines) if "submitit INFO" in line and "Starting with" in line), default=0)
     lines = lines[begin:]
-    for line in reversed(lines):
-        if _OURS.match(line):
-            return _OURS.sub("", line).split(" -> ")[0]
+    if ours := telling(lines, OURS):
+        return ours
     for pattern, meaning in _SLURM:
-        if any(pattern.search(line) for line in lines):
+        if telling(lines, pattern):
             return meaning
-    for line in reversed(lines):
-        if _EXCEPTION.match(line):
-            return line
-    for pattern in _REFUSED:
-        for line in reversed(lines):
-            if pattern.search(line):
-                return line
-    return ""
+    return telling(lines, *_OTHERS)
 
 
 def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: int) -> Iterator[str]:
@@ -112,7 +87,10 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
     for file in files:
         yield f"==> {file}" if lines else str(file)
         if lines:
-            yield from tail(file, lines)
+            try:
+                yield from tail(file, lines)
+            except OSError as e:
+                yield f"({e.strerror})"
 
 
 def _interesting(run: Run, number: int, finder: Finder) -> int:
