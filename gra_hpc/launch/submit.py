@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
+from gra_hpc.launch.round_end import tidy
 from gra_hpc.launch.submissions import sole_submitter
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.rounds import remaining
@@ -38,6 +39,7 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
         raise LaunchError(f"{run.path}: was started before", f"gra resume {run.path}")
     steps = remaining(run)
     if not steps and (run.release / "manifest.json").is_file():
+        tidy(run)
         print(f"nothing left to do; release in {run.release}")
         return
     if config.site.executor is Executor.slurm:

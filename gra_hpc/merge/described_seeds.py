@@ -69,7 +69,7 @@ def _build(run: Run, plan: Plan, expected: int, staging: Staging) -> Ledger:
                 {"shard": s.number, "attempt": s.attempt, "manifest_sha256": s.manifest_sha256} for s in shards.shards
             ],
         }
-        (staging.out / "manifest.json").write_bytes(storage.to_json(manifest))
+        (staging.out / "manifest.json").write_bytes(storage.sealed(manifest))
         staging.publish(lambda: False)
     return ledger
 

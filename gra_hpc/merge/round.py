@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from gra_hpc.merge import manifest as manifests
 from gra_hpc.merge.collect import collect, published
 from gra_hpc.merge.semantic import semantic
 from gra_hpc.merge.steps import Steps
-from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.rounds import plan_after
 from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import Staging, build_whole, sweep
 from gra_hpc.workers import Workers
@@ -112,7 +112,7 @@ def merge_round(run: Run, round_: int) -> MergeSummary:
     """
     started = time.monotonic()
     target = run.round(round_)
-    fingerprint, expected = run.plan.fingerprint, RoundPlan.load(target).shards
+    fingerprint, expected = run.plan.fingerprint, run.shards_of(round_)
     before = existing(run, round_, fingerprint)
     if before is not None:
         summary = _done(run, round_, before, expected)
@@ -177,7 +177,7 @@ def _done(run: Run, round_: int, before: dict[str, Any], expected: int) -> Merge
     if len(have) <= len(before["shards"]):
         return MergeSummary.of(before, done_before=True)
     following = run.round(round_ + 1)
-    if following.plan_file.exists() or following.shards.exists():
+    if following.shards.exists():
         log.warning(
             "round %d: %d shards were published after its partial merge, but round %d has drawn from that: it stays",
             round_,
@@ -226,9 +226,17 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
         steps.take()
         with clock("write"):
             manifest = manifests.write(steps, shards, pool_path, staging.out)
+            if round_ < run.config.method.rounds and (following := plan_after(run, manifest)):
+                _add(manifest, staging.out / run.round(round_ + 1).plan_file.name, asdict(following))
     (staging.out / "timings.json").write_bytes(storage.to_json(_timings(timings)))
-    (staging.out / "manifest.json").write_bytes(storage.to_json(manifest))
+    (staging.out / "manifest.json").write_bytes(storage.sealed(manifest))
     return manifest
+
+
+def _add(manifest: dict[str, Any], file: Path, value: dict[str, Any]) -> None:
+    """Write one more file of the merge, and record it."""
+    file.write_bytes(storage.sealed(value))
+    manifest["files"][file.name] = storage.entry(file)
 
 
 def _timings(seconds: dict[str, float]) -> dict[str, Any]:

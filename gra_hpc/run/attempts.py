@@ -43,8 +43,9 @@ def begin(shard: ShardDir) -> AttemptDir:
     attempt = shard.attempt(f"{stamp}-{where}-{secrets.token_hex(2)}")
     with full_disk_as_error(shard.path):
         attempt.path.mkdir(parents=True)
-        for directory in (shard.attempts, shard.path, shard.path.parent):  # a synced journal in an unsynced directory
-            fsync_dir(directory)  # would not outlive a power loss
+        # up to RUN/rounds: a synced journal in an unsynced directory would not outlive a power loss
+        for directory in (shard.attempts, shard.path, *list(shard.path.parents)[:3]):
+            fsync_dir(directory)
     return attempt
 
 

@@ -2,10 +2,11 @@
 
 RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
     rounds/00/...                                   round 0: the seeds described
-    rounds/01/round.json                            how many candidates each seed gets
+    rounds/01/round.json                            how many candidates the round makes; of later rounds: see below
     rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
     rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, manifest.json}
     rounds/01/merged/{pool,kept,dropped}.parquet, manifest.json     the merge of the round, renamed into place
+    rounds/01/merged/next.json                      how many candidates round 2 makes
     rounds/01/embeddings/00000-DIGEST.parquet       what the merge embedded itself; of seeds: seeds.embeddings/
     release/                                        the dataset
     logs/  submissions/
@@ -88,7 +89,10 @@ class RoundDir:
 
     @property
     def plan_file(self) -> Path:
-        return self.path / "round.json"
+        """Made with the run's plan, or with the merge of the round before: in one step, so that none is without it."""
+        if self.number < 2:
+            return self.path / "round.json"
+        return self.path.with_name(f"{self.number - 1:02d}") / "merged" / "next.json"
 
     @property
     def merged(self) -> Path:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gra_hpc import __version__
 from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.config.settings import RunConfig
-from gra_hpc.errors import FingerprintError, GraError
+from gra_hpc.errors import FingerprintError, GraError, IncompleteError
 from gra_hpc.flows.render import prompts_digest
 from gra_hpc.records import digest
 from gra_hpc.run.code import code_digest
 from gra_hpc.run.directory import RoundDir, RunDir
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.sources.benchmarks import BenchmarkPin
-from gra_hpc.storage import read_object, to_json, write_atomic
+from gra_hpc.storage import checked, read_object, sealed, write_atomic
 
 FORMAT = 3
 READABLE = (2, FORMAT)
@@ -121,25 +122,45 @@ class RoundPlan:
         """The plan of a round.
 
         Raises:
-            GraError: when the round before it has not been merged yet.
+            IncompleteError: the round before it has not been merged yet, or nothing survived its merge.
+            ReleaseError: it is not what the merge wrote.
+            GraError: no such file, or another one.
         """
-        run = directory.path.parent.parent
-        if not directory.plan_file.is_file():
-            if directory.number <= 1 or directory.shards.is_dir():
-                raise GraError(f"{directory.plan_file}: is missing", f"bring it back, or gra plan {run}-2 ...")
-            raise GraError(
-                f"round {directory.number} is not planned yet: round {directory.number - 1} has not been merged",
-                f"gra status {run}",
-            )
-        data = read_object(directory.plan_file, "round", "candidates", "shards")
+        file, run = directory.plan_file, directory.path.parent.parent
+        then = f"gra plan {run}-2 ..."
+        if directory.number >= 2:
+            then = _by_merge(directory, run)
+        elif not file.is_file():
+            raise GraError(f"{file}: is missing", f"bring it back, or {then}")
         try:
-            return cls(**data)
+            return cls(**read_object(file, "round", "candidates", "shards"))
         except TypeError as e:
-            raise GraError(f"{directory.plan_file}: not the plan of a round ({e})", f"gra plan {run}-2 ...") from None
+            raise GraError(f"{file}: not the plan of a round ({e})", then) from None
 
     def save(self, directory: RoundDir) -> None:
+        """Write the plan of round 0 or 1."""
         directory.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(directory.plan_file, to_json(asdict(self)))
+        write_atomic(directory.plan_file, sealed(asdict(self)))
+
+
+def _by_merge(directory: RoundDir, run: Path) -> str:
+    """What to do when the plan that a merge made cannot be read; it is there, and as it was written."""
+    file, before = directory.plan_file, directory.number - 1
+    then = f"move {file.parent} away, then gra merge {run} --round {before}"
+    try:
+        recorded = read_object(file.with_name("manifest.json"), "files", then=then)["files"].get(file.name)
+    except FileNotFoundError:
+        raise IncompleteError(
+            f"round {directory.number} is not planned yet: round {before} has not been merged",
+            f"gra merge {run} --round {before}",
+        ) from None
+    if recorded is None:
+        raise IncompleteError(
+            f"none of the candidates of rounds 1 to {before} survived: round {directory.number} is not planned",
+            f"gra inspect {run} --status rejected  (or failed)",
+        )
+    checked(file, recorded, then)
+    return then
 
 
 def first_round(config: RunConfig, plan: Plan) -> RoundPlan:

@@ -22,7 +22,7 @@ from gra_hpc.run.pins import pin_embed, pin_models
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
-from gra_hpc.storage import fsync_dir, fsync_file, full_disk_as_error, to_json, write_atomic
+from gra_hpc.storage import fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
 
 SEEDS_PER_SHARD_0 = 2000
 """Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
@@ -104,13 +104,12 @@ def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Pla
                 draft.round(0).path.mkdir(parents=True)
                 RoundPlan(0, undescribed, min(plan.shards, -(-undescribed // SEEDS_PER_SHARD_0))).save(draft.round(0))
             first_round(config, plan).save(draft.round(1))
-            draft.plan_file.write_bytes(to_json(asdict(plan)))
+            draft.plan_file.write_bytes(sealed(asdict(plan)))
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o777 & ~mask)
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    fsync_file(file)  # or a power loss could leave a run with an empty plan
+            for path in (*temporary.rglob("*"), temporary):  # or a power loss could leave a run with an empty plan
+                fsync_file(path) if path.is_file() else fsync_dir(path)
             if run.path.exists():
                 run.path.rmdir()
             temporary.rename(run.path)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gra_hpc.errors import GraError
+from gra_hpc.errors import GraError, IncompleteError
 from gra_hpc.launch.log_files import Finder, modified
 from gra_hpc.log_tail import OURS, tail, telling
 from gra_hpc.run.rounds import current_round
@@ -66,7 +66,7 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
     """
     from gra_hpc.run.attempts import newest_attempt
 
-    number = current_round(run) if round_ is None else round_
+    number = _current(run) if round_ is None else round_
     finder = Finder(run)
     if merge:
         what, logs = f"merge of round {number}", finder.merge(number)
@@ -91,6 +91,14 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
                 yield from tail(file, lines)
             except OSError as e:
                 yield f"({e.strerror})"
+
+
+def _current(run: Run) -> int:
+    """The round that is being worked on; the last one that was, where no further one can be planned."""
+    try:
+        return current_round(run)
+    except IncompleteError:
+        return max(n for n in run.rounds if run.round(n).manifest.is_file())
 
 
 def _interesting(run: Run, number: int, finder: Finder) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.errors import LaunchError, ReleaseError, StorageError
+from gra_hpc.errors import IncompleteError, LaunchError, ReleaseError, StorageError
 from gra_hpc.launch.log_files import Finder
 from gra_hpc.owner import Owner, Sightings
 from gra_hpc.run.attempts import Heartbeat, attempt_names
@@ -110,6 +110,10 @@ class RunStatus:
     """Path of the release, once it is there."""
     slurm: str = ""
     """Why Slurm could not be asked; empty when it was, or need not be."""
+    stopped: str = ""
+    """Why no more can be done, though there is no release; empty when there can."""
+    then: str = ""
+    """What to type about that."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -123,11 +127,15 @@ def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
     """The state of every shard of every round that is planned."""
     plan = run.plan
     found: list[tuple[RoundPlan, list[ShardStatus | _Seen]]] = []
+    stopped: IncompleteError | None = None
     for number in run.rounds:
         directory = run.round(number)
-        if directory.plan_file.is_file():
-            shards = [_look(directory.shard(s)) for s in range(run.shards_of(number))]
-            found.append((RoundPlan.load(directory), shards))
+        try:
+            round_plan = RoundPlan.load(directory)
+        except IncompleteError as e:
+            stopped = e if run.round(number - 1).manifest.is_file() else None
+            break
+        found.append((round_plan, [_look(directory.shard(s)) for s in range(run.shards_of(number))]))
     done = (run.release / "manifest.json").is_file()
     queue, trouble = _Queue(), ""
     slurm = any(run.submissions.glob("*.json")) or any(
@@ -156,7 +164,8 @@ def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
                     number, merged, states, _ledger(states), failures, queue.merging.get(number, ""), eta(states)
                 )
             )
-    return RunStatus(str(run.path), plan.fingerprint, rounds, str(run.release) if done else "", trouble)
+    why = (stopped.what, stopped.then) if stopped else ("", "")
+    return RunStatus(str(run.path), plan.fingerprint, rounds, str(run.release) if done else "", trouble, *why)
 
 
 @dataclass

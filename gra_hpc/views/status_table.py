@@ -109,6 +109,8 @@ def next_command(status: RunStatus) -> str:
         return f"gra inspect {status.run}"
     if states & {"running", "queued"} or any(r.merging for r in status.rounds):
         return ""
+    if status.then:
+        return status.then
     if any(r.failures for r in status.rounds):
         return f"gra logs {status.run}  then, when it is mended: gra resume {status.run}"
     if states <= {"waiting"}:
@@ -173,6 +175,8 @@ def table(status: RunStatus) -> Any:
         parts.append(shards)
     parts += [Text(line, style="red") for line in failure_lines(status)]
     parts += [Text(line, style="yellow") for line in journal_lines(status)]
+    if status.stopped:
+        parts.append(Text(status.stopped, style="red"))
     if status.slurm:
         parts.append(Text(f"Slurm could not be asked ({status.slurm}): from files alone"))
     if status.release:

@@ -159,6 +159,7 @@ def test_partial_merge_stays_once_the_next_round_has_drawn_from_it(tmp_path: Pat
     publish_shard(run, 1, 0, [sample(0)])
     merge_round(run, 1)
     before = tables(run)
+    publish_shard(run, 2, 0, [sample(2, round_=2)])
     publish_shard(run, 1, 1, [sample(1)])
     assert merge_round(run, 1).done_before
     assert tables(run) == before

@@ -104,8 +104,6 @@ class Maker:
             self.publish(run, 0)
             merge_described(run)
         for number in range(1, rounds + 1):
-            if number > 1:
-                plan.size_round(number, config, run.plan.seeds, config.launch.shards, 1.0).save(run.round(number))
             self.publish(run, number, skip, acceptance)
             if merge:
                 merge_round(run, number)

@@ -14,6 +14,7 @@ from gra_hpc.run import plan, planning
 from gra_hpc.run.plan import Plan, RoundPlan, size_round
 from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, candidates_of, planned, slice_of
+from gra_hpc.storage import read_json
 from gra_hpc.views.plan import engines_of, preview
 
 DOMAINS = ["math", "coding", "qa"]
@@ -67,7 +68,7 @@ def test_a_plan_that_fits_nowhere_leaves_no_run(tmp_path: Path, tiny_llama: Path
 
 def test_plans_without_models_sizes_are_still_read_others_are_not(tmp_path: Path) -> None:
     run = make(tmp_path)
-    plan = json.loads(run.plan_file.read_text())
+    plan = read_json(run.plan_file)
     assert all(pin["parameters"] for pin in plan["models"].values())
     for pin in plan["models"].values():
         del pin["parameters"]

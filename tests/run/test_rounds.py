@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from gra_hpc.errors import IncompleteError
+from gra_hpc.errors import GraError, IncompleteError
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.records import Record
@@ -17,6 +17,9 @@ from gra_hpc.run.rounds import current_round, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.sources.seeds import read_records
 from gra_hpc.storage import read_json
+from gra_hpc.views.logs import show
+from gra_hpc.views.status import collect
+from gra_hpc.views.status_table import next_command
 from tests.run.test_plan import make
 
 
@@ -76,7 +79,15 @@ def test_a_round_without_survivors_stops_the_chain(tmp_path: Path) -> None:
     run = make(tmp_path, "method.rounds=2", "method.target_accepted=6", "engine.simulated_failures=1")
     with pytest.raises(IncompleteError, match="candidates of rounds 1 to 1 survived: round 2 is not planned"):
         work(run)
-    assert not run.round(2).plan_file.exists()
+    assert run.round(1).manifest.is_file() and not run.round(2).plan_file.exists()
+    for ask in (remaining, current_round):  # merging and resuming say the same again, and nothing untrue
+        with pytest.raises(IncompleteError, match="survived: round 2 is not planned -> gra inspect"):
+            ask(run)
+    with pytest.raises(GraError, match="round 1 shard 0: no log"):  # nothing ran as a job here
+        list(show(run, 0, None, False, 5))
+    seen = collect(run, ask_slurm=False)
+    assert "survived: round 2 is not planned" in seen.stopped
+    assert next_command(seen).startswith(f"gra inspect {run.path} --status rejected")
 
 
 def test_the_current_round_is_the_first_unmerged(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Run a script, and die by SIGKILL at one of its write boundaries: just before the N-th change below a directory.
 
     python tools/faults/dying.py --below DIR --at N [--only write] [--torn] SCRIPT [ARGUMENTS]
+    python tools/faults/dying.py --below DIR --after REGEX SCRIPT [ARGUMENTS]   at the next one after such a boundary
     python tools/faults/dying.py --below DIR --list FILE SCRIPT [ARGUMENTS]     note every boundary in FILE, and live
     python tools/faults/dying.py --serve                        fork scripts on demand (see faults.Nursery)
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import runpy
 import signal
 import sys
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
+from gra_hpc import whole_directory
 
 _EVENTS = {
     "os.rename": "rename", "os.link": "link", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir",
@@ -43,9 +47,20 @@ class Boundaries:
         torn: bool = False,
         listing: Path | None = None,
         number: int = signal.SIGKILL,
+        after: str = "",
     ) -> None:
+        """
+        Args:
+            at: the boundary to die at, from 1; 0: none.
+            only: boundaries of other kinds do not count.
+            torn: write half first, where the boundary is a write.
+            listing: a file for the boundaries, a line each: kind and path below the directory.
+            number: the signal.
+            after: die at the boundary that follows the first whose line begins so (a regular expression).
+        """
         self.below, self.at, self.only, self.torn = f"{below.absolute()}/", at, only, torn
         self.count, self.number = 0, number
+        self.after, self._passed = re.compile(after) if after else None, False
         self._open, self._write, self._fsync, self._readlink = os.open, os.write, os.fsync, os.readlink
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._listing = self._open(listing, flags, 0o666) if listing else -1
@@ -61,17 +76,26 @@ class Boundaries:
             return write_table(writer, table, *args, **kwargs)
 
         pq.ParquetWriter.write_table = watched
+        exchange = whole_directory._exchange
+
+        def exchanged(a: Path, b: Path) -> bool:
+            self.pass_("exchange", str(b))
+            return exchange(a, b)
+
+        whole_directory._exchange = exchanged
 
     def pass_(self, what: str, path: str, torn: Callable[[], object] | None = None) -> None:
         """One boundary: where this process may end."""
         if not path.startswith(self.below) or Path(path).name.lstrip(".").startswith("heartbeat."):
             return
+        line = f"{what} {path.removeprefix(self.below)}"
         if self._listing >= 0:
-            self._write(self._listing, f"{what} {path.removeprefix(self.below)}\n".encode())
+            self._write(self._listing, f"{line}\n".encode())
         if self.only and self.only != what:
             return
         self.count += 1
-        if self.count == self.at:
+        here, self._passed = self._passed, self._passed or bool(self.after and self.after.match(line))
+        if self.count == self.at or here:
             if self.torn and torn is not None:
                 torn()
             # to this very thread: another one could take it, and this one run on past the boundary
@@ -153,6 +177,7 @@ def _become(order: dict[str, Any]) -> None:
                 order.get("torn", False),
                 Path(listing) if listing else None,
                 order.get("number", signal.SIGKILL),
+                order.get("after", ""),
             ).install()
         run(order["script"], order["args"])
         code = 0
@@ -174,6 +199,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help="fork scripts on demand")
     parser.add_argument("--below", type=Path, help="directory whose changes are counted")
     parser.add_argument("--at", type=int, default=0, help="the boundary to die at, from 1")
+    parser.add_argument("--after", default="", help="die at the boundary after one that begins so (a regex)")
     parser.add_argument("--only", default="", help="count only boundaries of this kind: write, fsync, rename, ...")
     parser.add_argument("--signal", type=int, default=signal.SIGKILL, help="send another signal than SIGKILL")
     parser.add_argument("--torn", action="store_true", help="write half first, where the boundary is a write")
@@ -185,7 +211,7 @@ def main() -> None:
         return serve()
     if not args.script or not args.below:
         parser.error("SCRIPT and --below are needed")
-    Boundaries(args.below, args.at, args.only, args.torn, args.list, args.signal).install()
+    Boundaries(args.below, args.at, args.only, args.torn, args.list, args.signal, args.after).install()
     return run(args.script, args.args)
 
 

@@ -23,11 +23,13 @@ from gra_hpc.run import planning
 from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.journal import Scan, call_name, scan
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SYNTHESIZE, MERGE, DYING = ROOT / "jobs/synthesize.py", ROOT / "jobs/merge.py", ROOT / "tools/faults/dying.py"
+WHOLE_RUN = ROOT / "tools/faults/whole_run.py"
 
 PRESET = """\
 # Five seats over one model that is never loaded: the simulated engine answers, the same at every attempt.
@@ -71,13 +73,14 @@ def make_run(path: Path, seeds: int, overrides: Sequence[str] = ()) -> Run:
 
 
 def undisturbed(run: Run) -> Run:
-    """Run all shards and the merge in this process, one after another, without a fault."""
+    """Run all shards and merges in this process, one after another, without a fault."""
     from gra_hpc.launch.round_end import finish_round
     from gra_hpc.run.shard import run_shard
 
-    for shard in range(run.plan.shards):
-        run_shard(run, 1, shard)
-    finish_round(run, 1)
+    while steps := remaining(run):
+        for shard in steps[0].shards:
+            run_shard(run, steps[0].round, shard)
+        finish_round(run, steps[0].round)
     return run
 
 
@@ -311,6 +314,7 @@ def check_shard(shard: ShardDir, reference: ShardDir) -> None:
 
 
 def release_of(run: Run) -> dict[str, str]:
-    """Digests of everything a run makes for its users: the merged tables and the release's data files."""
-    files = [run.round(1).kept, run.round(1).pool, run.round(1).dropped, *sorted(run.release.glob("data/*.parquet"))]
+    """Digests of all that a run makes for its users: every round's merged tables, and the release's data files."""
+    merged = [file for n in run.rounds if n for file in (run.round(n).kept, run.round(n).pool, run.round(n).dropped)]
+    files = [*merged, *sorted(run.release.glob("data/*.parquet"))]
     return {str(f.relative_to(run.path)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
