@@ -40,7 +40,7 @@ def main() -> None:
                 lines.append(("shards", step.round, offset, indices))
             jobs.append(Job("merge", step.round, plain=True))
             lines.append(("merge", step.round))
-        submission = Submission.new(jobs)
+        submission = Submission.new(run, jobs)
         if jobs:
             submission.save(run)
         for number, line in enumerate(lines):

@@ -76,7 +76,7 @@ def submit_evaluate(
     left = table.remaining(made, config)
     numbers = [n for n, name in enumerate(config.names) if name in left and n not in alive]
     jobs = ([Job("evaluate", 0, numbers)] if numbers else []) + [Job("evaluate-merge", 0)]
-    submission = Submission.new(jobs)
+    submission = Submission.new(made, jobs)
     submissions.record(made, submission)
     for number, job in enumerate(jobs):
         comment = submission.comment(made, number)

@@ -58,7 +58,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
     if not gap.jobs:
         yield "nothing to submit: all that is left is in the queue"
         return
-    submission = Submission.new(gap.jobs)
+    submission = Submission.new(run, gap.jobs)
     submission.save(run)
     merges = dict(gap.merges)
     for number, job in enumerate(gap.jobs):

@@ -44,7 +44,7 @@ class Finder:
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self._jobs: dict[tuple[str, int, int], str] = {}
-        for submission in load_all(run).values():  # by token, so by time: the newest wins
+        for submission in load_all(run).values():  # in their order: the newest wins
             for job in submission.jobs:
                 if job.kind == "merge" and job.id:
                     self._jobs["merge", job.round, 0] = job.id
@@ -53,7 +53,7 @@ class Finder:
                     self._jobs["shards", job.round, shard] = name
 
     def shard(self, round_: int, shard: ShardDir, beat: Heartbeat | None = None) -> Logs:
-        """Logs of a shard. Of its newest attempt and its newest job, the one that wrote last counts."""
+        """Logs of a shard: of its newest attempt's job, or of a job submitted since whose attempt did not begin."""
         names = [self._jobs.get(("shards", round_, shard.number), "")]
         engines: tuple[Path, ...] = ()
         if beat is not None:
@@ -64,7 +64,7 @@ class Finder:
                 names.append(job)
                 engines = self._engines(attempt)
         found = [files for name in names if name and (files := self.files(name))]
-        newest = max(found, key=lambda files: max(modified(f) for f in files), default=())
+        newest = max(reversed(found), key=lambda files: job_number(files[0]), default=())
         return Logs(newest, engines)
 
     def merge(self, round_: int) -> Logs:
@@ -72,7 +72,7 @@ class Finder:
         files = self.files(self._jobs.get(("merge", round_, 0), ""))
         plain = self.run.logs / PLAIN
         both = [*files, *plain.glob(f"merge-{round_}-*.out"), *plain.glob("merge-current-*.out")]
-        return Logs((max(both, key=modified),) if both else (), ())
+        return Logs((max(reversed(both), key=job_number),) if both else (), ())
 
     def _engines(self, attempt: str) -> tuple[Path, ...]:
         directory = self.run.logs / attempt
@@ -91,6 +91,13 @@ class Finder:
         return tuple(f for f in files if f.is_file())
 
 
+def job_number(log: Path) -> float:
+    """Slurm's id of the job that a log belongs to: later jobs have higher ones. A local job, which Slurm has not
+    numbered, was begun by hand behind them."""
+    found = re.search(r"(\d+)(?:_\d+)*(?:_log)?\.\w+$", log.name)
+    return int(found[1]) if found and log.parent.name != "local" else float("inf")
+
+
 def attempts_of(shard: ShardDir) -> list[tuple[str, str]]:
     """The attempts that a published shard's manifest names, each with its job; none where it cannot be read."""
     try:
@@ -101,13 +108,6 @@ def attempts_of(shard: ShardDir) -> list[tuple[str, str]]:
 
 
 def local_job(attempt: str) -> str:
-    """`local-PID` of an attempt's id (`STAMP-local-PID-XXXX`); empty if it ran under Slurm."""
+    """`local-PID` of an attempt's id (`NUMBER-local-PID-XXXX`); empty if it ran under Slurm."""
     parts = attempt.split("-")
     return f"local-{parts[2]}" if len(parts) > 2 and parts[1] == "local" else ""
-
-
-def modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SILENT_S = 300.0
 """A submitter on another login node, which cannot be looked at, is taken to be alive until nothing was seen to change
 for so long."""
+_TOKEN = re.compile(r"s(\d{5,})-")
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Submission:
 
     token: str
     created: float
+    """Unix time, for people."""
     jobs: list[Job]
     host: str = ""
     pid: int = 0
@@ -64,10 +66,11 @@ class Submission:
     """Whether its submitter came to its end."""
 
     @classmethod
-    def new(cls, jobs: list[Job]) -> Submission:
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        token = f"{stamp}-{os.getpid()}-{secrets.token_hex(2)}"
+    def new(cls, run: OutputDir, jobs: list[Job]) -> Submission:
+        """The next one, by what is there, whatever clocks say."""
+        numbers = [int(m[1]) for p in run.submissions.glob("*.json") if (m := _TOKEN.match(p.name))]
         me = Owner.me()
+        token = f"s{1 + max(numbers, default=0):05d}-{me.pid}-{secrets.token_hex(2)}"
         return cls(token, time.time(), jobs, me.host, me.pid, me.to_dict())
 
     def save(self, run: OutputDir) -> None:
@@ -158,7 +161,7 @@ def refuse_while_at_work(run: OutputDir) -> None:
 
 
 def load_all(run: OutputDir) -> dict[str, Submission]:
-    """All submissions of a run, by token."""
+    """All submissions of a run, by token, in their order (tokens once began with a time: those come first)."""
     found = (Submission.load(p) for p in sorted(run.submissions.glob("*.json")))
     return {s.token: s for s in found}
 

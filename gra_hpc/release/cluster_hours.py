@@ -50,9 +50,12 @@ def allocation(tables: Iterable[Table], gpus: int) -> Allocation:
 
 def _seconds(record: dict[str, Any], table: Table) -> float | None:
     """Wall time of an attempt. That which published went on after its last heartbeat, which is in its timings."""
+    timings = table.manifest.get("timings") if record["attempt"] == table.attempt else None
+    lasted = [said["seconds"] for said in (record, timings or {}) if said.get("seconds")]
+    if lasted:
+        return float(max(lasted))
     spans = [(record["started"], record["at"])] if record.get("started") and record.get("at") else []
-    timings = table.manifest.get("timings")
-    if record["attempt"] == table.attempt and timings:
+    if timings:
         spans.append((timings["started"], timings["ended"]))
     if not spans:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import socket
 import time
@@ -35,22 +36,46 @@ def restart_count() -> int:
 
 
 def begin(shard: ShardDir) -> AttemptDir:
-    """Make the directory of a new attempt. Names sort by start time and are never used twice."""
+    """Make the directory of a new attempt. Its name is never used twice, and comes behind those that are there.
+
+    Attempts are numbered by what the directory holds, whatever clocks say. Of two that begin in the same moment, and so
+    have one number, always the same comes first.
+    """
     # The local executor names its logs by the pid of the process that started ours.
     local = os.environ.get("SUBMITIT_LOCAL_JOB_ID") or os.getpid()
     where = f"{job_id()}.{restart_count()}" if job_id() else f"local-{local}"
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    attempt = shard.attempt(f"{stamp}-{where}-{secrets.token_hex(2)}")
+    token = secrets.token_hex(2)
     with full_disk_as_error(shard.path):
-        attempt.path.mkdir(parents=True)
+        made = shard.attempts / f".{where}-{token}"
+        # Made before the others are listed: a network file system lists a directory anew that it has changed.
+        made.mkdir(parents=True)
+        number = 1 + max((_number(name) for name in attempt_names(shard)), default=0)
+        attempt = shard.attempt(f"a{number:05d}-{where}-{token}")
+        made.rename(attempt.path)
         # up to RUN/rounds: a synced journal in an unsynced directory would not outlive a power loss
         for directory in (shard.attempts, shard.path, *list(shard.path.parents)[:3]):
             fsync_dir(directory)
     return attempt
 
 
+def _number(name: str) -> int:
+    """Of an attempt's name: `a00007-4242_7.0-beef`; 0 of names that begin with a time, as they did once."""
+    found = re.match(r"a(\d{5,})-", name)
+    return int(found[1]) if found else 0
+
+
+def attempt_names(shard: ShardDir) -> list[str]:
+    """Names of all attempts at a shard, in their order."""
+    try:
+        there = (p.name for p in shard.attempts.iterdir() if not p.name.startswith("."))
+        names = [name for name in there if ATTEMPT_NAME.fullmatch(name)]
+    except OSError:  # none yet, or swept a moment ago
+        return []
+    return sorted(names, key=lambda name: (_number(name), name))
+
+
 def earlier(shard: ShardDir, than: AttemptDir | None = None) -> list[AttemptDir]:
-    """The other attempts at a shard that left a journal, or what bears its name, oldest first."""
+    """The other attempts at a shard that left a journal, or what bears its name, in their order."""
     found = [shard.attempt(n) for n in attempt_names(shard) if than is None or n != than.id]
     return [a for a in found if os.path.lexists(a.journal)]
 
@@ -73,6 +98,9 @@ class Heartbeat:
     """GPUs that the attempt was given, used or not; none: not recorded."""
     started: float = field(default_factory=time.time)
     at: float = 0.0
+    """Both are Unix times of its machine's clock, for people."""
+    seconds: float = 0.0
+    """Since it began, by a clock that never steps."""
     phase: str = "starting"
     """starting, running, draining, embedding, publishing, or how it ended: published, drained, failed."""
     message: str = ""
@@ -91,6 +119,14 @@ class Heartbeat:
     slowest_call_s: float = 0.0
     """Longest call so far, in seconds: what the time before a time limit must leave."""
 
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def lasted(self) -> float:
+        """Seconds since this process began it."""
+        return time.monotonic() - self._began
+
     @property
     def done(self) -> int:
         return self.accepted + self.rejected + self.failed
@@ -102,7 +138,7 @@ class Heartbeat:
     def write(self, attempt: AttemptDir) -> None:
         """Replace the heartbeat file; without fsync: it only informs. The directory may be gone once another attempt
         has published."""
-        self.at = time.time()
+        self.at, self.seconds = time.time(), round(self.lasted, 3)
         with contextlib.suppress(OSError, StorageError):
             write_atomic(attempt.heartbeat, to_json(asdict(self)), durable=False)
 
@@ -117,26 +153,26 @@ class Heartbeat:
             return None
 
 
-def stuck(shard: ShardDir, than: AttemptDir) -> bool:
-    """Whether the last two attempts before this one ended without a single new answered call."""
-    last = earlier(shard, than)[-2:]
-    return len(last) == 2 and all(came_to_nothing(a) for a in last)
+def stuck(shard: ShardDir, than: AttemptDir, attempts: int = 2) -> bool:
+    """Whether the last attempts before this one ended without a single new answered call.
+
+    Args:
+        attempts: so many.
+    """
+    last = earlier(shard, than)[-attempts:]
+    return len(last) == attempts and all(_came_to_nothing(a) for a in last)
 
 
-def came_to_nothing(attempt: AttemptDir) -> bool:
-    """Whether an attempt ended without an answered call of its own."""
-    return not attempt.journal.is_file() or attempt.journal.stat().st_size == 0
+def _came_to_nothing(attempt: AttemptDir) -> bool:
+    """Whether it has answered nothing; one that is known to be at it still may."""
+    if attempt.journal.is_file() and attempt.journal.stat().st_size:
+        return False
+    beat = Heartbeat.read(attempt)
+    owner = Owner.of(beat.owner) if beat and not beat.ended else None
+    return owner is None or not owner.alive()
 
 
 def newest_attempt(shard: ShardDir) -> Heartbeat | None:
     """The last heartbeat of the newest attempt at a shard, if there is any."""
     names = attempt_names(shard)
     return Heartbeat.read(shard.attempt(names[-1])) if names else None
-
-
-def attempt_names(shard: ShardDir) -> list[str]:
-    """Names of all attempts at a shard, oldest first."""
-    try:
-        return sorted(p.name for p in shard.attempts.iterdir() if ATTEMPT_NAME.fullmatch(p.name))
-    except OSError:  # none yet, or swept a moment ago
-        return []

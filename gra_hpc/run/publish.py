@@ -123,8 +123,10 @@ def _history(attempt: AttemptDir) -> dict[str, Any]:
     beat = Heartbeat.read(attempt)
     if beat is None:
         return {"attempt": attempt.id}
-    keys = ("attempt", "job", "restart", "host", "gpus", "started", "at", "phase", "message", "calls", "replayed",
-            "slowest_call_s")  # fmt: skip
+    keys = (
+        "attempt", "job", "restart", "host", "gpus", "started", "at", "seconds", "phase", "message", "calls",
+        "replayed", "slowest_call_s",
+    )  # fmt: skip
     return {k: getattr(beat, k) for k in keys}
 
 

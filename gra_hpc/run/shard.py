@@ -219,8 +219,7 @@ def _unfinished(state: Attempt) -> End:
         return End.already
     if state.signals.first == signal.SIGTERM:
         return End.stopped
-    last = attempts.earlier(state.shard, state.dir)[-1:]
-    if state.beat.calls == 0 and last and attempts.came_to_nothing(last[0]):
+    if state.beat.calls == 0 and attempts.stuck(state.shard, state.dir, 1):
         raise IncompleteError(
             f"{state.shard.path}: two attempts in a row ended without an answered call; not requeued",
             f"raise site.time_minutes or read {state.run.logs / state.dir.id}, then gra resume {state.run.path}",
@@ -360,7 +359,7 @@ def _publish(
         calls=state.journal.used(),
         details={
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},
-            "timings": {"started": began, "ended": time.time()},
+            "timings": {"started": began, "ended": time.time(), "seconds": round(state.beat.lasted, 3)},
             "host": state.beat.host,
             "engines": stats,
             "journals": [

@@ -10,6 +10,7 @@ OUT/config.yaml                                       frozen when first submitte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,25 @@ def checkpoints(out: FinetuneDir) -> Iterator[Checkpoint]:
     """All checkpoints of all attempts, whole or not, the latest step first."""
     found = [Checkpoint(p) for p in out.checkpoints.glob("*/checkpoint-*") if p.is_dir()]
     yield from sorted(found, key=lambda c: (-c.step, str(c.path)))
+
+
+def attempts(out: FinetuneDir) -> list[Path]:
+    """Directories of all attempts, in their order: of jobs by Slurm's id and restart, of local ones by their number."""
+    there = [p for p in out.checkpoints.iterdir() if p.is_dir()] if out.checkpoints.is_dir() else []
+    return sorted(there, key=lambda p: (_numbers(p.name), p.name))
+
+
+def next_number(out: FinetuneDir) -> int:
+    """Of the next local attempt."""
+    local = (p.name for p in attempts(out) if p.name.startswith("local-"))
+    return 1 + max((_numbers(name)[0] for name in local), default=0)
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    """`job-42_3.1`, `local-00007-4242`; of local ones that begin with a time, as they did once, 0."""
+    if re.match(r"local-\d{8}T", name):
+        return (0,)
+    return tuple(int(n) for n in re.findall(r"\d+", name)) or (0,)
 
 
 def newest(out: FinetuneDir) -> Checkpoint | None:

@@ -23,7 +23,7 @@ from gra_hpc.models import hub
 from gra_hpc.signals import Signals
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
-from gra_hpc.training.directory import FinetuneDir, newest
+from gra_hpc.training.directory import FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.ranks import Rendezvous, rendezvous, run_ranks
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
     waiting = submissions.in_queue(made, "finetune")
     if waiting:
         return waiting
-    submission = Submission.new([Job("finetune", 0)])
+    submission = Submission.new(made, [Job("finetune", 0)])
     submissions.record(made, submission)
     executor = job_executor(
         made, config.site, shape(config), submission.comment(made, 0), submissions.dependency("afterok", after)
@@ -146,7 +146,7 @@ def finetune(out: FinetuneDir, signals: Signals | None = None) -> End:
     if signals is None:
         return _here(out)
     config = configs.load(out.config)
-    where = rendezvous(config.launch.nodes)
+    where = rendezvous(config.launch.nodes, next_number(out))
     before = newest(out)
     command = [sys.executable, "-m", "gra_hpc.training.rank.worker", str(out.path)]
     logs = out.path / "logs" / where.attempt
@@ -182,8 +182,9 @@ def _refuse_standstill(out: FinetuneDir, where: Rendezvous, before: int) -> None
     Raises:
         LaunchError: this attempt and the one before have made no step.
     """
-    names = sorted((p for p in out.checkpoints.iterdir()), key=lambda p: p.stat().st_mtime)
-    last = [*[p for p in names if p.name != where.attempt][-1:], out.checkpoints / where.attempt]
+    kind = where.attempt.partition("-")[0]
+    before_it = [p for p in attempts(out) if p.name != where.attempt and p.name.partition("-")[0] == kind]
+    last = [*before_it[-1:], out.checkpoints / where.attempt]
     if len(last) == 2 and not any((p / "loss.jsonl").is_file() for p in last):
         raise LaunchError(
             f"{out.path}: stopped twice at step {before} before a step was made: the job is signalled too early, or"

@@ -47,14 +47,16 @@ class Rendezvous:
     """Name of this attempt, the same on all nodes."""
 
 
-def rendezvous(nodes: int) -> Rendezvous:
+def rendezvous(nodes: int, number: int) -> Rendezvous:
     """This node's place among the job's nodes.
+
+    Args:
+        number: of this attempt, if it runs outside Slurm.
 
     Raises:
         LaunchError: the job has another number of nodes.
     """
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    name = f"job-{job_id()}.{restart_count()}" if job_id() else f"local-{stamp}-{os.getpid()}"
+    name = f"job-{job_id()}.{restart_count()}" if job_id() else f"local-{number:05d}-{os.getpid()}"
     if nodes == 1:
         return Rendezvous(0, 1, "127.0.0.1", free_port(), name)
     env = os.environ

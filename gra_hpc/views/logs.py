@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gra_hpc.errors import GraError, IncompleteError
-from gra_hpc.launch.log_files import Finder, modified
+from gra_hpc.launch.log_files import Finder, job_number
 from gra_hpc.log_tail import OURS, tail, telling
 from gra_hpc.run.rounds import current_round
 from gra_hpc.run.run import Run
@@ -56,7 +56,7 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
     """What `gra logs` prints.
 
     Args:
-        shard: none: the shard that failed last, else the one that wrote last.
+        shard: none: one that failed, else one that runs, of the latest job.
         round_: none: the current one.
         merge: the merge's log in place of a shard's.
         lines: of each log; 0: only their paths.
@@ -102,13 +102,14 @@ def _current(run: Run) -> int:
 
 
 def _interesting(run: Run, number: int, finder: Finder) -> int:
-    """The shard of a round that failed last, else the one whose log was written last."""
+    """The shard of a round that failed, of the latest job; else one that runs, or the last that ran."""
     from gra_hpc.run.attempts import newest_attempt
 
-    def key(shard: int) -> tuple[bool, float]:
+    def key(shard: int) -> tuple[bool, bool, float]:
         directory = run.round(number).shard(shard)
         beat = newest_attempt(directory)
         main = finder.shard(number, directory, beat).main
-        return beat is not None and beat.phase == "failed", modified(main) if main else 0.0
+        failed, runs = (beat.phase == "failed", not beat.ended) if beat else (False, False)
+        return failed, runs, job_number(main) if main else 0.0
 
     return max(range(run.shards_of(number)), key=key)

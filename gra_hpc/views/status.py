@@ -281,7 +281,7 @@ class _Judge:
                 "started", "at", "tokens",
             ):  # fmt: skip
                 setattr(out, key, getattr(beat, key))
-            out.seconds = _own_seconds(beat.started, beat.at, beat.calls, beat.replayed)
+            out.seconds = _own_seconds(beat.seconds or beat.at - beat.started, beat.calls, beat.replayed)
         if seen.damaged:
             out.state, out.message = "failed", f"{seen.damaged}: move it away"
             return out
@@ -343,11 +343,11 @@ class _Judge:
         return found
 
 
-def _own_seconds(started: float, at: float, calls: int, replayed: int) -> float:
+def _own_seconds(lasted: float, calls: int, replayed: int) -> float:
     """Seconds that an attempt would have taken for everything it has, had it replayed nothing."""
-    if at <= started or calls <= 0:
+    if lasted <= 0 or calls <= 0:
         return 0.0
-    return (at - started) * (calls + replayed) / calls
+    return lasted * (calls + replayed) / calls
 
 
 def _published(shard: ShardDir) -> ShardStatus:
@@ -376,6 +376,10 @@ def _published(shard: ShardDir) -> ShardStatus:
         host=m["host"],
         started=timings["started"],
         at=timings["ended"],
-        seconds=_own_seconds(timings["started"], timings["ended"], last.get("calls", calls), last.get("replayed", 0)),
+        seconds=_own_seconds(
+            timings.get("seconds") or timings["ended"] - timings["started"],
+            last.get("calls", calls),
+            last.get("replayed", 0),
+        ),
         tokens=tokens,
     )

@@ -48,7 +48,7 @@ def test_a_submitter_is_at_work_until_it_is_seen_to_stand_still(
 ) -> None:
     """One of this machine until its process is gone, whatever clocks say."""
     run, dead = RunDir(tmp_path), {"pid": 2**22 + 1, **where}
-    other = Submission.new([])
+    other = Submission.new(run, [])
     other.created += skew
     other.owner |= {"start": other.owner["start"] + 1, **dead}
     other.save(run)

@@ -117,6 +117,9 @@ def test_allocated_hours_count_lost_attempts_and_idle_gpus(inputs: Inputs) -> No
     assert found == Allocation(attempts=3, unrecorded=1, hours=3.0, gpu_hours=2 * 4 + 1 * 2)
     of_old = manifest | {"attempts": [{k: v for k, v in lost.items() if k != "gpus"}]}
     assert allocation([replace(table, manifest=of_old)], gpus=8).gpu_hours == 16
+    steady = [a | {"seconds": 60.0 * i} for i, a in enumerate((lost, won), 1)]  # their clocks were set meanwhile
+    stepped = manifest | {"attempts": steady, "timings": {"started": 9_100.0, "ended": 9_000.0, "seconds": 150.0}}
+    assert allocation([replace(table, manifest=stepped)], gpus=8).hours == round((60 + 150) / 3600, 4)
 
 
 def test_manifest_and_report_tell_the_allocated_hours(built: Run) -> None:

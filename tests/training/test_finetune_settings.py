@@ -21,7 +21,7 @@ from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseEr
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.signals import Signals
 from gra_hpc.training.config import FinetuneConfig, compose
-from gra_hpc.training.directory import COMPLETE, FinetuneDir, newest
+from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.examples import read
 from gra_hpc.training.job import explain, shape
 from gra_hpc.training.rank.settings import deepspeed_settings
@@ -181,6 +181,18 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     assert found and found.path == good and found.step == 5
 
 
+def test_attempts_keep_their_order_whatever_clocks_say(tmp_path: Path) -> None:
+    out = FinetuneDir(tmp_path)
+    assert attempts(out) == [] and next_number(out) == 1
+    names = ["local-20990101T000000-7", "local-00001-12", "local-00002-3", "job-9_2.0", "job-9_2.1", "job-10_1.0"]
+    for i, name in enumerate(names):
+        (out.checkpoints / name).mkdir(parents=True)
+        os.utime(out.checkpoints / name, (1e9 - i, 1e9 - i))
+    assert [p.name for p in attempts(out) if p.name.startswith("local")] == names[:3]
+    assert [p.name for p in attempts(out) if p.name.startswith("job")] == names[3:]
+    assert next_number(out) == 3
+
+
 @pytest.mark.parametrize(
     ("nodelist", "host"),
     [("n1", "n1"), ("n[3-5,9],x1", "n3"), ("a,b", "a"), ("r[01-02]n[007,9]", "r01n007"), ("node[12]", "node12")],
@@ -195,16 +207,16 @@ def test_rendezvous_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     env |= {"SLURM_STEP_NODELIST": "localhost,other", "SLURM_JOB_NODELIST": "localhost,other"}
     for key, value in env.items():
         monkeypatch.setenv(key, value)
-    here = rendezvous(2)
+    here = rendezvous(2, 1)
     assert (here.node, here.nodes, here.address, here.attempt) == (1, 2, "localhost", "job-42.1")
     monkeypatch.setenv("SLURM_NODEID", "0")
-    assert rendezvous(2).port == here.port, "the same on all nodes"
+    assert rendezvous(2, 1).port == here.port, "the same on all nodes"
     monkeypatch.setenv("SLURM_JOB_NODELIST", "nowhere.invalid")
     monkeypatch.setenv("SLURM_STEP_NODELIST", "nowhere.invalid")
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.7")
-    assert rendezvous(2).address == "10.0.0.7"
+    assert rendezvous(2, 1).address == "10.0.0.7"
     with pytest.raises(LaunchError, match=r"launch\.nodes=4, but this is 2 nodes"):
-        rendezvous(4)
+        rendezvous(4, 1)
 
 
 def here() -> Rendezvous:

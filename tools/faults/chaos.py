@@ -51,10 +51,10 @@ SEEDS_PER_SHARD = 4
 LATENCY_S = 0.01
 WINDOW = 3
 PUBLISHING = (
-    ("write_table", 1), ("rename", 1), ("remove", 1), ("write_table", 2), ("rename", 2), ("remove", 2), ("open", 2),
+    ("write_table", 1), ("rename", 2), ("remove", 1), ("write_table", 2), ("rename", 3), ("remove", 2), ("open", 2),
     ("open", 3), ("open", 4), ("link", 1), ("remove", 3), ("rmtree", 1), ("rmdir", 1), ("rmdir", 2),
 )  # fmt: skip
-"""Write boundaries of a publication, in order (tools/faults/dying.py)."""
+"""Write boundaries of a publication, in order (tools/faults/dying.py). The first rename begins the attempt."""
 
 
 @dataclass
