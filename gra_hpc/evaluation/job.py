@@ -26,7 +26,7 @@ from gra_hpc.evaluation.directory import EvaluateDir
 from gra_hpc.launch import submissions
 from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_array, submit_one
 from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_work
-from gra_hpc.launch.tasks import await_kill, requeue, start_logging
+from gra_hpc.launch.tasks import await_kill, requeue, start_job
 from gra_hpc.log_tail import ANY, last_words, telling
 from gra_hpc.models import hub
 from gra_hpc.permissions import in_other_hands
@@ -219,8 +219,7 @@ class EvaluateTask:
 
     def __call__(self) -> str:
         """Measure it; returns one sentence. Begins anew after a warning, a bounded number of times."""
-        start_logging()
-        hub.offline()
+        start_job()
         made = EvaluateDir.existing(self.out)
         if made.result(self.name).is_file():
             return f"evaluate {self.name}: done already"
@@ -254,7 +253,7 @@ class EvaluateMergeTask:
     out: str
 
     def __call__(self) -> str:
-        start_logging()
+        start_job()
         made = EvaluateDir.existing(self.out)
         merge(made, configs.load(made.config), print)
         return f"evaluate: {made.results}"

@@ -8,11 +8,14 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id
 from gra_hpc.run.run import Run
+
+if TYPE_CHECKING:
+    from gra_hpc.run.shard import End
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +38,13 @@ class ShardTask:
 
     def __call__(self) -> str:
         """One attempt; returns one sentence. Requeues itself when it had to drain."""
-        from gra_hpc.run.shard import End, run_shard
+        from gra_hpc.run.shard import run_shard
 
-        start_logging()
-        hub.offline()
+        start_job()
         end = run_shard(Run.open(self.run), self.round, self.shard, self.lead_s)
         sentence = f"round {self.round} shard {self.shard}: {end.value}"
         log.info("%s", sentence)
-        if end is End.drained:
-            requeue()
-        if end is End.stopped:
-            await_kill()
+        leave_unless_published(end)
         return sentence
 
     def checkpoint(self, *_: Any, **__: Any) -> Any:
@@ -65,8 +64,7 @@ class MergeTask:
     def __call__(self) -> str:
         from gra_hpc.launch.round_end import finish_round
 
-        start_logging()
-        hub.offline()
+        start_job()
         sentence = finish_round(Run.open(self.run), self.round)
         log.info("%s", sentence)
         return sentence
@@ -76,6 +74,17 @@ class MergeTask:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def leave_unless_published(end: End) -> None:
+    """End this job as its shard has ended: put back in the queue where it drained; where it was told to stop, wait for
+    the kill."""
+    from gra_hpc.run.shard import End
+
+    if end is End.drained:
+        requeue()
+    if end is End.stopped:
+        await_kill()
 
 
 def requeue() -> NoReturn:
@@ -118,6 +127,12 @@ def await_kill() -> NoReturn:
     while time.monotonic() < deadline:
         time.sleep(1)
     sys.exit(128 + signal.SIGTERM)
+
+
+def start_job() -> None:
+    """What every job does first: plain log lines, and no look at the Hub from a compute node."""
+    start_logging()
+    hub.offline()
 
 
 def start_logging() -> None:

@@ -18,8 +18,7 @@ from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.launch import submissions
 from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_one
 from gra_hpc.launch.submissions import Job, Submission
-from gra_hpc.launch.tasks import await_kill, requeue, start_logging
-from gra_hpc.models import hub
+from gra_hpc.launch.tasks import await_kill, requeue, start_job
 from gra_hpc.signals import Signals
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
@@ -115,8 +114,7 @@ class FinetuneTask:
 
     def __call__(self) -> str:
         """One attempt; returns one sentence. Requeues itself when it had to stop."""
-        start_logging()
-        hub.offline()
+        start_job()
         made = FinetuneDir.existing(self.out)
         with Signals().caught() as signals:
             end = finetune(made, signals)
