@@ -1,1 +1,6 @@
-"""The merge: published shards of a round -> the next pool (deduplicated, decontaminated, best first)."""
+"""The merge: published shards of a round -> the next pool (decontaminated, without duplicates, best first).
+
+`round` builds `merged/` whole or not at all: `collect` reads the shards, `steps` drops rows in a fixed order,
+`manifest` writes down what came of it. One rule per folder: `text` (when two texts are the same), `near` (by words),
+`semantic` (by embeddings). Bounded in memory, and the same for the same shards in any order.
+"""

@@ -1,1 +1,3 @@
-"""Models on disk: files, facts, the Hub, the sentence embedder."""
+"""Models on disk: where their files lie (`hub`, `files`), what placement must know of them (`facts`), and the sentence
+embedder, which runs in a process of its own. No engine is started here.
+"""

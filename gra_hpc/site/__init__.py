@@ -1,1 +1,3 @@
-"""A cluster: what Slurm says of it, what was measured there, models and data on its disks."""
+"""A cluster: what Slurm says of it (`cluster`, `detect`), what was measured there (`calibrate`), and models and data
+put on its disks where there is a network (`stage`).
+"""

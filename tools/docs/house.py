@@ -2,8 +2,9 @@
 """The house in figures: rooms, arrows between them, circles.   python tools/docs/house.py [CHECKOUT] [--arrows]
 
 A room is a folder of the package with code in it, or a module beside the folders. An arrow: one room imports another,
-inside functions too. A circle: modules that import each other, by whatever way; or rooms that do, where a folder may know
-the folder that it lies in. `.importlinter` checks it: that no arrow runs back up the layers, and that there is no circle.
+inside functions too. A circle: modules that import each other, by whatever way; or rooms that do, but that a folder may
+know the folder that it lies in. `.importlinter` checks it: that no arrow runs back up the layers, and that there is no
+circle.
 """
 
 from __future__ import annotations
