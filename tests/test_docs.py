@@ -58,6 +58,7 @@ SMALL = {
     "python tools/bench/engine.py": "--seconds 0.5 --tp 1 --batch 1 4 --png engine.png",
     "python tools/bench/merge.py": "--rows 4000 --shards 2 --semantic",
     "python tools/faults/chaos.py": "--rounds 2 --seed 3",
+    "python tools/docs/house.py": "--arrows",
     "python tools/docs/make_config_reference.py": "--check",
     "python tools/docs/make_placement_cases.py": "placement.md",
     "python tools/docs/record_session.py": "session.md",
@@ -158,6 +159,14 @@ def test_modules_that_texts_name_are_there() -> None:
     for text in (*PAGES, *files):
         for name in re.findall(r"`(?:[\w./]+/)?(\w+\.py)`", text.read_text(encoding="utf-8")):
             assert name in known, f"{text}: `{name}`"
+
+
+def test_modules_that_the_developers_page_names_exist() -> None:
+    text = (ROOT / "docs" / "developing.md").read_text()
+    named = re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.py))`", text[text.index("## Where") : text.index("## Laws")])
+    assert len(named) > 40
+    for name in named:
+        assert any((ROOT / base / name).exists() for base in ("", "gra_hpc", "tests", "tools")), name
 
 
 def test_messages_of_the_failure_catalogue_exist() -> None:
