@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -44,4 +43,4 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     wrong = program(tmp_path / "r", "--preset", "dmo")
     said, _ = wrong.communicate()
     assert wrong.returncode == 2 and said.startswith("run: ") and len(said.splitlines()) == 1, said
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
