@@ -12,7 +12,7 @@ from pathlib import Path
 from gra_hpc.config import presets
 from gra_hpc.errors import GraError
 from gra_hpc.launch.round_end import finish_round
-from gra_hpc.launch.submissions import alone
+from gra_hpc.launch.submissions import sole_submitter
 from gra_hpc.launch.tasks import leave_unless_published, start_job
 from gra_hpc.run import planning
 from gra_hpc.run.directory import RunDir
@@ -29,7 +29,7 @@ def run_whole(path: Path, preset: str, site: str, overrides: Sequence[str]) -> R
         # The seeds are read and checked, the models found; all that samples depend on is digested and frozen.
         run = planning.make(path, presets.compose(preset, overrides, site))
     start_job()
-    with alone(run):
+    with sole_submitter(run):
         # What is left of a run is known from files alone: nothing here remembers what has been done.
         while steps := remaining(run):
             step = steps[0]
