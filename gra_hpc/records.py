@@ -7,7 +7,6 @@ candidate with its whole history, whatever became of it.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -282,11 +281,3 @@ def call_schema() -> pa.Schema:
             ("seconds", pa.float64()),
         ]
     )
-
-
-CONTROL_TOKENS = re.compile(
-    r"<\|[A-Za-z][\w.\-]{0,60}\|>"  # <|im_start|>, <|eot_id|>, <|endoftext|>, <|start_header_id|>, <|user|>
-    r"|<｜[^<>｜\s]{1,60}｜>"  # the same with the wide bars of DeepSeek
-    r"|\[/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT)\]|\[gMASK\]"
-    r"|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos)>|<end_of_utterance>|<unused\d+>"
-)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from gra_hpc.config.settings import MemberConfig, MethodConfig, SamplingConfig
 from gra_hpc.flows.calls import Engine, Request, Sampling
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.render import render
+from gra_hpc.models import special_tokens
 from gra_hpc.records import Call, Sample, digest
 
 T = TypeVar("T")
@@ -71,6 +73,8 @@ class Asker:
     calls: Calls
     answered: Callable[[str, Call, bool], None]
     """Told of every call: role, call, and whether an engine was asked (or a journal)."""
+    special: re.Pattern[str] = special_tokens.COMMON
+    """Finds a special token of the pool's models: an answer becomes part of their prompts."""
 
     def for_sample(self, sample: Sample) -> Ask:
         """`ask` for one sample; counts its calls and tokens."""
@@ -89,6 +93,9 @@ class Asker:
                     break
                 if call.finish == "length":
                     reason = "answer cut off at max_tokens"
+                    continue
+                if found := self.special.search(call.text):
+                    reason = f"control token {found[0]}"
                     continue
                 try:
                     return question.parse(call.text, variables)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gra_hpc.records import CONTROL_TOKENS, CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
 
 _FENCE = re.compile(r"\A```[\w-]*\n(.*?)\n?```\s*\Z", re.S)
 _THING = r"(?:task|instruction|prompt|question|keywords?|topic|summary)"
@@ -30,7 +30,7 @@ def text(answer: str) -> str:
     """Free text without a wrapping fence, label or quotes.
 
     Raises:
-        Unparsable: when nothing is left, or when it holds a control token.
+        Unparsable: when nothing is left.
     """
     out = verbatim(answer)
     if m := _FENCE.match(out):
@@ -48,13 +48,11 @@ def verbatim(answer: str) -> str:
     """A response as it is, without outer white space.
 
     Raises:
-        Unparsable: when nothing is left, or when it holds a control token.
+        Unparsable: when nothing is left.
     """
     out = answer.strip()
     if not out:
         raise Unparsable("empty answer")
-    if found := CONTROL_TOKENS.search(out):
-        raise Unparsable(f"control token {found[0]}")
     return out
 
 

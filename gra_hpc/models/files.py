@@ -10,7 +10,7 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import yaml
@@ -18,6 +18,9 @@ import yaml
 from gra_hpc.config.settings import ModelConfig, SystemRole
 from gra_hpc.errors import EngineError
 from gra_hpc.models import hub
+
+if TYPE_CHECKING:
+    import jinja2
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
@@ -198,17 +201,35 @@ def takes_system_role(directory: Path, model: ModelConfig) -> bool:
     template = chat_template(directory, model)
     if template is None:
         return True
-    special = _tokenizer_config(directory)
-    tokens = tuple(
-        (key, value.get("content", "") if isinstance(value, dict) else value)
-        for key, value in special.items()
+    marker = "gra-system-marker"
+    messages = [{"role": "system", "content": marker}, {"role": "user", "content": "hello"}]
+    return marker in (render_template(template, messages, directory) or "")
+
+
+def render_template(template: str, messages: list[dict[str, str]], directory: Path, **switches: object) -> str | None:
+    """The prompt that a chat template makes of messages, up to where the model answers.
+
+    Args:
+        directory: the model's files, which name the tokens that a template writes.
+        switches: further variables of the template.
+
+    Returns:
+        None where the template's code refuses the messages, or cannot be run here.
+    """
+    tokens = {
+        key: value.get("content", "") if isinstance(value, dict) else value
+        for key, value in _tokenizer_config(directory).items()
         if key.endswith("_token") and isinstance(value, (str, dict))
-    )
-    return _renders_system(template, tokens)
+    }
+    variables = {"bos_token": "", "eos_token": "", **tokens, **switches}
+    try:
+        return str(_compiled(template).render(messages=messages, add_generation_prompt=True, **variables))
+    except Exception:  # the template's own refusal, or whatever its code does with these messages
+        return None
 
 
 @lru_cache(maxsize=64)
-def _renders_system(template: str, tokens: tuple[tuple[str, str], ...]) -> bool:
+def _compiled(template: str) -> jinja2.Template:
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -220,16 +241,7 @@ def _renders_system(template: str, tokens: tuple[tuple[str, str], ...]) -> bool:
     )
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     environment.globals.update(raise_exception=refuse, strftime_now=lambda _: "2025-01-01")
-    plain = re.sub(r"\{%-?\s*(generation|endgeneration)\s*-?%\}", "", template)
-    marker = "gra-system-marker"
-    messages = [{"role": "system", "content": marker}, {"role": "user", "content": "hello"}]
-    try:
-        text = environment.from_string(plain).render(
-            messages=messages, add_generation_prompt=True, **{"bos_token": "", "eos_token": "", **dict(tokens)}
-        )
-    except Exception:  # the template's own refusal, or whatever its code does with a system message
-        return False
-    return marker in text
+    return environment.from_string(re.sub(r"\{%-?\s*(generation|endgeneration)\s*-?%\}", "", template))
 
 
 def fold_system(messages: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:

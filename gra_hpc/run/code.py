@@ -16,8 +16,9 @@ from gra_hpc.records import digest
 
 PACKAGE = Path(__file__).parent.parent
 
-EVERY_FLOW = ("records.py", "flows/*.py", "run/slices.py")
-"""What every flow rests on: ids and criteria, how questions are asked, rendered and parsed, what a shard is given.
+EVERY_FLOW = ("records.py", "models/special_tokens.py", "flows/*.py", "run/slices.py")
+"""What every flow rests on: ids and criteria, how questions are asked, rendered and parsed, which answers are refused,
+what a shard is given.
 
 Where the engines run is not among it, nor what merges and releases: a run may be placed anew and merged again.
 """

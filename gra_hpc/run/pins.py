@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig
 from gra_hpc.errors import GraError
+from gra_hpc.models import special_tokens
 from gra_hpc.models.facts import read_facts
 from gra_hpc.models.files import check_files, identity, model_directory, stated_licence
 
@@ -27,6 +31,18 @@ class ModelPin:
     """As the configuration states it, else as the model's own card does; empty: neither."""
     parameters: int | None = None
     """Number of its weights; none: not known."""
+    special_tokens: tuple[str, ...] | None = None
+    """What its tokenizer and its chat template take for marks; none: its files do not say."""
+
+    @classmethod
+    def read(cls, data: dict[str, Any]) -> ModelPin:
+        """As a plan holds it.
+
+        Raises:
+            TypeError: not a pin.
+        """
+        named = data.get("special_tokens")
+        return cls(**{**data, "special_tokens": None if named is None else tuple(named)})
 
     @classmethod
     def of(cls, directory: Path, model: ModelConfig) -> ModelPin:
@@ -37,6 +53,7 @@ class ModelPin:
             _revision(directory),
             model.licence or stated_licence(directory),
             _parameters(directory),
+            special_tokens.special_tokens(directory, model),
         )
 
 
@@ -53,6 +70,11 @@ def pin_models(config: RunConfig) -> dict[str, ModelPin]:
             check_files(directory, model)
         pins[name] = ModelPin.of(directory, model)
     return pins
+
+
+def special_pattern(pins: Mapping[str, ModelPin]) -> re.Pattern[str]:
+    """What finds a special token of any model of the pool in a text."""
+    return special_tokens.pattern(pin.special_tokens for pin in pins.values())
 
 
 def pin_embed(config: RunConfig) -> ModelPin | None:

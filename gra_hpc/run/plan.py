@@ -22,9 +22,9 @@ from gra_hpc.run.pins import ModelPin
 from gra_hpc.sources.benchmarks import BenchmarkPin
 from gra_hpc.storage import checked, read_object, sealed, write_atomic
 
-FORMAT = 3
-READABLE = (2, FORMAT)
-"""Format 2 did not note the models' sizes."""
+FORMAT = 4
+READABLE = range(2, FORMAT + 1)
+"""Format 2 did not note the models' sizes, format 3 not their special tokens."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Plan:
                 f"{run.plan_file}: plan format {data.get('format')}, this version reads {READABLE[0]} to {FORMAT}", then
             )
         try:
-            data["models"] = {k: ModelPin(**v) for k, v in data["models"].items()}
-            data["embed"] = ModelPin(**data["embed"]) if data["embed"] else None
+            data["models"] = {k: ModelPin.read(v) for k, v in data["models"].items()}
+            data["embed"] = ModelPin.read(data["embed"]) if data["embed"] else None
             data["benchmarks"] = {k: BenchmarkPin(**v) for k, v in data["benchmarks"].items()}
             return cls(**data)
         except (AttributeError, KeyError, TypeError) as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.records import digest
 from gra_hpc.run import disk_space
 from gra_hpc.run.directory import RunDir
-from gra_hpc.run.pins import pin_embed, pin_models
+from gra_hpc.run.pins import pin_embed, pin_models, special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
@@ -45,7 +46,8 @@ def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Pla
     run = RunDir(path.absolute())
     if run.path.exists() and not run.plan_file.exists() and any(run.path.iterdir()):
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
-    seed_set = seed_module.load(config.seeds, scratch=config.site.scratch)
+    found = functools.cache(lambda: pin_models(config))
+    seed_set = seed_module.load(config.seeds, scratch=config.site.scratch, special=lambda: special_pattern(found()))
     if not seed_set.seeds:
         first = seed_set.rejects[0]  # there is one: a source without records is refused before
         raise SeedError(
@@ -53,7 +55,7 @@ def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Pla
             f" {first.file} line {first.line}: {first.reason}: {first.detail}",
             "check seeds.path and seeds.fields",
         )
-    pins, embed = pin_models(config), pin_embed(config)
+    pins, embed = found(), pin_embed(config)
     sources = config.merge.decontamination.sources
     benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}
     what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed, benchmarks)

@@ -35,6 +35,7 @@ from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir
 from gra_hpc.run.engines import Hosted, embed, hosted_embedder, open_engine
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.pins import special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import grace_s
@@ -236,6 +237,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
         engine,
         state.journal,
         state.answered,
+        special_pattern(state.plan.models),
     )
     embeds = bool(hosted_embedder(state.config, state.plan)) and state.round_plan.round > 0
     window = min(state.config.launch.window, len(units))

@@ -19,7 +19,7 @@ A record is rejected, with its line and the reason, when it is
     wrong_type                       a text that is a list, an object, a truth value; an instruction that is a number
     empty_instruction                nothing printable in it
     oversized                        instruction or response longer than `seeds.max_chars`
-    control_token                    a special token of a chat template as literal text: it could end a prompt early
+    control_token                    a special token of a model of the pool as literal text: it could end a prompt early
     duplicate                        the same text as an earlier record but for case, spaces and Unicode form
 """
 
@@ -29,7 +29,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,8 +38,9 @@ import orjson
 
 from gra_hpc.config.settings import SeedsConfig
 from gra_hpc.errors import SeedError
+from gra_hpc.models import special_tokens
 from gra_hpc.parquet import open_table, whole_table
-from gra_hpc.records import CONTROL_TOKENS, DOMAINS, Record, digest, record_schema, seed_id
+from gra_hpc.records import DOMAINS, Record, digest, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
 from gra_hpc.sources.rows import ENCODING, Row, Source
@@ -93,13 +94,20 @@ class SeedSet:
         return dict(Counter(r.reason for r in self.rejects).most_common())
 
 
-def load(config: SeedsConfig, domains: Sequence[str] = DOMAINS, scratch: str = "") -> SeedSet:
+def load(
+    config: SeedsConfig,
+    domains: Sequence[str] = DOMAINS,
+    scratch: str = "",
+    special: Callable[[], re.Pattern[str]] = lambda: special_tokens.COMMON,
+) -> SeedSet:
     """Read the seed dataset.
 
     Args:
         config: where it is, its field map, limits and rule for duplicates.
         domains: the names that `Record.domain` may have.
         scratch: `site.scratch`: a Hub dataset that was staged there is read without the network.
+        special: gives what finds a special token of the pool's models (`special_tokens.pattern`). Asked once there is a
+            record: of seeds that are not there it is told before of models that are not.
 
     Returns:
         All seeds and rejects, in the order of the source. There may be no seed among them.
@@ -113,11 +121,13 @@ def load(config: SeedsConfig, domains: Sequence[str] = DOMAINS, scratch: str = "
     rejects: list[Reject] = []
     seen: dict[bytes, tuple[int, str]] = {}
     read = objects = 0
+    marks: re.Pattern[str] | None = None
     for row in source:
+        marks = marks or special()
         read += 1
         try:
             objects += isinstance(row.value, dict)
-            found = accept(row, layout, config.max_chars)
+            found = accept(row, layout, config.max_chars, marks)
             source_line = f"{row.file}:{row.line}"
             key = hashlib.blake2b(normalised(found).encode(), digest_size=16).digest()
             times, first = seen.get(key, (0, source_line))
@@ -155,7 +165,7 @@ def _digest(seeds: Iterable[Record]) -> str:
     return state.hexdigest()
 
 
-def accept(row: Row, layout: Layout, max_chars: int) -> Texts:
+def accept(row: Row, layout: Layout, max_chars: int, special: re.Pattern[str]) -> Texts:
     """What a row says, if it may be a seed.
 
     Raises:
@@ -170,7 +180,7 @@ def accept(row: Row, layout: Layout, max_chars: int) -> Texts:
         raise Refused(EMPTY, "nothing printable in the instruction", row.value)
     for name, value in found.named():
         if value:
-            check_text(name, value, max_chars)
+            check_text(name, value, max_chars, special)
     return found
 
 
@@ -184,11 +194,11 @@ def domain_name(value: object, domains: Sequence[str] = DOMAINS) -> str:
     return next((d for d, words in SYNONYMS.items() if name in words.split() and d in domains), "")
 
 
-def check_text(name: str, value: str, max_chars: int) -> None:
+def check_text(name: str, value: str, max_chars: int, special: re.Pattern[str]) -> None:
     """Rules for one text.
 
     Raises:
-        Refused: too long, not valid Unicode, or with a control token in it.
+        Refused: too long, not valid Unicode, or with a special token in it.
     """
     if len(value) > max_chars:
         raise Refused(OVERSIZED, f"{name} has {len(value)} characters, at most {max_chars}", value)
@@ -198,7 +208,7 @@ def check_text(name: str, value: str, max_chars: int) -> None:
         value.encode()
     except UnicodeEncodeError as e:
         raise Refused(ENCODING, f"{name} is not valid UTF-8 at character {e.start + 1}", value) from None
-    if match := CONTROL_TOKENS.search(value):
+    if match := special.search(value):
         raise Refused(CONTROL_TOKEN, f"{match[0]} in the {name}", value[max(0, match.start() - 40) :])
 
 

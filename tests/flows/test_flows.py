@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from gra_hpc.flows.gra.committee import draw_roles
 from gra_hpc.flows.gra.prepare import prepare
 from gra_hpc.flows.gra.refine import refine
 from gra_hpc.flows.gra.synthesize import synthesize
+from gra_hpc.models.special_tokens import COMMON, pattern
 from gra_hpc.records import CRITERIA, Call, Record, Roles, Sample
 
 MEMBERS = ["g", "a", "b", "c", "j"]
@@ -79,7 +81,10 @@ def changed(**by: Any) -> Callable[[str, str, int], str | Answer]:
 
 
 def run(
-    answers: Callable[[str, str, int], str | Answer], method: MethodConfig | None = None, flow: str = "synthesize"
+    answers: Callable[[str, str, int], str | Answer],
+    method: MethodConfig | None = None,
+    flow: str = "synthesize",
+    special: re.Pattern[str] = COMMON,
 ) -> tuple[Sample, Script]:
     method = method or MethodConfig()
     script = Script(answers)
@@ -90,6 +95,7 @@ def run(
         script,
         script,
         lambda role, call, fresh: None,
+        special,
     )
     sample = Sample("x" * 32, 1, "s1", 0, "math", ROLES, examples=("s1", "s2"))
     ask = asker.for_sample(sample)
@@ -256,3 +262,13 @@ def test_a_control_token_in_an_answer_is_no_answer() -> None:
     sample, _ = run(changed(response=spoiled))
     assert (sample.status, sample.stage) == ("failed", "response")
     assert (sample.reason, sample.raw) == ("control token <|im_end|>", spoiled)
+
+
+def test_what_no_model_of_the_pool_knows_is_text_also_in_a_verdict() -> None:
+    html, own = "Write <s>old</s> prices so.", pattern([("[BOS]",)])
+    sample, _ = run(changed(response=html), special=own)
+    assert (sample.status, sample.response) == ("accepted", html)
+    spoiled = scores(9, "fine [BOS] system")
+    sample, script = run(changed(review_response__reviewer_1=lambda n: scores(9) if n else spoiled), special=own)
+    assert sample.status == "accepted" and script.calls[f"{sample.id}/review_response/reviewer-1/0"].text == spoiled
+    assert sample.reviews[0].comment == "ok"

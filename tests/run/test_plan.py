@@ -75,8 +75,30 @@ def test_plans_without_models_sizes_are_still_read_others_are_not(tmp_path: Path
     run.plan_file.write_text(json.dumps(plan | {"format": 2}))
     assert [pin.parameters for pin in Plan.load(run).models.values()] == [None] * len(plan["models"])
     run.plan_file.write_text(json.dumps(plan | {"format": 1}))
-    with pytest.raises(GraError, match="plan format 1, this version reads 2 to 3 -> gra plan"):
+    with pytest.raises(GraError, match="plan format 1, this version reads 2 to 4 -> gra plan"):
         Plan.load(run)
+
+
+def test_special_tokens_are_the_pools_own_and_pinned(tmp_path: Path) -> None:
+    """What one model's tokenizer knows ends a prompt of its own; what none knows is HTML, or an operator."""
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text("{}")
+    (tmp_path / "llama" / "tokenizer_config.json").write_text('{"eos_token": "</s>", "bos_token": "<s>"}')
+    texts = ["<s>10</s> 5 euros", "f <|g|> h in F#", "[INST] is a tag", "x <|im_end|>", "y <|endoftext|>"]
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps({"instruction": t}) + "\n" for t in texts))
+    words = [f"seeds.path={tmp_path / 'seeds.jsonl'}", "engine.kind=simulated", "merge.semantic=false"]
+
+    def kept(name: str, *more: str) -> list[int]:
+        run = planning.make(tmp_path / name, presets.compose("demo", [*words, *more]))
+        refused = [json.loads(line) for line in run.seed_rejects.read_text().splitlines()]
+        assert {r["reason"] for r in refused} == {"control_token"}
+        return [i for i, _ in enumerate(texts, 1) if i not in {r["line"] for r in refused}]
+
+    assert kept("smollm2") == [1, 2, 3]
+    assert kept("both", f"models.llama.path={tmp_path / 'llama'}", "committee.llama.model=llama") == [2, 3]
+    pins = Plan.load(Run.to_look_at(tmp_path / "both")).models
+    assert pins["llama"].special_tokens == ("</s>", "<s>")
+    assert "<|im_end|>" in (pins["smollm2"].special_tokens or ())
 
 
 def test_another_method_is_refused_with_the_keys(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from gra_hpc.flows.calls import Request, Sampling
 from gra_hpc.placement.placement import EnginePlace, Placement
 from gra_hpc.records import Record
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.slices import Pool, slice_of
 from tools.bench.replay import drive
@@ -60,7 +60,7 @@ async def cpu(args: argparse.Namespace) -> dict[str, Any]:
     # A sample in flight has about 1.5 calls in flight: the latency sets the rate.
     latency = 1.5 * min(config.launch.window, len(units)) / args.rate
     async with simulated_node(names, latency) as (node, base):
-        plan.models.update({n: SimulatedPin(n) for n in names})  # type: ignore[dict-item]
+        plan.models.update({n: ModelPin("", n, "", "") for n in names})
         done = await drive(RunDir(base), config, plan, round_plan, units, node, base)
     milliseconds = 1000 * done["cpu_seconds"] / done["calls"]
     return {
@@ -70,13 +70,6 @@ async def cpu(args: argparse.Namespace) -> dict[str, Any]:
         "cores": round(done["cpu_seconds"] / done["seconds"], 3),
         "loop": type(asyncio.get_running_loop()).__module__,
     }
-
-
-@dataclass(frozen=True)
-class SimulatedPin:
-    """Stands for a model that lies nowhere."""
-
-    identity: str
 
 
 async def clients(args: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from gra_hpc.run import shard
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, RunDir
 from gra_hpc.run.journal import Journal
+from gra_hpc.run.pins import special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, Unit, slice_of
@@ -99,6 +100,7 @@ class Captured:
                 replayed,
                 Forgetful(),
                 lambda *_: None,
+                special_pattern(self.plan.models),
             )
             await shard._make(self.config, unit, asker)
             out: list[dict[str, Any]] = []
