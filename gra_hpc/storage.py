@@ -109,34 +109,6 @@ def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
         f.write(data)
 
 
-def write_once(path: Path, data: bytes) -> bool:
-    """Create a file whole, or leave the one that is there: of two writers, one wins.
-
-    Returns:
-        Whether this call's data is what the file holds.
-    """
-    with full_disk_as_error(path), new_beside(path) as f:
-        temporary = Path(f.name)
-        try:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-            try:
-                os.link(temporary, path)  # atomic and exclusive, also on NFS
-            except FileExistsError:
-                return path.read_bytes() == data
-            except OSError as e:
-                if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
-                    raise
-                if path.exists():  # a file system without hard links: last writer wins, still whole
-                    return path.read_bytes() == data
-                temporary.replace(path)
-            fsync_dir(path.parent)
-            return True
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
 def to_json(value: Any) -> bytes:
     """Sorted, indented JSON: the same value gives the same bytes."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

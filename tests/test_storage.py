@@ -13,12 +13,13 @@ import pytest
 from gra_hpc import storage
 from gra_hpc.engines.guard import Guard
 from gra_hpc.errors import ReleaseError, StorageError
+from gra_hpc.once import write_once
 from gra_hpc.records import Record
 from gra_hpc.release import export
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir
 from gra_hpc.sources.seeds import write_records
-from gra_hpc.storage import new_file, opened_here, write_atomic, write_once
+from gra_hpc.storage import new_file, opened_here, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = b"nobody else's"

@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from gra_hpc import once
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
+from gra_hpc.errors import StorageError
 from gra_hpc.permissions import in_other_hands
 from gra_hpc.run import disk_space
 from gra_hpc.run.engines import local_directory
@@ -39,6 +41,7 @@ def shared(directory: Path, slurm: bool) -> Iterable[Finding]:
     try:
         began = time.monotonic()
         _promises(probe)
+        how = once.check(directory)
         took = time.monotonic() - began
     except OSError as e:
         yield failure(f"{where}: {e.strerror}", "choose a directory of yours with quota left: df -h, df -i, quota -s")
@@ -46,15 +49,18 @@ def shared(directory: Path, slurm: bool) -> Iterable[Finding]:
     except AssertionError as e:
         yield failure(f"{where}: {e}", "use another file system: results are published by rename")
         return
+    except StorageError as e:
+        yield failure(e.what, e.then)
+        return
     finally:
-        for suffix in ("", ".new", ".link"):
+        for suffix in ("", ".new"):
             probe.with_name(probe.name + suffix).unlink(missing_ok=True)
     if slurm and kind in LOCAL_TYPES:
         yield warning(
             f"{where}: looks like a disk of this machine alone", "gra doctor SITE --job tells whether nodes see it"
         )
     else:
-        yield ok(f"{where}: writable, renames replace, links are exclusive")
+        yield ok(f"{where}: writable, renames replace, {how} are exclusive")
     if took > SLOW_S * 10:
         yield warning(f"{where}: ten small files took {took:.1f} s", "metadata is slow now: prefer few large shards")
     yield from space_left(directory)
@@ -66,22 +72,13 @@ def _promises(probe: Path) -> None:
     Raises:
         AssertionError: with what does not hold.
     """
-    new, link = (probe.with_name(probe.name + s) for s in (".new", ".link"))
+    new = probe.with_name(f"{probe.name}.new")
     _write(probe, b"old")
     for i in range(10):
         _write(new, b"new %d" % i)
         new.replace(probe)
     if probe.read_bytes() != b"new 9":
         raise AssertionError("a rename did not replace the file")
-    try:
-        os.link(probe, link)
-    except OSError:
-        return  # some file systems have no hard links: storage.write_once does without
-    try:
-        os.link(probe, link)
-    except FileExistsError:
-        return
-    raise AssertionError("a second link of one name was accepted")
 
 
 def _write(path: Path, data: bytes) -> None:

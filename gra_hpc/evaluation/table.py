@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from gra_hpc.errors import IncompleteError
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.evaluation.directory import EvaluateDir, Result
-from gra_hpc.storage import to_json, write_atomic, write_once
+from gra_hpc.once import write_once
+from gra_hpc.storage import to_json, write_atomic
 
 
 def remaining(out: EvaluateDir, config: EvaluateConfig) -> list[str]:

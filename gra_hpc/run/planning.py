@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from gra_hpc import __version__
+from gra_hpc import __version__, once
 from gra_hpc.config import presets
 from gra_hpc.config.frozen import differences
 from gra_hpc.config.settings import Flow, RunConfig
@@ -94,6 +94,7 @@ def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Pla
     run.path.parent.mkdir(parents=True, exist_ok=True)
     disk_space.check(run.path, disk_space.needed(config, first_round(config, plan).candidates, plan.shards))
     with full_disk_as_error(run.path):
+        once.check(run.path.parent)
         temporary = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.path.parent))
         try:
             draft = RunDir(temporary)

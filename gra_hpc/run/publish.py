@@ -11,13 +11,14 @@ from typing import Any
 
 from gra_hpc import __version__
 from gra_hpc.errors import ReleaseError
+from gra_hpc.once import write_once
 from gra_hpc.parquet import table_rows, whole_table
 from gra_hpc.records import Call, Sample, call_schema, sample_schema
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import FORMAT, ShardManifest
-from gra_hpc.storage import full_disk_as_error, sealed, sha256, write_once
+from gra_hpc.storage import full_disk_as_error, sealed, sha256
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ def sweep(shard: ShardDir) -> None:
     for pattern in (".samples-*.parquet*.tmp", ".calls-*.parquet*.tmp", ".manifest.json.*.tmp"):
         for file in shard.path.glob(pattern):
             file.unlink(missing_ok=True)
+    for directory in shard.path.glob(".manifest.json.*.tmp.d"):
+        shutil.rmtree(directory, ignore_errors=True)
     for _ in range(3):  # a heartbeat that is being written at this moment makes a directory that is not empty
         shutil.rmtree(shard.attempts, ignore_errors=True)
         if not shard.attempts.exists():

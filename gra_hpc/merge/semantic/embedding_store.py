@@ -22,6 +22,7 @@ from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import id_bytes
 from gra_hpc.merge.semantic.embedding_column import column, matrix
+from gra_hpc.once import write_once
 from gra_hpc.owner import Sightings
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Store:
         parts = self._parts()
         number = parts[-1][0] + 1 if parts else 0  # another merge of this round may write one of the same number
         name = f"{number:05d}-{hashlib.sha256(data.getvalue()).hexdigest()[:16]}.parquet"
-        storage.write_once(self.path / name, data.getvalue())
+        write_once(self.path / name, data.getvalue())
 
     def _parts(self) -> list[tuple[int, str, Path]]:
         """Number, digest and path of every part, in order."""

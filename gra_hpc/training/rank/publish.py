@@ -12,7 +12,8 @@ from typing import Any
 import torch.distributed as dist
 
 from gra_hpc import __version__
-from gra_hpc.storage import full_disk_as_error, sha256, to_json, write_atomic, write_once
+from gra_hpc.once import write_once
+from gra_hpc.storage import full_disk_as_error, sha256, to_json, write_atomic
 from gra_hpc.training.directory import FinetuneDir, checkpoints
 from gra_hpc.training.rank import curve, tokens
 from gra_hpc.training.rank.attempt import Attempt, history
