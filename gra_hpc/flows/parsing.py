@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 import orjson
@@ -16,9 +18,12 @@ _WRAPPING = (
     # Only what speaks of the answer itself: a task may begin with "Here is a list of numbers:" or "Of course".
     re.compile(r"\A(?:sure|certainly|of course)(?:!|[,.]?(?=\s+here(?:'s| is| are)\b))\s*", re.I),
     re.compile(rf"\Ahere(?:'s| is| are)\b[^\n:]{{0,40}}\b{_THING}\b[^\n:]{{0,60}}:\s*", re.I),
-    re.compile(r"\A[*_#\s]*(?:(?:new|the)\s+)?(?:task|instruction|keywords?|summary)\s*[*_]*\s*:[*_]*\s*", re.I),
+    re.compile(r"\A[*_#\s]*(?:(?:new|the)\s+)?(?:task|instruction|keywords?|summary)\s*(?:[*_]+\s*)?:[*_]*\s*", re.I),
 )
 _AROUND = " \t.*_`\"'“”:-"
+_MARKS = re.compile(r'[{}"\\]')
+_PARSED = 8 << 20
+"""Characters of an answer that are tried as JSON, all tries together."""
 _BULLET = re.compile(r"\A\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
 
 
@@ -113,26 +118,95 @@ def json_object(answer: str) -> dict[str, Any]:
 
 
 def _first_object(answer: str) -> Any:
-    start = answer.find("{")
-    while start >= 0:
-        depth, quoted, escaped = 0, False, False
-        for end in range(start, len(answer)):
-            c = answer[end]
-            if escaped:
-                escaped = False
-            elif c == "\\":
-                escaped = quoted
-            elif c == '"':
-                quoted = not quoted
-            elif not quoted and c in "{}":
-                depth += 1 if c == "{" else -1
-                if depth == 0:
-                    try:
-                        return orjson.loads(answer[start : end + 1])
-                    except orjson.JSONDecodeError:
-                        break
-        start = answer.find("{", start + 1)
+    """What the first `{` encloses that is JSON, up to its own `}`; none if there is none.
+
+    A brace inside quotes does not count, and whether there are quotes around it depends on where one begins to read: so
+    each `{` has its own reading of what follows.
+    """
+    budget = max(_PARSED, len(answer))
+    for start, end in _enclosed(answer):
+        budget -= end + 1 - start
+        if budget < 0:
+            return None
+        try:
+            return orjson.loads(answer[start : end + 1])
+        except orjson.JSONDecodeError:
+            continue
     return None
+
+
+class _Readings:
+    """Readings of a text that are in the same state, by their depth: how many `{` of theirs are open."""
+
+    def __init__(self) -> None:
+        self.shift = 0
+        self.heap: list[tuple[int, int]] = []
+        """Depth less `shift`, and the place of the `{` where the reading began."""
+
+    def take(self, other: _Readings) -> None:
+        """Join the readings of another one; the smaller part moves."""
+        if len(self.heap) < len(other.heap):
+            self.shift, self.heap, other.shift, other.heap = other.shift, other.heap, self.shift, self.heap
+        for depth, start in other.heap:
+            heappush(self.heap, (depth + other.shift - self.shift, start))
+        other.heap.clear()
+
+    def open(self, start: int) -> None:
+        """All are a brace deeper, and one more begins."""
+        self.shift += 1
+        heappush(self.heap, (1 - self.shift, start))
+
+    def close(self) -> Iterator[int]:
+        """All are a brace less deep; those that end."""
+        self.shift -= 1
+        while self.heap and self.heap[0][0] + self.shift == 0:
+            yield heappop(self.heap)[1]
+
+
+def _enclosed(text: str) -> Iterator[tuple[int, int]]:
+    """Each `{` and the `}` that closes it in its own reading, in the order of the `{`. Time: n log n.
+
+    Readings differ in their depth and in one of three states: outside quotes, inside, behind a backslash there.
+    """
+    outside, inside, escaped = _Readings(), _Readings(), _Readings()
+    starts = deque[int]()
+    ends: dict[int, int] = {}
+    last = -1
+    for m in _MARKS.finditer(text):
+        at, mark = m.start(), m[0]
+        if at > last + 1:  # what was behind the backslash is over
+            inside.take(escaped)
+        last = at
+        if mark == "\\":
+            inside, escaped = escaped, inside
+        elif mark == '"':
+            outside, inside = inside, outside
+            inside.take(escaped)
+        else:
+            inside.take(escaped)
+            if mark == "{":
+                outside.open(at)
+                starts.append(at)
+            else:
+                ends.update((start, at) for start in outside.close())
+        while starts and starts[0] in ends:
+            start = starts.popleft()
+            yield start, ends.pop(start)
+    for start in starts:
+        if start in ends:
+            yield start, ends[start]
+
+
+def plain(value: Any) -> str:
+    """A value of an answer where a text belongs.
+
+    Raises:
+        Unparsable: it is nested too deeply.
+    """
+    try:
+        return str(value)
+    except RecursionError:
+        raise Unparsable("nested too deeply") from None
 
 
 def scores(answer: str, criteria: Sequence[str], low: int, high: int) -> tuple[dict[str, int], str]:
@@ -161,7 +235,7 @@ def scores(answer: str, criteria: Sequence[str], low: int, high: int) -> tuple[d
     ]
     if extra:
         raise Unparsable(f"a score too many: {extra[0][:30]}")
-    return out, str(value.get("comment", "")).strip()
+    return out, plain(value.get("comment", "")).strip()
 
 
 def instruction_scores(answer: str) -> tuple[dict[str, int], str]:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gra_hpc.flows import parsing
@@ -135,3 +143,138 @@ def test_what_speaks_of_the_answer_goes() -> None:
 
 def test_languages_keep_their_names() -> None:
     assert parsing.keywords("# C++, C#, F#", 3) == ("C++", "C#", "F#")
+
+
+# ---- answers of any kind: bounded, and what ordinary ones give stays the same ----------------------------------------
+
+
+def first_object_before(answer: str) -> Any:
+    """How the first object was found once, by reading on from each `{`: right, and quadratic."""
+    start = answer.find("{")
+    while start >= 0:
+        depth, quoted, escaped = 0, False, False
+        for end in range(start, len(answer)):
+            c = answer[end]
+            if escaped:
+                escaped = False
+            elif c == "\\":
+                escaped = quoted
+            elif c == '"':
+                quoted = not quoted
+            elif not quoted and c in "{}":
+                depth += 1 if c == "{" else -1
+                if depth == 0:
+                    try:
+                        return orjson.loads(answer[start : end + 1])
+                    except orjson.JSONDecodeError:
+                        break
+        start = answer.find("{", start + 1)
+    return None
+
+
+PIECES = ["{", "}", '"', "\\", "a", " ", ":", ",", "1", '{"a": 1}', '"a": ', '\\"', "{}", "[", "]", "\n", "é"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.text(alphabet='{}"\\a:1, ', max_size=60))
+@settings(max_examples=1500)
+def test_the_first_object_is_the_one_that_it_always_was(answer: str) -> None:
+    assert parsing._first_object(answer) == first_object_before(answer)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-9, 9) | st.text(alphabet='{}"\\ab ', max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet='{}"a', max_size=4), inner),
+        max_leaves=8,
+    ),
+    st.text(alphabet='{}"\\ab\n', max_size=12),
+    st.text(alphabet='{}"\\ab\n', max_size=12),
+)
+@settings(max_examples=500)
+def test_an_object_in_prose_is_the_one_that_it_always_was(value: Any, before: str, after: str) -> None:
+    answer = f"{before}{orjson.dumps({'x': value}).decode()}{after}"
+    assert parsing._first_object(answer) == first_object_before(answer)
+
+
+LABEL_BEFORE = re.compile(
+    r"\A[*_#\s]*(?:(?:new|the)\s+)?(?:task|instruction|keywords?|summary)\s*[*_]*\s*:[*_]*\s*", re.I
+)
+WORDS = ["Task", "the", "NEW", "keyword", "s", "summary", " ", "*", "_", "#", ":", "\n", "x"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=14).map("".join))
+@settings(max_examples=1500)
+def test_a_label_is_the_one_that_it_always_was(answer: str) -> None:
+    assert parsing._WRAPPING[2].sub("", answer, count=1) == LABEL_BEFORE.sub("", answer, count=1)
+
+
+HOSTILE: dict[str, Callable[[int], str]] = {
+    "open braces": lambda n: "{" * n,
+    "pairs": lambda n: "{}" * n + "[",
+    "nested": lambda n: "{" * n + "}" * n,
+    "nested, wrong inside": lambda n: "{" * n + "x" + "}" * n,
+    "quotes": lambda n: '{"' * n,
+    "quotes in turns": lambda n: '{"}{' * n,
+    "backslashes": lambda n: '{"\\' * n,
+    "keys": lambda n: '{"a":' * n + "1" + "}" * n,
+    "label": lambda n: "task" + " " * n + "x",
+    "label, stars": lambda n: "the task" + " *" * n + " " * n + "x",
+    "fence": lambda n: "```\n" + "``` " * n,
+    "fence, lines": lambda n: "```\n" + "```\n" * n + "x",
+    "hashes": lambda n: "#" * n,
+    "here": lambda n: "here is the task " * n,
+    "controls": lambda n: "<|a" * n,
+    "commas": lambda n: "," * n,
+    "spaces": lambda n: "a" + " " * n + "b",
+    "lines": lambda n: "-\n" * n,
+}
+PARSERS: list[Callable[[str], object]] = [
+    parsing.response_scores,
+    parsing.text,
+    lambda a: parsing.keywords(a, 3),
+    lambda a: parsing.summary(a, 20),
+    parsing.verbatim,
+]
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_answer_holds_the_event_loop(kind: str) -> None:
+    """Sixteen times the length takes sixteen times as long or so, where reading on from each beginning took 256."""
+
+    def cost(parse: Callable[[str], object], answer: str) -> float:
+        took = []
+        for _ in range(3):
+            began = time.thread_time()
+            with contextlib.suppress(Unparsable):
+                parse(answer)
+            took.append(time.thread_time() - began)
+        return min(took)
+
+    for parse in PARSERS:
+        short, long = cost(parse, HOSTILE[kind](1500)), cost(parse, HOSTILE[kind](24_000))
+        assert long < 90 * max(short, 5e-4)
+
+
+def test_tries_at_json_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `{` has its `}`, and all are wrong at the same place: tried one after another, as far as the bound."""
+    answer = '{"a":' * 900 + "[" + "1," * 20_000 + "x]" + "}" * 900
+    lengths = [end + 1 - start for start, end in parsing._enclosed(answer)]
+    assert len(lengths) == 900 and sum(lengths) > 4 * parsing._PARSED
+    tried: list[int] = []
+    spy = SimpleNamespace(
+        loads=lambda text: (tried.append(len(text)), orjson.loads(text))[1], JSONDecodeError=orjson.JSONDecodeError
+    )
+    monkeypatch.setattr(parsing, "orjson", spy)
+    assert parsing._first_object(answer) is None
+    assert parsing._PARSED - lengths[0] < sum(tried) <= parsing._PARSED
+    tried.clear()
+    assert parsing._first_object('{"a": 1} and more') == {"a": 1} and tried == [8]
+
+
+def test_an_answer_nested_deeply_is_no_value() -> None:
+    """JSON may be nested deeper than Python can print."""
+    deep = "[" * 1000 + "]" * 1000
+    for comment in (deep, f'{{"a": {deep}}}'):
+        scored = ", ".join(f'"{c}": 9' for c in CRITERIA)
+        with pytest.raises(Unparsable):
+            parsing.response_scores(f'{{{scored}, "comment": {comment}}}')

@@ -42,7 +42,7 @@ def _description(answer: str, v: dict[str, Any]) -> tuple[str, tuple[str, ...], 
     found = tuple(dict.fromkeys(" ".join(w.split()) for w in words if w.strip()))
     if not found:
         raise parsing.Unparsable("no keywords")
-    return domain, found[: v["keywords"]], parsing.summary(str(value.get("summary", "")), v["summary_words"])
+    return domain, found[: v["keywords"]], parsing.summary(parsing.plain(value.get("summary", "")), v["summary_words"])
 
 
 def _description_schema(v: dict[str, Any]) -> dict[str, Any]:
