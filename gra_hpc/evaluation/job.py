@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from gra_hpc.evaluation import table
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.evaluation.directory import EvaluateDir
 from gra_hpc.launch import submissions
-from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_array, submit_one
+from gra_hpc.launch.arrays import Demand, executor_for, script_of, submit_array, submit_one
 from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_work
-from gra_hpc.launch.tasks import await_kill, requeue, start_job
+from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
 from gra_hpc.log_tail import ANY, last_words, telling
 from gra_hpc.models import hub
 from gra_hpc.permissions import in_other_hands
@@ -81,12 +81,14 @@ def submit_evaluate(
     for number, job in enumerate(jobs):
         comment = submission.comment(made, number)
         if job.kind == "evaluate":
-            executor = job_executor(made, config.site, shape(config), comment, submissions.dependency("afterok", after))
+            executor = executor_for(
+                made, config.site, demand(config), comment, submissions.dependency("afterok", after)
+            )
             job.id = submit_array(executor, [EvaluateTask(str(made.path), config.names[n]) for n in numbers])
             arrays.append(job.id)
         else:
             depend = submissions.dependency("afterany", arrays) or submissions.dependency("afterok", after)
-            executor = job_executor(made, config.site, merge_shape(config.site), comment, depend)
+            executor = executor_for(made, config.site, Demand.of_merge(config.site, "evaluate-merge"), comment, depend)
             job.id = submit_one(executor, EvaluateMergeTask(str(made.path)))
         submissions.record(made, submission, done=job is jobs[-1])
     return jobs[-1].id
@@ -98,34 +100,24 @@ def explain(out: Path, config: EvaluateConfig, plan: bool) -> Iterator[str]:
     left = table.remaining(made, config)
     yield f"model {config.model.path}, {config.backend.kind.value}: {len(left)} of {len(config.names)} benchmarks left"
     if plan and config.site.executor is Executor.slurm:
-        executor = job_executor(made, config.site, shape(config), "gra:RUN:SUBMISSION:0")
+        executor = executor_for(made, config.site, demand(config), "gra:RUN:SUBMISSION:0")
         yield script_of(executor, len(config.names))
 
 
-def shape(config: EvaluateConfig) -> Shape:
+def demand(config: EvaluateConfig) -> Demand:
     """What a benchmark asks of Slurm: a node, or the share of one that goes with some of its GPUs."""
-    n, site = config.launch, config.site
-    share = n.gpus / site.gpus_per_node if 0 < n.gpus < site.gpus_per_node else 1.0
-    return Shape(
+    n, usual, all_gpus = config.launch, Demand.of_shards(config.site), config.site.gpus_per_node
+    gpus = min(n.gpus or all_gpus, all_gpus)
+    share = gpus / all_gpus if gpus else 1.0
+    return replace(
+        usual,
         name="evaluate",
-        gpus=n.gpus or -1,
-        cpus=n.cpus or math.ceil(site.task_cpus * share),
-        memory_gb=n.memory_gb or site.task_memory_gb * share,
-        time_minutes=n.time_minutes,
-        partition=n.partition,
+        gpus=gpus,
+        cpus=n.cpus or math.ceil(usual.cpus * share),
+        memory_gb=n.memory_gb or usual.memory_gb * share,
+        minutes=n.time_minutes or usual.minutes,
+        partition=n.partition or usual.partition,
         parallel=n.parallel,
-    )
-
-
-def merge_shape(site: SiteConfig) -> Shape:
-    """What the merge asks of Slurm: as the merge of a run."""
-    return Shape(
-        name="evaluate-merge",
-        gpus=0,
-        cpus=site.merge_cpus,
-        memory_gb=site.merge_memory_gb,
-        time_minutes=site.merge_time_minutes,
-        partition=site.merge_partition,
     )
 
 
@@ -211,7 +203,7 @@ def run_worker(out: EvaluateDir, name: str, config: EvaluateConfig, signals: Sig
 
 
 @dataclass(frozen=True)
-class EvaluateTask:
+class EvaluateTask(Restartable):
     """What a task of the array runs: one benchmark."""
 
     out: str
@@ -239,15 +231,9 @@ class EvaluateTask:
             raise LaunchError(f"evaluate {self.name}: ended with code {code}; see above", f"gra evaluate {made.path}")
         return f"evaluate {self.name}: done"
 
-    def checkpoint(self, *_: Any, **__: Any) -> Any:
-        """For submitit: begin anew."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
 
 @dataclass(frozen=True)
-class EvaluateMergeTask:
+class EvaluateMergeTask(Restartable):
     """What the merge's job runs."""
 
     out: str
@@ -257,12 +243,6 @@ class EvaluateMergeTask:
         made = EvaluateDir.existing(self.out)
         merge(made, configs.load(made.config), print)
         return f"evaluate: {made.results}"
-
-    def checkpoint(self, *_: Any, **__: Any) -> Any:
-        """For submitit: begin anew."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
 
 
 def stage_data(out: Path, config: EvaluateConfig, say: Callable[[str], None] = print) -> None:

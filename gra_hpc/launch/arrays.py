@@ -87,86 +87,88 @@ def _published(run: RunDir, step: Step, shard: int) -> bool:
     return is_published(run.round(step.round).shard(shard))
 
 
-def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "") -> Any:
-    """A submitit executor for shards."""
-    site = config.site
-    options = _common(site, comment, depend, site.partition)
-    options |= _gpus(site)
-    executor = _executor(run, site)
+@dataclass(frozen=True)
+class Demand:
+    """What a job asks of Slurm: one task per node, as often as there are tasks."""
+
+    name: str
+    """Behind the run's name; empty for shards."""
+    minutes: int
+    lead_s: int
+    """Seconds before the time limit at which it is signalled; at most a fifth of it."""
+    partition: str
+    cpus: int
+    """Per node, as the other two. 0: what the site gives."""
+    memory_gb: float
+    gpus: int
+    nodes: int = 1
+    parallel: int = 0
+    """Tasks of an array that run at once; 0: all."""
+    timeouts: int = UNLIMITED
+    """Time limits after which it is not requeued."""
+
+    @classmethod
+    def of_shards(cls, site: SiteConfig, parallel: int = 0) -> Demand:
+        """A node, or the share of one that a task of the site is."""
+        return cls(
+            name="",
+            minutes=site.time_minutes,
+            lead_s=site.signal_lead_s,
+            partition=site.partition,
+            cpus=site.task_cpus,
+            memory_gb=site.task_memory_gb,
+            gpus=site.gpus_per_node,
+            parallel=parallel or site.parallel,
+        )
+
+    @classmethod
+    def of_merge(cls, site: SiteConfig, name: str = "merge") -> Demand:
+        """CPUs alone."""
+        return cls(
+            name=name,
+            minutes=site.merge_time_minutes,
+            lead_s=site.signal_lead_s,
+            partition=site.merge_partition or site.partition,
+            cpus=site.merge_cpus,
+            memory_gb=site.merge_memory_gb,
+            gpus=0,
+            timeouts=MERGE_TIMEOUTS,
+        )
+
+
+def executor_for(run: OutputDir, site: SiteConfig, demand: Demand, comment: str, depend: str = "") -> Any:
+    """A submitit executor for jobs that ask this of Slurm; what a site's `sbatch` says wins."""
+    executor = _executor(run, site, demand.timeouts)
     executor.update_parameters(
-        job_name=job_name(run),
-        time=site.time_minutes,
-        signal_delay_s=site.signal_lead_s,
-        nodes=1,
+        job_name="-".join(filter(None, (job_name(run), demand.name)))[:64],
+        time=demand.minutes,
+        signal_delay_s=min(demand.lead_s, 12 * demand.minutes),
+        nodes=demand.nodes,
         ntasks_per_node=1,
         stderr_to_stdout=True,
-        array_parallelism=config.launch.parallel or site.parallel or 100_000,
-        srun_args=_srun(site.task_cpus, site),
-        setup=_setup(site),
-        additional_parameters={**options, **site.sbatch},
-        **_size(site.task_cpus, site.task_memory_gb),
+        array_parallelism=demand.parallel or 100_000,
+        srun_args=_srun(demand.cpus, site),
+        setup=[*(f"module load {m}" for m in site.modules), *site.setup],
+        additional_parameters={
+            **_common(site, comment, depend, demand.partition),
+            **_gpus(site, demand.gpus),
+            **site.sbatch,
+        },
+        **_size(demand.cpus, demand.memory_gb),
     )
-    return _without_wckey(executor, site)
+    if not site.wckey:
+        executor.parameters["wckey"] = None
+    return executor
+
+
+def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "") -> Any:
+    """A submitit executor for shards."""
+    return executor_for(run, config.site, Demand.of_shards(config.site, config.launch.parallel), comment, depend)
 
 
 def merge_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "") -> Any:
     """A submitit executor for a merge: one CPU task."""
-    site = config.site
-    executor = _executor(run, site, MERGE_TIMEOUTS)
-    executor.update_parameters(
-        job_name=f"{job_name(run)}-merge"[:64],
-        time=site.merge_time_minutes,
-        signal_delay_s=min(site.signal_lead_s, 12 * site.merge_time_minutes),
-        nodes=1,
-        ntasks_per_node=1,
-        stderr_to_stdout=True,
-        srun_args=_srun(site.merge_cpus, site),
-        setup=_setup(site),
-        additional_parameters={**_common(site, comment, depend, site.merge_partition or site.partition), **site.sbatch},
-        **_size(site.merge_cpus, site.merge_memory_gb),
-    )
-    return _without_wckey(executor, site)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a job that is no shard takes, where it differs from the site's shards. 0 or empty: as they."""
-
-    name: str
-    nodes: int = 1
-    gpus: int = -1
-    """GPUs per node. -1: as the shards."""
-    cpus: int = 0
-    memory_gb: float = 0.0
-    time_minutes: int = 0
-    lead_s: int = 0
-    """Seconds before the time limit at which it is signalled."""
-    partition: str = ""
-    parallel: int = 0
-    """Tasks of an array that run at once."""
-
-
-def job_executor(run: OutputDir, site: SiteConfig, shape: Shape, comment: str, depend: str = "") -> Any:
-    """A submitit executor for another job: one task per node."""
-    options = _common(site, comment, depend, shape.partition or site.partition)
-    options |= _gpus(site, shape.gpus)
-    cpus, memory = shape.cpus or site.task_cpus, shape.memory_gb or site.task_memory_gb
-    minutes = shape.time_minutes or site.time_minutes
-    executor = _executor(run, site)
-    executor.update_parameters(
-        job_name=f"{job_name(run)}-{shape.name}"[:64],
-        time=minutes,
-        signal_delay_s=min(shape.lead_s or site.signal_lead_s, 12 * minutes),
-        nodes=shape.nodes,
-        ntasks_per_node=1,
-        stderr_to_stdout=True,
-        array_parallelism=shape.parallel or 100_000,
-        srun_args=_srun(cpus, site),
-        setup=_setup(site),
-        additional_parameters={**options, **site.sbatch},
-        **_size(cpus, memory),
-    )
-    return _without_wckey(executor, site)
+    return executor_for(run, config.site, Demand.of_merge(config.site), comment, depend)
 
 
 def sbatch_text(run: RunDir, config: RunConfig, shards: int) -> str:
@@ -226,8 +228,7 @@ def _common(site: SiteConfig, comment: str, depend: str, partition: str) -> dict
     }
 
 
-def _gpus(site: SiteConfig, count: int = -1) -> dict[str, Any]:
-    count = site.gpus_per_node if count < 0 else min(count, site.gpus_per_node)
+def _gpus(site: SiteConfig, count: int) -> dict[str, Any]:
     if not count or site.gpu_style == "none":
         return {}
     typed = f"{site.gpu_type}:" if site.gpu_type else ""
@@ -253,16 +254,6 @@ def _srun(cpus: int, site: SiteConfig) -> list[str]:
     if kind == "pyxis":
         args.append(f"--container-image={image}")
     return args
-
-
-def _setup(site: SiteConfig) -> list[str]:
-    return [*(f"module load {m}" for m in site.modules), *site.setup]
-
-
-def _without_wckey(executor: Any, site: SiteConfig) -> Any:
-    if not site.wckey:
-        executor.parameters["wckey"] = None
-    return executor
 
 
 def submit_array(executor: Any, tasks: Sequence[Any]) -> str:

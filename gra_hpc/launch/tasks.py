@@ -26,8 +26,18 @@ CONTROLLER_WAIT_S = 600.0
 RETRY_S = 10.0
 
 
+class Restartable:
+    """What a job runs: called once an attempt, and again as it is after each; what lies on disk knows the rest."""
+
+    def checkpoint(self, *_: Any, **__: Any) -> Any:
+        """For submitit, when it puts the job back in the queue."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
 @dataclass(frozen=True)
-class ShardTask:
+class ShardTask(Restartable):
     """One shard of one round. The shard is an argument, never the array index: arrays may be sparse or split."""
 
     run: str
@@ -47,15 +57,9 @@ class ShardTask:
         leave_unless_published(end)
         return sentence
 
-    def checkpoint(self, *_: Any, **__: Any) -> Any:
-        """For submitit: start again with the same arguments; the journal knows the rest."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
 
 @dataclass(frozen=True)
-class MergeTask:
+class MergeTask(Restartable):
     """The merge of one round; after the last, the release."""
 
     run: str
@@ -68,12 +72,6 @@ class MergeTask:
         sentence = finish_round(Run.open(self.run), self.round)
         log.info("%s", sentence)
         return sentence
-
-    def checkpoint(self, *_: Any, **__: Any) -> Any:
-        """For submitit: the merge starts again; it replaces nothing until it is whole."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
 
 
 def leave_unless_published(end: End) -> None:

@@ -7,18 +7,17 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from gra_hpc.config import frozen
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.launch import submissions
-from gra_hpc.launch.arrays import Shape, job_executor, script_of, submit_one
+from gra_hpc.launch.arrays import Demand, executor_for, script_of, submit_one
 from gra_hpc.launch.submissions import Job, Submission
-from gra_hpc.launch.tasks import await_kill, requeue, start_job
+from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
 from gra_hpc.signals import Signals
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
@@ -66,8 +65,8 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
         return waiting
     submission = Submission.new(made, [Job("finetune", 0)])
     submissions.record(made, submission)
-    executor = job_executor(
-        made, config.site, shape(config), submission.comment(made, 0), submissions.dependency("afterok", after)
+    executor = executor_for(
+        made, config.site, demand(config), submission.comment(made, 0), submissions.dependency("afterok", after)
     )
     submission.jobs[0].id = submit_one(executor, FinetuneTask(str(made.path)))
     submissions.record(made, submission, done=True)
@@ -88,26 +87,28 @@ def explain(out: Path, config: FinetuneConfig, plan: bool) -> Iterator[str]:
     if last and not made.done.is_file():
         yield f"resumes after step {last.step}"
     if plan and config.site.executor is Executor.slurm:
-        executor = job_executor(made, config.site, shape(config), "gra:RUN:SUBMISSION:0")
+        executor = executor_for(made, config.site, demand(config), "gra:RUN:SUBMISSION:0")
         yield script_of(executor)
 
 
-def shape(config: FinetuneConfig) -> Shape:
-    """What the job asks of Slurm."""
-    n = config.launch
-    return Shape(
+def demand(config: FinetuneConfig) -> Demand:
+    """What the job asks of Slurm: nodes as those of shards, unless its settings say otherwise."""
+    n, usual = config.launch, Demand.of_shards(config.site)
+    return replace(
+        usual,
         name="finetune",
         nodes=n.nodes,
-        cpus=n.cpus,
-        memory_gb=n.memory_gb,
-        time_minutes=n.time_minutes,
-        lead_s=n.lead_s or max(LEAD_S, config.site.signal_lead_s),
-        partition=n.partition,
+        cpus=n.cpus or usual.cpus,
+        memory_gb=n.memory_gb or usual.memory_gb,
+        minutes=n.time_minutes or usual.minutes,
+        lead_s=n.lead_s or max(LEAD_S, usual.lead_s),
+        partition=n.partition or usual.partition,
+        parallel=0,
     )
 
 
 @dataclass(frozen=True)
-class FinetuneTask:
+class FinetuneTask(Restartable):
     """What runs on each node of the job."""
 
     out: str
@@ -125,12 +126,6 @@ class FinetuneTask:
         if end is End.stopped and int(os.environ.get("SLURM_NODEID", 0)) == 0:
             requeue()
         return sentence
-
-    def checkpoint(self, *_: Any, **__: Any) -> Any:
-        """For submitit: start again with the same argument; the checkpoints know the rest."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
 
 
 def finetune(out: FinetuneDir, signals: Signals | None = None) -> End:

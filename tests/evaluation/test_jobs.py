@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.evaluation.config import compose
-from gra_hpc.evaluation.job import shape
+from gra_hpc.evaluation.job import demand
 from gra_hpc.evaluation.process import harness
 from gra_hpc.models.facts import stated_facts
 
@@ -15,11 +15,11 @@ NODE = ["model.path=m", "site.gpus_per_node=8", "site.cpus_per_task=60", "site.m
 
 
 def test_a_benchmark_takes_its_share_of_a_node() -> None:
-    one = shape(compose("paper", NODE))
+    one = demand(compose("paper", NODE))
     assert (one.gpus, one.cpus, one.memory_gb) == (1, 8, 60.0)
-    whole = shape(compose("paper", [*NODE, "launch.gpus=0"]))
-    assert (whole.gpus, whole.cpus, whole.memory_gb) == (-1, 60, 480.0)
-    assert shape(compose("paper", [*NODE, "launch.cpus=3"])).cpus == 3
+    whole = demand(compose("paper", [*NODE, "launch.gpus=0"]))
+    assert (whole.gpus, whole.cpus, whole.memory_gb) == (8, 60, 480.0)
+    assert demand(compose("paper", [*NODE, "launch.cpus=3"])).cpus == 3
 
 
 @pytest.mark.parametrize(

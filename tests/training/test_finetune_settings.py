@@ -23,7 +23,7 @@ from gra_hpc.signals import Signals
 from gra_hpc.training.config import FinetuneConfig, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.examples import read
-from gra_hpc.training.job import explain, shape
+from gra_hpc.training.job import demand, explain
 from gra_hpc.training.rank.settings import deepspeed_settings
 from gra_hpc.training.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
 
@@ -101,8 +101,8 @@ def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_time_to_save(tmp_path: Path) -> None:
-    assert shape(compose("paper", PAPER)).lead_s == 300
-    assert shape(compose("paper", [*PAPER, "launch.lead_s=600"])).lead_s == 600
+    assert demand(compose("paper", PAPER)).lead_s == 300
+    assert demand(compose("paper", [*PAPER, "launch.lead_s=600"])).lead_s == 600
 
 
 def test_examples_of_files(tmp_path: Path) -> None:
