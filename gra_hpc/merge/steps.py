@@ -91,8 +91,7 @@ class Steps:
             with self.clock("fuzzy"):
                 near = near_duplicates.duplicates(ix, what, alive, c.fuzzy_threshold, self.workers, self.memory // 4)
                 alive[near.drop] = False
-                details = ["through other near-duplicates" if i else "" for i in near.linked.tolist()]
-                dropped.add("fuzzy", near.drop, near.winner, near.similarity, details)
+                dropped.add("fuzzy", near.drop, near.winner, near.similarity)
                 self.found["fuzzy"] = {
                     "threshold": c.fuzzy_threshold,
                     "shingle": c.shingle,

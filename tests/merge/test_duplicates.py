@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import tempfile
 import tracemalloc
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from hypothesis import strategies as st
 from gra_hpc.merge import signatures
 from gra_hpc.merge.index import Index
 from gra_hpc.merge.near import near_duplicates
-from gra_hpc.merge.near.candidates import LEADERS, candidate_pairs
+from gra_hpc.merge.near.candidates import LEADERS, buckets, candidate_pairs, pack
+from gra_hpc.merge.near.decisions import Decisions
 from gra_hpc.merge.round import merge_round
 from gra_hpc.merge.text.normal_form import normalise
 from gra_hpc.merge.text.words import Hashes, windows, word_hashes
@@ -31,7 +31,7 @@ def shingle_set(instruction: str, response: str, size: int = 5) -> set[tuple[byt
 
 
 def survivors(samples: list, seeds: list, threshold: float) -> tuple[set[str], dict[str, str]]:
-    """Who stays, and who beat whom: exact twins first, then connected components of near pairs."""
+    """Who stays, and who beat whom: exact twins first, then best first, for the best near one that stays."""
     ranked = [*seeds, *sorted(samples, key=lambda s: (-s.score, s.id))]
     protected = {s.id for s in seeds}
     seen: dict[bytes, str] = {}
@@ -43,22 +43,13 @@ def survivors(samples: list, seeds: list, threshold: float) -> tuple[set[str], d
         seen.setdefault(key, s.id)
     left = [s for s in ranked if s.id not in beaten]
     sets = [shingle_set(s.instruction, s.response) for s in left]
-    parent = list(range(len(left)))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    for i, j in combinations(range(len(left)), 2):
-        a, b = sets[i], sets[j]
-        new = left[j].id not in protected
-        if new and a and b and len(a & b) / len(a | b) >= threshold:
-            i, j = sorted((find(i), find(j)))
-            parent[j] = i
-    for i, s in enumerate(left):
-        if find(i) != i and s.id not in protected:
-            beaten[s.id] = left[find(i)].id
+    stay: list[int] = []
+    for j, s in enumerate(left):
+        near = [i for i in stay if sets[i] and sets[j] and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= threshold]
+        if near and s.id not in protected:
+            beaten[s.id] = left[near[0]].id
+        else:
+            stay.append(j)
     return {s.id for s in ranked} - set(beaten), beaten
 
 
@@ -134,6 +125,68 @@ def test_pairs_in_instalments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert tables(run) == tables(whole)
 
 
+@pytest.mark.parametrize("memory", [None, 1])
+def test_nothing_is_dropped_through_others(tmp_path: Path, memory: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain: each row shares most words with the next; the first and the thirtieth share none."""
+    rng = random.Random(7)
+    words = [f"w{rng.randrange(10**6)}" for _ in range(400)]
+    run = make_run(tmp_path / "run", [seed(0)], shards=1)
+    samples = [
+        sample(i, "The same question", " ".join(words[5 * i : 5 * i + 100]), score=10 - i / 100) for i in range(60)
+    ]
+    publish_shard(run, 1, 0, samples)
+    if memory:
+        real = near_duplicates.duplicates
+        monkeypatch.setattr(near_duplicates, "_LEAST_PAIRS", 64)
+        monkeypatch.setattr(near_duplicates, "duplicates", lambda *a: real(*a[:5], memory=memory))
+    merge_round(run, 1)
+    stay, beaten = survivors(samples, [seed(0)], 0.8)
+    assert {r["id"] for r in rows(run.round(1).kept)} == stay - {seed(0).id}
+    assert {r["id"]: r["winner"] for r in rows(run.round(1).dropped)} == beaten
+    assert 20 <= len(beaten) <= 40
+    assert all(r["similarity"] >= 0.8 for r in rows(run.round(1).dropped))
+
+
+def chains(rng: random.Random, rows_: int, pool: int) -> list[tuple[int, int]]:
+    """Near pairs of a made-up corpus, each the better rank first."""
+    found = set()
+    for _ in range(rng.randrange(3 * rows_)):
+        a, b = sorted(rng.sample(range(rows_), 2))
+        if b >= pool:
+            found.add((a, b))
+    return sorted(found)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(0, 5), st.integers(1, 6))
+def test_decisions_do_not_depend_on_instalments(number: int, count: int, pool: int, at_once: int) -> None:
+    rng = random.Random(number)
+    pairs = chains(rng, count, pool)
+    stay: set[int] = set()
+    winners = {}
+    for row in range(count):
+        near = [a for a, b in pairs if b == row and a in stay]
+        if near:
+            winners[row] = near[0]
+        else:
+            stay.add(row)
+    bands = [pairs[i : i + at_once] for i in range(0, len(pairs), at_once)]
+    for early in (False, True):
+        decisions = Decisions(count, pool)
+        for some in bands:  # a bucket of two for each pair
+            flat = np.array([r for pair in some for r in pair], np.int64)
+            decisions.bucketed(flat, np.arange(0, len(flat), 2))
+        if early:
+            decisions.decide_early()
+        rng.shuffle(bands)
+        for some in bands:
+            packed = pack(*(np.array(side, np.int64) for side in zip(*some, strict=True)))
+            if early:
+                packed = decisions.open(packed)
+            decisions.add(packed, np.ones(len(packed)))
+        drop, winner, _ = decisions.final()
+        assert dict(zip(drop.tolist(), winner.tolist(), strict=True)) == winners
+
+
 def test_candidates_of_a_corpus_that_repeats_itself_come_in_blocks(tmp_path: Path) -> None:
     """One bucket of many rows, and small ones: what is held at a time is bounded, and nothing is left out."""
     n = 20_000
@@ -143,14 +196,15 @@ def test_candidates_of_a_corpus_that_repeats_itself_come_in_blocks(tmp_path: Pat
     usable = np.ones(n, bool)
     tracemalloc.start()
     blocks = []
-    for block in candidate_pairs(keys, ix, usable, 2000):
+    rank, begins = buckets(keys, ix, usable)
+    for block in candidate_pairs(rank, begins, ix.pool, 2000):
         blocks.append(len(block))
         peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert max(blocks) <= 2000
     assert peak < 100 * n, "bytes: of the rows, not of their pairs"
-    some = np.unique(np.concatenate(list(candidate_pairs(keys, ix, usable, 2000))))
-    (whole,) = candidate_pairs(keys, ix, usable, 64 * n)
+    some = np.unique(np.concatenate(list(candidate_pairs(rank, begins, ix.pool, 2000))))
+    (whole,) = candidate_pairs(rank, begins, ix.pool, 64 * n)
     assert (some == whole).all()
     met = np.minimum(np.arange(n // 2), 2 * LEADERS)  # leaders, and as many next in rank
     assert len(whole) == met.sum() - 3 + n // 2 // 5 * 10

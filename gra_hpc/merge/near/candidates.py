@@ -27,19 +27,18 @@ def unpack(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def candidate_pairs(keys: np.ndarray, ix: Index, usable: np.ndarray, most: int) -> Iterator[np.ndarray]:
+def candidate_pairs(rank: np.ndarray, begins: np.ndarray, pool: int, most: int) -> Iterator[np.ndarray]:
     """Pairs of ranks whose keys agree; at least one of each is not of the pool.
 
     Args:
-        keys: uint64 [rows], by row.
-        ix: the rows.
-        usable: bool [rows], by rank.
+        rank: rows that share a key, bucket by bucket (`buckets`).
+        begins: where buckets begin.
+        pool: rows of the pool.
         most: pairs in a block (at least `ALL_PAIRS`): a corpus that repeats itself has 32 for each of its rows.
 
     Yields:
         Packed pairs, ascending, none twice; two blocks may share some.
     """
-    rank, begins = _buckets(keys, ix, usable)
     begins = np.append(begins, len(rank))
     step = max(1, most // ALL_PAIRS)
     for s in range(0, len(rank), step):
@@ -48,11 +47,17 @@ def candidate_pairs(keys: np.ndarray, ix: Index, usable: np.ndarray, most: int) 
         cuts = np.clip(begins[first : last + 1], s, e)
         bucket = np.repeat(np.arange(first, last), np.diff(cuts))
         begin = begins[bucket]
-        yield _pairs_at(np.arange(s, e), begin, begins[bucket + 1] - begin, rank, ix.pool)
+        yield _pairs_at(np.arange(s, e), begin, begins[bucket + 1] - begin, rank, pool)
 
 
-def _buckets(keys: np.ndarray, ix: Index, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks that share a key with another, bucket by bucket in order of rank, and where buckets begin."""
+def buckets(keys: np.ndarray, ix: Index, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks that share a key with another, bucket by bucket in order of rank, and where buckets begin.
+
+    Args:
+        keys: uint64 [rows], by row.
+        ix: the rows.
+        usable: bool [rows], by rank.
+    """
     # The key gives up its lowest bits to the rank: what that merges by chance, verification parts again.
     bits = np.uint64(max(1, len(keys).bit_length()))
     packed = (keys[ix.row] >> bits) << bits

@@ -1,8 +1,8 @@
-"""Near-duplicates: MinHash bands propose pairs, the real Jaccard similarity of word shingles decides, and of every
-connected component the best-ranked row stays (and rows of the pool, which always stay).
+"""Near-duplicates: MinHash bands propose pairs, the real Jaccard similarity of word shingles decides; best first, a row
+goes only for a near-duplicate that stays (`decisions`). Rows of the pool always stay.
 
 Pairs are verified on the shingle sets of the rows that occur in pairs, read again from the tables: all bands' at once,
-or, where memory does not hold them, in instalments. After one, pairs within a family that it found are not looked at.
+or, where memory does not hold them, in instalments. After one, pairs that can change nothing are not looked at.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from gra_hpc.merge import signatures
 from gra_hpc.merge.index import Index, Unit
-from gra_hpc.merge.near.candidates import candidate_pairs, pack, unpack
-from gra_hpc.merge.near.components import Families
+from gra_hpc.merge.near.candidates import buckets, candidate_pairs, unpack
+from gra_hpc.merge.near.decisions import Decisions
 from gra_hpc.merge.signatures import Signing
 from gra_hpc.merge.text.words import Hashes, unique_sorted
 from gra_hpc.workers import Workers
@@ -40,11 +40,9 @@ class Near:
     drop: np.ndarray
     """Ranks, ascending."""
     winner: np.ndarray
-    """For each the rank of the row that stays."""
+    """For each the rank of the best near-duplicate that stays."""
     similarity: np.ndarray
     """For each its Jaccard similarity with the winner."""
-    linked: np.ndarray
-    """For each whether it is near the winner only through other near-duplicates."""
     candidates: int
     """Pairs compared."""
     pairs: int
@@ -68,7 +66,7 @@ def duplicates(
     counts = np.fromfile(what.counts, np.uint32)
     usable = alive & (counts[ix.row] > 0) if len(ix) else alive
     limit = max(_LEAST_PAIRS, memory // _PAIR_BYTES)
-    families = Families(len(ix))
+    decisions = Decisions(len(ix), ix.pool)
     pending: list[np.ndarray] = []
     held = candidates = near_pairs = 0
 
@@ -85,31 +83,30 @@ def duplicates(
         near = similarity >= threshold
         candidates += len(pairs)
         near_pairs += int(near.sum())
-        families.join(pairs[near], similarity[near])
+        decisions.add(pairs[near], similarity[near])
 
+    def band(b: int) -> tuple[np.ndarray, np.ndarray]:
+        return buckets(np.fromfile(what.band(b), np.uint64), ix, usable)
+
+    in_instalments = False
     for b in range(what.banding.bands):
-        keys = np.fromfile(what.band(b), np.uint64)
+        rank, begins = band(b)
         what.band(b).unlink()
-        for pairs in candidate_pairs(keys, ix, usable, limit // 8):
-            pending.append(families.apart(pairs) if near_pairs else pairs)
+        decisions.bucketed(rank, begins)
+        for pairs in candidate_pairs(rank, begins, ix.pool, limit // 8):
+            pending.append(decisions.open(pairs) if in_instalments else pairs)
             held += len(pending[-1])
             if held > limit - limit // 8:
                 tidy()
-                if held > limit // 2:  # huge families of near-equal rows: in instalments
+                if held > limit // 2:  # huge families of near-equal rows
+                    if not in_instalments:
+                        in_instalments = True
+                        for later in range(b + 1, what.banding.bands):
+                            decisions.bucketed(*band(later))
+                        decisions.decide_early()
                     settle()
     settle()
-    drop = np.flatnonzero(families.best != np.arange(len(ix)))
-    drop = drop[drop >= ix.pool]
-    winner = families.best[drop]
-    # Similarity with the winner, also for rows that were not compared with it directly.
-    direct = pack(winner, drop)
-    found, similarity = families.known(direct)
-    others = np.flatnonzero(~found)
-    others = others[np.argsort(direct[others])]
-    for s in range(0, len(others), limit):
-        some = others[s : s + limit]
-        similarity[some] = jaccard(ix, what, direct[some], counts, workers)
-    return Near(drop, winner, similarity, ~found & (similarity < threshold), candidates, near_pairs)
+    return Near(*decisions.final(), candidates, near_pairs)
 
 
 def jaccard(ix: Index, what: Signing, pairs: np.ndarray, counts: np.ndarray, workers: Workers) -> np.ndarray:
