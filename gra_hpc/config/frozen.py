@@ -55,6 +55,10 @@ def freeze(out: Path, config: Any) -> Path:
 
 def differences(planned: Any, now: Any, prefix: str = "") -> Iterator[str]:
     """`key: planned A, now B` for every leaf that differs."""
+    if planned and now is None and isinstance(planned, dict):
+        now = {}
+    if now and planned is None and isinstance(now, dict):
+        planned = {}
     if isinstance(planned, dict) and isinstance(now, dict):
         for key in sorted({*planned, *now}):
             yield from differences(planned.get(key), now.get(key), f"{prefix}{key}.")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from gra_hpc.config import engine_args
 from gra_hpc.config.fields import bounds_of, parts
 from gra_hpc.config.settings import Flow, MethodConfig, Policy, RunConfig
 from gra_hpc.errors import ConfigError
@@ -44,7 +45,7 @@ def check(c: RunConfig) -> None:
     for name, member in c.committee.items():
         need(member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}")
     for name, model in c.models.items():
-        _check_engine_args(name, model.engine_args)
+        engine_args.check(name, model.engine_args)
     few, many = c.method.examples_min, c.method.examples_max
     need(few <= many, "method.examples_min", f"{few} (max {many})", "1 <= examples_min <= examples_max <= 16")
     _check_fixed(c.method, list(c.committee) or list(c.models), need)
@@ -122,41 +123,3 @@ def _check_fixed(m: MethodConfig, members: list[str], need: Need) -> None:
         )
     if m.policy is Policy.single and m.fixed.generator:
         need(m.fixed.generator in members, "method.fixed.generator", m.fixed.generator, f"of {', '.join(members)}")
-
-
-_OWNED = {
-    "tensor-parallel-size": "tensor_parallel",
-    "gpu-memory-utilization": "kv_cache_gb",
-    "kv-cache-memory-bytes": "kv_cache_gb",
-    "num-gpu-blocks-override": "kv_cache_gb",
-    "max-model-len": "max_model_len",
-    "quantization": "quantization",
-    "dtype": "dtype",
-    "load-format": "load_format",
-    "trust-remote-code": "trust_remote_code",
-    "chat-template": "chat_template",
-    "max-num-seqs": "engine.max_running",
-    "enable-sleep-mode": "engine.residency",
-    "data-parallel-size": "replicas",
-    "pipeline-parallel-size": "tensor_parallel",
-    "model": "path",
-    "revision": "revision",
-    "served-model-name": "",
-    "uds": "",
-    "host": "",
-    "port": "",
-}
-"""Arguments of vLLM's server that are settled elsewhere, with the setting: of the model, or of the run (with a dot)."""
-
-
-def _check_engine_args(name: str, engine_args: dict[str, object]) -> None:
-    """Refuse arguments that would bypass what placement, the plan or the door of the engines count on."""
-    for key in engine_args:
-        own = _OWNED.get(str(key).lstrip("-").replace("_", "-"))
-        if own is None:
-            continue
-        setting = own if "." in own else f"models.{name}.{own}"
-        raise ConfigError(
-            f"models.{name}.engine_args.{key}: an argument that is set by {setting if own else 'the engine itself'}",
-            f"set {setting} instead" if own else "leave it out",
-        )

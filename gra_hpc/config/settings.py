@@ -121,7 +121,8 @@ class ModelConfig:
     load_format: str = "auto"
     """vLLM's load_format; `dummy` gives random weights, for tests of machinery."""
     engine_args: dict[str, Any] = unfrozen({})
-    """More arguments of vLLM's server, as `name: value`; those that other settings or placement own are refused."""
+    """More arguments of vLLM's server, as `name: value`; those that other settings or placement own are refused. Frozen
+    but for those of a named list (`gra_hpc/config/engine_args.py`) that say where and how an engine runs."""
 
 
 @dataclass

@@ -20,6 +20,7 @@ from gra_hpc.engines.call_limit import Admission
 from gra_hpc.engines.client import EngineGone, EngineTrouble
 from gra_hpc.engines.process import EngineDied, EngineProcess
 from gra_hpc.engines.restarts import Patience
+from gra_hpc.engines.vllm_server import recorded, recorded_environment
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.placement.placement import EnginePlace
@@ -75,6 +76,10 @@ class EngineStats:
     """Times it went to sleep for another's turn."""
     causes: list[str] = field(default_factory=list)
     """Why it died, each time."""
+    arguments: list[str] = field(default_factory=list)
+    """Its latest command line (`vllm_server.recorded`)."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """The variables that `engine.env` gave it."""
 
 
 class Replica:
@@ -293,6 +298,8 @@ class Replica:
         if process is not None:
             await process.stop()
         self.process = process = self._build(self.stats.starts)
+        self.stats.arguments = recorded(process.launch.argv)
+        self.stats.environment = recorded_environment(process.spec)
         self.stats.starts += 1
         self._taken_before = self.taken
         begin = time.monotonic()

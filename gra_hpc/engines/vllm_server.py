@@ -10,7 +10,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ DEFAULT_CPU_KV = 512 << 20
 """KV cache of an engine on a CPU, in bytes, when nobody says otherwise."""
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_KEY|^AWS_|SSH_AUTH_SOCK|^KRB5", re.IGNORECASE)
+_SECRET_OPTION = re.compile(r"--(?:hf-token|api-key|.*(?:password|secret).*)")
 _RENDEZVOUS = {
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
 }  # fmt: skip
@@ -207,6 +208,27 @@ def command(spec: EngineSpec, directory: Path) -> list[str]:
         else:
             argv += [f"--{key}", str(value)]
     return argv
+
+
+def recorded(argv: Sequence[str]) -> list[str]:
+    """A command line for a manifest: its options without the socket's path, which is new at every start, and without
+    what they hold of secrets."""
+    out: list[str] = []
+    left = iter(argv[next((i for i, word in enumerate(argv) if word.startswith("--")), len(argv)) :])
+    for word in left:
+        if word == "--uds":
+            next(left, None)
+        elif _SECRET_OPTION.fullmatch(word):
+            out += [word, "..."]
+            next(left, None)
+        else:
+            out.append(word)
+    return out
+
+
+def recorded_environment(spec: EngineSpec) -> dict[str, str]:
+    """The user's variables of an engine for a manifest, without secrets."""
+    return {str(k): "..." if _SECRET.search(str(k)) else str(v) for k, v in sorted(spec.engine.env.items())}
 
 
 def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str]:

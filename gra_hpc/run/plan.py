@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc import __version__
+from gra_hpc.config import engine_args
 from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
@@ -97,6 +98,8 @@ def frozen(
     for name, model in out["models"].items():
         del model["path"], model["revision"], model["licence"]
         model["identity"] = models[name]
+        if decide := engine_args.deciding(config.models[name].engine_args):
+            model["engine_args"] = fingerprinted(decide)
     del out["merge"]["embed_model"]
     out["merge"]["embed_identity"] = embed.identity if embed else ""
     out["merge"]["benchmarks"] = {source: pin.sha256 for source, pin in benchmarks.items()}

@@ -56,6 +56,7 @@ def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         ("models.smollm2.engine_args.max-model-len=100", "set models.smollm2.max_model_len instead"),
         ("models.smollm2.engine_args.max_num_seqs=100", "set engine.max_running instead"),
         ("models.smollm2.engine_args.uds=/tmp/x", "set by the engine itself -> leave it out"),
+        ("models.smollm2.engine_args.config=more.yaml", "set by the engine itself -> leave it out"),
         ("nonsense", "expected key=value"),
         ("engine.env={A: [1]}", "engine.env.A=[1]: expected one str"),
         ("site.setup=[a, {b: c}]", "site.setup[1]={'b': 'c'}: expected one str"),

@@ -41,6 +41,7 @@ def test_answers_as_the_engine_in_process_does(host: Host) -> None:
         assert mine["completion_tokens"] == sum(a.completion_tokens for a in answers)
         assert mine["start_seconds"] > 0
         assert mine["busy_seconds"] > 0
+        assert mine["arguments"] == ["--served-model-name", "m"]
         json.dumps(stats)
 
     run(work())

@@ -58,6 +58,17 @@ def test_command_on_gpus_with_sleep_and_more_arguments() -> None:
     assert "--max-num-seqs 64 --tensor-parallel-size 2" in text
 
 
+def test_what_is_recorded_of_a_command_line() -> None:
+    """What decides answers, but no secret, and no path that is new at every start: a manifest is for others to read."""
+    model = ModelConfig(path="/m", engine_args={"hf-token": "hf_x", "chat-template-content-format": "string"})
+    made = spec(model=model)
+    made.engine.env.update({"VLLM_LOGGING_LEVEL": "DEBUG", "HF_TOKEN": "hf_x"})
+    text = " ".join(vllm_server.recorded(vllm_server.command(made, Path("/m"))))
+    assert text.startswith("--model /m --served-model-name smol --dtype auto") and "--uds" not in text
+    assert text.endswith("--max-num-batched-tokens 8192 --hf-token ... --chat-template-content-format string")
+    assert vllm_server.recorded_environment(made) == {"HF_TOKEN": "...", "VLLM_LOGGING_LEVEL": "DEBUG"}
+
+
 def test_environment_hands_no_secrets_over() -> None:
     inherited = {
         "PATH": "/bin", "HF_TOKEN": "s", "HUGGING_FACE_HUB_TOKEN": "s", "WANDB_API_KEY": "s", "AWS_PROFILE": "s",

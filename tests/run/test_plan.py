@@ -107,6 +107,25 @@ def test_another_method_is_refused_with_the_keys(tmp_path: Path) -> None:
         make(tmp_path, "method.accept_mean=7.5")
 
 
+def test_engine_arguments_are_frozen_but_for_where_and_how(tmp_path: Path) -> None:
+    """A named list may change; whatever else vLLM takes may decide what is answered."""
+    free = "models.smollm2.engine_args={block-size: 16, --no-enable-prefix-caching: true, compilation-config.level: 0}"
+    none = make(tmp_path).plan
+    assert make(tmp_path, free).plan == none
+    frozen = "models.smollm2.engine_args.default_chat_template_kwargs={a: 1}"
+    with pytest.raises(FingerprintError, match=r"engine_args\.default-chat-template-kwargs\.a: planned None, now 1"):
+        make(tmp_path, frozen)
+    made = make(tmp_path, frozen, "models.smollm2.engine_args.block_size=16", name="other")
+    assert made.plan.fingerprint != none.fingerprint
+    again = make(tmp_path, "models.smollm2.engine_args={--default-chat-template-kwargs: {a: 1}}", name="other")
+    assert again.plan == made.plan
+    for key in ("override_generation_config={temperature: 2}", "tokenizer=/x", "reasoning-parser=qwen3", "plug-in=1"):
+        with pytest.raises(
+            FingerprintError, match=rf"planned with other settings: models\.smollm2\.engine_args\.{key[:4]}"
+        ):
+            make(tmp_path, f"models.smollm2.engine_args.{key}")
+
+
 def test_where_the_semantic_step_becomes_approximate_is_frozen(tmp_path: Path) -> None:
     """It decides which rows stay."""
     make(tmp_path)

@@ -30,6 +30,9 @@ BY_CONTENT = ("seeds.", "models.NAME.path", "models.NAME.revision", "merge.embed
 FREE = ("models.NAME.licence", "seeds.licence")
 """Words for the dataset card; `plan.frozen` leaves them out."""
 
+PARTLY = ("models.NAME.engine_args",)
+"""Maps of which some keys are frozen: `plan.frozen` puts those in."""
+
 HEAD = """\
 # Configuration
 
@@ -49,6 +52,8 @@ Values are YAML: `method.rounds=5`, `seeds.path=my.jsonl`, `merge.decontaminatio
 **Frozen** keys are part of a run's fingerprint: what is written depends on them, so they are fixed when the run is
 planned, and `gra resume` refuses to change them (*content*: what the files hold counts, not where they lie). The
 others say where and how work is done: they may change between two attempts (`gra resume RUN site.partition=long`).
+Of `engine_args` a named list says so (devices, memory, scheduling, kernels, loading, logs and ports); any other
+argument is frozen, and each shard's manifest records the command line that its engines ran with.
 
 Paths: `seeds.path` starts at the working directory, then at `configs/`. A model is a directory, or a Hub id that
 lies in a local cache (`gra stage`). `site.scratch`, `site.python` and `site.container` may hold variables of the login
@@ -93,6 +98,7 @@ def section(prefix: str, kind: Any, frozen: bool, doc: str = "") -> Iterator[str
         else:
             key = f"{prefix}{f.name}"
             mark = "" if not mine or key in FREE else "content" if key.startswith(BY_CONTENT) else "yes"
+            mark = "in part" if key in PARTLY else mark
             meaning = docs.get(f.name, "").replace("|", "\\|")
             rows.append(f"| `{key}` | {type_name(hint, bounds_of(f))} | {default(f)} | {mark} | {meaning} |")
     if prefix:
