@@ -59,7 +59,7 @@ def open_table(
             if absent := [c for c in columns if c not in found.names]:
                 raise ReleaseError(f"{path}: no column {absent[0]}", then)
             yield file
-    except (pa.ArrowException, OSError) as e:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise ReleaseError(f"{path}: not a readable table ({str(e).partition(chr(10))[0]})", then) from None
 
 

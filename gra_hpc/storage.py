@@ -185,6 +185,12 @@ def sha256(path: Path) -> str:
     return found
 
 
+def known_sha256(path: Path) -> str:
+    """The same, read once a process unless it has changed."""
+    with path.open("rb") as f:
+        return _found.get(_state(f.fileno())) or sha256(path)
+
+
 def entry(path: Path) -> dict[str, Any]:
     """What a manifest says of a file: its bytes and its SHA-256."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}

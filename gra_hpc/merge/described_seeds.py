@@ -10,6 +10,7 @@ from gra_hpc.merge.collect import collect, ranges
 from gra_hpc.merge.round import existing
 from gra_hpc.records import ACCEPTED
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import seeds_of
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
 from gra_hpc.sources.seeds import read_records, write_records
@@ -49,7 +50,7 @@ def _build(run: Run, plan: Plan, expected: int, staging: Staging) -> Ledger:
                 replace(seed, domain=row["domain"], keywords=tuple(row["keywords"]), summary=row["summary"])
                 if (row := found.get(seed.id))
                 else seed
-                for seed in read_records(run.seeds)
+                for seed in read_records(seeds_of(run, plan))
             ),
         )
         ledger = shards.ledger

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gra_hpc import parquet, storage
+from gra_hpc import storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge import tables
 from gra_hpc.merge.collect import Collected, ranges
@@ -56,7 +56,6 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             f" and {sum(counts.values())} dropped"
         )
     wanted = steps.run.config.method.target_accepted
-    seeds = parquet.table_rows(steps.run.seeds) if steps.run.seeds.is_file() else 0
     return {
         "version": VERSION,
         "fingerprint": steps.run.plan.fingerprint,
@@ -67,7 +66,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             "expected": shards.expected,
             "missing": shards.missing,
             "missing_ranges": ranges(shards.missing),
-            "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": seeds},
+            "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": steps.run.plan.seeds},
         },
         "survived": len(kept),
         "ledger": ledger.to_dict(),
@@ -81,7 +80,10 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
         "target": {"wanted": wanted, "shortfall": max(0, wanted - len(kept))} if wanted else None,
         "steps": steps.found,
         "similarity": steps.similarity,
-        "previous_pool": {"file": str(pool_path.relative_to(steps.run.path)), "sha256": storage.sha256(pool_path)},
+        "previous_pool": {
+            "file": str(pool_path.relative_to(steps.run.path)),
+            "sha256": storage.known_sha256(pool_path),
+        },
         "files": {
             name: {"rows": file.rows, "bytes": (out / name).stat().st_size, "sha256": storage.sha256(out / name)}
             for name, file in (

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from gra_hpc import storage
-from gra_hpc.errors import FingerprintError, IncompleteError, ReleaseError
+from gra_hpc.errors import FingerprintError, ReleaseError
 from gra_hpc.merge import index
 from gra_hpc.merge import manifest as manifests
 from gra_hpc.merge.collect import collect, published
 from gra_hpc.merge.semantic import semantic
 from gra_hpc.merge.steps import Steps
+from gra_hpc.run.merged import pool_of
 from gra_hpc.run.rounds import plan_after
 from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import Staging, build_whole, sweep
@@ -188,20 +189,6 @@ def _done(run: Run, round_: int, before: dict[str, Any], expected: int) -> Merge
     return None
 
 
-def previous_pool(run: Run, round_: int) -> Path:
-    """The pool a round adds to; for the first round the seeds, described where round 0 had to.
-
-    Raises:
-        IncompleteError: the round before was not merged.
-    """
-    if round_ == 1 and not run.plan.undescribed:
-        return run.seeds
-    pool = run.round(round_ - 1).pool
-    if not pool.is_file():
-        raise IncompleteError(f"round {round_}: round {round_ - 1} is not merged (no {pool})", f"gra merge {run.path}")
-    return pool
-
-
 def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, Any]:
     """Build the directory in `staging.out`; its manifest."""
     timings: dict[str, float] = {}
@@ -218,7 +205,7 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
             shards = collect(
                 run, round_, run.plan.fingerprint, expected, many, allow_partial=run.config.merge.allow_partial
             )
-            pool_path = previous_pool(run, round_)
+            pool_path = pool_of(run, run.plan, round_)
             pool, pool_ids = index.pool_part(str(pool_path))
             ix = index.build(pool, pool_ids, shards.shards)
         workers = many if len(ix) > INLINE_ROWS else Workers(1)

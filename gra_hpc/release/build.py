@@ -29,6 +29,7 @@ from gra_hpc.release.inputs import Inputs, read
 from gra_hpc.release.report import report
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
+from gra_hpc.run.merged import as_planned
 from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import Staging, build_whole
 
@@ -111,8 +112,9 @@ class Builder:
             rejects = self._rejects()
             self._check(splits, rejects)
             manifests.write_run_config(self.inputs.run.config, self.out / "run.yaml")
-            if self.inputs.run.seed_rejects.is_file() and self.inputs.run.seed_rejects.stat().st_size:
-                shutil.copyfile(self.inputs.run.seed_rejects, self.out / "rejects" / "seeds.jsonl")
+            run = self.inputs.run
+            if run.plan.seed_rejects:
+                shutil.copyfile(as_planned(run, run.plan, run.seed_rejects), self.out / "rejects" / "seeds.jsonl")
             # As they will be read from the file: card and report see nothing else.
             diagnosis = measure(self.inputs)
             described = manifests.describe(self.inputs, splits, rejects) | {"diagnostics": diagnosis.facts}
@@ -122,7 +124,7 @@ class Builder:
             report.write(self.inputs, facts, diagnosis, self.out)
             card.write(facts, self.out)
             facts["files"] = self._files()
-            (self.out / manifests.NAME).write_bytes(storage.to_json(facts))
+            (self.out / manifests.NAME).write_bytes(storage.sealed(facts))
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
@@ -135,7 +137,7 @@ class Builder:
         if not len(every) or int(unique[-1]) < bound:  # nothing would be left to train on
             bound = 0
         held_out = {"train": np.uint64(bound) <= every, "validation": every < np.uint64(bound)}
-        size = Size.of((r.dir.kept for r in self.inputs.rounds), text_twice=True)
+        size = Size.of((r.file("kept.parquet") for r in self.inputs.rounds), text_twice=True)
         shuffles, counts = {}, {}
         for split, rows in held_out.items():
             shuffles[split] = self._shuffle(split, size, float(rows.mean()) if len(every) else 0.0)
@@ -157,7 +159,7 @@ class Builder:
 
     def _kept(self, columns: list[str]) -> Iterator[pa.Table]:
         for r in self.inputs.rounds:
-            yield from read(r.dir.kept, columns)
+            yield from read(r.file("kept.parquet"), columns)
 
     # ---- rejects -----------------------------------------------------------------------------------------------------
 
@@ -165,9 +167,8 @@ class Builder:
         """Write rejects/*.parquet. Returns rows by outcome."""
         rounds = self.inputs.all_rounds
         ledgers = sum((r.ledger for r in rounds[1:]), rounds[0].ledger)
-        dropped = {
-            r.number: np.sort(keys_of(parquet.read_table(r.dir.dropped, ["id"])["id"])) for r in self.inputs.rounds
-        }
+        files = {r.number: r.file("dropped.parquet") for r in self.inputs.rounds}
+        dropped = {n: np.sort(keys_of(parquet.read_table(file, ["id"])["id"])) for n, file in files.items()}
         counts = {
             "rejected": ledgers.rejected_total,
             "failed": ledgers.failed_total,
@@ -178,8 +179,8 @@ class Builder:
         rows = max(1, sum(t.manifest["samples"]["rows"] for t in tables))
         shuffles = {o: self._shuffle(o, size, counts[o] / rows) for o in OUTCOMES}
         why = Shuffle(self.scratch / "why", _why_schema(), 0, shuffles["dropped"].buckets)
-        for r in self.inputs.rounds:
-            for table in read(r.dir.dropped, _why_schema().names):
+        for file in files.values():
+            for table in read(file, _why_schema().names):
                 why.add(table)
         for r in rounds:
             keys = dropped.get(r.number)

@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from gra_hpc import __version__, parquet, storage
 from gra_hpc.config.frozen import fingerprinted
-from gra_hpc.errors import IncompleteError, ReleaseError
+from gra_hpc.errors import ReleaseError
 from gra_hpc.records import digest
-from gra_hpc.run.directory import RoundDir, ShardDir
+from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import Merged
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.run import Run
 
@@ -30,21 +31,32 @@ class Table:
 
     @property
     def samples(self) -> Path:
-        return self.shard.samples(self.attempt)
+        """The samples table, as it was published.
+
+        Raises:
+            ReleaseError: it is not.
+        """
+        return self._as_published(self.shard.samples(self.attempt), "samples")
 
     @property
     def calls(self) -> Path:
-        return self.shard.calls(self.attempt)
+        """The calls table, as it was published.
+
+        Raises:
+            ReleaseError: it is not.
+        """
+        return self._as_published(self.shard.calls(self.attempt), "calls")
+
+    def _as_published(self, path: Path, key: str) -> Path:
+        then = f"bring it back, or move {self.shard.manifest} away, then gra resume {self.shard.path.parents[3]}"
+        return storage.checked(path, self.manifest[key], then)
 
 
 @dataclass(frozen=True)
-class MergedRound:
-    """One merged round."""
+class MergedRound(Merged):
+    """One merged round, and its books."""
 
-    dir: RoundDir
     plan: RoundPlan
-    manifest: dict[str, Any]
-    """The merge's."""
 
     @property
     def digest(self) -> str:
@@ -84,7 +96,7 @@ class MergedRound:
         """The shards that the merge counted, in order.
 
         Raises:
-            ReleaseError: a shard that is not there any more, or was published anew.
+            ReleaseError: a shard that is not there any more, was published anew, or whose manifest has changed.
         """
         for entry in self.manifest["shards"]:
             shard = self.dir.shard(entry["shard"])
@@ -92,11 +104,11 @@ class MergedRound:
                 manifest = storage.read_json(shard.manifest)
             except FileNotFoundError:
                 raise ReleaseError(f"{shard.manifest}: gone, though round {self.number} was merged with it") from None
-            if manifest["attempt"] != entry["attempt"]:
-                raise ReleaseError(
-                    f"{shard.manifest}: published anew (attempt {manifest['attempt']}, merged was {entry['attempt']})",
-                    f"gra merge {self.dir.path.parent.parent}",
-                )
+            if storage.sha256(shard.manifest) != entry["manifest_sha256"]:
+                anew = f"published anew (attempt {manifest['attempt']}, merged was {entry['attempt']})"
+                same = manifest["attempt"] == entry["attempt"]
+                what = f"changed since round {self.number} was merged" if same else anew
+                raise ReleaseError(f"{shard.manifest}: {what}", f"bring the merged one back, or {self.again}")
             yield Table(shard, manifest["attempt"], manifest)
 
 
@@ -139,15 +151,12 @@ class Inputs:
 
 def _merged(run: Run, number: int) -> MergedRound:
     directory = run.round(number)
-    try:
-        manifest = storage.read_json(directory.manifest)
-    except FileNotFoundError:
-        raise IncompleteError(f"round {number} is not merged", f"gra status {run.path}") from None
-    if manifest["fingerprint"] != run.plan.fingerprint:
+    merged = Merged.of(directory)
+    if merged.manifest["fingerprint"] != run.plan.fingerprint:
         raise ReleaseError(
             f"{directory.manifest}: merged with other settings than the run's plan", f"gra merge {run.path}"
         )
-    return MergedRound(directory, RoundPlan.load(directory), manifest)
+    return MergedRound(directory, merged.manifest, RoundPlan.load(directory))
 
 
 def read(path: Path, columns: list[str], rows: int = 4096) -> Iterator[pa.Table]:

@@ -25,7 +25,7 @@ from gra_hpc.storage import checked, read_object, sealed, write_atomic
 
 FORMAT = 4
 READABLE = range(2, FORMAT + 1)
-"""Format 2 did not note the models' sizes, format 3 not their special tokens."""
+"""Format 2 did not note the models' sizes, format 3 not their special tokens, nor the seeds' digest."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Plan:
     format: int = FORMAT
     benchmarks: dict[str, BenchmarkPin] = field(default_factory=dict)
     """Sources of the decontamination."""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Bytes and SHA-256 of what was written with the plan, by its path in the run."""
 
     @classmethod
     def load(cls, run: RunDir) -> Plan:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from gra_hpc import __version__, once
@@ -23,7 +23,7 @@ from gra_hpc.run.pins import pin_embed, pin_models, special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
-from gra_hpc.storage import fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
+from gra_hpc.storage import entry, fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
 
 SEEDS_PER_SHARD_0 = 2000
 """Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
@@ -107,6 +107,7 @@ def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Pla
                 draft.round(0).path.mkdir(parents=True)
                 RoundPlan(0, undescribed, min(plan.shards, -(-undescribed // SEEDS_PER_SHARD_0))).save(draft.round(0))
             first_round(config, plan).save(draft.round(1))
+            plan = replace(plan, files={p.name: entry(p) for p in (draft.seeds, draft.seed_rejects)})
             draft.plan_file.write_bytes(sealed(asdict(plan)))
             mask = os.umask(0)
             os.umask(mask)

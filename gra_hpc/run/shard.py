@@ -35,6 +35,7 @@ from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir
 from gra_hpc.run.engines import Hosted, embed, hosted_embedder, open_engine
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import pool_of
 from gra_hpc.run.pins import special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
@@ -148,7 +149,7 @@ def _run_shard(run: Run, round_: int, number: int, lead_s: int, signals: Signals
     if publish.is_published(shard):
         publish.sweep(shard)
         return End.already
-    pool = Pool.of_round(run, plan, round_)
+    pool = Pool.read(pool_of(run, plan, round_))
     units = list(slice_of(config, round_plan, pool, number))
     del pool
     here = attempts.begin(shard)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.gra.committee import draw_roles
 from gra_hpc.records import Record, Sample, digest, sample_id
-from gra_hpc.run.directory import RunDir
-from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.plan import RoundPlan
 from gra_hpc.sources.seeds import read_records
 
 
@@ -23,13 +23,11 @@ class Pool:
     by_domain: dict[str, list[Record]]
 
     @classmethod
-    def of_round(cls, run: RunDir, plan: Plan, number: int) -> Pool:
-        """What a round draws from: the pool of the round before it; for the first, the described seeds."""
-        described = run.round(0).pool if plan.undescribed else run.seeds
-        path = described if number <= 1 else run.round(number - 1).pool
+    def read(cls, path: Path) -> Pool:
+        """The table that a round draws from (`merged.pool_of`)."""
         anchors: list[Record] = []
         by_domain: dict[str, list[Record]] = {}
-        for r in read_records(run.seeds if number == 0 else path):
+        for r in read_records(path):
             if r.round == 0:
                 anchors.append(r)
             else:  # an example only: its keywords and summary are shown, its texts would fill a node's memory

@@ -11,6 +11,7 @@ from gra_hpc.errors import SeedError
 from gra_hpc.flows.gra.questions import DOMAIN_NAMES
 from gra_hpc.flows.render import render
 from gra_hpc.records import Record
+from gra_hpc.run.merged import seeds_of
 from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, draw_examples
 from gra_hpc.sources.seeds import read_records
@@ -25,7 +26,7 @@ def rendered(run: Run) -> Iterator[str]:
     Raises:
         SeedError: a run without seeds.
     """
-    seeds = list(islice(read_records(run.seeds), SEEDS_READ))
+    seeds = list(islice(read_records(seeds_of(run, run.plan)), SEEDS_READ))
     if not seeds:
         raise SeedError(f"{run.seeds}: no seeds", f"gra plan {run.path} ...")
     for title, step, variables in _questions(run.config, seeds):

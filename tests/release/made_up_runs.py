@@ -16,6 +16,7 @@ from gra_hpc.merge.round import merge_round
 from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA, Call, InstructionReview, Review, Sample
 from gra_hpc.run import attempts, plan, planning, publish
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import pool_of
 from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, Unit, slice_of
 
@@ -113,7 +114,7 @@ class Maker:
         """Publish the shards of a round."""
         config, frozen = run.config, run.plan
         round_plan = plan.RoundPlan.load(run.round(number))
-        pool = Pool.of_round(run, frozen, number)
+        pool = Pool.read(pool_of(run, frozen, number))
         for n in range(round_plan.shards):
             shard = run.round(number).shard(n)
             if n in skip or publish.is_published(shard):

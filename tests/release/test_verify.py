@@ -54,6 +54,16 @@ def test_sound(release: Path) -> None:
     assert verify(release) == []
 
 
+def test_every_digit_of_the_manifest_counts(release: Path) -> None:
+    """Also of what nothing follows from, as the time it was made."""
+    path = release / "manifest.json"
+    good = path.read_bytes()
+    places = [i for i, c in enumerate(good) if c in b"2468"]
+    for at in (*places[:: len(places) // 20], good.index(b'"created": ') + 13):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        assert "its seal is not that of its content" in verify(release)[0]
+
+
 def test_what_a_download_adds_is_no_problem(release: Path) -> None:
     (release / ".cache/huggingface").mkdir(parents=True)
     (release / ".cache/huggingface/x.lock").write_text("")

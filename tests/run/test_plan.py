@@ -11,6 +11,7 @@ from gra_hpc.config import presets
 from gra_hpc.errors import ConfigError, FingerprintError, GraError, SeedError
 from gra_hpc.launch.submit import submit
 from gra_hpc.run import plan, planning
+from gra_hpc.run.merged import pool_of
 from gra_hpc.run.plan import Plan, RoundPlan, size_round
 from gra_hpc.run.run import Run
 from gra_hpc.run.slices import Pool, candidates_of, planned, slice_of
@@ -20,7 +21,7 @@ from gra_hpc.views.plan import engines_of, preview
 DOMAINS = ["math", "coding", "qa"]
 
 
-def seeds_file(path: Path, n: int = 12, described: bool = True) -> Path:
+def seeds_file(path: Path, n: int = 12, described: bool = True, broken: int = 0) -> Path:
     rows = [
         {"instruction": f"Do task {i}.", "response": f"Done {i}."}
         | (
@@ -30,12 +31,14 @@ def seeds_file(path: Path, n: int = 12, described: bool = True) -> Path:
         )
         for i in range(n)
     ]
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows) + "no record\n" * broken)
     return path
 
 
-def make(tmp_path: Path, *overrides: str, name: str = "run", seeds: int = 12, described: bool = True) -> Run:
-    file = seeds_file(tmp_path / "seeds.jsonl", seeds, described)
+def make(
+    tmp_path: Path, *overrides: str, name: str = "run", seeds: int = 12, described: bool = True, broken: int = 0
+) -> Run:
+    file = seeds_file(tmp_path / "seeds.jsonl", seeds, described, broken)
     config = presets.compose(
         "demo", [f"seeds.path={file}", "engine.kind=simulated", "merge.semantic=false", *overrides]
     )
@@ -155,7 +158,7 @@ def test_no_usable_seed_and_foreign_directory(tmp_path: Path) -> None:
 def test_slices_cover_every_candidate_once_whatever_the_sharding(tmp_path: Path, shards: int, per_seed: int) -> None:
     run = make(tmp_path, f"launch.shards={shards}", f"method.samples_per_seed={per_seed}")
     config, plan, round_plan = presets.load(run.config_file), Plan.load(run), RoundPlan.load(run.round(1))
-    pool = Pool.of_round(run, plan, 1)
+    pool = Pool.read(pool_of(run, plan, 1))
     units = [list(slice_of(config, round_plan, pool, s)) for s in range(shards)]
     assert [len(u) for u in units] == [planned(round_plan, plan.seeds, s) for s in range(shards)]
     ids = [u.sample.id for shard in units for u in shard]
@@ -171,7 +174,7 @@ def test_slices_cover_every_candidate_once_whatever_the_sharding(tmp_path: Path,
 def test_examples_are_of_the_seeds_domain_and_the_anchor_comes_first(tmp_path: Path) -> None:
     run = make(tmp_path)
     config, plan = presets.load(run.config_file), Plan.load(run)
-    pool = Pool.of_round(run, plan, 1)
+    pool = Pool.read(pool_of(run, plan, 1))
     for unit in slice_of(config, RoundPlan.load(run.round(1)), pool, 0):
         assert unit.examples[0] == unit.anchor
         assert 2 <= len(unit.examples) <= 4

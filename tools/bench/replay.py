@@ -21,6 +21,7 @@ from gra_hpc.run import shard
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, RunDir
 from gra_hpc.run.journal import Journal
+from gra_hpc.run.merged import pool_of
 from gra_hpc.run.pins import special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
@@ -84,7 +85,7 @@ class Captured:
 
     def units(self) -> list[Unit]:
         """The samples to make, all shards as one slice; new at every call, since a flow fills them in."""
-        pool = Pool.of_round(self.run, self.plan, 1)
+        pool = Pool.read(pool_of(self.run, self.plan, 1))
         found = [u for n in range(self.round_plan.shards) for u in slice_of(self.config, self.round_plan, pool, n)]
         return found[: self.samples or len(found)]
 

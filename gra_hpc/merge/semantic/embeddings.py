@@ -22,6 +22,7 @@ from gra_hpc.merge.semantic.embedding_store import Store
 from gra_hpc.models import embedder
 from gra_hpc.parquet import read_batches
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.merged import Merged
 from gra_hpc.run.pins import ModelPin
 
 log = logging.getLogger(__name__)
@@ -87,8 +88,8 @@ def assemble(
                 at = place[row + there]
                 put(at[at >= 0], vectors[at >= 0], unit.part.path)
     for earlier in range(1, round_):
-        path = run.round(earlier).kept
-        if path.is_file():
+        if merged := Merged.load(run.round(earlier)):
+            path = merged.file("kept.parquet")
             for batch in read_batches(path, ["id", "embedding"], 16_384):
                 there, vectors = matrix(batch["embedding"])
                 if len(there):

@@ -14,6 +14,7 @@ from gra_hpc.merge.semantic.embedding_store import Store
 from gra_hpc.models.embedder import encode
 from gra_hpc.release.inputs import Inputs, read
 from gra_hpc.release.shuffle import keys_of
+from gra_hpc.run.merged import pool_of
 
 PURPOSE = "diagnose"
 
@@ -46,13 +47,12 @@ class Texts:
 
 def released(inputs: Inputs, rows: int) -> Texts:
     """Rows of the release, with the embeddings that the merge stored."""
-    return _draw((r.dir.kept for r in inputs.rounds), rows, embedded=inputs.run.plan.embed is not None)
+    return _draw((r.file("kept.parquet") for r in inputs.rounds), rows, embedded=inputs.run.plan.embed is not None)
 
 
 def seeds(inputs: Inputs, rows: int) -> Texts:
     """Seeds, without embeddings."""
-    described = inputs.run.round(0).pool if inputs.prepared else inputs.run.seeds
-    return _draw([described], rows, embedded=False)
+    return _draw([pool_of(inputs.run, inputs.run.plan, 1)], rows, embedded=False)
 
 
 def _draw(paths: Iterable[Path], rows: int, embedded: bool) -> Texts:

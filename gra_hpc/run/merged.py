@@ -1,0 +1,104 @@
+"""The merge of a round, read back: its manifest, and its tables as they were written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra_hpc.errors import IncompleteError
+from gra_hpc.run.directory import RoundDir, RunDir
+from gra_hpc.run.plan import Plan
+from gra_hpc.storage import checked, read_object
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged round."""
+
+    dir: RoundDir
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, directory: RoundDir) -> Merged | None:
+        """What is in place; none if the round is not merged.
+
+        Raises:
+            StorageError: its manifest cannot be read, or is none.
+        """
+        keys = ("coverage.complete", "files", "ledger", "counts", "shards")
+        try:
+            return cls(directory, read_object(directory.manifest, *keys, then=_again(directory)))
+        except FileNotFoundError:
+            return None
+
+    @classmethod
+    def of(cls, directory: RoundDir) -> Merged:
+        """What is in place.
+
+        Raises:
+            IncompleteError: the round is not merged.
+            StorageError: its manifest cannot be read, or is none.
+        """
+        found = cls.load(directory)
+        if found is None:
+            run = directory.path.parent.parent
+            raise IncompleteError(f"round {directory.number} is not merged", f"gra merge {run}")
+        return found
+
+    @property
+    def complete(self) -> bool:
+        """Whether all shards of the round are in it."""
+        return bool(self.manifest["coverage"]["complete"])
+
+    @property
+    def again(self) -> str:
+        """What to type when it is damaged."""
+        return _again(self.dir)
+
+    def file(self, name: str) -> Path:
+        """A file of the merge, as it was written.
+
+        Raises:
+            ReleaseError: it is not.
+        """
+        return checked(self.dir.merged / name, self.manifest["files"][name], self.again)
+
+
+def _again(directory: RoundDir) -> str:
+    """The same shards give the same tables."""
+    run = directory.path.parent.parent
+    return f"move {directory.merged} away, then gra merge {run} --round {directory.number}"
+
+
+def seeds_of(run: RunDir, plan: Plan) -> Path:
+    """The table of the seeds, as it was planned.
+
+    Raises:
+        ReleaseError: it is not.
+    """
+    return as_planned(run, plan, run.seeds)
+
+
+def as_planned(run: RunDir, plan: Plan, path: Path) -> Path:
+    """A file that was written with the plan; its digest is there, unless the plan is of an earlier format.
+
+    Raises:
+        ReleaseError: it is not as it was written.
+    """
+    recorded = plan.files.get(str(path.relative_to(run.path)))
+    then = f"bring it back, or gra plan {run.path}-2 ..."
+    return checked(path, recorded, then) if recorded else path
+
+
+def pool_of(run: RunDir, plan: Plan, number: int) -> Path:
+    """The table that a round draws from, as it was written: the pool of the round before it; for the first the seeds,
+    described where they had to be.
+
+    Raises:
+        IncompleteError: the round before is not merged.
+        ReleaseError: it is not as it was written.
+    """
+    if number == 0 or (number == 1 and not plan.undescribed):
+        return seeds_of(run, plan)
+    return Merged.of(run.round(number - 1)).file("pool.parquet")
