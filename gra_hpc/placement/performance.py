@@ -16,48 +16,10 @@ from typing import Any
 
 from gra_hpc.errors import ConfigError
 from gra_hpc.models.facts import ModelFacts
+from gra_hpc.placement.devices import CORE, Device, like
 from gra_hpc.placement.workload import ModelLoad
 
 GB = 10**9
-
-
-@dataclass(frozen=True)
-class Device:
-    """Public figures of a device; of one core for a CPU."""
-
-    name: str
-    tflops: float
-    """Dense 16-bit tensor operations, in 10^12 a second."""
-    bandwidth_gbs: float
-    """Memory bandwidth, in GB a second."""
-    link_gbs: float
-    """Between two devices of a node, one direction, in GB a second (NVLink, else PCIe)."""
-    link_latency_us: float
-    """One all-reduce of a small tensor, in microseconds."""
-    host_gbs: float
-    """Between device and host memory, in GB a second (PCIe, pinned memory, what is reached in practice)."""
-
-
-DEVICES = {
-    d.name: d
-    for d in (
-        # NVIDIA's data sheets: dense BF16 (FP16 before Ampere), memory bandwidth, NVLink per direction.
-        Device("b200", 2250, 8000, 900, 10, 50),
-        Device("h200", 989, 4800, 450, 10, 50),
-        Device("h100", 989, 3350, 450, 10, 50),
-        Device("a100", 312, 2039, 300, 12, 22),
-        Device("a100-40", 312, 1555, 300, 12, 22),
-        Device("l40s", 362, 864, 25, 30, 22),
-        Device("a40", 150, 696, 25, 30, 22),
-        Device("v100", 125, 900, 150, 15, 11),
-        Device("a30", 165, 933, 25, 30, 22),
-        Device("a10", 125, 600, 25, 30, 22),
-        Device("l4", 121, 300, 12, 30, 11),
-        Device("t4", 65, 320, 11, 40, 11),
-        # One core, measured: SmolLM2-135M in vLLM on two cores, 20 ms a step at batch 1 and 98 ms at batch 64.
-        Device("cpu", 0.11, 10.0, 5.0, 500, 5.0),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -150,29 +112,14 @@ def constants_for(device_type: str, memory_gb: float, kind: str = "gpu") -> Cons
     """Defaults for a device, by its name (as Slurm or nvidia-smi write it), else guessed from its memory."""
     if kind == "cpu":
         return Constants(
-            DEVICES["cpu"],
+            CORE,
             compute_efficiency=1.0,
             bandwidth_efficiency=1.0,
             step_s=0.007,
             sequence_s=2e-4,
             max_running=64,
         )
-    name = device_type.lower().replace("_", "-")
-    found = [d for d in DEVICES if d != "cpu" and d in name]
-    if found:
-        best = max(found, key=len)
-        return Constants(DEVICES["a100-40" if best == "a100" and memory_gb < 50 else best])
-    steps = (
-        (150, "b200"),
-        (100, "h200"),
-        (90, "h100"),
-        (60, "a100"),
-        (44, "l40s"),
-        (36, "a100-40"),
-        (28, "v100"),
-        (20, "a10"),
-    )
-    return Constants(DEVICES[next((d for least, d in steps if memory_gb >= least), "t4")])
+    return Constants(like(device_type, memory_gb))
 
 
 @dataclass(frozen=True)

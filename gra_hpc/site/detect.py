@@ -14,17 +14,11 @@ from typing import Any
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import ConfigError
+from gra_hpc.placement.devices import named
 from gra_hpc.site.cluster import ClusterInfo, NodeKind, Partition
 
 HOURS = 4
 """Time limit that is written where the partition allows more: short jobs start sooner, and resume costs nothing."""
-
-GPU_MEMORY_GB = {
-    "gh200": 96, "h200": 141, "h100": 80, "b200": 180, "a100": 40, "v100": 16, "p100": 16, "a6000": 48, "l40s": 48,
-    "l40": 48, "a40": 48, "a30": 24, "a10": 24, "l4": 24, "t4": 16, "4090": 24, "3090": 24, "2080": 11, "mi300": 192,
-    "mi250": 64,
-}  # fmt: skip
-"""Memory by type where neither type nor node features say it: of the smallest variant sold."""
 
 SCRATCH = ("SCRATCH", "PSCRATCH", "WORK", "SCRATCHDIR", "PROJECT")
 """Environment variables by which sites name a user's shared scratch directory."""
@@ -192,9 +186,8 @@ def gpu_memory(type_: str, features: tuple[str, ...]) -> tuple[float, str]:
         if found := re.search(r"(?<!\d)(\d{2,3})\s*gi?b?(?![a-z])", text.lower()):
             return float(found[1]), f"from {where}"
     for text in (type_, *features):
-        for name, memory in GPU_MEMORY_GB.items():
-            if re.search(rf"(?<![a-z0-9]){name}(?!\d)", text.lower()):
-                return float(memory), f"the smallest {name.upper()}: check it, nvidia-smi says"
+        if device := named(text):
+            return float(device.memory_gb), f"the smallest {device.name.upper()}: check it, nvidia-smi says"
     return 0.0, "FILL IN: neither type nor node features say it; nvidia-smi on a node does"
 
 

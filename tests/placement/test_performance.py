@@ -8,7 +8,8 @@ import pytest
 from placement_models import LLAMA_8B, MINILM, QWEN_72B, SMOLLM2, need
 
 from gra_hpc.errors import ConfigError
-from gra_hpc.placement.performance import DEVICES, GB, Need, constants_for, rate_curve
+from gra_hpc.placement.devices import DEVICES
+from gra_hpc.placement.performance import GB, Need, constants_for, rate_curve
 from gra_hpc.placement.workload import ModelLoad, RoleLoad
 
 A100 = constants_for("a100", 80)
@@ -43,7 +44,7 @@ def test_a_small_cache_is_bound_by_bandwidth_a_large_one_by_compute() -> None:
     assert curve.rate(40 * GB).bound == "compute"
 
 
-@pytest.mark.parametrize("device", sorted(set(DEVICES) - {"cpu"}))
+@pytest.mark.parametrize("device", sorted(DEVICES))
 def test_tensor_parallelism_is_faster_but_never_for_free(device: str) -> None:
     constants = constants_for(device, 80)
     rates = [rate_curve(need("llama", LLAMA_8B), t, constants).samples_per_s(8 * GB) for t in (1, 2, 4, 8)]
@@ -85,6 +86,11 @@ def test_cores_add_up() -> None:
         ("a100", 40, "a100-40"),
         ("nvidia_h100_80gb_hbm3", 80, "h100"),
         ("l40s", 48, "l40s"),
+        ("nvidia_l40", 48, "l40"),  # no l4
+        ("NVIDIA GH200 480GB", 96, "gh200"),  # no h200
+        ("Tesla-V100-SXM2", 32, "v100"),
+        ("rtx4090", 24, "4090"),
+        ("NVIDIA RTX A4000", 16, "t4"),  # none that we know: no a40, nor by another's digits
         ("", 80, "a100"),
         ("", 141, "h200"),
         ("", 48, "l40s"),
