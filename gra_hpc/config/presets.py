@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
-import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
@@ -195,17 +193,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: as `compose` does; or there is nothing in it.
     """
-    return _finish(pickle.loads(_loaded(_text(path), path, tuple(overrides))))
-
-
-@functools.lru_cache(maxsize=16)
-def _loaded(text: str, path: Path, overrides: tuple[str, ...]) -> bytes:
-    """The settings in the text of a file, pickled. To type them takes as long as much of a command, and some load a
-    run's three times."""
-    data = _data(text, path)
+    data = _data(_text(path), path)
     if not data:
         raise ConfigError(f"{path}: empty, expected the settings of a run", f"gra plan {path.parent}-2 ...")
-    return pickle.dumps(_typed(apply(_merge(OmegaConf.structured(RunConfig), data, str(path)), overrides)))
+    return _finish(_typed(apply(_merge(OmegaConf.structured(RunConfig), data, str(path)), overrides)))
 
 
 def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> DictConfig:
