@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gra_hpc.terminal import printable
+
 
 class GraError(Exception):
     """A failure with a cause that the user can act on.
@@ -15,8 +17,8 @@ class GraError(Exception):
 
     def __init__(self, what: str, then: str = "") -> None:
         super().__init__(what, then)
-        self.what = " ".join(str(what).split())
-        self.then = " ".join(str(then).split())
+        self.what = printable(" ".join(str(what).split()))
+        self.then = printable(" ".join(str(then).split()))
 
     def __str__(self) -> str:
         return f"{self.what} -> {self.then}" if self.then else self.what

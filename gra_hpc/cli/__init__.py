@@ -12,6 +12,7 @@ import typer
 from gra_hpc.cli import configuration, experiments, releases, runs, sites, training
 from gra_hpc.cli.application import app
 from gra_hpc.errors import GraError
+from gra_hpc.terminal import complain, say, show_traceback
 
 __all__ = ["app", "configuration", "experiments", "main", "releases", "runs", "sites", "training"]
 
@@ -25,6 +26,7 @@ def main() -> None:
 
     An error that is nobody's mistake but ours keeps its traceback.
     """
+    sys.excepthook = show_traceback
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -60,14 +62,14 @@ _ADVICE = {
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    print(f"gra: {text}", file=sys.stderr)
+    complain(f"gra: {text}")
     sys.exit(code)
 
 
 def _usage(e: Any) -> str:
     """A parser's complaint in one line, with what to type."""
     if type(e).__name__ == "NoArgsIsHelpError":
-        print(e.format_message(), file=sys.stderr)
+        say(e.format_message(), lines=True, to=sys.stderr)
         sys.exit(2)
     text = " ".join(e.format_message().split()).rstrip(".")
     context = getattr(e, "ctx", None)

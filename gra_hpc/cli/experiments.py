@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Site, app
+from gra_hpc.terminal import say
 
 if TYPE_CHECKING:
     from gra_hpc.experiments.config import ExperimentConfig
@@ -39,14 +40,14 @@ def experiment_run(name: Name, words: Words = None, directory: Directory = None,
     rows, settings = config.sorted_words(words or [])
     experiment = config.compose(name, settings, site)
     made = ExperimentDir.of(name, directory)
-    chain.run(made, experiment, rows, lambda text: print(text, flush=True))
+    chain.run(made, experiment, rows, say)
     shown = f" --dir {directory}" if directory else ""
     if progress.executor(experiment) is Executor.local:
         _show_table(made, experiment, rows, every=True)
-        print(f"{(time.monotonic() - began) / 60:.1f} minutes")
-        print(f"next: gra experiment table {name}{shown} --all")
+        say(f"{(time.monotonic() - began) / 60:.1f} minutes")
+        say(f"next: gra experiment table {name}{shown} --all")
     else:
-        print(f"next: gra experiment status {name}{shown}; gra experiment table {name}{shown}")
+        say(f"next: gra experiment status {name}{shown}; gra experiment table {name}{shown}")
 
 
 @experiment_app.command("plan")
@@ -57,7 +58,7 @@ def experiment_plan(name: Name, words: Words = None, directory: Directory = None
 
     rows, settings = config.sorted_words(words or [])
     for line in chain.preview(ExperimentDir.of(name, directory), config.compose(name, settings, site), rows):
-        print(line)
+        say(line)
 
 
 @experiment_app.command("rows")
@@ -69,10 +70,10 @@ def experiment_rows(name: Name, words: Words = None) -> None:
     experiment = config.compose(name, settings)
     found = config.rows_of(experiment, rows)
     for row in found:
-        print(row)
+        say(row)
     needed = config.repositories(experiment, found)
     if needed:
-        print(f"gra stage {' '.join(needed)}")
+        say(f"gra stage {' '.join(needed)}")
 
 
 @experiment_app.command("status")
@@ -87,12 +88,12 @@ def experiment_status(name: Name, words: Words = None, directory: Directory = No
     if json:
         from gra_hpc.storage import to_json
 
-        print(to_json(progress.to_dict(statuses, trouble)).decode(), end="")
+        say(to_json(progress.to_dict(statuses, trouble)).decode(), lines=True)
         return
     for line in progress.lines(statuses):
-        print(line)
+        say(line)
     if trouble:
-        print(f"Slurm was not asked: {trouble}")
+        say(f"Slurm was not asked: {trouble}")
 
 
 @experiment_app.command("table")
@@ -113,7 +114,7 @@ def experiment_table(
         from gra_hpc.storage import to_json
 
         found = table.build(made, experiment, config.rows_of(experiment, words or []))
-        print(to_json(table.to_dict(found)).decode(), end="")
+        say(to_json(table.to_dict(found)).decode(), lines=True)
         return
     _show_table(made, experiment, words or [], every)
 
@@ -125,7 +126,7 @@ def _show_table(made: ExperimentDir, experiment: ExperimentConfig, words: list[s
 
     found = table.build(made, experiment, config.rows_of(experiment, words))
     for line in table.plain(found, every):
-        print(line)
+        say(line)
     if not words:
         for ending, content in (
             ("md", table.markdown(found)),
@@ -133,4 +134,4 @@ def _show_table(made: ExperimentDir, experiment: ExperimentConfig, words: list[s
             ("html", page.page(found)),
         ):
             write_atomic(made.table(ending), content.encode())
-        print(f"wrote {made.table('md')}, .csv, .html")
+        say(f"wrote {made.table('md')}, .csv, .html")

@@ -9,6 +9,7 @@ import typer
 
 from gra_hpc.cli.application import app
 from gra_hpc.errors import ReleaseError
+from gra_hpc.terminal import say
 
 release_app = typer.Typer(help="A release: check it, convert it, upload it.", rich_markup_mode=None)
 app.add_typer(release_app, name="release")
@@ -29,10 +30,10 @@ def release_verify(release: Release) -> None:
     directory = _directory(release)
     problems = verify(directory)
     for problem in problems:
-        print(problem)
+        say(problem)
     if problems:
         raise ReleaseError(f"{directory}: {len(problems)} problems", "move it away, then build it again: gra merge RUN")
-    print(f"{directory}: sound")
+    say(f"{directory}: sound")
 
 
 @release_app.command("export")
@@ -46,7 +47,7 @@ def release_export(
 
     directory = _directory(release)
     for file in export(directory, form, to or directory.with_name(f"{directory.name}-{form}")):
-        print(file)
+        say(file)
 
 
 @release_app.command("push")
@@ -58,4 +59,4 @@ def release_push(
     """Upload a release from a login node, and compare what arrived. The token is huggingface_hub's own."""
     from gra_hpc.release.push import push
 
-    print(push(_directory(release), repository, private=not public))
+    say(push(_directory(release), repository, private=not public))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, Round, RunPath, Site, app
+from gra_hpc.terminal import say
 
 if TYPE_CHECKING:
     from gra_hpc.placement.placement import Solution
@@ -33,13 +34,14 @@ def plan(
         run, presets.compose(preset, overrides or [], site), lambda c, p: solutions.append(engines_of(c, p))
     )
     for line in preview(made, solutions[-1]):
-        print(line)
+        say(line)
     if prompts:
-        print()
+        say()
         for line in rendered(made):
-            print(line)
+            say(line)
     then = next_command(collect(made, ask_slurm=False)) or f"gra status {made.path}"
-    print(f"\nnext: {then.replace(str(made.path), str(run))}")
+    say()
+    say(f"next: {then.replace(str(made.path), str(run))}")
 
 
 @app.command()
@@ -66,7 +68,7 @@ def status(
     if json:
         from gra_hpc.storage import to_json
 
-        print(to_json(collect(made).to_dict()).decode(), end="")
+        say(to_json(collect(made).to_dict()).decode(), lines=True)
         return
     from gra_hpc.views.status_table import show
 
@@ -87,7 +89,7 @@ def logs(
     from gra_hpc.views.logs import show
 
     for line in show(Run.to_look_at(run), shard, round_, merge, 0 if paths else lines):
-        print(line)
+        say(line)
 
 
 @app.command()
@@ -112,7 +114,7 @@ def cancel(
     from gra_hpc.run.run import Run
 
     for line in do_cancel(Run.to_look_at(run), waiting):
-        print(line, flush=True)
+        say(line)
 
 
 @app.command()
@@ -125,7 +127,7 @@ def merge(run: RunPath, round_: Round = None, overrides: Overrides = None) -> No
     made = Run.open(run, overrides or [])
     if overrides:
         made.save()
-    print(finish_round(made, current_round(made) if round_ is None else round_))
+    say(finish_round(made, current_round(made) if round_ is None else round_))
 
 
 @app.command()
@@ -140,7 +142,7 @@ def inspect(
 
     row, _, calls = find_sample(RunDir.existing(run), sample, status)
     for line in history(row, calls):
-        print(line)
+        say(line)
 
 
 @app.command()
@@ -153,4 +155,4 @@ def clean(
     from gra_hpc.run.run import Run
 
     for line in do_clean(Run.to_look_at(run), yes):
-        print(line)
+        say(line)

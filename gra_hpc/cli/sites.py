@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, RunPath, Site, app
+from gra_hpc.terminal import say
 
 site_app = typer.Typer(help="Clusters: write a site file, show what one comes to.", rich_markup_mode=None)
 app.add_typer(site_app, name="site")
@@ -26,14 +27,14 @@ def site_detect(
 
     settings = detect.detect(cluster_info(), partition)
     if print_:
-        print(detect.text(settings), end="")
+        say(detect.text(settings), lines=True)
         return
     path = detect.write(settings, name, force)
-    print(f"wrote {path}")
+    say(f"wrote {path}")
     for s in settings:
         if s.value not in ("", [], 0):
-            print(f"  {s.key}: {s.value}")
-    print(f"next: read it, then gra doctor {path.stem}")
+            say(f"  {s.key}: {s.value}")
+    say(f"next: read it, then gra doctor {path.stem}")
 
 
 @site_app.command("show")
@@ -44,10 +45,10 @@ def site_show(site: Annotated[str, typer.Argument(metavar="[SITE]", help="Site; 
 
     if not site:
         for name in presets.site_names():
-            print(name)
+            say(name)
         return
     for line in show(presets.site(site), str(presets.find_site(site))):
-        print(line)
+        say(line)
 
 
 @app.command()
@@ -71,29 +72,29 @@ def doctor(
 
     config = presets.compose(preset, [], site)
 
-    def say(text: str) -> None:
+    def tell(text: str) -> None:
         if not json:
-            print(f"           ... {text}", flush=True)
+            say(f"           ... {text}")
 
     found, heading = [], ""
-    for where, finding in examination(config, directory.absolute(), job, here, wait, say):
+    for where, finding in examination(config, directory.absolute(), job, here, wait, tell):
         found.append({"where": where, **asdict(finding)})
         if not json:
             if where != heading:
-                print(where)
+                say(where)
                 heading = where
-            print(f"  {finding}", flush=True)
+            say(f"  {finding}")
     failures = sum(f["level"] == FAILURE for f in found)
     if json:
         from gra_hpc.storage import to_json
 
-        print(to_json(found).decode(), end="")
+        say(to_json(found).decode(), lines=True)
     elif failures:
-        print(f"{failures} to mend before a run can work here")
+        say(f"{failures} to mend before a run can work here")
     elif not job and not here and config.site.executor is Executor.slurm:
-        print(f"next: gra doctor {site} --job  (the same on a compute node)")
+        say(f"next: gra doctor {site} --job  (the same on a compute node)")
     else:
-        print(f"next: gra plan RUN --preset {preset}{f' --site {site}' if site else ''}")
+        say(f"next: gra plan RUN --preset {preset}{f' --site {site}' if site else ''}")
     sys.exit(1 if failures else 0)
 
 
@@ -119,11 +120,11 @@ def stage(
         cluster = config.site
     else:
         config, cluster = None, presets.site(site, expand=True) if site else SiteConfig()
-    done = staging.run(config, ids, cluster.scratch, cluster.proxy, lambda text: print(text, flush=True), again)
+    done = staging.run(config, ids, cluster.scratch, cluster.proxy, say, again)
     if not done:
-        print("nothing to fetch: all models and data are files here")
+        say("nothing to fetch: all models and data are files here")
     if config is not None:
-        print(f"next: gra plan RUN --preset {preset or 'demo'}{f' --site {site}' if site else ''}")
+        say(f"next: gra plan RUN --preset {preset or 'demo'}{f' --site {site}' if site else ''}")
 
 
 @app.command()
@@ -148,10 +149,10 @@ def calibrate(
         made = calibration.plan_small(run, compose(preset, overrides or [], site))
         submit(made, resume=False, progress=progress)
     if not calibration.measurable(made):
-        print(f"when it is done: gra calibrate {run}{f' --site {site}' if site else ''}")
+        say(f"when it is done: gra calibrate {run}{f' --site {site}' if site else ''}")
         return
     found = calibration.measure(made)
     for line in calibration.describe(found):
-        print(line)
+        say(line)
     file = calibration.save(found, to or calibration.file_of(site or found["from"]["site"]))
-    print(f"saved in {file}")
+    say(f"saved in {file}")

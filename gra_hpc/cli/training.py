@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gra_hpc.cli.application import Overrides, Site, app
+from gra_hpc.terminal import say
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the job; made if it is not there.")]
 Preset = Annotated[
@@ -23,9 +24,9 @@ def _ids(after: str) -> list[str]:
 
 def _told(job: str | None, out: Path) -> None:
     if job:
-        print(f"job {job}; logs in {out / 'logs'}")
+        say(f"job {job}; logs in {out / 'logs'}")
     elif job == "":
-        print(f"{out}: done already")
+        say(f"{out}: done already")
 
 
 @app.command()
@@ -42,13 +43,14 @@ def finetune(
 
     config = compose(preset_of(out, preset, "finetune"), overrides or [], site)
     for line in explain(out, config, plan):
-        print(line)
+        say(line)
     if plan:
         return
     job = submit_finetune(out, config, _ids(after))
     _told(job, out)
     if job is None:
-        print(f"model: {out / 'model'}\nloss:  {out / 'loss.png'}")
+        say(f"model: {out / 'model'}")
+        say(f"loss:  {out / 'loss.png'}")
 
 
 @app.command()
@@ -73,7 +75,7 @@ def evaluate(
 
     config = compose(preset_of(out, preset, "evaluate"), overrides or [], site)
     for line in explain(out, config, plan):
-        print(line)
+        say(line)
     if stage:
         stage_data(out, config)
     if plan or stage:

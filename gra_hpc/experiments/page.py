@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from gra_hpc.experiments.table import Line, Table, cells, notes, text
-from gra_hpc.release.charts import Svg, nice, shorten
+from gra_hpc.release.charts import Svg, nice, shorten, shown
 
 
 def page(table: Table) -> str:
@@ -20,6 +20,7 @@ def page(table: Table) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=True,
+        finalize=shown,
     )
     return environment.get_template("table.html.j2").render(
         title=table.config.title or "Experiment",

@@ -20,6 +20,7 @@ from gra_hpc.launch.tasks import MergeTask, ShardTask
 from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step
+from gra_hpc.terminal import say
 
 UNLIMITED = 10**9
 """submitit bounds requeues by time limit; ours are bounded by progress (`shard.run_shard`)."""
@@ -276,7 +277,8 @@ def _guarded(act: Any) -> Any:
     try:
         with contextlib.redirect_stderr(heard):
             done = act()
-        print(heard.getvalue(), end="", file=sys.stderr)
+        if heard.getvalue():
+            say(heard.getvalue(), lines=True, to=sys.stderr)
         return done
     except FileNotFoundError as e:
         raise LaunchError(

@@ -15,6 +15,7 @@ from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import sized, slowest_call
 from gra_hpc.storage import read_json
+from gra_hpc.terminal import say
 
 Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
 """Opens what shows how a local run goes on; inside, a function to call often."""
@@ -40,7 +41,7 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
     steps = remaining(run)
     if not steps and (run.release / "manifest.json").is_file():
         tidy(run)
-        print(f"nothing left to do; release in {run.release}")
+        say(f"nothing left to do; release in {run.release}")
         return
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import submit_steps
@@ -48,10 +49,10 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
         if "%" in str(run.path):
             raise LaunchError(f"{run.path}: Slurm reads % in the names of logs", "plan it in a directory without one")
         for line in size_lead(run):
-            print(line)
+            say(line)
         for line in submit_steps(run, config, steps):
-            print(line)
-        print(f"next: gra status {run.path}")
+            say(line)
+        say(f"next: gra status {run.path}")
         return
     with progress(run) as watch:
         local.run_all(run, watch)
@@ -80,8 +81,9 @@ def started(run: Run) -> bool:
 def finish(run: Run) -> None:
     """Say what a finished run has made."""
     manifest = read_json(run.release / "manifest.json")
-    print(f"\nrelease: {run.release}")
-    print(f"open it: datasets.load_dataset({str(run.release)!r})")
-    print(f"ledger:  {Ledger.from_dict(manifest['ledger']).line()}")
+    say()
+    say(f"release: {run.release}")
+    say(f"open it: datasets.load_dataset({str(run.release)!r})")
+    say(f"ledger:  {Ledger.from_dict(manifest['ledger']).line()}")
     rows = sum(split["rows"] for split in manifest["splits"].values())
-    print(f"rows:    {rows} after deduplication")
+    say(f"rows:    {rows} after deduplication")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import Formatter
 
 if TYPE_CHECKING:
     from gra_hpc.run.shard import End
@@ -138,7 +139,7 @@ def start_logging() -> None:
     logger = logging.getLogger("gra_hpc")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+        handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 from gra_hpc.flows.gra.questions import DOMAIN_NAMES
 from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.parquet import open_table
 from gra_hpc.release.schema import OUTCOMES
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.terminal import block, code, markdown, printable
 
 NAME = "README.md"
 PAPER = {"accept_mean": 8.0, "accept_sd": 1.5, "adjudicate_mean": 8.0}
@@ -39,7 +42,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         facts: the manifest (`manifest.describe`).
         sample: a row of the data; none if there is no row.
     """
-    header = yaml.safe_dump(metadata(facts), sort_keys=False, allow_unicode=True)
+    header = yaml.safe_dump(_shown(metadata(facts)), sort_keys=False, allow_unicode=True)
     body = _template().render(
         **facts,
         rows=sum(s["rows"] for s in facts["splits"].values()),
@@ -48,7 +51,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         reviewers=reviewers(facts["config"]),
         ledger_line=Ledger.from_dict(facts["ledger"]).line(),
         prepared_line=Ledger.from_dict(facts["prepared"]).line() if facts["prepared"] else "",
-        limits=limits(facts),
+        limits=[Markup(limit) for limit in limits(facts, markdown)],
         committee=committee(facts),
         sampling=sampling(facts),
         decontamination=decontamination(facts),
@@ -56,6 +59,15 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         sample=sample,
     )
     return f"---\n{header}---\n\n{body.strip()}\n"
+
+
+def _shown(value: Any) -> Any:
+    """The same, with texts that are safe to look at."""
+    if isinstance(value, dict):
+        return {k: _shown(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_shown(v) for v in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def metadata(facts: dict[str, Any]) -> dict[str, Any]:
@@ -101,8 +113,12 @@ def reviewers(config: dict[str, Any]) -> int:
     return max(1, min(method["reviewers"], members - 1))
 
 
-def limits(facts: dict[str, Any]) -> list[str]:
-    """What a reader has to know before trusting the data; each follows from the manifest."""
+def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> list[str]:
+    """What a reader has to know before trusting the data; each follows from the manifest.
+
+    Args:
+        named: how the name of a model is shown.
+    """
     method, out = facts["config"]["method"], []
     if facts["simulated"]:
         out.append(
@@ -119,7 +135,7 @@ def limits(facts: dict[str, Any]) -> list[str]:
         out.append(f"**Accepted by looser thresholds than the paper's**: {', '.join(lower)}.")
     small = [n for n, m in facts["models"].items() if m["parameters"] and m["parameters"] < SMALL]
     if small and not facts["simulated"]:
-        sizes = ", ".join(f"{n} ({millions(facts['models'][n]['parameters'])})" for n in small)
+        sizes = ", ".join(f"{named(n)} ({millions(facts['models'][n]['parameters'])})" for n in small)
         out.append(
             f"**Models under one billion parameters: their verdicts mean little.** {sizes}. A high score from such a"
             " model is no evidence of quality."
@@ -127,8 +143,8 @@ def limits(facts: dict[str, Any]) -> list[str]:
     unknown = [n for n, m in facts["models"].items() if not m["parameters"]]
     if unknown and not facts["simulated"]:
         out.append(
-            f"**How large some models are is not known**: {', '.join(unknown)}. A high score from one under one billion"
-            " parameters is no evidence of quality."
+            f"**How large some models are is not known**: {', '.join(map(named, unknown))}. A high score from one under"
+            " one billion parameters is no evidence of quality."
         )
     if not method["review_response"]:
         out.append("**Responses were not reviewed**: every response that could be read was accepted.")
@@ -214,10 +230,9 @@ def millions(parameters: int | None) -> str:
     return f"{parameters / 1e9:.1f}B"
 
 
-def clip(text: str, limit: int = SAMPLE_CHARS) -> str:
-    """A text for a block quote: cut where it is long."""
-    cut = text if len(text) <= limit else text[:limit].rstrip() + " [...]"
-    return "\n".join(f"> {line}".rstrip() for line in cut.splitlines())
+def clip(text: str, limit: int = SAMPLE_CHARS) -> Markup:
+    """A text as a code block: cut where it is long. A model's Markdown and HTML are shown, not obeyed."""
+    return Markup(block(text if len(text) <= limit else text[:limit].rstrip() + " [...]"))
 
 
 def first_row(release: Path) -> dict[str, Any] | None:
@@ -237,12 +252,20 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
+        finalize=_safe,
     )
     environment.filters |= {"millions": millions, "clip": clip, "cell": cell, "number": lambda n: f"{n:,}"}
+    environment.filters["code"] = lambda text: Markup(code(text))
+    environment.filters["word"] = lambda text: Markup(printable(shlex.quote(text)))  # within a code block
     environment.filters["approximate"] = approximate
     return environment.get_template("card.md.j2")
 
 
+def _safe(value: Any) -> Any:
+    """What the template puts into the card: whatever is not marked as ours has no meaning as Markdown or HTML."""
+    return markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def cell(text: object) -> str:
     """A text for a table's cell."""
-    return " ".join(str(text).replace("|", "\\|").split())
+    return " ".join(str(text).split())

@@ -6,8 +6,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from markupsafe import Markup
+
+from gra_hpc.terminal import printable
+
+
+def shown(value: Any) -> Any:
+    """Jinja's `finalize` of our pages: what others wrote turns no direction of writing, and is not hidden."""
+    return printable(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _plain(text: str) -> str:
+    return escape(printable(text))
 
 
 def number(value: float) -> str:
@@ -70,7 +82,7 @@ class Svg:
         self._parts: list[str] = []
 
     def rect(self, x: float, y: float, w: float, h: float, css: str, tip: str = "") -> None:
-        inside = f"<title>{escape(tip)}</title>" if tip else ""
+        inside = f"<title>{_plain(tip)}</title>" if tip else ""
         self._parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(w, 0):.1f}" height="{max(h, 0):.1f}" class="{css}">'
             f"{inside}</rect>"
@@ -78,7 +90,7 @@ class Svg:
 
     def text(self, x: float, y: float, content: str, css: str = "", anchor: str = "start") -> None:
         self._parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">{escape(content)}</text>'
+            f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">{_plain(content)}</text>'
         )
 
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
@@ -90,7 +102,7 @@ class Svg:
 
     def circle(self, x: float, y: float, r: float, css: str, tip: str = "") -> None:
         self._parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" class="{css}"><title>{escape(tip)}</title></circle>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" class="{css}"><title>{_plain(tip)}</title></circle>'
         )
 
     def __html__(self) -> str:
@@ -101,7 +113,7 @@ class Svg:
         body = "".join(self._parts)
         return Markup(
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" width="{self.width:g}" height="{self.height:g}"'
-            f' role="img" aria-label="{escape(self.title)}">{body}</svg>'
+            f' role="img" aria-label="{_plain(self.title)}">{body}</svg>'
         )
 
 

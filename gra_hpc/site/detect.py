@@ -292,9 +292,11 @@ def show(site: SiteConfig, source: str) -> Iterator[str]:
     if site.executor.value != "slurm":
         return
     run, config = RunDir(Path("RUN")), RunConfig(site=site)
-    yield "\n# a shard:"
+    yield ""
+    yield "# a shard:"
     yield from _essence(sbatch_text(run, config, 1))
-    yield "\n# a merge:"
+    yield ""
+    yield "# a merge:"
     yield from _essence(script_of(merge_executor(run, config, "gra:RUN:SUBMISSION:0")))
 
 

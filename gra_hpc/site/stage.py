@@ -330,7 +330,8 @@ def run(
     for need in {n.label: n for n in reversed(todo)}.values():
         try:
             done.append(stage(need, cache, say, again))
-            say(str(done[-1]))
+            for line in str(done[-1]).split("\n"):
+                say(line)
         except GraError as e:
             failed.append(e)
             if len(todo) == 1:

@@ -12,7 +12,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -26,6 +25,7 @@ from gra_hpc.log_tail import last_words
 from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.signals import Signals
 from gra_hpc.storage import new_file
+from gra_hpc.terminal import say
 from gra_hpc.workers import child_environment, die_with_parent
 
 POLL_S = 0.2
@@ -179,8 +179,7 @@ def _copy(pipe: IO[bytes], log: Path) -> None:
     with new_file(log) as f:
         for line in pipe:
             f.write(line)
-            sys.stdout.write(line.decode(errors="replace"))
-            sys.stdout.flush()
+            say(line.decode(errors="replace"), lines=True)
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]], signals: Signals) -> list[int]:

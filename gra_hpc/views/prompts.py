@@ -33,7 +33,7 @@ def rendered(run: Run) -> Iterator[str]:
         yield f"--- {title} ({step}.j2)"
         for message in render(step, variables):
             yield f"[{message['role']}]"
-            yield message["content"]
+            yield from message["content"].split("\n")
         yield ""
 
 

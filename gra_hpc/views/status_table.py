@@ -10,6 +10,7 @@ from typing import Any
 
 from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import printable, say
 from gra_hpc.views.status import RoundStatus, RunStatus, collect
 
 EVERY_S = 2.0
@@ -31,7 +32,7 @@ def progress(run: Run) -> Iterator[Callable[[], None]]:
         def line() -> None:
             text = one_line(collect(run, ask_slurm=False))
             if [text] != last:
-                print(text, flush=True)
+                say(text)
                 last[:] = [text]
 
         yield _every(LINE_S, line)
@@ -138,7 +139,10 @@ def table(status: RunStatus) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    rounds = Table(title=status.run, title_justify="left", expand=False)
+    def words(text: str, style: str = "") -> Text:
+        return Text(printable(text), style)
+
+    rounds = Table(title=words(status.run, "italic"), title_justify="left", expand=False)
     for column in ("round", "shards", "published", "running", "queued", "other"):
         rounds.add_column(column, justify="right")
     for column in ("planned", "accepted", "rejected", "failed", "pending", "acceptance", "tokens/s", "left", "merged"):
@@ -164,25 +168,25 @@ def table(status: RunStatus) -> Any:
             if s.state in ("running", "failed", "stopped") and rows < 20:
                 rows += 1
                 shards.add_row(
-                    str(r.round), str(s.shard), s.state, s.phase, f"{s.done}/{s.planned}", str(s.calls),
-                    str(s.replayed), str(s.attempts), s.host, Text(s.message[:80]),
+                    str(r.round), str(s.shard), s.state, words(s.phase), f"{s.done}/{s.planned}", str(s.calls),
+                    str(s.replayed), str(s.attempts), words(s.host), words(s.message[:80]),
                 )  # fmt: skip
     parts: list[Any] = [rounds]
     rates = tokens_per_second(status.rounds[-1]) if status.rounds else {}
     if rates:
-        parts.append(Text("tokens/s: " + ", ".join(f"{role} {n:,.0f}" for role, n in sorted(rates.items()))))
+        parts.append(words("tokens/s: " + ", ".join(f"{role} {n:,.0f}" for role, n in sorted(rates.items()))))
     if rows:
         parts.append(shards)
-    parts += [Text(line, style="red") for line in failure_lines(status)]
-    parts += [Text(line, style="yellow") for line in journal_lines(status)]
+    parts += [words(line, style="red") for line in failure_lines(status)]
+    parts += [words(line, style="yellow") for line in journal_lines(status)]
     if status.stopped:
-        parts.append(Text(status.stopped, style="red"))
+        parts.append(words(status.stopped, style="red"))
     if status.slurm:
-        parts.append(Text(f"Slurm could not be asked ({status.slurm}): from files alone"))
+        parts.append(words(f"Slurm could not be asked ({status.slurm}): from files alone"))
     if status.release:
-        parts.append(Text(f"release: {status.release}"))
+        parts.append(words(f"release: {status.release}"))
     if then := next_command(status):
-        parts.append(Text(f"next: {then}"))
+        parts.append(words(f"next: {then}"))
     return Group(*parts)
 
 

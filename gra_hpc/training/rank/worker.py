@@ -15,6 +15,7 @@ import warnings
 from gra_hpc.errors import GraError
 from gra_hpc.models import hub
 from gra_hpc.signals import Stop
+from gra_hpc.terminal import complain, log_to_stderr
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
 from gra_hpc.training.directory import FinetuneDir
@@ -30,7 +31,7 @@ def main() -> None:
     """Train, publish, and say in the exit code how it ended."""
     stop = Stop()
     rank = int(os.environ["RANK"])
-    logging.basicConfig(format=f"%(asctime)s %(levelname)s rank {rank} %(name)s: %(message)s", datefmt="%H:%M:%S")
+    log_to_stderr(f"%(asctime)s %(levelname)s rank {rank} %(name)s: %(message)s")
     logging.getLogger("gra_hpc").setLevel(logging.INFO if rank == 0 else logging.WARNING)
     # told by libraries about each other's arguments, which DeepSpeed's own configuration settles
     logging.getLogger("accelerate").setLevel(logging.ERROR)
@@ -40,7 +41,7 @@ def main() -> None:
     try:
         finished = train(out, configs.load(out.config), stop)
     except GraError as e:
-        print(f"finetune: {e}", file=sys.stderr, flush=True)
+        complain(f"finetune: {e}")
         os._exit(e.exit_code)  # the other ranks may hang in a collective; the launcher ends them
     logging.shutdown()
     sys.stdout.flush()

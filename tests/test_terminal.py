@@ -1,0 +1,105 @@
+"""What others wrote is shown, not obeyed: on the terminal, in logs, in Markdown."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gra_hpc
+from gra_hpc.errors import GraError
+from gra_hpc.terminal import Formatter, block, code, markdown, printable, say, show_traceback
+
+HOSTILE = "a\x1b[2J\x9b31m\x07\r\x08\u202egnp\u2066\u2028\x85\udcff\U000e0041\nnext: b"
+SHOWN = (
+    r"a\u001b[2J\u009b31m\u0007\u000d\u0008\u202egnp\u2066\u2028\u0085\udcff\udb40\udc41" r"\nnext: b"
+)  # fmt: skip
+PACKAGE = Path(gra_hpc.__file__).parent
+
+
+def test_what_does_more_than_stand_there_is_written_out() -> None:
+    assert printable(HOSTILE) == SHOWN
+    assert printable("a\n\tb", lines=True) == "a\n\tb"
+    for same in ("plain", "tab\tin", "é ü ß 漢字 עברית العربية", "👩‍👩‍👧 🇪🇺", r"C:\new\u001b", "a\u0301"):
+        assert printable(same) == same
+
+
+@given(st.text())
+def test_nothing_shown_controls_a_terminal(text: str) -> None:
+    shown = printable(text)
+    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in shown if c != "\t")
+    assert not any(unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+                   for c in shown)  # fmt: skip
+    assert printable(text.replace("\\", ""), lines=True).count("\n") == text.count("\n")
+    shown.encode()
+
+
+@given(st.text())
+def test_json_stays_the_same_value(text: str) -> None:
+    made = json.dumps({"key": text}, ensure_ascii=False)
+    assert json.loads(printable(made, lines=True)) == {"key": text}
+
+
+def test_it_is_printed_in_one_place() -> None:
+    """`terminal.say`; the guard imports nothing, and prints of itself alone."""
+    found = [
+        (path.relative_to(PACKAGE).as_posix(), node.lineno)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and (
+            (isinstance(node.func, ast.Name) and node.func.id == "print")
+            or ast.unparse(node.func) in ("sys.stdout.write", "sys.stderr.write")
+        )
+    ]  # fmt: skip
+    assert {name for name, _ in found} <= {"terminal.py", "engines/guard.py"}, found
+    foreign = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "logging.Formatter" in path.read_text(encoding="utf-8")
+    ]
+    assert foreign == ["terminal.py"]
+
+
+def test_errors_logs_and_tracebacks_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    e = GraError(f"{HOSTILE}: broken", HOSTILE)
+    assert len(str(e).splitlines()) == 1 and printable(str(e)) == str(e)
+    assert "\\u001b[2J" in str(e)
+    record = logging.LogRecord("gra", logging.INFO, "", 0, "%s", (HOSTILE,), None)
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        record.exc_info = (type(error), error, error.__traceback__)
+        show_traceback(type(error), error, error.__traceback__)
+    first, *trace = Formatter("%(message)s").format(record).split("\n")
+    assert first == SHOWN
+    assert not any("\x1b" in line or "\u202e" in line for line in trace)
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and "\x1b" not in said and "\\u001b" in said
+    say(HOSTILE, to=sys.stderr)
+    assert capsys.readouterr().err == f"{SHOWN}\n"
+
+
+@given(st.text(alphabet="`|<>&*_[]~\\ab #\n\x1b", max_size=30))
+def test_markdown_is_shown_as_it_was_written(text: str) -> None:
+    from markdown_it import MarkdownIt
+
+    shown = printable(text)
+    plain = " ".join(shown.split()) or "x"
+    parser = MarkdownIt("gfm-like", {"linkify": False})
+    tokens = parser.parse(f"name: {markdown(plain)} end")
+    assert [t.type for t in tokens] == ["paragraph_open", "inline", "paragraph_close"]
+    children = tokens[1].children or []
+    assert {t.type for t in children} <= {"text", "text_special"}
+    assert "".join(t.content for t in children) == f"name: {plain} end"
+    (span,) = [t for t in parser.parse(f"in {code(plain)}")[1].children or [] if t.type == "code_inline"]
+    assert span.content.strip() == plain.strip()
+    (fence,) = parser.parse(block(text))
+    assert fence.type == "fence" and fence.content.rstrip("\n") == printable(text, lines=True).rstrip("\n")
