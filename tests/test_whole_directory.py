@@ -21,7 +21,7 @@ import pytest
 
 from gra_hpc import storage
 from gra_hpc import whole_directory as module
-from gra_hpc.merge.round import existing, merge_round
+from gra_hpc.merge.round import existing_merge, merge_round
 from gra_hpc.owner import Beat, Owner
 from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import SILENT_S, TRIES, Staging, Swept, build_whole, sweep
@@ -106,7 +106,7 @@ def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
         psutil.wait_procs(children, timeout=10)
         assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
         if run.round(1).merged.exists():
-            assert existing(run, 1, fingerprint) is not None
+            assert existing_merge(run, 1, fingerprint) is not None
             assert tables(run) == good
         else:
             merge_round(run, 1)
@@ -123,7 +123,7 @@ def test_two_merges_at_once(tmp_path: Path) -> None:
     assert [m.returncode for m in merges] == [0, 0, 0], said
     assert all("200 of 200" in s for s in said)
     assert sum("nothing to do" not in s for s in said) == 1
-    assert existing(run, 1, run.plan.fingerprint) is not None
+    assert existing_merge(run, 1, run.plan.fingerprint) is not None
     assert not leftovers(run)
 
 
@@ -136,7 +136,7 @@ def test_two_merges_that_replace_a_partial_one(tmp_path: Path) -> None:
     merges = [start(run) for _ in range(2)]
     said = [m.communicate()[0] for m in merges]
     assert [m.returncode for m in merges] == [0, 0], said
-    assert existing(run, 1, run.plan.fingerprint)["coverage"]["complete"]  # type: ignore[index]
+    assert existing_merge(run, 1, run.plan.fingerprint)["coverage"]["complete"]  # type: ignore[index]
     assert not leftovers(run)
 
 
@@ -302,7 +302,7 @@ def test_a_merge_that_was_taken_for_dead_merges_again(
 
     monkeypatch.setattr(module.Staging, "publish", publish)
     assert merge_round(run, 1).kept == 200
-    assert existing(run, 1, run.plan.fingerprint) is not None
+    assert existing_merge(run, 1, run.plan.fingerprint) is not None
     assert not leftovers(run)
 
 

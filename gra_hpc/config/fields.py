@@ -121,7 +121,7 @@ def bounds_of(field: dataclasses.Field[Any]) -> Bounds | None:
     return found
 
 
-def parts(value: Any) -> Sequence[Any]:
+def bounded_values(value: Any) -> Sequence[Any]:
     """What of a field's value its bounds are about."""
     if value is None:
         return ()

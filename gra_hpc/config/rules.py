@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from gra_hpc.config import engine_args
-from gra_hpc.config.fields import bounds_of, parts
+from gra_hpc.config.fields import bounded_values, bounds_of
 from gra_hpc.config.settings import Flow, MethodConfig, Policy, RunConfig
 from gra_hpc.errors import ConfigError
 
@@ -80,7 +80,7 @@ def check_bounds(value: Any, need: Need, key: str = "") -> None:
         for f in dataclasses.fields(value):
             inside, item = f"{key}.{f.name}".lstrip("."), getattr(value, f.name)
             if bounds := bounds_of(f):
-                for part in parts(item):
+                for part in bounded_values(item):
                     at = f"{inside}.{part}" if isinstance(item, dict) else inside
                     need(bounds.holds(part), at, part, str(bounds))
             check_bounds(item, need, inside)

@@ -113,7 +113,7 @@ def requeueing() -> Iterable[Finding]:
         return
     from gra_hpc.launch import slurm
 
-    slurm.run(["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]])
+    slurm.output_of(["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]])
     yield ok("a job can requeue itself (scontrol answers on the node)")
 
 

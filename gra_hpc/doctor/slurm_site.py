@@ -141,7 +141,7 @@ def submittable(config: RunConfig, directory: Path) -> Iterable[Finding]:
         script.write(script_of(executor))
         script.flush()
         try:
-            slurm.run(["sbatch", "--test-only", script.name])
+            slurm.output_of(["sbatch", "--test-only", script.name])
         except SlurmDownError:
             raise
         except LaunchError as e:

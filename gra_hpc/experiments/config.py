@@ -188,7 +188,7 @@ def fragment(config: ExperimentConfig, row: Row) -> dict[str, Any]:
     include: list[str] = next((p["include"] for p in reversed(parts) if "include" in p), [])
     merged: dict[str, Any] = {"include": include} if include else {}
     for part in parts:
-        merged = merge(merged, {k: v for k, v in part.items() if k != "include"})
+        merged = merge_settings(merged, {k: v for k, v in part.items() if k != "include"})
     return merged
 
 
@@ -199,20 +199,20 @@ def preset_text(config: ExperimentConfig, row: Row) -> str:
     return head + yaml.safe_dump(fragment(config, row), sort_keys=False, allow_unicode=True)
 
 
-def merge(wide: dict[str, Any], narrow: dict[str, Any]) -> dict[str, Any]:
+def merge_settings(wide: dict[str, Any], narrow: dict[str, Any]) -> dict[str, Any]:
     """Mappings are merged key by key, everything else is replaced."""
     out = dict(wide)
     for key, value in narrow.items():
         before = out.get(key)
-        out[key] = merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+        out[key] = merge_settings(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return out
 
 
-def words(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def as_words(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Settings as `a.b=value` words of a command line."""
     for key, value in settings.items():
         if isinstance(value, dict) and value:
-            yield from words(value, f"{prefix}{key}.")
+            yield from as_words(value, f"{prefix}{key}.")
         else:
             text = yaml.safe_dump(value, default_flow_style=True, width=100_000, allow_unicode=True)
             yield f"{prefix}{key}={text.removesuffix('...' + chr(10)).strip()}"

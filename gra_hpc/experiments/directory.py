@@ -20,7 +20,7 @@ from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.experiments import config as experiments
-from gra_hpc.experiments.config import ExperimentConfig, Row, merge, words
+from gra_hpc.experiments.config import ExperimentConfig, Row, as_words, merge_settings
 from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import write_atomic
 
@@ -96,12 +96,14 @@ def finetune_config(made: ExperimentDir, config: ExperimentConfig, row: Row, see
     """Configuration of a row's fine-tuning."""
     from gra_hpc.training import config as training
 
-    settings = merge(merge(config.finetune, config.bases[row.base].finetune), config.data[row.data].finetune)
+    settings = merge_settings(
+        merge_settings(config.finetune, config.bases[row.base].finetune), config.data[row.data].finetune
+    )
     preset = settings.pop("preset", "paper")
     if settings.get("data", {}).get("limit"):  # each training seed draws its own rows
-        settings = merge({"data": {"limit_seed": seed}}, settings)
-    settings = merge(settings, {"data": {"path": str(made.data(row).path)}, "seed": seed})
-    return training.compose(preset, list(words(settings)), config.cluster)
+        settings = merge_settings({"data": {"limit_seed": seed}}, settings)
+    settings = merge_settings(settings, {"data": {"path": str(made.data(row).path)}, "seed": seed})
+    return training.compose(preset, list(as_words(settings)), config.cluster)
 
 
 def evaluate_config(made: ExperimentDir, config: ExperimentConfig, row: Row, seed: int) -> Any:
@@ -112,7 +114,7 @@ def evaluate_config(made: ExperimentDir, config: ExperimentConfig, row: Row, see
     """
     from gra_hpc.evaluation import config as evaluation
 
-    settings = merge(config.evaluate, config.bases[row.base].evaluate)
+    settings = merge_settings(config.evaluate, config.bases[row.base].evaluate)
     preset = settings.pop("preset", "paper")
     if config.data[row.data].trained:
         path = str(made.model(row, seed))
@@ -124,4 +126,6 @@ def evaluate_config(made: ExperimentDir, config: ExperimentConfig, row: Row, see
                 f"bases.{row.base}.finetune.model.path=ORG/NAME",
             )
         path = model["path"]
-    return evaluation.compose(preset, list(words(merge(settings, {"model": {"path": path}}))), config.cluster)
+    return evaluation.compose(
+        preset, list(as_words(merge_settings(settings, {"model": {"path": path}}))), config.cluster
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from gra_hpc.experiments.table import Line, Table, cells, notes, text
+from gra_hpc.experiments.table import Line, Table, cells, figure_text, notes
 from gra_hpc.release.charts import Svg, nice, shorten, shown
 
 
@@ -80,7 +80,7 @@ def picture(table: Table, metric: str) -> Markup:
         if id(line) in shown:
             x = at(shown[id(line)])
             svg.path([(x - 6, y), (x, y - 6), (x + 6, y), (x, y + 6)], "printed", close=True)
-        svg.text(label + room + 14, y + 4, text(f, line), "tick")
+        svg.text(label + room + 14, y + 4, figure_text(f, line), "tick")
     return svg.markup()
 
 

@@ -152,7 +152,7 @@ def cells(table: Table, every: bool = False) -> Iterator[list[str]]:
     yield heads + (["printed", "difference"] if compared else [])
     for line in table.lines:
         out = [line.row.seeds, line.data, line.base, f"{line.rows:,}" if line.rows is not None else "-"]
-        out += [text(line.figures.get(m), line) for m in metrics]
+        out += [figure_text(line.figures.get(m), line) for m in metrics]
         if compared:
             ours = line.figures.get(table.config.metric)
             out.append("-" if line.printed is None else f"{line.printed:.2f}")
@@ -160,7 +160,7 @@ def cells(table: Table, every: bool = False) -> Iterator[list[str]]:
         yield out
 
 
-def text(figure: Figure | None, line: Line) -> str:
+def figure_text(figure: Figure | None, line: Line) -> str:
     """`60.36 [59.8, 61.0]`; with training seeds missing `(2 of 3)` behind it."""
     if figure is None:
         return "-"

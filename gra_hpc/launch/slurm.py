@@ -87,7 +87,7 @@ class Task:
         return self.waiting and (held or self.reason in _HOPELESS)
 
 
-def run(args: Sequence[str], timeout: float = TIMEOUT_S) -> str:
+def output_of(args: Sequence[str], timeout: float = TIMEOUT_S) -> str:
     """What a client command prints.
 
     Raises:
@@ -178,7 +178,7 @@ def parse_queue(text: str) -> list[Task]:
     """Tasks in squeue's answer to `queue`. Lines of another shape (`CLUSTER: x`, warnings) are passed over."""
     tasks = []
     for line in text.split(f"{SEPARATOR}\n"):
-        fields = [value(f) for f in line.split(SEPARATOR)]
+        fields = [field_value(f) for f in line.split(SEPARATOR)]
         if len(fields) != len(_QUEUE_FIELDS):
             continue
         shown, job, index, raw, state, reason, node, left, restarts, owner, name, comment = fields
@@ -194,7 +194,7 @@ def parse_queue(text: str) -> list[Task]:
                 state=state,
                 reason="" if reason == "None" else reason,
                 node=node,
-                time_left_s=seconds(left),
+                time_left_s=seconds_of(left),
                 restarts=int(restarts) if restarts.isdigit() else 0,
                 user=owner,
                 name=name,
@@ -204,13 +204,13 @@ def parse_queue(text: str) -> list[Task]:
     return tasks
 
 
-def value(text: str) -> str:
+def field_value(text: str) -> str:
     """A field as Slurm prints it, with nothing for its words for nothing."""
     text = text.strip(" ")
     return "" if text in {"(null)", "N/A", "n/a"} else text
 
 
-def seconds(text: str) -> int | None:
+def seconds_of(text: str) -> int | None:
     """Slurm's time (`MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`) in seconds; none: no bound."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if not match:
@@ -270,16 +270,16 @@ def index_ranges(indices: Iterable[int]) -> str:
 
 def max_array_size(timeout: float = TIMEOUT_S) -> int:
     """Largest array of the site: indices run from 0 to one less."""
-    return number(config(timeout).get("MaxArraySize", ""), 1001)
+    return leading_number(config(timeout).get("MaxArraySize", ""), 1001)
 
 
 def config(timeout: float = TIMEOUT_S) -> dict[str, str]:
     """The controller's settings (`scontrol show config`); what is not set is empty."""
-    pairs = (line.partition("=") for line in run(["scontrol", "show", "config"], timeout).splitlines())
-    return {key.strip(): value(text) for key, eq, text in pairs if eq}
+    pairs = (line.partition("=") for line in output_of(["scontrol", "show", "config"], timeout).splitlines())
+    return {key.strip(): field_value(text) for key, eq, text in pairs if eq}
 
 
-def number(text: str, default: int = 0) -> int:
+def leading_number(text: str, default: int = 0) -> int:
     """The number that a value starts with (`30 sec`)."""
     match = re.match(r"\d+", text)
     return int(match[0]) if match else default

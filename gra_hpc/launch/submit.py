@@ -13,7 +13,7 @@ from gra_hpc.launch.submissions import sole_submitter
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
-from gra_hpc.run.signal_lead import sized, slowest_call
+from gra_hpc.run.signal_lead import lead_for, slowest_call
 from gra_hpc.storage import read_json
 from gra_hpc.terminal import say
 
@@ -65,7 +65,7 @@ def size_lead(run: Run) -> Iterator[str]:
     Yields:
         What was changed, or cannot be, for people.
     """
-    lead, said = sized(run.config, slowest_call(run))
+    lead, said = lead_for(run.config, slowest_call(run))
     if lead != run.config.site.signal_lead_s:
         run.config.site.signal_lead_s = lead
         run.save()

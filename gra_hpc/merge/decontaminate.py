@@ -19,7 +19,7 @@ import numpy as np
 from gra_hpc.errors import ConfigError
 from gra_hpc.merge.text.normal_form import joined, normalise
 from gra_hpc.merge.text.words import Hashes, text_digest, windows, word_hashes
-from gra_hpc.sources.benchmarks import KEY, BenchmarkPin, texts, unread
+from gra_hpc.sources.benchmarks import KEY, BenchmarkPin, texts_of, unread
 
 _QUOTED = 240
 """Characters of a span that are quoted."""
@@ -146,7 +146,7 @@ class Benchmark:
         self.source, self.pin, self.size = source, pin, size
         self.unread = unread(pin)
         self.texts: list[Text] = []
-        found = texts(source, pin)
+        found = texts_of(source, pin)
         while batch := list(islice(found, 2000)):
             normal = normalise(text.encode("utf-8", "replace") for *_, text in batch)
             for (where, record, _), form in zip(batch, normal, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from gra_hpc import parquet, storage
 from gra_hpc.merge.collect import collect, ranges
-from gra_hpc.merge.round import existing
+from gra_hpc.merge.round import existing_merge
 from gra_hpc.records import ACCEPTED
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import seeds_of
@@ -28,7 +28,7 @@ def merge_described(run: Run) -> str:
         IncompleteError: shards are missing (also with `merge.allow_partial`: every seed needs its description).
     """
     plan, expected = run.plan, RoundPlan.load(run.round(0)).shards
-    if existing(run, 0, plan.fingerprint) is not None:
+    if existing_merge(run, 0, plan.fingerprint) is not None:
         return "round 0: the seeds were described before; nothing to do"
     target = run.round(0).merged
     with storage.full_disk_as_error(target):

@@ -114,7 +114,7 @@ def merge_round(run: Run, round_: int) -> MergeSummary:
     started = time.monotonic()
     target = run.round(round_)
     fingerprint, expected = run.plan.fingerprint, run.shards_of(round_)
-    before = existing(run, round_, fingerprint)
+    before = existing_merge(run, round_, fingerprint)
     if before is not None:
         summary = _done(run, round_, before, expected)
         if summary is not None:
@@ -125,7 +125,7 @@ def merge_round(run: Run, round_: int) -> MergeSummary:
         manifest = _build(run, round_, expected, staging)
 
         def better() -> bool:
-            theirs = existing(run, round_, fingerprint)
+            theirs = existing_merge(run, round_, fingerprint)
             return theirs is None or len(theirs["shards"]) < len(manifest["shards"])
 
         return manifest if staging.publish(better) else None
@@ -134,14 +134,14 @@ def merge_round(run: Run, round_: int) -> MergeSummary:
         manifest = build_whole(target.merged, work)
     if manifest is not None:
         return MergeSummary.of(manifest, done_before=False, seconds=time.monotonic() - started)
-    theirs = existing(run, round_, fingerprint)
+    theirs = existing_merge(run, round_, fingerprint)
     if theirs is None:
         raise ReleaseError(f"{target.merged}: appeared and vanished during the merge", f"gra merge {run.path}")
     log.info("round %d: another merge was first; its result stays", round_)
     return MergeSummary.of(theirs, done_before=True)
 
 
-def existing(run: Run, round_: int, fingerprint: str) -> dict[str, Any] | None:
+def existing_merge(run: Run, round_: int, fingerprint: str) -> dict[str, Any] | None:
     """Manifest of an earlier merge of the round, or none.
 
     Raises:

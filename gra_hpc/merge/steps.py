@@ -193,4 +193,4 @@ class Steps:
             log.info("semantic step: %s", words)
         place = np.full(len(ix), -1, np.int64)
         place[ix.row[ranks]] = np.arange(len(ranks))
-        self.fill = lambda rows, _: embedding_column.column(matrix[place[rows]])
+        self.fill = lambda rows, _: embedding_column.to_column(matrix[place[rows]])

@@ -25,7 +25,7 @@ from gra_hpc.release import card
 from gra_hpc.release import manifest as manifests
 from gra_hpc.release.diagnostics.measure import measure
 from gra_hpc.release.export import export_splits
-from gra_hpc.release.inputs import Inputs, read
+from gra_hpc.release.inputs import Inputs, read_slices
 from gra_hpc.release.report import report
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
@@ -159,7 +159,7 @@ class Builder:
 
     def _kept(self, columns: list[str]) -> Iterator[pa.Table]:
         for r in self.inputs.rounds:
-            yield from read(r.file("kept.parquet"), columns)
+            yield from read_slices(r.file("kept.parquet"), columns)
 
     # ---- rejects -----------------------------------------------------------------------------------------------------
 
@@ -180,12 +180,12 @@ class Builder:
         shuffles = {o: self._shuffle(o, size, counts[o] / rows) for o in OUTCOMES}
         why = Shuffle(self.scratch / "why", _why_schema(), 0, shuffles["dropped"].buckets)
         for file in files.values():
-            for table in read(file, _why_schema().names):
+            for table in read_slices(file, _why_schema().names):
                 why.add(table)
         for r in rounds:
             keys = dropped.get(r.number)
             for shard in r.tables():
-                for table in read(shard.samples, _kept_schema().names):
+                for table in read_slices(shard.samples, _kept_schema().names):
                     self._deal(table, keys, shuffles)
         (self.out / "rejects").mkdir()
         for outcome, shuffle in shuffles.items():

@@ -159,7 +159,7 @@ def _merged(run: Run, number: int) -> MergedRound:
     return MergedRound(directory, merged.manifest, RoundPlan.load(directory))
 
 
-def read(path: Path, columns: list[str], rows: int = 4096) -> Iterator[pa.Table]:
+def read_slices(path: Path, columns: list[str], rows: int = 4096) -> Iterator[pa.Table]:
     """A Parquet table, so many rows at a time.
 
     Raises:

@@ -42,7 +42,7 @@ def _of_shard(shard: ShardDir) -> float:
     return max(found + [a.get("slowest_call_s", 0.0) for a in manifest.get("attempts", [])])
 
 
-def sized(config: RunConfig, slowest_s: float) -> tuple[int, str]:
+def lead_for(config: RunConfig, slowest_s: float) -> tuple[int, str]:
     """The lead to use, and what to tell the user about it (empty: nothing).
 
     It is never lowered, and never above a fifth of the time limit: beyond that submitit takes a time limit for a

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from gra_hpc.errors import LaunchError
-from gra_hpc.launch.slurm import SEPARATOR, TIMEOUT_S, number, run, seconds, value
+from gra_hpc.launch.slurm import SEPARATOR, TIMEOUT_S, field_value, leading_number, output_of, seconds_of
 from gra_hpc.launch.slurm import config as slurm_config
 
 
@@ -98,18 +98,20 @@ def cluster_info(timeout: float = TIMEOUT_S) -> ClusterInfo:
     return ClusterInfo(
         name=config.get("ClusterName", ""),
         version=config.get("SLURM_VERSION", ""),
-        max_array_size=number(config.get("MaxArraySize", ""), 1001),
-        max_jobs=number(config.get("MaxJobCount", ""), 10000),
+        max_array_size=leading_number(config.get("MaxArraySize", ""), 1001),
+        max_jobs=leading_number(config.get("MaxJobCount", ""), 10000),
         user_signal="preempt_send_user_signal" in config.get("SlurmctldParameters", "").split(","),
         requeue=config.get("JobRequeue", "1") == "1",
         preempt_mode=config.get("PreemptMode", "OFF"),
-        kill_wait_s=number(config.get("KillWait", ""), 30),
+        kill_wait_s=leading_number(config.get("KillWait", ""), 30),
         wckeys=config.get("TrackWCKey", "No").lower() == "yes",
         accounting=accounting,
         per_node_gpus=config.get("SelectType", "").endswith("cons_tres"),
         partitions=parse_partitions(
-            run(["scontrol", "show", "partition", "--oneliner"], timeout),
-            run(["sinfo", "--noheader", f"--format={SEPARATOR.join(('%R', '%D', '%c', '%m', '%G', '%f'))}"], timeout),
+            output_of(["scontrol", "show", "partition", "--oneliner"], timeout),
+            output_of(
+                ["sinfo", "--noheader", f"--format={SEPARATOR.join(('%R', '%D', '%c', '%m', '%G', '%f'))}"], timeout
+            ),
         ),
         accounts=accounts,
         default_account=default_account,
@@ -121,21 +123,21 @@ def parse_partitions(partitions: str, nodes: str) -> tuple[Partition, ...]:
     """Partitions from `scontrol show partition --oneliner` and sinfo's lines of like nodes."""
     kinds: dict[str, dict[NodeKind, int]] = {}
     for line in nodes.splitlines():
-        fields = [value(f) for f in line.split(SEPARATOR)]
+        fields = [field_value(f) for f in line.split(SEPARATOR)]
         if len(fields) != 6:
             continue
         name, count, cpus, memory, gres, features = fields
         split = tuple(f for f in features.split(",") if f)
-        kind = NodeKind(0, number(cpus), number(memory), parse_gpus(gres), split)
+        kind = NodeKind(0, leading_number(cpus), leading_number(memory), parse_gpus(gres), split)
         alike = kinds.setdefault(name, {})  # sinfo splits by state too; here they are one kind
-        alike[kind] = alike.get(kind, 0) + number(count)
+        alike[kind] = alike.get(kind, 0) + leading_number(count)
     found = []
     for line in partitions.splitlines():
         p = dict(re.findall(r"(\w+)=(\S*)", line))
         name = p.get("PartitionName", "")
         if not name:
             continue
-        limit, default = seconds(p.get("MaxTime", "")), seconds(p.get("DefaultTime", ""))
+        limit, default = seconds_of(p.get("MaxTime", "")), seconds_of(p.get("DefaultTime", ""))
         found.append(
             Partition(
                 name=name,
@@ -143,9 +145,9 @@ def parse_partitions(partitions: str, nodes: str) -> tuple[Partition, ...]:
                 up=p.get("State", "UP") == "UP",
                 time_limit_min=None if limit is None else limit // 60,
                 default_time_min=None if default is None else default // 60,
-                priority_tier=number(p.get("PriorityTier", "")),
+                priority_tier=leading_number(p.get("PriorityTier", "")),
                 preempt_mode=p.get("PreemptMode", "OFF"),
-                grace_s=number(p.get("GraceTime", "")),
+                grace_s=leading_number(p.get("GraceTime", "")),
                 accounts=_allowed(p.get("AllowAccounts", "")),
                 qos=_allowed(p.get("AllowQos", "")),
                 nodes=tuple(
@@ -170,8 +172,10 @@ def _associations(timeout: float) -> tuple[tuple[str, ...], str, tuple[str, ...]
     """Accounts, default account and QOS of this user; empty where sacctmgr is missing or keeps silent."""
     user = getpass.getuser()
     try:
-        rows = run(["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,qos"], timeout).splitlines()
-        default = run(["sacctmgr", "-nP", "show", "user", user, "format=defaultaccount"], timeout).strip()
+        rows = output_of(
+            ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,qos"], timeout
+        ).splitlines()
+        default = output_of(["sacctmgr", "-nP", "show", "user", user, "format=defaultaccount"], timeout).strip()
     except LaunchError:  # a site may forbid it, and a run needs none of it
         return (), "", ()
     accounts, qos = [], []

@@ -103,9 +103,9 @@ def needs(config: RunConfig) -> Iterator[Need]:
     scorer = config.release.diagnostics.scorer
     if scorer and not Path(scorer).expanduser().is_dir():
         yield Need(_id(scorer, "release.diagnostics.scorer"), "model", "scorer of the diagnostics")
-    from gra_hpc.sources.files import find
+    from gra_hpc.sources.files import find_file
 
-    if find(config.seeds.path) is None:
+    if find_file(config.seeds.path) is None:
         yield Need(_id(config.seeds.path, "seeds.path"), "dataset", "seeds", config.seeds.revision)
     for source in config.merge.decontamination.sources:
         if not Path(source).expanduser().exists():

@@ -80,7 +80,7 @@ def find(source: str, scratch: str = "") -> BenchmarkPin:
     return pin
 
 
-def texts(source: str, pin: BenchmarkPin) -> Iterator[tuple[str, int, str]]:
+def texts_of(source: str, pin: BenchmarkPin) -> Iterator[tuple[str, int, str]]:
     """All texts of a source: file (for a directory with its place within), line or row from 1, text.
 
     Raises:

@@ -39,7 +39,7 @@ def excerpt(value: object, length: int = 100) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def find(path: str) -> Path | None:
+def find_file(path: str) -> Path | None:
     """The local file or directory that a path stands for, or none if it is a Hub dataset id.
 
     Raises:

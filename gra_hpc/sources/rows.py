@@ -21,7 +21,7 @@ import orjson
 
 from gra_hpc.errors import SeedError
 from gra_hpc.models import hub
-from gra_hpc.sources.files import LINES, READ_ERRORS, TABLES, data_files, excerpt, find, kind_of, open_unpacked
+from gra_hpc.sources.files import LINES, READ_ERRORS, TABLES, data_files, excerpt, find_file, kind_of, open_unpacked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,7 +93,7 @@ class Source:
         self.wanted, self.scratch = frozenset(wanted), scratch
         self.columns: dict[str, None] = {}
         """Names of all columns or keys seen so far, in order."""
-        self.local = find(path)
+        self.local = find_file(path)
         self.files = data_files(self.local) if self.local else []
 
     @property

@@ -31,7 +31,7 @@ class Examples:
     """What was read, for people: a release by its fingerprint."""
 
 
-def read(
+def read_examples(
     path: str,
     split: str = "train",
     min_score: float = 0.0,
@@ -93,7 +93,7 @@ def _release(release: Path, split: str, min_score: float, last_round: int) -> Ex
     if not files:
         raise ReleaseError(f"{release}: no {split} split", then)
     for file in files:
-        recorded = manifest["files"].get(f"data/{file.name}")
+        recorded = manifest.get("files", {}).get(f"data/{file.name}")
         if recorded is None:
             raise ReleaseError(f"{file}: not in the release's manifest", then)
         columns = ["messages", "score", *(["round"] if last_round else [])]

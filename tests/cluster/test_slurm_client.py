@@ -85,7 +85,7 @@ def test_a_refusal_quotes_slurm() -> None:
         slurm.requeue([999_999])
     assert not isinstance(e.value, SlurmDownError)
     with pytest.raises(LaunchError, match="invalid partition specified: nowhere"):
-        slurm.run(["sbatch", "--partition=nowhere", "--wrap=true"])
+        slurm.output_of(["sbatch", "--partition=nowhere", "--wrap=true"])
 
 
 @pytest.mark.usefixtures("slurm_env")

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from gra_hpc.config import explain, presets
-from gra_hpc.config.fields import Bounds, bounds_of, parts, setting, unfrozen
+from gra_hpc.config.fields import Bounds, bounded_values, bounds_of, setting, unfrozen
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.typed_yaml import types_of
 from gra_hpc.errors import ConfigError
@@ -50,7 +50,7 @@ def test_every_number_has_two_bounds_and_a_default_within(kind: type) -> None:
         for value in (math.nan, math.inf, -math.inf):
             assert not bounds.holds(value), f"{key}: {bounds} allows {value}"
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-        assert all(bounds.holds(part) for part in parts(default)), f"{key}={default}: {bounds}"
+        assert all(bounds.holds(part) for part in bounded_values(default)), f"{key}={default}: {bounds}"
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,13 @@ def reference(model: Path) -> tuple[float, int]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from gra_hpc.training.examples import read
+    from gra_hpc.training.examples import read_examples
     from gra_hpc.training.rank.tokens import encode
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     total, count = 0.0, 0
-    for messages in read("configs/seeds/demo.jsonl", limit=12).conversations:
+    for messages in read_examples("configs/seeds/demo.jsonl", limit=12).conversations:
         one = encode(tokenizer, messages)
         with torch.inference_mode():
             loss = loaded(torch.tensor([one.input_ids]), labels=torch.tensor([one.labels])).loss

@@ -14,12 +14,13 @@ from hub_cache import fill
 from gra_hpc import cli
 from gra_hpc.config import presets
 from gra_hpc.config.settings import Flow, Policy, Settle
-from gra_hpc.errors import ConfigError, GraError
+from gra_hpc.errors import ConfigError, GraError, ReleaseError
 from gra_hpc.experiments import config as experiments
 from gra_hpc.experiments import directory, page, table
 from gra_hpc.experiments.chain import Chain
 from gra_hpc.experiments.config import Row, compose, rows_of
 from gra_hpc.experiments.directory import ExperimentDir
+from gra_hpc.storage import entry, to_json
 from tests.conftest import made
 
 PUBLISHED = ("paper", "ablations", "rounds")
@@ -133,7 +134,7 @@ def test_rounds_share_their_data_and_differ_in_what_is_trained_on(tmp_path: Path
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from gra_hpc.training.examples import read
+    from gra_hpc.training.examples import read_examples
 
     config = compose("rounds")
     rows = rows_of(config)
@@ -144,11 +145,15 @@ def test_rounds_share_their_data_and_differ_in_what_is_trained_on(tmp_path: Path
     assert {c.data.path for c in tuned} == {str(tmp_path / "data" / "wizardlm-gra")}
     release = tmp_path / "release"
     (release / "data").mkdir(parents=True)
-    (release / "manifest.json").write_text("{}")
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     table_ = pa.table({"messages": [chat] * 5, "score": [9.0] * 5, "round": [1, 2, 1, 3, 2]})
-    pq.write_table(table_, release / "data" / "train-00000-of-00001.parquet")
-    found = read(str(release), last_round=2)
+    train = release / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(table_, train)
+    (release / "manifest.json").write_text("{}")
+    with pytest.raises(ReleaseError, match="not in the release's manifest"):
+        read_examples(str(release))
+    (release / "manifest.json").write_bytes(to_json({"files": {f"data/{train.name}": entry(train)}}))
+    found = read_examples(str(release), last_round=2)
     assert len(found.conversations) == 4 and found.refused == {"after data.last_round": 1}
 
 

@@ -67,7 +67,7 @@ def test_a_dependency_that_cannot_be_met_is_hopeless() -> None:
     ],
 )
 def test_times(text: str, expected: int | None) -> None:
-    assert slurm.seconds(text) == expected
+    assert slurm.seconds_of(text) == expected
 
 
 @given(st.sets(st.integers(0, 400)))
@@ -158,7 +158,7 @@ def test_the_users_own_formats_do_not_reach_the_commands(tmp_path: Path, monkeyp
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
     monkeypatch.setenv("SQUEUE_STATES", "FAILED")
     monkeypatch.setenv("SLURM_CONF", "/somewhere/slurm.conf")
-    seen = slurm.run(["squeue"])
+    seen = slurm.output_of(["squeue"])
     assert "SQUEUE_" not in seen
     assert "SLURM_CONF=/somewhere/slurm.conf" in seen
 

@@ -98,7 +98,7 @@ def test_a_part_that_is_not_what_was_written_is_computed_again(
 
 def test_columns_and_matrices() -> None:
     v = np.arange(12, dtype=np.float16).reshape(3, 4)
-    there, back = embedding_column.matrix(embedding_column.column(v))
+    there, back = embedding_column.to_matrix(embedding_column.to_column(v))
     assert there.tolist() == [0, 1, 2]
     assert (back == v).all()
 
@@ -106,4 +106,4 @@ def test_columns_and_matrices() -> None:
 def test_a_column_that_its_offsets_cannot_reach_is_refused() -> None:
     """2,796,202 embeddings of 384 numbers fit; one more went to a negative place."""
     with pytest.raises(OverflowError, match="2796203 embeddings of 768 bytes"):
-        embedding_column.column(np.broadcast_to(np.zeros((1, 384), np.float16), (2_796_203, 384)))
+        embedding_column.to_column(np.broadcast_to(np.zeros((1, 384), np.float16), (2_796_203, 384)))

@@ -48,7 +48,7 @@ def test_missing_embeddings_are_computed_once(tmp_path: Path, minilm: Path, monk
     steps = storage.read_json(run.round(1).manifest)
     assert steps["steps"]["semantic"]["embedded_here"] == 5
     assert sum(steps["similarity"]["counts"]) == 4
-    _, found = embedding_column.matrix(pq.read_table(run.round(1).kept)["embedding"])
+    _, found = embedding_column.to_matrix(pq.read_table(run.round(1).kept)["embedding"])
     assert (found.shape, found.dtype) == ((2, 384), np.float16)
     assert np.allclose(np.linalg.norm(found.astype(float), axis=1), 1, atol=2e-3)
     assert "sentence_transformers" not in sys.modules, "a worker process has it"

@@ -19,7 +19,7 @@ from gra_hpc.release import charts
 from gra_hpc.release.build import build
 from gra_hpc.release.cluster_hours import Allocation, allocation
 from gra_hpc.release.inputs import Inputs
-from gra_hpc.release.report.measures import SPANS, Work, choose, distributions, time_line, work
+from gra_hpc.release.report.measures import SPANS, Work, choose_shards, distributions, measure_work, time_line
 from gra_hpc.release.report.report import _causes, _operations
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.run.ledger import Ledger
@@ -77,7 +77,7 @@ def test_distributions_count_what_is_there(inputs: Inputs, rows: list[dict[str, 
 
 def test_work_adds_up(inputs: Inputs) -> None:
     tables = [t for r in inputs.rounds for t in r.tables()]
-    w = work(tables, tables)
+    w = measure_work(tables, tables)
     total = sum(t.manifest["calls"]["rows"] for t in tables)
     assert sum(calls for calls, _, _ in w.tokens.values()) == total
     busy = sum(e["busy_seconds"] for t in tables for e in t.manifest["engines"]["engines"].values())
@@ -96,13 +96,13 @@ def test_turns_are_added_up_by_group_and_shown(inputs: Inputs, built: Run) -> No
             {"models": ["b", "c"], "swaps": 3, "lost_seconds": 8.0},
         ]
         t.manifest["engines"] = t.manifest["engines"] | {"rotation": {"groups": groups}}
-    found = work(tables, [])
+    found = measure_work(tables, [])
     facts = read_json(built.release / "manifest.json")
     assert _operations(found, facts)[-2:] == [
         ("turns of a: swaps, seconds lost", "4, 61"),
         ("turns of b, c: swaps, seconds lost", "6, 16"),
     ]
-    assert not work([t for r in inputs.rounds for t in r.tables()], []).turns
+    assert not measure_work([t for r in inputs.rounds for t in r.tables()], []).turns
 
 
 def test_allocated_hours_count_lost_attempts_and_idle_gpus(inputs: Inputs) -> None:
@@ -133,8 +133,8 @@ def test_manifest_and_report_tell_the_allocated_hours(built: Run) -> None:
 
 def test_a_part_of_the_shards_is_drawn_by_their_place(inputs: Inputs) -> None:
     tables = [t for r in inputs.rounds for t in r.tables()]
-    chosen = choose(tables, 80)
-    assert [t.shard.path for t in chosen] == [t.shard.path for t in choose(tables[::-1], 80)]
+    chosen = choose_shards(tables, 80)
+    assert [t.shard.path for t in chosen] == [t.shard.path for t in choose_shards(tables[::-1], 80)]
     assert 80 <= sum(t.manifest["samples"]["rows"] for t in chosen) < 160
 
 

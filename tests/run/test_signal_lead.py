@@ -9,7 +9,7 @@ import pytest
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.run.attempts import Heartbeat, begin
 from gra_hpc.run.directory import RunDir
-from gra_hpc.run.signal_lead import grace_s, sized, slowest_call
+from gra_hpc.run.signal_lead import grace_s, lead_for, slowest_call
 from gra_hpc.storage import to_json
 
 
@@ -20,30 +20,30 @@ def config(minutes: int, lead: int) -> RunConfig:
 
 
 def test_nothing_measured_changes_nothing() -> None:
-    assert sized(config(240, 90), 0.0) == (90, "")
+    assert lead_for(config(240, 90), 0.0) == (90, "")
 
 
 def test_quick_calls_change_nothing() -> None:
-    assert sized(config(15, 90), 40.0) == (90, "")
+    assert lead_for(config(15, 90), 40.0) == (90, "")
 
 
 def test_slow_calls_raise_it() -> None:
-    lead, said = sized(config(240, 90), 100.0)
+    lead, said = lead_for(config(240, 90), 100.0)
     assert lead == 150
     assert grace_s(lead) >= 1.25 * 100
     assert said == "site.signal_lead_s raised from 90 to 150: a call took 100 s"
 
 
 def test_no_more_than_a_fifth_of_the_limit() -> None:
-    lead, said = sized(config(15, 90), 300.0)
+    lead, said = lead_for(config(15, 90), 300.0)
     assert lead == 180
     assert "only a fifth of the time limit (180 s)" in said
     assert "site.time_minutes=34" in said
-    assert sized(config(34, 90), 300.0)[0] == 400
+    assert lead_for(config(34, 90), 300.0)[0] == 400
 
 
 def test_it_is_never_lowered() -> None:
-    assert sized(config(10, 120), 500.0)[0] == 120
+    assert lead_for(config(10, 120), 500.0)[0] == 120
 
 
 @pytest.mark.parametrize("published", [False, True])

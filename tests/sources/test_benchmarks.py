@@ -20,7 +20,7 @@ TABLE = pa.table({"question": [f"What is {i}?" for i in range(3)], "n": [1, 2, 3
 
 
 def read(path: Path) -> list[tuple[str, int, str]]:
-    return list(benchmarks.texts(str(path), benchmarks.find(str(path))))
+    return list(benchmarks.texts_of(str(path), benchmarks.find(str(path))))
 
 
 def compressed(path: Path, data: bytes) -> None:

@@ -22,7 +22,7 @@ from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.signals import Signals
 from gra_hpc.training.config import FinetuneConfig, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
-from gra_hpc.training.examples import read
+from gra_hpc.training.examples import read_examples
 from gra_hpc.training.job import demand, explain
 from gra_hpc.training.rank.settings import deepspeed_settings
 from gra_hpc.training.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
@@ -121,14 +121,14 @@ def test_examples_of_files(tmp_path: Path) -> None:
         {"messages": [{"role": "tool", "content": "x"}]},
     ]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows) + "not json\n")
-    found = read(str(path))
+    found = read_examples(str(path))
     assert [m[-1]["content"] for m in found.conversations] == ["3", "Hello", "B"]
     assert found.conversations[0][0]["content"] == "Add.\n\n1 and 2"
     assert found.read == 6 and sum(found.refused.values()) == 3, found.refused
-    limited = read(str(path), limit=2, limit_seed=1)
+    limited = read_examples(str(path), limit=2, limit_seed=1)
     assert len(limited.conversations) == 2 and limited.refused["beyond data.limit"] == 1
     with pytest.raises(SeedError):
-        read(str(tmp_path / "nothing.jsonl"))
+        read_examples(str(tmp_path / "nothing.jsonl"))
 
 
 def test_examples_of_releases(tmp_path: Path) -> None:
@@ -139,24 +139,24 @@ def test_examples_of_releases(tmp_path: Path) -> None:
     (release / "data").mkdir(parents=True)
     (tmp_path / "run" / "plan.json").write_text("{}")
     with pytest.raises(ReleaseError, match="no release yet -> gra status"):
-        read(str(tmp_path / "run"))
+        read_examples(str(tmp_path / "run"))
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     table = release / "data" / "train-0.parquet"
     pq.write_table(pa.table({"messages": [chat, chat], "score": [9.5, 8.0]}), table)
     manifest: dict[str, Any] = {"fingerprint": "f", "files": {"data/train-0.parquet": storage.entry(table)}}
     (release / "manifest.json").write_bytes(storage.to_json(manifest))
-    assert len(read(str(tmp_path / "run")).conversations) == 2
-    assert len(read(str(release), min_score=9).conversations) == 1
+    assert len(read_examples(str(tmp_path / "run")).conversations) == 2
+    assert len(read_examples(str(release), min_score=9).conversations) == 1
     with pytest.raises(ReleaseError, match="no validation split"):
-        read(str(release), split="validation")
+        read_examples(str(release), split="validation")
     data = bytearray(table.read_bytes())
     data[data.index(b"Q")] ^= 1
     table.write_bytes(data)
     with pytest.raises(ReleaseError, match=r"train-0\.parquet: changed since it was written .* -> gra release verify"):
-        read(str(release))
+        read_examples(str(release))
     (release / "manifest.json").write_bytes(storage.to_json(manifest | {"files": {}}))
     with pytest.raises(ReleaseError, match=r"train-0\.parquet: not in the release's manifest"):
-        read(str(release))
+        read_examples(str(release))
 
 
 def checkpoint(out: FinetuneDir, attempt: str, step: int, sizes: dict[str, int] | None) -> Path:

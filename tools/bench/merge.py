@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gra_hpc import storage
-from gra_hpc.merge.semantic.embedding_column import matrix
+from gra_hpc.merge.semantic.embedding_column import to_matrix
 from gra_hpc.merge.signatures import banding
 from gra_hpc.run.code import code_digest
 from gra_hpc.run.directory import RunDir
@@ -266,7 +266,7 @@ def against_semhash(path: Path, rows: int, python: str, ours: dict[str, Any]) ->
         work = Path(temporary)
         tables = [pq.read_table(file, columns=["id", "embedding"]) for file in files]
         np.save(work / "ids.npy", np.array([i for t in tables for i in t["id"].to_pylist()], "S32"))
-        parts = [matrix(t["embedding"].combine_chunks())[1].astype(np.float32) for t in tables]
+        parts = [to_matrix(t["embedding"].combine_chunks())[1].astype(np.float32) for t in tables]
         np.save(work / "vectors.npy", np.concatenate(parts))
         script = str(Path(__file__).with_name("bench_merge_peers.py"))
         seen = watch([python, script, "semhash", str(work), str(COSINE)], quiet=True)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from gra_hpc import __version__, storage
 from gra_hpc.config import presets
 from gra_hpc.config.settings import MemberConfig, ModelConfig, RunConfig, SeedsConfig
-from gra_hpc.merge.semantic.embedding_column import column
+from gra_hpc.merge.semantic.embedding_column import to_column
 from gra_hpc.records import ACCEPTED, call_schema, digest, sample_schema
 from gra_hpc.run import publish
 from gra_hpc.run.directory import RunDir
@@ -213,7 +213,7 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
                 "score": pa.array(np.round(8 + 2 * uniform(i, 8), 2)),
                 "status": pa.repeat(ACCEPTED, len(i)),
                 "generator": pa.repeat("m", len(i)),
-                "embedding": column(embeddings(i, t)) if embedded else pa.nulls(len(i), pa.binary()),
+                "embedding": to_column(embeddings(i, t)) if embedded else pa.nulls(len(i), pa.binary()),
             }
             columns = [given[f.name].cast(f.type) if f.name in given else pa.nulls(len(i), f.type) for f in schema]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))

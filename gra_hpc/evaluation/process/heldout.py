@@ -15,7 +15,7 @@ import numpy as np
 
 from gra_hpc.errors import SeedError
 from gra_hpc.evaluation.config import BenchmarkConfig, EvaluateConfig, located
-from gra_hpc.training.examples import read
+from gra_hpc.training.examples import read_examples
 from gra_hpc.training.rank.tokens import IGNORED, Encoded, encode
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def rows_of(config: EvaluateConfig, benchmark: BenchmarkConfig, tokenizer: Any) 
         SeedError: none fits into the model's context.
     """
     path = str(located(benchmark.path) or benchmark.path)
-    found = read(path, split="validation", limit=benchmark.limit, scratch=config.site.scratch)
+    found = read_examples(path, split="validation", limit=benchmark.limit, scratch=config.site.scratch)
     encoded = [encode(tokenizer, messages) for messages in found.conversations]
     fitting = [e for e in encoded if len(e.input_ids) <= config.model.max_model_len]
     if not fitting:

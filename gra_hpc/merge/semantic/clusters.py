@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from gra_hpc.merge.semantic.recall import choose_visits
-from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit
+from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit_length
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -105,14 +105,14 @@ def duplicates(
 def _centres(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Centres of spherical k-means on a sample, float32 [k, d]."""
     n = len(vectors)
-    sample = unit(vectors[np.sort(rng.permutation(n)[: 32 * k])])
+    sample = unit_length(vectors[np.sort(rng.permutation(n)[: 32 * k])])
     centres = sample[rng.permutation(len(sample))[:k]].copy()
     for _ in range(_ROUNDS):
         nearest = np.concatenate([(b @ centres.T).argmax(axis=1) for b in _blocks(sample, 8192)])
         order = np.argsort(nearest, kind="stable")
         filled, starts = np.unique(nearest[order], return_index=True)
         centres[filled] = np.add.reduceat(sample[order], starts, axis=0)
-        centres = unit(centres)  # an empty cluster keeps its centre
+        centres = unit_length(centres)  # an empty cluster keeps its centre
     return centres
 
 
@@ -148,7 +148,7 @@ def _assign(asked: tuple[_Files, int, int]) -> None:
     visits = visited.shape[1]
     for s in range(begin, end, _TILE):
         e = min(s + _TILE, end)
-        near = unit(vectors[s:e]) @ centres.T
+        near = unit_length(vectors[s:e]) @ centres.T
         home[s:e] = near.argmax(axis=1)
         np.negative(near, out=near)
         visited[s:e] = np.argpartition(near, visits - 1, axis=1)[:, :visits]
@@ -159,7 +159,7 @@ def _store(asked: tuple[_Files, int, int]) -> None:
     vectors, rows, stored = files.open("vectors"), files.open("rows"), files.open("stored", "r+")
     for s in range(begin, end, _TILE):
         e = min(s + _TILE, end)
-        stored[s:e] = unit(vectors[rows[s:e]])
+        stored[s:e] = unit_length(vectors[rows[s:e]])
 
 
 def _search(
@@ -230,7 +230,7 @@ def _compare(
             continue
         q = asks[first:last].astype(np.int64)
         members = rows[s:e]
-        cosine = unit(vectors[begin + q]) @ np.asarray(stored[s:e], np.float32).T
+        cosine = unit_length(vectors[begin + q]) @ np.asarray(stored[s:e], np.float32).T
         cosine[:, ~there[s:e]] = -1
         inside = int(np.searchsorted(members, begin))  # members from here on are of this block
         if inside < len(members):

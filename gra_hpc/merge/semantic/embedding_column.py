@@ -11,7 +11,7 @@ _MOST = 2**31 - 1
 """Bytes that the offsets of a binary column can reach."""
 
 
-def matrix(embeddings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def to_matrix(embeddings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Places of the rows that have an embedding, and the embeddings, float16 [n, d].
 
     Raises:
@@ -28,7 +28,7 @@ def matrix(embeddings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return there, np.frombuffer(b"".join(values), "<f2").reshape(len(values), width // 2)
 
 
-def column(vectors: np.ndarray) -> pa.Array:
+def to_column(vectors: np.ndarray) -> pa.Array:
     """Embeddings as a binary column.
 
     Raises:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import id_bytes
-from gra_hpc.merge.semantic.embedding_column import column, matrix
+from gra_hpc.merge.semantic.embedding_column import to_column, to_matrix
 from gra_hpc.once import write_once
 from gra_hpc.owner import Sightings
 
@@ -75,7 +75,7 @@ class Store:
             StorageError: no room.
         """
         schema = pa.schema([("id", pa.string()), ("embedding", pa.binary())], metadata={"model": self._model})
-        table = pa.table({"id": [i.decode() for i in ids.tolist()], "embedding": column(vectors)}, schema=schema)
+        table = pa.table({"id": [i.decode() for i in ids.tolist()], "embedding": to_column(vectors)}, schema=schema)
         data = io.BytesIO()
         pq.write_table(table, data, compression="zstd")
         with storage.full_disk_as_error(self.path):
@@ -105,6 +105,6 @@ class Store:
                     if (file.schema_arrow.metadata or {}).get(b"model") != self._model.encode():
                         continue
                     for batch in file.iter_batches(_ROWS, columns=["id", "embedding"]):
-                        yield id_bytes(batch["id"]), matrix(batch["embedding"])[1]
+                        yield id_bytes(batch["id"]), to_matrix(batch["embedding"])[1]
             except ReleaseError as e:
                 log.warning("%s; computed again", e.what)

@@ -17,7 +17,7 @@ from gra_hpc.errors import ReleaseError
 from gra_hpc.merge import index
 from gra_hpc.merge.collect import id_bytes
 from gra_hpc.merge.index import Index
-from gra_hpc.merge.semantic.embedding_column import matrix
+from gra_hpc.merge.semantic.embedding_column import to_matrix
 from gra_hpc.merge.semantic.embedding_store import Store
 from gra_hpc.models import embedder
 from gra_hpc.parquet import read_batches
@@ -84,14 +84,14 @@ def assemble(
     for unit in ix.units():
         if unit.part.accepted_only:
             for row, batch in index.read(unit, ["embedding"]):
-                there, vectors = matrix(batch["embedding"])
+                there, vectors = to_matrix(batch["embedding"])
                 at = place[row + there]
                 put(at[at >= 0], vectors[at >= 0], unit.part.path)
     for earlier in range(1, round_):
         if merged := Merged.load(run.round(earlier)):
             path = merged.file("kept.parquet")
             for batch in read_batches(path, ["id", "embedding"], 16_384):
-                there, vectors = matrix(batch["embedding"])
+                there, vectors = to_matrix(batch["embedding"])
                 if len(there):
                     put_by_id(id_bytes(batch["id"])[there], vectors, str(path))
     computed = 0

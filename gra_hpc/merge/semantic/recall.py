@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gra_hpc.merge.semantic.rule import unit
+from gra_hpc.merge.semantic.rule import unit_length
 from gra_hpc.workers import Workers
 
 _SAMPLE = 3_000
@@ -125,9 +125,9 @@ def _made_up(vectors: np.ndarray, threshold: float, centres: np.ndarray, rng: np
     """Visits that made-up pairs would take, int64 [pairs]."""
     n = len(vectors)
     some, toward = rng.integers(n, size=(2, min(n, _MADE_UP)))
-    row, other = unit(vectors[some]), unit(vectors[toward])
-    away = unit(other - (other * row).sum(axis=1, keepdims=True) * row)
-    point = unit(threshold * row + math.sqrt(max(0.0, 1 - threshold**2)) * away)
+    row, other = unit_length(vectors[some]), unit_length(vectors[toward])
+    away = unit_length(other - (other * row).sum(axis=1, keepdims=True) * row)
+    point = unit_length(threshold * row + math.sqrt(max(0.0, 1 - threshold**2)) * away)
     return _visits(point, row, centres)
 
 
@@ -136,7 +136,7 @@ def _visits_of(vectors: np.ndarray, row: np.ndarray, other: np.ndarray, centres:
     result = np.empty(len(row), np.int64)
     for s in range(0, len(row), 8192):
         a, b = vectors[row[s : s + 8192]], vectors[other[s : s + 8192]]
-        result[s : s + 8192] = _visits(unit(a), unit(b), centres)
+        result[s : s + 8192] = _visits(unit_length(a), unit_length(b), centres)
     return result
 
 
@@ -161,10 +161,10 @@ def _neighbours_in(asked: tuple[Path, np.ndarray, float, int, int]) -> tuple[np.
     path, rows, threshold, begin, end = asked
     vectors = np.load(path, mmap_mode="r")
     rows = rows[rows > begin]
-    some = unit(vectors[rows])
+    some = unit_length(vectors[rows])
     found_row, found_other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for s in range(begin, end, _TILE[1]):
-        others = unit(vectors[s : min(s + _TILE[1], end)]).T
+        others = unit_length(vectors[s : min(s + _TILE[1], end)]).T
         for a in range(int(np.searchsorted(rows, s, "right")), len(rows), _TILE[0]):
             r, c = np.nonzero(some[a : a + _TILE[0]] @ others >= threshold)
             row = rows[a + r]

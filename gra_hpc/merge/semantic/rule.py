@@ -40,7 +40,7 @@ class Similar:
         return [int(c) for c in counts]
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def unit_length(vectors: np.ndarray) -> np.ndarray:
     """float32 [n, d] of length one (a zero vector stays)."""
     v = np.asarray(vectors, np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", v, v, dtype=np.float64))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gra_hpc.merge.semantic import clusters
-from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit
+from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit_length
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -71,14 +71,14 @@ def exact(vectors: np.ndarray, pool: int, threshold: float) -> Similar:
     """The greedy rule with every pair compared: identical to brute force."""
     n, d = vectors.shape
     kept = np.empty((n, d), np.float32)
-    kept[:pool] = unit(vectors[:pool])
+    kept[:pool] = unit_length(vectors[:pool])
     place = np.empty(n, np.int64)
     place[:pool] = np.arange(pool)
     size = pool
     nearest = np.full(n - pool, -1, np.float32)
     drops, winners, similarities = [], [], []
     for begin in range(pool, n, _BLOCK):
-        block = unit(vectors[begin : begin + _BLOCK])
+        block = unit_length(vectors[begin : begin + _BLOCK])
         rows = len(block)
         best = np.full(rows, -1, np.float32)
         near_row, near_place = [], []

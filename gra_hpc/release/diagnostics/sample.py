@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gra_hpc.merge.semantic.embedding_column import matrix
+from gra_hpc.merge.semantic.embedding_column import to_matrix
 from gra_hpc.merge.semantic.embedding_store import Store
 from gra_hpc.models.embedder import encode
-from gra_hpc.release.inputs import Inputs, read
+from gra_hpc.release.inputs import Inputs, read_slices
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.run.merged import pool_of
 
@@ -60,7 +60,7 @@ def _draw(paths: Iterable[Path], rows: int, embedded: bool) -> Texts:
     columns = ["id", "instruction", "response", "domain", *(["embedding"] if embedded else [])]
     held, keys, total = None, np.empty(0, np.uint64), 0
     for path in paths:
-        for table in read(path, columns, 8192):
+        for table in read_slices(path, columns, 8192):
             total += len(table)
             held = table if held is None else pa.concat_tables([held, table])
             keys = np.concatenate([keys, keys_of(table["id"], PURPOSE)])
@@ -80,7 +80,7 @@ def _draw(paths: Iterable[Path], rows: int, embedded: bool) -> Texts:
 
 def _stored(column: object) -> np.ndarray | None:
     """Stored embeddings, if every row has one."""
-    there, vectors = matrix(column)
+    there, vectors = to_matrix(column)
     return vectors if len(there) == len(column) else None  # type: ignore[arg-type]
 
 

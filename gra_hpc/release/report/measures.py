@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, digest
-from gra_hpc.release.inputs import Inputs, Table, read
+from gra_hpc.release.inputs import Inputs, Table, read_slices
 from gra_hpc.release.report.agreement import Coincidences
 
 SAMPLED = 400_000
@@ -207,7 +207,7 @@ class TimeLine:
     calls: list[int] = field(default_factory=list)
 
 
-def choose(tables: Sequence[Table], limit: int = SAMPLED) -> list[Table]:
+def choose_shards(tables: Sequence[Table], limit: int = SAMPLED) -> list[Table]:
     """Whole shards of about `limit` samples, drawn by a digest of their place."""
     order = sorted(tables, key=lambda t: digest("report", t.manifest["round"], t.shard.number))
     chosen, rows = [], 0
@@ -224,12 +224,12 @@ def distributions(inputs: Inputs, tables: Sequence[Table]) -> Distributions:
     out = Distributions(inputs.model_of, inputs.run.config.method.accept_mean)
     columns = ["status", "domain", "generator", "instruction", "response", "instruction_reviews", "reviews", "verdict"]
     for table in tables:
-        for batch in read(table.samples, [*columns, "mean", "sd"], _BATCH):
+        for batch in read_slices(table.samples, [*columns, "mean", "sd"], _BATCH):
             out.add(batch)
     return out
 
 
-def work(tables: Sequence[Table], sampled: Sequence[Table]) -> Work:
+def measure_work(tables: Sequence[Table], sampled: Sequence[Table]) -> Work:
     """Tokens, hours and incidents from the shards' manifests; hours by role from the calls of some shards."""
     out, hosts = Work({}, {}), set()
     busy: dict[str, float] = {}
@@ -266,7 +266,7 @@ def call_milliseconds(tables: Sequence[Table]) -> dict[tuple[str, str], int]:
     """Time that calls took, by role and model, in whole milliseconds."""
     out: dict[tuple[str, str], int] = {}
     for table in tables:
-        for batch in read(table.calls, ["key", "model", "seconds"], _BATCH):
+        for batch in read_slices(table.calls, ["key", "model", "seconds"], _BATCH):
             seat = pc.list_element(pc.split_pattern(batch["key"].combine_chunks(), "/"), 2)
             role = pc.replace_substring_regex(seat, r"-\d+$", "")
             ms = np.rint(batch["seconds"].to_numpy() * 1000).astype(np.int64)
@@ -288,7 +288,7 @@ def time_line(tables: Sequence[Table]) -> TimeLine:
     step = max((ended - began) / SPANS, 1e-3)
     tokens, calls = np.zeros(SPANS, np.int64), np.zeros(SPANS, np.int64)
     for table in tables:
-        for batch in read(table.calls, ["at", "completion_tokens"], 1 << 17):
+        for batch in read_slices(table.calls, ["at", "completion_tokens"], 1 << 17):
             at = np.clip((batch["at"].to_numpy() - began) / step, 0, SPANS - 1).astype(int)
             calls += np.bincount(at, minlength=SPANS)
             np.add.at(tokens, at, batch["completion_tokens"].to_numpy())

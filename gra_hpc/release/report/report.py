@@ -23,10 +23,10 @@ from gra_hpc.release.report.measures import (
     Member,
     TimeLine,
     Work,
-    choose,
+    choose_shards,
     distributions,
+    measure_work,
     time_line,
-    work,
 )
 from gra_hpc.release.report.samples import SAMPLES, samples
 from gra_hpc.release.schema import OUTCOMES, REASONS
@@ -48,11 +48,11 @@ def write(inputs: Inputs, facts: dict[str, Any], diagnosis: Diagnosis, release: 
     """
     tables = [t for r in inputs.rounds for t in r.tables()]
     all_tables = [*(inputs.prepared.tables() if inputs.prepared else ()), *tables]
-    sampled = choose(tables)
+    sampled = choose_shards(tables)
     page = render(
         facts,
         distributions(inputs, sampled),
-        work(all_tables, [*sampled, *all_tables[: len(all_tables) - len(tables)]]),
+        measure_work(all_tables, [*sampled, *all_tables[: len(all_tables) - len(tables)]]),
         time_line(all_tables),
         diagnosis,
         {"shards": len(sampled), "of": len(tables)},

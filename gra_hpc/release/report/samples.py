@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
-from gra_hpc.release.inputs import read
+from gra_hpc.release.inputs import read_slices
 from gra_hpc.release.schema import OUTCOMES, REASONS, data_schema, rejects_schema
 
 SAMPLES = 20
@@ -25,7 +25,7 @@ def samples(release: Path, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
         left = SAMPLES
         wanted = [n for n in names if n != "messages"]
         for path in sorted(release.glob(pattern)):
-            for batch in read(path, wanted, SAMPLES):
+            for batch in read_slices(path, wanted, SAMPLES):
                 for row in batch.slice(0, left).to_pylist():
                     left -= 1
                     yield _sample(row, outcome, facts)

@@ -17,7 +17,7 @@ from gra_hpc.errors import ConfigError, SeedError
 from gra_hpc.storage import full_disk_as_error, read_json, to_json
 from gra_hpc.training.config import FinetuneConfig, TooLong
 from gra_hpc.training.examples import Messages
-from gra_hpc.training.examples import read as read_examples
+from gra_hpc.training.examples import read_examples as read_examples
 from gra_hpc.whole_directory import Staging
 
 log = logging.getLogger(__name__)
