@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +32,10 @@ def plan(
 
     solutions: list[Solution | None] = []
     made = planning.make(
-        run, presets.compose(preset, overrides or [], site), lambda c, p: solutions.append(engines_of(c, p))
+        run,
+        presets.compose(preset, overrides or [], site),
+        lambda c, p: solutions.append(engines_of(c, p)),
+        partial(typer.echo, err=True),
     )
     for line in preview(made, solutions[-1]):
         say(line)

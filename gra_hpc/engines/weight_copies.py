@@ -1,7 +1,7 @@
 """Copies of model directories on a node's own disk: one per node, whole, verified, shared by its tasks.
 
     BASE/gra-weights-UID/IDENTITY/      a copy: the model's files
-    BASE/gra-weights-UID/IDENTITY.json  sizes of its files, written once it is whole
+    BASE/gra-weights-UID/IDENTITY.json  digests of its files, and their states, written once it is whole
     BASE/gra-weights-UID/IDENTITY.lock  held shared while an engine may read the copy, exclusively while it is made
 
 The locks are the kernel's (node-local disks only): they end with their holder, so nothing is ever stale. A copy that
@@ -25,8 +25,8 @@ from pathlib import Path
 from gra_hpc.config.settings import ModelConfig
 from gra_hpc.engines.leftovers import own_directory
 from gra_hpc.errors import EngineError, GraError
-from gra_hpc.models.files import identity
-from gra_hpc.storage import LOCAL_TYPES, file_system, read_json, to_json, write_atomic
+from gra_hpc.models.identity import Book, State, identity, state_of
+from gra_hpc.storage import LOCAL_TYPES, file_system
 
 log = logging.getLogger(__name__)
 
@@ -155,13 +155,14 @@ def _make(home: Path, directory: Path, model: ModelConfig, wanted: str, budget_g
     files = source_files(directory)
     _make_room(home, sum(f.stat().st_size for f in files), budget_gb)
     try:
-        _copy(files, target)
-        if identity(target, model) != wanted:
+        book = Book(mark)
+        book.write(_copy(files, target))
+        if identity(target, model, book) != wanted:
             raise EngineError(
                 f"{directory}: its files changed since the run was planned", "plan a new run, or restore them"
             )
-        write_atomic(mark, to_json({f.name: (target / f.name).stat().st_size for f in files}))
     except BaseException:
+        mark.unlink(missing_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         raise
 
@@ -172,14 +173,13 @@ def source_files(directory: Path) -> list[Path]:
 
 
 def _whole(home: Path, model: ModelConfig, wanted: str) -> int | None:
-    """Bytes of a copy that is complete and still what it was (sizes, and a probe of every file); none if it is not."""
+    """Bytes of a copy that is complete and still what it was (sizes, times, inodes); none if it is not."""
     target, mark = home / wanted, home / f"{wanted}.json"
     try:
-        sizes: dict[str, int] = read_json(mark)
-        if all((target / name).stat().st_size == size for name, size in sizes.items()) and (
-            identity(target, model) == wanted
-        ):
-            return sum(sizes.values())
+        states = Book(mark).states()
+        same = states and all(state_of(target / name) == state for name, state in states.items())
+        if same and identity(target, model, Book(mark)) == wanted:
+            return sum(size for size, *_ in states.values())
         why = "its files changed"
     except (OSError, GraError) as e:
         why = str(e)
@@ -188,24 +188,30 @@ def _whole(home: Path, model: ModelConfig, wanted: str) -> int | None:
     return None
 
 
-def _copy(files: list[Path], target: Path) -> None:
-    """Copy files, and compare those whose digest their name in the Hub's cache states (`blobs/SHA256`)."""
+def _copy(files: list[Path], target: Path) -> dict[str, tuple[State, str]]:
+    """Copy files, and compare those whose digest their name in the Hub's cache states (`blobs/SHA256`).
+
+    Returns:
+        By name: the state of the copy, and the digest of what was read.
+    """
     target.mkdir(mode=0o700)
+    found = {}
     for file in files:
         digest = hashlib.sha256()
         stated = file.resolve().name if file.is_symlink() else ""
-        check = len(stated) == 64
-        with file.open("rb") as source, (target / file.name).open("wb") as out:
+        copy = target / file.name
+        with file.open("rb") as source, copy.open("wb") as out:
             while chunk := source.read(CHUNK):
-                if check:
-                    digest.update(chunk)
+                digest.update(chunk)
                 out.write(chunk)
             out.flush()
             os.fsync(out.fileno())
-        if check and digest.hexdigest() != stated:
+        if len(stated) == 64 and digest.hexdigest() != stated:
             raise EngineError(
                 f"{file}: is not what the Hub's cache says it is", "gra stage --again, then gra resume RUN"
             )
+        found[copy.name] = (state_of(copy), digest.hexdigest())
+    return found
 
 
 def _make_room(home: Path, size: int, budget_gb: float) -> None:

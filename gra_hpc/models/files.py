@@ -5,7 +5,6 @@ Nothing here needs torch, vllm or transformers, so that planning and `gra doctor
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from functools import lru_cache
@@ -22,9 +21,8 @@ from gra_hpc.models import hub
 if TYPE_CHECKING:
     import jinja2
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-_SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
-_PROBE = 1 << 16
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "tokenizer.model.v3")
 
 
@@ -102,7 +100,7 @@ def stated_licence(directory: Path) -> str:
 
 def weight_files(directory: Path) -> list[Path]:
     """Weight files, sorted by name."""
-    return sorted(p for p in directory.iterdir() if p.suffix in _WEIGHTS and not p.name.startswith("."))
+    return sorted(p for p in directory.iterdir() if p.suffix in WEIGHTS and not p.name.startswith("."))
 
 
 def embedding_length(directory: Path) -> int:
@@ -255,38 +253,3 @@ def fold_system(messages: tuple[dict[str, str], ...]) -> tuple[dict[str, str], .
             rest[i] = {**m, "content": f"{system}\n\n{m['content']}"}
             return tuple(rest)
     return ({"role": "user", "content": system}, *rest)
-
-
-def identity(directory: Path, model: ModelConfig) -> str:
-    """Digest of what a model's answers depend on, wherever its files lie.
-
-    Covers the content of the small files (config.json, tokenizer, chat template, code), the names and sizes of the
-    weight files with 64 KiB from the middle of each (hashing them whole would take minutes per model), and the entry's
-    own settings that change answers.
-
-    Raises:
-        EngineError: when the directory cannot be read.
-    """
-    h = hashlib.blake2b(digest_size=16)
-    try:
-        for path in sorted(directory.iterdir()):
-            if path.name.startswith(".") or not path.is_file():
-                continue
-            if path.suffix in _WEIGHTS:
-                size = path.stat().st_size
-                h.update(f"weights {path.name} {size}\n".encode())
-                if model.load_format != "dummy":
-                    with path.open("rb") as f:
-                        f.seek(max(0, size // 2 - _PROBE // 2))
-                        h.update(f.read(_PROBE))
-            elif path.suffix in _SMALL:
-                content = path.read_bytes()
-                h.update(f"file {path.name} {len(content)}\n".encode())
-                h.update(content)
-        if model.chat_template:
-            h.update(b"template\n" + Path(model.chat_template).read_bytes())
-    except OSError as e:
-        raise EngineError(f"{e.filename}: {e.strerror}") from None
-    settings = [model.dtype, model.quantization, model.load_format, model.system_role.value, model.trust_remote_code]
-    h.update(orjson.dumps(settings))
-    return h.hexdigest()

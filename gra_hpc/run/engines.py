@@ -18,9 +18,10 @@ from gra_hpc.config.settings import EngineKind, Flow, ModelConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Engine, Request, Sampling
-from gra_hpc.models import hub
-from gra_hpc.models.files import embedding_length, identity
+from gra_hpc.models.files import embedding_length
+from gra_hpc.models.identity import identity
 from gra_hpc.placement.placement import Solution
+from gra_hpc.run.pins import verify_embed, way_back
 from gra_hpc.run.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -61,11 +62,8 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
     Raises:
         EngineError: a placement that does not fit, or engines that cannot be started.
     """
-    if plan.embed and not Path(plan.embed.directory).is_dir():  # needed at the end: better known at the start
-        raise EngineError(
-            f"embedding model: {plan.embed.directory}: not there (seen from this node)",
-            way_back(config.merge.embed_model),
-        )
+    if plan.embed:  # needed at the end: better known at the start
+        await asyncio.to_thread(verify_embed, plan.embed, config.merge.embed_model)
     if plan.embed and not config.engine.host_embedder and importlib.util.find_spec("sentence_transformers") is None:
         raise EngineError("embedding: sentence-transformers is not installed", "pip install sentence-transformers")
     if config.method.flow is Flow.seeds:
@@ -103,17 +101,10 @@ def verify_models(config: RunConfig, plan: Plan, models: dict[str, ModelConfig])
         directory, entry = Path(model.path), config.models[name]
         if not directory.is_dir():
             raise EngineError(f"model {name}: {directory}: not there (seen from this node)", way_back(entry.path))
-        if identity(directory, model) != plan.models[name].identity:
+        if identity(directory, model, say=log.info) != plan.models[name].identity:
             raise EngineError(
                 f"model {name}: the files in {directory} changed since the run was planned", way_back(entry.path)
             )
-
-
-def way_back(path: str) -> str:
-    """How to bring back a model that is missing."""
-    if hub.ID.fullmatch(path):
-        return f"gra stage {path}  (where there is a network), then gra resume RUN"
-    return "put it back where the run was planned with it, then gra resume RUN"
 
 
 def local_directory(site: SiteConfig) -> Path:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig
-from gra_hpc.errors import GraError
-from gra_hpc.models import special_tokens
+from gra_hpc.errors import EngineError, GraError
+from gra_hpc.models import hub, special_tokens
 from gra_hpc.models.facts import read_facts
-from gra_hpc.models.files import check_files, identity, model_directory, stated_licence
+from gra_hpc.models.files import check_files, model_directory, stated_licence
+from gra_hpc.models.identity import Say, identity
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,11 @@ class ModelPin:
         return cls(**{**data, "special_tokens": None if named is None else tuple(named)})
 
     @classmethod
-    def of(cls, directory: Path, model: ModelConfig) -> ModelPin:
+    def of(cls, directory: Path, model: ModelConfig, say: Say, nested: bool = False) -> ModelPin:
         """What lies there now: the files may have moved by the time that the release tells of them."""
         return cls(
             str(directory),
-            identity(directory, model),
+            identity(directory, model, say=say, nested=nested),
             _revision(directory),
             model.licence or stated_licence(directory),
             _parameters(directory),
@@ -57,8 +58,11 @@ class ModelPin:
         )
 
 
-def pin_models(config: RunConfig) -> dict[str, ModelPin]:
+def pin_models(config: RunConfig, say: Say = lambda _: None) -> dict[str, ModelPin]:
     """Find every model of the pool; its identity becomes part of the fingerprint.
+
+    Args:
+        say: told what is read for long.
 
     Raises:
         EngineError: a model that is not there, with the command that fetches it; or that no engine could load.
@@ -68,7 +72,7 @@ def pin_models(config: RunConfig) -> dict[str, ModelPin]:
         directory = model_directory(model.path, model.revision, config.site.scratch)
         if config.engine.kind is EngineKind.vllm:
             check_files(directory, model)
-        pins[name] = ModelPin.of(directory, model)
+        pins[name] = ModelPin.of(directory, model, say)
     return pins
 
 
@@ -77,12 +81,37 @@ def special_pattern(pins: Mapping[str, ModelPin]) -> re.Pattern[str]:
     return special_tokens.pattern(pin.special_tokens for pin in pins.values())
 
 
-def pin_embed(config: RunConfig) -> ModelPin | None:
+def pin_embed(config: RunConfig, say: Say = lambda _: None) -> ModelPin | None:
     """Find the sentence embedding model, if the merge will need one."""
     if not (config.merge.semantic and config.merge.embed_model):
         return None
     directory = model_directory(config.merge.embed_model, "", config.site.scratch)
-    return ModelPin.of(directory, ModelConfig(path=str(directory)))
+    return ModelPin.of(directory, ModelConfig(path=str(directory)), say, nested=True)
+
+
+def verify_embed(pin: ModelPin, path: str) -> None:
+    """Refuse an embedding model that is not what it was when the run was planned.
+
+    Args:
+        path: as the configuration has it.
+
+    Raises:
+        EngineError: with what fetches it again.
+    """
+    directory = Path(pin.directory)
+    if not directory.is_dir():
+        raise EngineError(f"embedding model: {directory}: not there (seen from this node)", way_back(path))
+    if identity(directory, ModelConfig(path=pin.directory), say=log.info, nested=True) != pin.identity:
+        raise EngineError(
+            f"embedding model: the files in {directory} changed since the run was planned", way_back(path)
+        )
+
+
+def way_back(path: str) -> str:
+    """How to bring back a model that is missing."""
+    if hub.ID.fullmatch(path):
+        return f"gra stage {path}  (where there is a network), then gra resume RUN"
+    return "put it back where the run was planned with it, then gra resume RUN"
 
 
 def _revision(directory: Path) -> str:

@@ -16,6 +16,7 @@ from gra_hpc.config import presets
 from gra_hpc.config.frozen import differences
 from gra_hpc.config.settings import Flow, RunConfig
 from gra_hpc.errors import FingerprintError, GraError, SeedError
+from gra_hpc.models.identity import Say
 from gra_hpc.records import digest
 from gra_hpc.run import disk_space
 from gra_hpc.run.directory import RunDir
@@ -29,13 +30,19 @@ SEEDS_PER_SHARD_0 = 2000
 """Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
 
 
-def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Plan], object] | None = None) -> Run:
+def make(
+    path: Path,
+    config: RunConfig,
+    before_writing: Callable[[RunConfig, Plan], object] | None = None,
+    say: Say = lambda _: None,
+) -> Run:
     """Plan a run: read the seeds, pin the models, digest it all, and write the run directory whole.
 
     Planning again with the same settings changes nothing but what is allowed to change (placement, site, ...).
 
     Args:
         before_writing: called with the plan; if it raises, nothing is written.
+        say: told what is read for long.
 
     Raises:
         SeedError, EngineError, StorageError: what cannot be read or written.
@@ -46,7 +53,7 @@ def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Pla
     run = RunDir(path.absolute())
     if run.path.exists() and not run.plan_file.exists() and any(run.path.iterdir()):
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
-    found = functools.cache(lambda: pin_models(config))
+    found = functools.cache(lambda: pin_models(config, say))
     seed_set = seed_module.load(config.seeds, scratch=config.site.scratch, special=lambda: special_pattern(found()))
     if not seed_set.seeds:
         first = seed_set.rejects[0]  # there is one: a source without records is refused before
@@ -55,7 +62,7 @@ def make(path: Path, config: RunConfig, before_writing: Callable[[RunConfig, Pla
             f" {first.file} line {first.line}: {first.reason}: {first.detail}",
             "check seeds.path and seeds.fields",
         )
-    pins, embed = found(), pin_embed(config)
+    pins, embed = found(), pin_embed(config, say)
     sources = config.merge.decontamination.sources
     benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}
     what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed, benchmarks)

@@ -23,7 +23,8 @@ from gra_hpc.config.settings import ModelConfig, RunConfig
 from gra_hpc.errors import GraError, StorageError
 from gra_hpc.models import hub
 from gra_hpc.models.files import check_files
-from gra_hpc.storage import full_disk_as_error, read_json, to_json, write_atomic
+from gra_hpc.models.identity import Book, Say, identity
+from gra_hpc.storage import full_disk_as_error, write_atomic
 
 MODEL_FILES = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.model.v*", "*.tiktoken", "*.safetensors", "LICENSE*", "NOTICE*",
@@ -152,7 +153,7 @@ def stage(need: Need, cache: Path, say: Callable[[str], None] = lambda _: None, 
                 cache_dir=cache,
                 allow_patterns=[glob.escape(f.rfilename) for f in files],
             )
-            verify(need, snapshot, files, again)
+            verify(need, snapshot, files, say, again)
             name = need.revision or "main"
             if name != info.sha:
                 ref = folder / "refs" / name
@@ -187,47 +188,33 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(name, p) for p in patterns)
 
 
-def verify(need: Need, snapshot: Path, files: Sequence[Any], again: bool = False) -> None:
+def verify(need: Need, snapshot: Path, files: Sequence[Any], say: Say, again: bool = False) -> None:
     """Compare files with the digests that the Hub states for them.
+
+    Args:
+        say: told what is read for long.
+        again: read those that are known, too.
 
     Raises:
         StageError: a file that differs; it is removed, so that staging again fetches it.
     """
-    book = snapshot.parent.parent / "gra-verified.json"
-    seen: dict[str, list[int]] = {}
-    if not again:
-        with contextlib.suppress(OSError, StorageError):
-            seen = read_json(book).get(snapshot.name, {})
-    now: dict[str, list[int]] = {}
     for f in files:
         path = snapshot / f.rfilename
-        try:
-            stat = path.stat()
-        except OSError:
-            raise StageError(f"{path}: missing after the download", f"gra stage {need.label}") from None
-        mark = [stat.st_size, stat.st_mtime_ns]
-        if seen.get(f.rfilename) != mark:
-            wrong = _differs(path, f)
-            if wrong:
-                for part in (path.resolve(), path):
-                    part.unlink(missing_ok=True)
-                raise StageError(f"{path}: {wrong}; removed", f"gra stage {need.label}")
-        now[f.rfilename] = mark
-    if now != seen:
-        books: dict[str, Any] = {}
-        with contextlib.suppress(OSError, StorageError):
-            books = read_json(book)
-        write_atomic(book, to_json({**books, snapshot.name: now}))
+        if not path.exists():
+            raise StageError(f"{path}: missing after the download", f"gra stage {need.label}")
+        if wrong := _differs(path, f, say, again):
+            for part in (path.resolve(), path):
+                part.unlink(missing_ok=True)
+            raise StageError(f"{path}: {wrong}; removed", f"gra stage {need.label}")
 
 
-def _differs(path: Path, file: Any) -> str:
+def _differs(path: Path, file: Any, say: Say, again: bool) -> str:
     """What is wrong with a file; empty if nothing is."""
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         return f"{size} bytes, the Hub says {file.size}"
     if file.lfs is not None:
-        with path.open("rb") as f:
-            found = hashlib.file_digest(f, "sha256").hexdigest()
+        found = Book.of(path.parent).digests([path], say, again)[path.name]  # so planning need not read it again
         stated = file.lfs.sha256
     elif file.blob_id:
         found = hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False).hexdigest()
@@ -323,7 +310,7 @@ def run(
     online(proxy)
     cache = hub.shared_cache(scratch) or hub.caches()[0]
     if config:
-        checked(config)
+        checked(config, say)
     todo = [Need.parse(w) for w in words] + (list(needs(config)) if config else [])
     done: list[Staged] = []
     failed: list[GraError] = []
@@ -343,8 +330,8 @@ def run(
     return done
 
 
-def checked(config: RunConfig) -> None:
-    """Local model directories, checked as an engine will find them.
+def checked(config: RunConfig, say: Say) -> None:
+    """Local model directories, checked as an engine will find them, and read once for their digests.
 
     Raises:
         EngineError: a directory that no engine could load.
@@ -353,3 +340,4 @@ def checked(config: RunConfig) -> None:
         directory = Path(model.path).expanduser()
         if directory.is_dir():
             check_files(directory, replace(model, path=str(directory)))
+            identity(directory, model, say=say)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from gra_hpc.config.settings import ModelConfig
 from gra_hpc.engines import weight_copies
 from gra_hpc.engines.weight_copies import local_copy, local_weights
 from gra_hpc.errors import EngineError
-from gra_hpc.models.files import identity
+from gra_hpc.models.identity import identity
 
 MB = 1_000_000
 
@@ -100,17 +99,19 @@ def test_a_blob_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> Non
 def test_two_tasks_at_once_make_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry, wanted = model(tmp_path / "m")
     copy = weight_copies._copy
-    copied: list[float] = []
+    copied: list[int] = []
+    begun = threading.Barrier(5)
 
-    def slow(files: list[Path], target: Path) -> None:
-        copied.append(time.monotonic())
-        time.sleep(0.5)
-        copy(files, target)
+    def slow(files: list[Path], target: Path) -> object:
+        copied.append(len(copied))
+        begun.wait(60)  # until all others are about to look
+        return copy(files, target)
 
     monkeypatch.setattr(weight_copies, "_copy", slow)
     got: list[weight_copies.Copy] = []
 
     def task() -> None:
+        threading.Thread(target=begun.wait, daemon=True).start()
         got.append(local_copy(tmp_path / "m", entry, wanted, tmp_path / "node"))
 
     threads = [threading.Thread(target=task) for _ in range(4)]

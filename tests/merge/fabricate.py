@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gra_hpc.config.settings import MemberConfig, ModelConfig, RunConfig, SeedsConfig
+from gra_hpc.models.identity import identity
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, Record, Roles, Sample, digest, sample_id, seed_id
 from gra_hpc.run import publish
 from gra_hpc.run.ledger import Ledger
@@ -29,6 +30,12 @@ WORDS = [
 def text(rng: random.Random, words: int = 30) -> str:
     """Words at random."""
     return " ".join(rng.choices(WORDS, k=words)).capitalize() + "."
+
+
+def _identity(embedder: Path) -> str:
+    """Of an embedding model; one that is not there has a made-up one."""
+    model = ModelConfig(path=str(embedder))
+    return identity(embedder, model, nested=True) if embedder.is_dir() else digest(str(embedder))
 
 
 def seed(i: int, instruction: str = "", response: str = "", occurrence: int = 0, **more: object) -> Record:
@@ -83,7 +90,7 @@ def make_run(
     config.merge.semantic, config.merge.embed_model = bool(embed), embed
     config.method.rounds = rounds
     path.mkdir(parents=True)
-    pin = ModelPin(embed, digest(embed), "", "") if embed else None
+    pin = ModelPin(embed, _identity(Path(embed)), "", "") if embed else None
     plan = Plan(digest("plan", 1), {}, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin)
     run = Run(path, config, plan)
     configure(run, **merge)

@@ -23,7 +23,7 @@ from gra_hpc.models import embedder
 from gra_hpc.parquet import read_batches
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.merged import Merged
-from gra_hpc.run.pins import ModelPin
+from gra_hpc.run.pins import ModelPin, verify_embed
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ def assemble(
                 put(lacking[at], vectors, str(store.path))
         lacking = np.flatnonzero(~have)
         if len(lacking):
+            verify_embed(model, model.directory)
             log.info("embedding %d rows with %s", len(lacking), model.directory)
         for s in range(0, len(lacking), _AT_ONCE):
             some = lacking[s : s + _AT_ONCE]
