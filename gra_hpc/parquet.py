@@ -36,7 +36,11 @@ def whole_table(path: Path, schema: pa.Schema, level: int | None = None) -> Iter
 
 @contextmanager
 def open_table(
-    path: Path | str, columns: Sequence[str] = (), schema: pa.Schema | None = None, then: str = ""
+    path: Path | str,
+    columns: Sequence[str] = (),
+    schema: pa.Schema | None = None,
+    then: str = "",
+    optional: Sequence[str] = (),
 ) -> Iterator[pq.ParquetFile]:
     """A Parquet table, open for reading. What is wrong with it, also while it is read, is one clear line.
 
@@ -44,6 +48,7 @@ def open_table(
         columns: some that it must have.
         schema: all that it must have, with their types; none: it may have any.
         then: what to do about one that is not as expected.
+        optional: columns of texts that may be there beyond `schema`.
 
     Raises:
         ReleaseError: no such file, damaged, or other columns.
@@ -54,8 +59,9 @@ def open_table(
     try:
         with pq.ParquetFile(path) as file:
             found = file.schema_arrow.remove_metadata()
-            if schema is not None and not found.equals(schema):
-                raise ReleaseError(f"{path}: other columns than expected: {_difference(found, schema)}", then)
+            fixed = pa.schema([f for f in found if f.name not in optional or f.type != pa.string()])
+            if schema is not None and not fixed.equals(schema):
+                raise ReleaseError(f"{path}: other columns than expected: {_difference(fixed, schema)}", then)
             if absent := [c for c in columns if c not in found.names]:
                 raise ReleaseError(f"{path}: no column {absent[0]}", then)
             yield file

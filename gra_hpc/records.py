@@ -53,6 +53,8 @@ class Record:
     """The seed a sample was anchored on; a seed's own id."""
     source: str = ""
     """For a seed: `file:line` or `dataset:row`."""
+    thoughts: str = ""
+    """For a seed: what its response was thought out with, as it came with it."""
 
     @property
     def described(self) -> bool:
@@ -201,8 +203,16 @@ class Call:
     seconds: float
 
 
-def record_schema() -> pa.Schema:
-    """Arrow schema of `Record`: seeds.parquet and pool.parquet."""
+THOUGHTS = "thoughts"
+"""A column of tables of runs in which there are thoughts; other runs' tables do not have it."""
+
+
+def record_schema(thoughts: bool = False) -> pa.Schema:
+    """Arrow schema of `Record`: seeds.parquet and pool.parquet.
+
+    Args:
+        thoughts: with their column.
+    """
     import pyarrow as pa
 
     return pa.schema(
@@ -217,6 +227,7 @@ def record_schema() -> pa.Schema:
             ("round", pa.int32()),
             ("seed_id", pa.string()),
             ("source", pa.string()),
+            *([(THOUGHTS, pa.string())] if thoughts else []),
         ]
     )
 

@@ -218,7 +218,8 @@ class SeedsConfig:
     licence: str = ""
     """Licence of the seeds, printed in the dataset card."""
     fields: dict[str, str] = setting({})
-    """Field map `instruction|input|response|domain|keywords|summary|messages: source field` for other layouts."""
+    """Field map `instruction|input|response|thoughts|domain|keywords|summary|messages: source field` for other
+    layouts."""
     limit: int = setting(0, ge=0, le=Most.COUNT)
     """Use the first N accepted records. 0: all."""
     max_chars: int = setting(20000, ge=1, le=Most.COUNT)

@@ -15,6 +15,7 @@ from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.render import render
 from gra_hpc.models import special_tokens
 from gra_hpc.records import Call, Sample, digest
+from gra_hpc.thoughts import apart, mark_in
 
 T = TypeVar("T")
 
@@ -87,15 +88,10 @@ class Asker:
                 sample.calls += 1
                 sample.prompt_tokens += call.prompt_tokens
                 sample.completion_tokens += call.completion_tokens
-                raw = call.text
-                if call.finish == "error":
-                    reason = "engine died" if "engine died" in call.text else "refused by the engine"
-                    break
-                if call.finish == "length":
-                    reason = "answer cut off at max_tokens"
-                    continue
-                if found := self.special.search(call.text):
-                    reason = f"control token {found[0]}"
+                raw = "" if mark_in(call.text) else call.text  # rejects are released too, and without thoughts
+                if reason := self._unusable(call):
+                    if call.finish == "error":
+                        break
                     continue
                 try:
                     return question.parse(call.text, variables)
@@ -104,6 +100,18 @@ class Asker:
             raise Unanswered(question.stage, reason, raw)
 
         return ask
+
+    def _unusable(self, call: Call) -> str:
+        """Why an answer is none, whatever was asked; empty: it may be one."""
+        if call.finish == "error":
+            return "engine died" if "engine died" in call.text else "refused by the engine"
+        if mark := mark_in(call.text):
+            return f"thoughts in the answer: {mark}" if apart(call.text).ended else "thoughts did not end"
+        if call.finish == "length":
+            return "answer cut off at max_tokens"
+        if found := self.special.search(call.text):
+            return f"control token {found[0]}"
+        return ""
 
     def request(self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]) -> Request:
         """The request behind a key: a pure function of configuration, prompts, sample and try."""

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import Part, Shard, id_bytes
 from gra_hpc.parquet import open_table
-from gra_hpc.records import ACCEPTED, record_schema
+from gra_hpc.records import ACCEPTED, THOUGHTS, record_schema
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def pool_part(path: str) -> tuple[Part, np.ndarray]:
     Raises:
         ReleaseError: not a readable table of records.
     """
-    with open_table(path, schema=record_schema()) as file:
+    with open_table(path, schema=record_schema(), optional=[THOUGHTS]) as file:
         groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
         ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]
     return Part(path, groups, accepted_only=False), np.concatenate(ids) if ids else np.empty(0, "S1")

@@ -50,6 +50,8 @@ class Plan:
     """Sources of the decontamination."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Bytes and SHA-256 of what was written with the plan, by its path in the run."""
+    seed_thoughts: int = 0
+    """Seeds whose response came with thoughts."""
 
     @classmethod
     def load(cls, run: RunDir) -> Plan:

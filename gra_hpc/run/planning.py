@@ -76,6 +76,7 @@ def make(
         seeds=len(seed_set.seeds),
         seed_rejects=len(seed_set.rejects),
         undescribed=undescribed,
+        seed_thoughts=sum(bool(s.thoughts) for s in seed_set.seeds),
         models=pins,
         embed=embed,
         benchmarks=benchmarks,
@@ -108,7 +109,7 @@ def make(
             for d in (draft.logs, draft.submissions, draft.round(1).path):
                 d.mkdir(parents=True)
             draft.config_file.write_text(presets.dump(config), encoding="utf-8")
-            seed_module.write_records(draft.seeds, seed_set.seeds)
+            seed_module.write_records(draft.seeds, seed_set.seeds, thoughts=bool(plan.seed_thoughts))
             seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
             if undescribed:
                 draft.round(0).path.mkdir(parents=True)

@@ -14,9 +14,10 @@ from gra_hpc.config.presets import nearest
 from gra_hpc.errors import SeedError
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.rows import Source
+from gra_hpc.thoughts import apart, mark_in
 
 NOT_OBJECT, UNKNOWN_LAYOUT = "not_an_object", "unknown_layout"
-WRONG_TYPE, EMPTY = "wrong_type", "empty_instruction"
+WRONG_TYPE, EMPTY, THOUGHTS = "wrong_type", "empty_instruction", "thoughts"
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "instruction": ("instruction", "prompt", "question", "query", "problem", "input"),
@@ -27,6 +28,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "domain": ("domain",),
     "keywords": ("keywords",),
     "summary": ("summary",),
+    "thoughts": ("reasoning_content", "reasoning", "thoughts", "thinking"),
 }
 """Names of source fields by what they hold, the first found counts."""
 
@@ -36,6 +38,8 @@ MAPPABLE = tuple(t for t in TARGETS if t != "instances")
 USER, ASSISTANT = ("user", "human", "prompter"), ("assistant", "gpt", "model", "bot", "chatgpt")
 NO_INPUT = ("<noinput>", "<no input>", "noinput")
 MAX_KEYWORDS = 10
+THINKING_PARTS = ("thinking", "reasoning", "reasoning_text")
+"""Types of a message's parts that hold thoughts."""
 
 
 class Refused(ValueError):
@@ -55,6 +59,8 @@ class Texts:
     domain: str
     keywords: tuple[str, ...]
     summary: str
+    thoughts: str = ""
+    """What the response was thought out with."""
 
     def named(self) -> list[tuple[str, str]]:
         """The texts that models get to see, by name."""
@@ -108,7 +114,8 @@ class Layout:
             if (name := next((n for n in names if n in by_name), None))
         }
         if "instruction" in self.fields or "messages" in self.fields:
-            found = {t: n for t, n in found.items() if t in ("input", "response", "domain", "keywords", "summary")}
+            described = ("domain", "keywords", "summary")
+            found = {t: n for t, n in found.items() if t in ("input", "response", *described, "thoughts")}
         elif "messages" in found and found.get("instruction", "").casefold() == "instruction":
             del found["messages"]
         elif "messages" in found:  # `prompt` beside messages only repeats them
@@ -132,7 +139,7 @@ class Layout:
         self.known += 1
         values = {target: self._value(record, target, name) for target, name in places.items()}
         if "messages" in places:
-            instruction, response = exchange(values["messages"])
+            instruction, response, thoughts = exchange(values["messages"])
         else:
             instruction = text(values["instruction"], "instruction")
             if "instances" in places:
@@ -142,13 +149,20 @@ class Layout:
             if has_content(instruction) and added.casefold() not in NO_INPUT:
                 instruction = paragraphs(instruction, added)
             response = text(values.get("response"), "response", numbers=True)
+            thoughts = ""
+        inline = apart(response)
+        if not inline.ended:
+            raise Refused(THOUGHTS, "the thoughts in the response do not end", response)
+        if mark := mark_in(inline.answer):
+            raise Refused(THOUGHTS, f"{mark} within the response", response)
         domain, summary = values.get("domain"), values.get("summary")
         return Texts(
             instruction,
-            response,
+            inline.answer,
             domain if isinstance(domain, str) else "",
             keywords(values.get("keywords")),
             summary.strip() if isinstance(summary, str) else "",
+            paragraphs(*dict.fromkeys((thoughts, text_of(values.get("thoughts")), inline.thoughts))),
         )
 
     def _value(self, record: dict[str, Any], target: str, name: str) -> Any:
@@ -210,17 +224,17 @@ def first_instance(value: object) -> dict[str, Any]:
     raise Refused(WRONG_TYPE, "instances: expected a list of objects", value)
 
 
-def exchange(messages: object) -> tuple[str, str]:
-    """The first user message, after a system message before it as a paragraph, and the answer to it.
+def exchange(messages: object) -> tuple[str, str, str]:
+    """The first user message, after a system message before it as a paragraph; the answer to it, and its thoughts.
 
     Raises:
         Refused: not a list of messages, or no user message.
     """
     if messages is None:
-        return "", ""
+        return "", "", ""
     if not isinstance(messages, list):
         raise Refused(WRONG_TYPE, f"messages is a {type(messages).__name__}, expected a list", messages)
-    system = user = response = ""
+    system = user = response = thoughts = ""
     for message in messages:
         role, content = one_message(message)
         if role == "system" and not user:
@@ -230,11 +244,11 @@ def exchange(messages: object) -> tuple[str, str]:
                 break
             user = content
         elif role in ASSISTANT and user:
-            response = content
+            response, thoughts = content, thoughts_of(message)
             break
     if not has_content(user):
         raise Refused(EMPTY, "no user message with text", messages)
-    return paragraphs(system, user), response
+    return paragraphs(system, user), response, thoughts
 
 
 def one_message(message: object) -> tuple[str, str]:
@@ -251,6 +265,23 @@ def one_message(message: object) -> tuple[str, str]:
         parts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type", "text") == "text"]
         content = paragraphs(*(p for p in parts if isinstance(p, str)))
     return role.casefold() if isinstance(role, str) else "", text(content, "message")
+
+
+def thoughts_of(message: object) -> str:
+    """The thoughts that a message carries beside its content (`reasoning_content` and its like), or among its parts."""
+    if not isinstance(message, dict):
+        return ""
+    found = [text_of(message.get(name)) for name in TARGETS["thoughts"]]
+    content = message.get("content", message.get("value"))
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and part.get("type") in THINKING_PARTS:
+            found += [text_of(part.get(name)) for name in ("thinking", "reasoning", "text")]
+    return paragraphs(*dict.fromkeys(found))
+
+
+def text_of(value: object) -> str:
+    """A text without outer white space; of anything else nothing."""
+    return value.strip() if isinstance(value, str) else ""
 
 
 def paragraphs(*parts: str) -> str:

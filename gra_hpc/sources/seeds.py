@@ -20,7 +20,11 @@ A record is rejected, with its line and the reason, when it is
     empty_instruction                nothing printable in it
     oversized                        instruction or response longer than `seeds.max_chars`
     control_token                    a special token of a model of the pool as literal text: it could end a prompt early
+    thoughts                         a response that is thoughts without an end, or has marks of thoughts within it
     duplicate                        the same text as an earlier record but for case, spaces and Unicode form
+
+The thoughts that a response was made with are told apart from it: at its beginning in the marks of any family, in the
+message's `reasoning_content` or `reasoning`, or in a field of one of these names. A seed's id is without them.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from gra_hpc.config.settings import SeedsConfig
 from gra_hpc.errors import SeedError
 from gra_hpc.models import special_tokens
 from gra_hpc.parquet import open_table, whole_table
-from gra_hpc.records import DOMAINS, Record, digest, record_schema, seed_id
+from gra_hpc.records import DOMAINS, THOUGHTS, Record, digest, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
 from gra_hpc.sources.rows import ENCODING, Row, Source
@@ -145,6 +149,7 @@ def load(
                     summary=found.summary,
                     seed_id=id_,
                     source=source_line,
+                    thoughts=found.thoughts,
                 )
             )
         except Refused as e:
@@ -161,7 +166,8 @@ def load(
 def _digest(seeds: Iterable[Record]) -> str:
     state = hashlib.blake2b(digest_size=16)
     for s in seeds:
-        state.update(bytes.fromhex(digest(s.id, s.domain, list(s.keywords), s.summary)))
+        parts = [s.id, s.domain, list(s.keywords), s.summary, *([s.thoughts] if s.thoughts else [])]
+        state.update(bytes.fromhex(digest(*parts)))
     return state.hexdigest()
 
 
@@ -181,6 +187,8 @@ def accept(row: Row, layout: Layout, max_chars: int, special: re.Pattern[str]) -
     for name, value in found.named():
         if value:
             check_text(name, value, max_chars, special)
+    if found.thoughts:
+        check_text("thoughts", found.thoughts, len(found.thoughts), special)
     return found
 
 
@@ -223,15 +231,18 @@ def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
     write_atomic(path, b"".join(orjson.dumps(asdict(r)) + b"\n" for r in rejects))
 
 
-def write_records(path: Path, records: Iterable[Record]) -> int:
+def write_records(path: Path, records: Iterable[Record], thoughts: bool = False) -> int:
     """A Parquet table of `records.record_schema`, whole or not at all, one batch in memory at a time.
+
+    Args:
+        thoughts: keep the records' thoughts.
 
     Returns:
         Rows written.
     """
     import pyarrow as pa
 
-    schema, rows, left = record_schema(), 0, iter(records)
+    schema, rows, left = record_schema(thoughts), 0, iter(records)
     with whole_table(path, schema) as writer:
         while batch := list(islice(left, BATCH)):
             columns = [pa.array([getattr(r, f.name) for r in batch], f.type) for f in schema]
@@ -246,7 +257,7 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         ReleaseError: no such file, damaged, or another table.
     """
-    with open_table(path, schema=record_schema()) as table:
+    with open_table(path, schema=record_schema(), optional=[THOUGHTS]) as table:
         for batch in table.iter_batches(BATCH):
             for row in batch.to_pylist():
                 row["keywords"] = tuple(row["keywords"] or ())

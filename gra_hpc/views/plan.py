@@ -43,6 +43,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         f"seeds        {plan.seeds} from {config.seeds.path}"
         f" ({plan.undescribed} to describe in round 0; {plan.seed_rejects} rejected"
         + (f": {', '.join(f'{n} {r}' for r, n in rejects.most_common())}; see {run.seed_rejects}" if rejects else "")
+        + (f"; {plan.seed_thoughts} with thoughts, kept apart" if plan.seed_thoughts else "")
         + ")"
     )
     first = RoundPlan.load(run.round(1))

@@ -264,6 +264,35 @@ def test_a_control_token_in_an_answer_is_no_answer() -> None:
     assert (sample.reason, sample.raw) == ("control token <|im_end|>", spoiled)
 
 
+@pytest.mark.parametrize(
+    ("step", "answer", "reason"),
+    [
+        ("response", "<think>First, a lemma.</think>Suppose not.", "thoughts in the answer: <think>"),
+        ("response", "First, a lemma.</think>\nSuppose not.", "thoughts in the answer: </think>"),
+        ("response", "[THINK]First, a lemma, then", "thoughts did not end"),
+        ("instruction", "◁think▷A task about primes◁/think▷Prove it.", "thoughts in the answer: ◁think▷"),
+        ("keywords", "<|channel|>analysis<|message|>primes", "thoughts did not end"),
+        ("review_response", '<reasoning>good</reasoning>{"comment": ""}', "thoughts in the answer: <reasoning>"),
+        ("review_response", '{"comment": "<seed:think> good", "clarity": 9}', "thoughts in the answer: <seed:think>"),
+        ("response", Answer("<think>First, a lemma, and", "length", 1, 1, 0.1), "thoughts did not end"),
+    ],
+)
+def test_thoughts_in_an_answer_are_no_answer_and_reach_no_table(step: str, answer: str | Answer, reason: str) -> None:
+    """Asked again within the bound; what is kept of a failed sample tells of them, and holds none."""
+    sample, script = run(changed(**{step: answer}))
+    assert (sample.status, sample.reason, sample.raw) == ("failed", reason, "")
+    assert sum(key.split("/")[1] == step for key in script.keys) >= 3
+    assert "lemma" not in str(sample.row())
+    text = answer if isinstance(answer, str) else answer.text
+    again, _ = run(changed(**{step: lambda n: usual(step, "", 1) if n else text}))
+    assert again.status == "accepted" and "lemma" not in str(again.row())
+
+
+def test_an_answer_may_speak_of_marks() -> None:
+    sample, _ = run(changed(response="Put `<think>` before, `</think>` behind."))
+    assert (sample.status, sample.response) == ("accepted", "Put `<think>` before, `</think>` behind.")
+
+
 def test_what_no_model_of_the_pool_knows_is_text_also_in_a_verdict() -> None:
     html, own = "Write <s>old</s> prices so.", pattern([("[BOS]",)])
     sample, _ = run(changed(response=html), special=own)

@@ -236,6 +236,48 @@ def test_duplicates(jsonl: Write) -> None:
     assert jsonl({"instruction": "ﬁne１"}, {"instruction": "fine1"}).reasons == {"duplicate": 1}  # Unicode form
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "2+2?", "output": "<think>Two and two.</think>\n\n4"},
+        {"instruction": "2+2?", "output": "Two and two.\n</think>\n4"},
+        {"question": "2+2?", "answer": "4", "reasoning": "Two and two."},
+        {"prompt": "2+2?", "completion": "4", "reasoning_content": "Two and two."},
+        {"messages": [("user", "2+2?"), ("assistant", "◁think▷Two and two.◁/think▷4")]},
+        {"messages": [("user", "2+2?"), ("assistant", "4", {"reasoning_content": "Two and two."})]},
+        {"messages": [("user", "2+2?"), ("assistant", "4", {"reasoning": "Two and two.", "reasoning_content": None})]},
+        {"messages": [("user", "2+2?"), ("assistant", "<think>Two and two.</think>4", {"reasoning": "Two and two."})]},
+        {
+            "messages": [
+                ("user", "2+2?"),
+                ("assistant", [{"type": "thinking", "thinking": "Two and two."}, {"type": "text", "text": "4"}]),
+            ]
+        },
+    ],
+)
+def test_thoughts_are_told_apart(jsonl: Write, record: dict[str, Any]) -> None:
+    """In whatever form they come; a seed is the same with and without them."""
+    if "messages" in record:
+        turns = [(*m, {})[:3] for m in record["messages"]]
+        record = {"messages": [{"role": r, "content": c, **more} for r, c, more in turns]}
+    (seed,) = jsonl(record).seeds
+    assert (seed.instruction, seed.response, seed.thoughts) == ("2+2?", "4", "Two and two.")
+    plain = jsonl({"instruction": "2+2?", "output": "4"})
+    assert seed.id == plain.seeds[0].id and plain.digest != jsonl(record).digest
+
+
+def test_thoughts_without_an_answer_are_none(jsonl: Write) -> None:
+    answers = ["<think>Two and", "Well. <think>Two</think> 4", "[THINK]a[/THINK]4[/THINK]", "4 <|im_end|>"]
+    result = jsonl(*({"instruction": "2+2?", "output": a} for a in answers))
+    assert [(r.reason, r.detail) for r in result.rejects[:3]] == [
+        ("thoughts", "the thoughts in the response do not end"),
+        ("thoughts", "<think> within the response"),
+        ("thoughts", "[/THINK] within the response"),
+    ]
+    spoiled = jsonl({"instruction": "2+2?", "output": "4", "reasoning": "x<|im_end|>y"})
+    assert spoiled.rejects[0].detail == "<|im_end|> in the thoughts"
+
+
 def test_ids_do_not_depend_on_position(jsonl: Write) -> None:
     others = [{"instruction": f"task {i}"} for i in range(5)]
     forward, backward = jsonl(*others, ALPACA), jsonl(ALPACA, *reversed(others))

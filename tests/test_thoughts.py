@@ -1,0 +1,83 @@
+"""Thoughts told apart from answers: every family's marks, whole and in part."""
+
+from __future__ import annotations
+
+import pytest
+
+from gra_hpc.thoughts import Apart, apart, inline, mark_in
+
+FAMILIES = {
+    "<think>Two and two.</think>\n\n4": "Qwen, DeepSeek",
+    "<thinking>\nTwo and two.\n</thinking>4": "",
+    "<THINK>Two and two.</Think> 4": "",
+    "<thought>Two and two.</thought>4": "EXAONE",
+    "<reasoning>Two and two.</reasoning>\n<answer>4</answer>": "",
+    "<seed:think>Two and two.</seed:think>4": "Seed-OSS",
+    "<mm:think>Two and two.</mm:think>4": "MiniMax",
+    "<ifm|think_fast>Two and two.</ifm|think_fast>4": "K2",
+    "<longcat_think>Two and two.</longcat_think>4": "LongCat",
+    "[THINK]Two and two.[/THINK]4": "Magistral",
+    "◁think▷Two and two.◁/think▷4": "Kimi-VL",
+    "<|begin_of_thought|>Two and two.<|end_of_thought|><|begin_of_solution|>4<|end_of_solution|>": "OpenThinker",
+    "<|START_THINKING|>Two and two.<|END_THINKING|><|START_RESPONSE|>4<|END_RESPONSE|>": "Command A",
+    "<|plamo:begin_think:plamo|>Two and two.<|plamo:end_think:plamo|>4": "PLaMo",
+    "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant<|channel|>final<|message|>4<|return|>": "",
+    "<|channel|>analysis<|message|>Two and two.<|end|><|channel|>final <|constrain|>json<|message|>4": "gpt-oss",
+    "analysisTwo and two.assistantfinal4": "gpt-oss, special tokens left out",
+    "<|channel>thought\nTwo and two.<channel|>4": "Gemma 4",
+    "<unused94>thought\nTwo and two.<unused95>4": "MedGemma",
+    "Here is my thought process: Two and two. Here is my response: 4": "Granite 3",
+    "<think>\nTwo and two.\n</think>\n<answer>\n4\n</answer>": "Hunyuan",
+}
+
+
+@pytest.mark.parametrize("text", FAMILIES)
+def test_every_family(text: str) -> None:
+    assert apart(text) == Apart("Two and two.", "4")
+    assert mark_in(text) and not mark_in("Two and two. 4")
+
+
+@pytest.mark.parametrize("text", [t for t in FAMILIES if "final" not in t and "Here" not in t])
+def test_half_a_pair(text: str) -> None:
+    """The prompt may have opened the thoughts; a limit may have cut them off."""
+    begin, end = text.index("Two"), text.index("Two") + len("Two and two.")
+    assert apart(text[begin:]) == Apart("Two and two.", "4")
+    cut = apart(text[:end])
+    assert (cut.thoughts.strip(), cut.answer, cut.ended) == ("Two and two.", "", False)
+    assert mark_in(text[begin:].strip()) and mark_in(text[:end])
+
+
+def test_a_prompt_that_opens_the_thoughts() -> None:
+    assert apart("Two and", opened=True) == Apart("Two and", "", ended=False)
+    assert apart("</think>4", opened=True) == Apart("", "4")
+    assert apart("4") == Apart("", "4")
+
+
+def test_several_thoughts_and_none() -> None:
+    assert apart("<think>a</think>\n<think>b</think>c") == Apart("a\n\nb", "c")
+    assert apart("<think>\n\n</think>\n\n4") == Apart("", "4")
+    assert apart(" 4\n") == Apart("", " 4\n")
+
+
+def test_thoughts_within_an_answer_are_not_taken_out_but_found() -> None:
+    for text in ("Sure. <think>Two</think> 4", "<think>a</think>b</think>c", "<think>a</think>b <think>c"):
+        assert mark_in(apart(text).answer) in ("<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Models write `<think>` before and `</think>` behind their thoughts.",
+        "I think, therefore <b>I</b> am. [think] <rethink> <|im_end|> a < think > b",
+        "Analysis: the assistant's final words.",
+        "What is here is my thought process: none.",
+        "x [THINKER] <thin> 1 < 2",
+    ],
+)
+def test_what_only_speaks_of_thoughts(text: str) -> None:
+    assert mark_in(text) == "" and apart(text) == Apart("", text)
+
+
+def test_in_one_text() -> None:
+    assert inline("a", "b") == "<think>\na\n</think>\n\nb" and inline("", "b") == "b"
+    assert apart(inline("a", "b")) == Apart("a", "b")
