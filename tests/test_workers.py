@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -41,3 +45,39 @@ def test_workers_leave_slurms_signals_to_the_merge(number: signal.Signals) -> No
 def test_a_killed_worker_is_told() -> None:
     with pytest.raises(GraError, match="worker"):
         struck_while(signal.SIGKILL)
+
+
+PARENT = """
+import sys
+from gra_hpc.workers import Workers
+work = "import os, pathlib, time; pathlib.Path({!r}, str(os.getpid())).touch(); time.sleep(600)".format(sys.argv[1])
+with Workers(2) as workers:
+    list(workers.map(exec, [work] * 4))
+"""
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_workers_die_with_the_merge(tmp_path: Path, begun: bool) -> None:
+    """Also where it is killed while they start: they would still do the first thing they were asked."""
+    root = Path(__file__).resolve().parents[1]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=root)
+    merge = psutil.Process(parent.pid)
+    try:
+        deadline = time.monotonic() + 60
+        while len(workers := merge.children()) < 2 or (begun and len(list(tmp_path.iterdir())) < 2):
+            assert time.monotonic() < deadline and parent.poll() is None
+            time.sleep(0.002)
+        if not begun:  # what they are asked is in their pipes before they can ask to die
+            for w in workers:
+                w.suspend()
+            time.sleep(0.5)
+    finally:
+        parent.kill()
+        parent.wait()
+    for w in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            w.resume()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    for w in alive:
+        w.kill()
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]

@@ -46,7 +46,8 @@ def answered(
     """
     with tempfile.TemporaryDirectory(prefix="gra-model-") as temporary:
         directory = Path(temporary)
-        (directory / _QUESTION).write_bytes(orjson.dumps(question))
+        parent = 0 if python else os.getpid()  # another interpreter may be a script, which is then the parent
+        (directory / _QUESTION).write_bytes(orjson.dumps([parent, question]))
         with (directory / "log").open("wb") as words:
             code = subprocess.run(
                 [python or sys.executable, "-m", module, temporary, *arguments],
@@ -67,7 +68,11 @@ def answered(
 
 def begin(directory: str) -> Any:
     """For a worker, before it imports anything large: what it is asked."""
-    die_with_parent()
     leave_signals_to_parent()
+    try:
+        parent, question = orjson.loads((Path(directory) / _QUESTION).read_bytes())
+    except FileNotFoundError:  # who asked has gone, and the directory with it
+        sys.exit(1)
+    die_with_parent(parent)
     os.environ.update(OFFLINE)
-    return orjson.loads((Path(directory) / _QUESTION).read_bytes())
+    return question
