@@ -232,7 +232,7 @@ def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunC
         return cast(DictConfig, OmegaConf.unsafe_merge(cfg, data))  # `cfg` is not used any more
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or "?"
-        reason = str(e).splitlines()[0]
+        reason = str(e).splitlines()[0][:300]
         raise ConfigError(f"{source}: {key}: {reason}", "gra config show  (explains every key)") from None
 
 
@@ -278,7 +278,9 @@ def _check_shape(hint: Any, value: Any, where: str) -> None:
     elif kind in (bool, int, float, str) and isinstance(value, (dict, list)):
         raise ConfigError(f"{where}={value!r}: expected one {kind.__name__}", "gra config show  (explains every key)")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{where}={value}: expected a number of 64 bits", "gra config show  (explains every key)")
+        raise ConfigError(
+            f"{where}: {value.bit_length()} bits: expected a number of 64 bits", "gra config show  (explains every key)"
+        )
 
 
 def elsewhere(word: str, root: type = RunConfig) -> str:

@@ -92,6 +92,8 @@ def check_bounds(value: Any, need: Need, key: str = "") -> None:
             check_bounds(item, need, key)
     elif isinstance(value, float):
         need(math.isfinite(value), key, value, "a finite number")
+    elif isinstance(value, int):
+        need(-(2**63) <= value < 2**63, key, f"({value.bit_length()} bits)", "a number of 64 bits")
 
 
 def _check_flow(c: RunConfig, need: Need) -> None:

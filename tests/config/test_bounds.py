@@ -98,6 +98,7 @@ def test_a_field_is_frozen_unless_it_says_otherwise() -> None:
         ("site.memory_gb=-.inf", "site.memory_gb=-inf: expected 0 to 100,000"),
         ("models.smollm2.kv_cache_gb=.nan", "models.smollm2.kv_cache_gb=nan: expected 0 to 100,000"),
         ("models.smollm2.engine_args={rope: {factor: .inf}}", "engine_args.rope.factor=inf: expected a finite number"),
+        (f"models.smollm2.engine_args.seed={2**70}", "engine_args.seed=(71 bits): expected a number of 64 bits"),
         ("site.sbatch={x: [1, .nan]}", "site.sbatch.x=nan: expected a finite number"),
         ("method.role_sampling.reviewer.temperature=.nan", "role_sampling.reviewer.temperature=nan: expected 0 to 2"),
         (
@@ -112,6 +113,20 @@ def test_values_outside_are_refused(word: str, says: str) -> None:
     with pytest.raises(ConfigError) as e:
         presets.compose("demo", [word])
     assert says in str(e.value)
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "0" + "1" * 5000, "2026-99-99", "-2026-01-01T99:00:00"])
+def test_what_looks_like_a_number_or_a_date_and_is_none_gets_one_short_line(tmp_path: Path, value: str) -> None:
+    for key in ("method.seed", "launch.heartbeat_s", "method.reviewers"):
+        with pytest.raises(ConfigError, match=key) as e:
+            presets.compose("demo", [f"{key}={value}"])
+        assert len(str(e.value)) < 500 and "\n" not in str(e.value)
+    preset = tmp_path / "p.yaml"
+    preset.write_text(f"include: [demo]\nseeds: {{name: {value}}}\nmethod: {{seed: {value}}}\n")
+    with pytest.raises(ConfigError, match=r"p\.yaml: method\.seed"):
+        presets.compose(str(preset))
+    preset.write_text(f"include: [demo]\nseeds: {{name: {value}}}\n")
+    assert presets.compose(str(preset)).seeds.name == value, "a text stays as it was typed"
 
 
 def test_the_other_configurations_too(tmp_path: Path) -> None:

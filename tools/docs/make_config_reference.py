@@ -40,7 +40,7 @@ HEAD = """\
 
 A run is described by one configuration. `gra plan` composes it from a preset (`configs/*.yaml`, or a file of
 yours), a site (`configs/sites/*.yaml`) and words `key=value`, in this order; `gra config show` prints the result
-with the meaning of each key. A preset may name others in `include: [...]`; they come first.
+with the meaning and the bounds of each key. A preset may name others in `include: [...]`; they come first.
 
 ```bash run
 gra config show --preset demo method.reviewers=2
