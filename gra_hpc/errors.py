@@ -42,6 +42,10 @@ class EngineError(GraError):
     """An engine that cannot start, or that keeps dying. The message ends with its log's path."""
 
 
+class OwnershipError(GraError):
+    """A file or directory that decides what runs as this user, and that others may change."""
+
+
 class StorageError(GraError):
     """Full disk, quota, or a file system that does not keep its promises."""
 

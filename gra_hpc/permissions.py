@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 
+from gra_hpc.errors import OwnershipError
+
 ROOT = 0
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def ours_alone(path: Path) -> bool:
@@ -16,7 +21,7 @@ def ours_alone(path: Path) -> bool:
         status = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & OTHERS_WRITE
 
 
 def foreign(path: Path) -> bool:
@@ -31,6 +36,81 @@ def in_other_hands(path: Path) -> bool:
     """Whether somebody else could put another directory in the place of one of ours in this one: its owner, or anybody,
     where all may write and no sticky bit (as /tmp has) keeps each from the others' entries."""
     return foreign(path) or path.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
+
+
+def others_may_write(status: os.stat_result) -> bool:
+    """Whether a file's mode lets anybody else change it. A group that has its user alone is nobody else."""
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and not _private(status.st_gid)
+
+
+@functools.cache
+def _private(gid: int) -> bool:
+    """Whether a group is this user's own, as many systems give each one: of the user's name, without others in it."""
+    try:
+        me, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return me.pw_gid == gid and group.gr_name == me.pw_name and set(group.gr_mem) <= {me.pw_name}
+
+
+def own_bytes(path: Path, then: str = "") -> bytes:
+    """A file that decides what runs in this user's name: read only if it is this user's, and nobody else's to write.
+
+    What is read is what was looked at, whoever moves files and directories meanwhile.
+
+    Args:
+        then: what to do about another user's file.
+
+    Raises:
+        OwnershipError: it is in other hands, or no file.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", opener=_without_waiting) as f:
+        status = os.fstat(f.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OwnershipError(f"{path}: not a file", then)
+        if status.st_uid != os.getuid():
+            raise OwnershipError(f"{path}: belongs to {_user(status.st_uid)}, and would decide what runs as you", then)
+        if others_may_write(status):
+            raise OwnershipError(
+                f"{path}: others may write it (mode {stat.S_IMODE(status.st_mode):o}), and so decide what runs as you",
+                f"look through it, then chmod go-w {path}",
+            )
+        return f.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # of a pipe: nobody may be at its other end
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def closed_directory(path: Path, mode: int = 0o755) -> Path:
+    """A directory of this user's in which nobody else may write, whatever the umask; made, or closed, if need be.
+
+    Args:
+        mode: what others may do in it; the umask may take from that.
+
+    Raises:
+        OwnershipError: it is another user's.
+    """
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise OwnershipError(
+            f"{path}: not a directory of yours (owner {_user(status.st_uid)}), and would decide what runs as you",
+            "only who made a directory of jobs submits them",
+        )
+    if status.st_mode & 0o777 & ~mode:
+        path.chmod(stat.S_IMODE(status.st_mode) & (mode | 0o7000))
+    return path
 
 
 @functools.cache

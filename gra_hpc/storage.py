@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,13 +55,23 @@ def fsync_file(path: Path) -> None:
         os.close(fd)
 
 
-def new_beside(path: Path) -> BinaryIO:
+OWN = 0o644
+"""Mode of a file that nobody else may write, whatever the umask: of what decides what runs as this user."""
+PRIVATE = 0o600
+"""Mode of a file that nobody else may read either."""
+
+
+def new_beside(path: Path, mode: int = 0o666) -> BinaryIO:
     """A new, empty file beside `path`, open for writing; its `name` is its path.
 
     Nobody can foresee the name, and it is created exclusively: where others may write, a link that they have planted
     is not followed.
+
+    Args:
+        mode: its permissions, from which the umask takes.
     """
-    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp").open("xb")
+    name = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    return open(name, "xb", opener=lambda p, flags: os.open(p, flags, mode))
 
 
 def new_file(path: Path) -> BinaryIO:
@@ -80,16 +90,17 @@ def opened_here(path: str, flags: int) -> int:
 
 
 @contextmanager
-def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+def whole_file(path: Path, durable: bool = True, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to fill, which takes the name `path` when the block ends. After an error it is gone, and `path` as it was.
 
     Args:
         durable: whether it must outlive a power loss.
+        mode: its permissions, from which the umask takes.
 
     Raises:
         StorageError: no room.
     """
-    with full_disk_as_error(path), new_beside(path) as f:
+    with full_disk_as_error(path), new_beside(path, mode) as f:
         temporary = Path(f.name)
         try:
             yield f
@@ -103,9 +114,9 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
+def write_atomic(path: Path, data: bytes, durable: bool = True, mode: int = 0o666) -> None:
     """Replace a file: temporary name, fsync unless it only informs, rename."""
-    with whole_file(path, durable) as f:
+    with whole_file(path, durable, mode) as f:
         f.write(data)
 
 
@@ -133,15 +144,18 @@ def unsealed(value: Any) -> Any:
     return rest
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> Any:
     """Parsed JSON, without its seal.
+
+    Args:
+        read: reads the file.
 
     Raises:
         StorageError: naming the file, when it is not JSON, or changed since it was sealed.
         FileNotFoundError: when it does not exist.
     """
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(read(path))
     except orjson.JSONDecodeError as e:
         raise StorageError(f"{path}: not valid JSON ({e})", "bring the file back, then type that again") from None
     try:
@@ -150,18 +164,21 @@ def read_json(path: Path) -> Any:
         raise StorageError(f"{path}: {e}", "bring the file back, then type that again") from None
 
 
-def read_object(path: Path, *keys: str, then: str = "") -> dict[str, Any]:
+def read_object(
+    path: Path, *keys: str, then: str = "", read: Callable[[Path], bytes] = Path.read_bytes
+) -> dict[str, Any]:
     """A JSON object that has some keys.
 
     Args:
         keys: with dots, those of objects inside.
         then: what to do about another one.
+        read: reads the file.
 
     Raises:
         StorageError: naming the file, and the first key that is missing.
         FileNotFoundError: when it does not exist.
     """
-    data = read_json(path)
+    data = read_json(path, read)
     for key in ("", *keys):
         value = data
         for part in key.split(".") if key else ():

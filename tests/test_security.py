@@ -42,13 +42,13 @@ def as_other(*words: object, code: str = "") -> subprocess.CompletedProcess[str]
     return subprocess.run([*OTHER, *args], capture_output=True, text=True, timeout=60, cwd="/", check=False)
 
 
-def gra(*args: object, umask: int = 0o022, **env: str) -> str:
+def gra(*args: object, umask: int = 0o022, code: int = 0, **env: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "gra_hpc.cli", *map(str, args)],
         capture_output=True, text=True, timeout=240, cwd=ROOT, umask=umask, env={**os.environ, **env},
         stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -181,18 +181,82 @@ def test_a_directory_in_other_hands_is_no_place_for_ours(open_dir: Path, whose: 
 
 
 @other_user
-@pytest.mark.parametrize(("umask", "readable"), [(0o077, False), (0o022, True)])
+@pytest.mark.parametrize(("umask", "readable"), [(0o077, False), (0o000, True)])
 def test_a_run_follows_the_umask(preset: Path, open_dir: Path, umask: int, readable: bool) -> None:
+    """But for what decides what runs: nobody else writes that, whatever the umask; nor reads what jobs begin with."""
     run = open_dir / "run"
     gra("plan", run, "--preset", preset, umask=umask)
     gra("submit", run, umask=umask)
+    closed = {run / "run.yaml", run / "plan.json", run / "logs", run / "logs/local"}
+    alone = {run / "submissions", *(run / "submissions").iterdir()}
+    alone |= {p for p in (run / "logs").rglob("*") if p.suffix in (".pkl", ".json", ".sh")}
+    assert len(alone) > 3
     for path in [run, *run.rglob("*")]:
         mode = path.stat().st_mode & 0o777
         assert not mode & umask, (path, oct(mode))
-        if readable and path.suffix not in (".pkl", ".sh"):
+        if path in alone - {run / "submissions/.lock"}:
+            assert not mode & 0o077, (path, oct(mode))
+        elif path in closed:
+            assert not mode & 0o022, (path, oct(mode))
+        if readable and path not in alone:
             assert (mode & 0o044) == 0o044, (path, oct(mode))
     assert (as_other("cat", run / "plan.json").returncode == 0) is readable
-    assert as_other("touch", run / "x").returncode != 0
+    if umask:
+        assert as_other("touch", run / "x").returncode != 0
+
+
+GROUP = 65533
+MEMBER = ["setpriv", "--reuid=65534", f"--regid={GROUP}", "--clear-groups"]
+
+
+@other_user
+def test_a_member_of_the_group_runs_nothing_as_the_owner(preset: Path, open_dir: Path) -> None:
+    """A run shared as documented (umask 002, a group's directory): members read it and may add to the data.
+
+    What jobs begin with, and the settings they follow, are the owner's alone; what is put in their place does not run.
+    """
+    shared = open_dir / "shared"
+    shared.mkdir()
+    os.chown(shared, 0, GROUP)
+    shared.chmod(0o2775)
+    run = shared / "run"
+    gra("plan", run, "--preset", preset, umask=0o002)
+    gra("submit", run, umask=0o002)
+    (pickled,) = list((run / "logs/local").glob("*.pkl"))[:1]
+
+    def member(*words: object, code: int = 1) -> str:
+        done = subprocess.run(
+            [*MEMBER, *map(str, words)], capture_output=True, text=True, timeout=60, cwd="/", check=False
+        )
+        assert (done.returncode != 0) == bool(code), done
+        return done.stdout
+
+    # all of a group's directory belongs to the group, the release too, and members may add to it
+    for path in (run, *run.rglob("*")):
+        assert path.stat().st_gid == GROUP, path
+    for path in (run, run / "release", run / "release/data", run / "rounds"):
+        assert path.stat().st_mode & 0o7777 == 0o2775, path
+    member("cat", run / "release/README.md", run / "run.yaml", *(run / "logs/local").glob("*.out"), code=0)
+    member("touch", run / "release/notes.txt", code=0)
+    # not to what decides what runs
+    for path in (run / "run.yaml", run / "plan.json", pickled):
+        member("sh", "-c", f"echo x >>{path}")
+    for directory in (run / "logs", run / "logs/local", run / "submissions"):
+        member("touch", directory / "x")
+        member("mv", next(iter(directory.iterdir())), directory / "y")
+    for path in (pickled, run / "submissions"):
+        member("ls", f"{path}/") if path.is_dir() else member("cat", path)
+    # what they may swap, since the run's directory is the group's: it is refused
+    member("mv", run / "run.yaml", run / "away.yaml", code=0)
+    member("sh", "-c", f"sed 's/^engine:/engine:\\n  python: bad/' {run}/away.yaml >{run}/run.yaml", code=0)
+    for words in (("resume", run), ("merge", run), ("submit", run)):
+        assert "run.yaml: belongs to" in gra(*words, code=1)
+    assert "release" in gra("status", run)
+    member("mv", "-f", run / "away.yaml", run / "run.yaml", code=0)
+    member("mv", run / "logs", run / "elsewhere", code=0)
+    member("mkdir", run / "logs", code=0)
+    shutil.rmtree(run / "release")
+    assert "logs: not a directory of yours" in gra("resume", run, code=1)
 
 
 def test_secrets_go_nowhere(preset: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gra_hpc.config import presets
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError
-from gra_hpc.storage import write_atomic
+from gra_hpc.storage import OWN, write_atomic
 
 
 def preset_of(out: Path, preset: str, verb: str) -> str:
@@ -37,6 +37,7 @@ def freeze(out: Path, config: Any) -> Path:
 
     Raises:
         FingerprintError: there is one, and it differs.
+        OwnershipError: it is another user's, or others may write it.
         LaunchError: a name that Slurm cannot take.
     """
     out = out.absolute()
@@ -45,11 +46,11 @@ def freeze(out: Path, config: Any) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.yaml"
     if path.is_file():
-        before = presets.load_as(type(config), path)
+        before = presets.load_as(type(config), path, own=True)
         if before.fingerprint != config.fingerprint:
             keys = ", ".join(differences(fingerprinted(before), fingerprinted(config)))
             raise FingerprintError(f"{out}: was begun with other settings: {keys}", "choose another directory")
-    write_atomic(path, presets.dump(config).encode())
+    write_atomic(path, presets.dump(config).encode(), mode=OWN)
     return out
 
 

@@ -22,6 +22,7 @@ from gra_hpc.config.settings import MemberConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.config.typed_yaml import hint_of, parsed, types_of
 from gra_hpc.errors import ConfigError
+from gra_hpc.permissions import own_bytes
 
 C = TypeVar("C")
 
@@ -54,9 +55,9 @@ def nearest(word: str, options: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, own: bool = False) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return own_bytes(path, "begin one of your own").decode() if own else path.read_text(encoding="utf-8")
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
     except UnicodeDecodeError as e:
@@ -141,9 +142,17 @@ def compose_as(kind: type[C], folder: str, preset: str, overrides: Sequence[str]
     return cast(C, _with_site(_typed(apply(cfg, overrides, kind))))
 
 
-def load_as(kind: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
-    """A saved configuration of that kind, with overrides."""
-    cfg = _merge(OmegaConf.structured(kind), _data(_text(path), path, kind), str(path), kind)
+def load_as(kind: type[C], path: Path, overrides: Sequence[str] = (), own: bool = False) -> C:
+    """A saved configuration of that kind, with overrides.
+
+    Args:
+        own: it decides what runs: it must be this user's, and nobody else's to write.
+
+    Raises:
+        ConfigError: as `compose` does.
+        OwnershipError: it is in other hands.
+    """
+    cfg = _merge(OmegaConf.structured(kind), _data(_text(path, own), path, kind), str(path), kind)
     return cast(C, _with_site(_typed(apply(cfg, overrides, kind))))
 
 
@@ -187,13 +196,17 @@ def site_names() -> list[str]:
     return sorted({p.stem for d in config_dirs() for p in (d / "sites").glob("*.yaml")})
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load(path: Path, overrides: Sequence[str] = (), own: bool = False) -> RunConfig:
     """A saved configuration (`run.yaml`), with overrides.
+
+    Args:
+        own: it decides what runs: it must be this user's, and nobody else's to write.
 
     Raises:
         ConfigError: as `compose` does; or there is nothing in it.
+        OwnershipError: it is in other hands.
     """
-    data = _data(_text(path), path)
+    data = _data(_text(path, own), path)
     if not data:
         raise ConfigError(f"{path}: empty, expected the settings of a run", f"gra plan {path.parent}-2 ...")
     return _finish(_typed(apply(_merge(OmegaConf.structured(RunConfig), data, str(path)), overrides)))

@@ -168,7 +168,7 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> Evalu
 
 def load(path: Path) -> EvaluateConfig:
     """A saved configuration."""
-    return checked(presets.load_as(EvaluateConfig, path))
+    return checked(presets.load_as(EvaluateConfig, path, own=True))
 
 
 def checked(c: EvaluateConfig) -> EvaluateConfig:

@@ -22,7 +22,7 @@ from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.experiments import config as experiments
 from gra_hpc.experiments.config import ExperimentConfig, Row, as_words, merge_settings
 from gra_hpc.run.directory import RunDir
-from gra_hpc.storage import write_atomic
+from gra_hpc.storage import OWN, write_atomic
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class ExperimentDir:
             (self.path / d).mkdir(parents=True, exist_ok=True)
         for row in rows:
             if config.data[row.data].trained:
-                write_atomic(self.preset(row), experiments.preset_text(config, row).encode())
-        write_atomic(self.config, presets.dump(config).encode())
+                write_atomic(self.preset(row), experiments.preset_text(config, row).encode(), mode=OWN)
+        write_atomic(self.config, presets.dump(config).encode(), mode=OWN)
 
 
 def seeds_of(config: ExperimentConfig, row: Row) -> list[int]:

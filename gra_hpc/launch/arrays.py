@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from gra_hpc.launch.tasks import MergeTask, ShardTask
 from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step
+from gra_hpc.storage import PRIVATE, write_atomic
 from gra_hpc.terminal import say
 
 UNLIMITED = 10**9
@@ -188,11 +190,17 @@ def script_of(executor: Any, tasks: int = 0) -> str:
 def _executor(run: OutputDir, site: SiteConfig, timeouts: int = UNLIMITED) -> Any:
     import submitit
 
+    from gra_hpc.launch import task_file
+
     class Executor(submitit.SlurmExecutor):
         @classmethod
         def affinity(cls) -> int:
             """Also where sbatch is missing: texts are rendered on any machine; submitting says what is missing."""
             return 2
+
+        @property
+        def _submitit_command_str(self) -> str:
+            return task_file.command(self.python, shlex.quote(str(self.folder)))
 
     python = launcher(site)
     return Executor(folder=run.logs / "%A", max_num_timeout=timeouts, python=python)
@@ -200,8 +208,6 @@ def _executor(run: OutputDir, site: SiteConfig, timeouts: int = UNLIMITED) -> An
 
 def launcher(site: SiteConfig) -> str | None:
     """What starts Python in the job: the site's, in its container if it has one; None: the submitter's own."""
-    import shlex
-
     kind, _, image = site.container.partition(":")
     python = site.python or sys.executable
     if kind == "apptainer":
@@ -259,14 +265,32 @@ def _srun(cpus: int, site: SiteConfig) -> list[str]:
 
 def submit_array(executor: Any, tasks: Sequence[Any]) -> str:
     """Submit an array; its id."""
-    if len(tasks) == 1:  # one submission is no array: its id has no index
-        return submit_one(executor, tasks[0])
-    return str(_guarded(lambda: executor.submit_array(tasks))[0].job_id.split("_")[0])
+    return _submit(executor, tasks)
 
 
 def submit_one(executor: Any, task: Any) -> str:
     """Submit a job that is no array; its id."""
-    return str(_guarded(lambda: executor.submit(task)).job_id.split("_")[0])
+    return _submit(executor, [task])
+
+
+def _submit(executor: Any, tasks: Sequence[Any]) -> str:
+    """Hand tasks to Slurm. What the jobs begin with is this user's alone, whatever the umask (`task_file`)."""
+    from submitit.core.utils import CommandFunction, JobPaths
+
+    from gra_hpc.launch import task_file
+
+    logs = JobPaths.get_first_id_independent_folder(executor.folder)
+    minutes = executor.parameters.get("time", 5)
+    files = [task_file.write(logs, task, minutes, executor.max_num_timeout) for task in tasks]
+    script = logs / f".submission_file_{files[0].stem}.sh"
+    array = len(tasks) if len(tasks) > 1 else 0  # one submission is no array: its id has no index
+    write_atomic(script, script_of(executor, array).encode(), durable=False, mode=PRIVATE)
+    words = executor._make_submission_command(script)
+    job = str(executor._get_job_id_from_submission_command(_guarded(CommandFunction(words, verbose=False))))
+    for number, file in enumerate(files):
+        task_file.place(file, JobPaths(executor.folder, f"{job}_{number}" if array else job), "submitted_pickle")
+    task_file.place(script, JobPaths(executor.folder, job), "submission_file")
+    return job
 
 
 def _guarded(act: Any) -> Any:

@@ -21,7 +21,7 @@ from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
 
-PICKLES = ".pkl"
+TASKS = (".pkl", "_result.json")
 SCRIPTS = ".sh"
 _TASK = re.compile(r"(\d+)_(0|[1-9]\d*)(_\d+)?(_[a-z]+\.\w+)", re.ASCII)
 """A file of one task: job, index, and what follows."""
@@ -69,7 +69,9 @@ def clean(run: Run, yes: bool) -> Iterator[str]:
         yield f"{'removing' if yes else 'would remove'} {len(kind.files)} {kind.name}, {kind.size / 1e6:.1f} MB"
         yield from (f"  {run.logs.name}/{line}" for line in _named(kind.files))
     if yes:
-        _remove(run.logs, [f for kind in kinds for f in kind.files])
+        kept = _remove(run.logs, [f for kind in kinds for f in kind.files])
+        if kept:
+            yield f"{len(kept)} of them stay: {kept[0]}"
         yield "done; samples, manifests, journals and the logs of unpublished shards are untouched"
     else:
         yield f"next: gra clean {run.path} --yes"
@@ -100,16 +102,16 @@ def found(run: Run, there: list[Entry]) -> list[Kind]:
     live = {str(task.job) for _, task in submissions.live(run)} if submitted else set()
     jobs = [f for f in there if f.directory not in live and (f.directory.isdigit() or f.directory in ("local", PLAIN))]
     here = submissions.somebody_submits(run)  # its local jobs may not have read their pickles yet
-    pickles = [f for f in jobs if f.name.endswith(PICKLES) and (f.directory != "local" or not here)]
+    tasks = [f for f in jobs if f.name.endswith(TASKS) and (f.directory != "local" or not here)]
     scripts = [f for f in jobs if f.name.endswith(SCRIPTS)]
     if not live:
-        left = re.compile(r"\.submission_file_.*\.sh")
+        left = re.compile(r"\.submission_file_.*\.sh" if here else r"\.submission_file_.*\.sh|[0-9a-f]{32}\.pkl")
         scripts += [f for f in there if not f.directory and left.fullmatch(f.name)]
     named, attempts = _logs_of_published(run, live)
     engines = attempts - {"", *(f.directory for f in jobs)}
     logs = [f for f in there if (f.directory, f.name) in named or (f.directory in engines and f.name.endswith(".log"))]
     return [
-        Kind("submitit pickles", pickles),
+        Kind("files of tasks", tasks),
         Kind("submission scripts", scripts),
         Kind("logs of published shards and finished merges", logs),
     ]
@@ -156,20 +158,37 @@ def _named(files: list[Entry]) -> Iterator[str]:
         yield f"{directory}/{before}{f'[{some}]' if len(indices) > 1 else some}{after}"
 
 
-def _remove(logs: Path, files: list[Entry]) -> None:
-    """Remove files, and directories that are empty then, by handles that follow no link."""
+def _remove(logs: Path, files: list[Entry]) -> list[str]:
+    """Remove files, and directories that are empty then, by handles that follow no link; what could not be removed."""
     by_directory: dict[str, list[str]] = defaultdict(list)
     for f in files:
         by_directory[f.directory].append(f.name)
-    with contextlib.suppress(OSError), _opened(logs) as root:
-        for directory, names in by_directory.items():
-            with contextlib.suppress(OSError), _opened(directory or ".", root) as handle:
-                for name in names:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(name, dir_fd=handle)
-        for directory in os.listdir(root):  # noqa: PTH208
-            with contextlib.suppress(OSError):  # no directory, or something is left in it
-                os.rmdir(directory, dir_fd=root)
+    kept = []
+    try:
+        with _opened(logs) as root:
+            for directory, names in by_directory.items():
+                try:
+                    with _opened(directory or ".", root) as handle:
+                        kept += [f"{directory}/{name}: {e}" for name in names if (e := _unlink(name, handle))]
+                except OSError as e:
+                    kept += [f"{directory}/{name}: {e.strerror}" for name in names]
+            for directory in os.listdir(root):  # noqa: PTH208
+                with contextlib.suppress(OSError):  # no directory, or something is left in it
+                    os.rmdir(directory, dir_fd=root)
+    except OSError as e:
+        kept.append(f"{logs}: {e.strerror}")
+    return kept
+
+
+def _unlink(name: str, directory: int) -> str:
+    """Remove a file in an open directory; why not, if it stays."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except OSError as e:
+        return e.strerror or str(e)
+    return ""
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import threading
 import time
@@ -14,8 +15,9 @@ from typing import Any, NoReturn
 
 from gra_hpc.errors import IncompleteError, LaunchError
 from gra_hpc.launch.tasks import MergeTask, ShardTask
-from gra_hpc.log_tail import OURS, telling
+from gra_hpc.log_tail import ANY, OURS, last_words, telling
 from gra_hpc.owner import Owner
+from gra_hpc.permissions import closed_directory
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
@@ -65,7 +67,7 @@ def run_all(run: Run, watch: Callable[[], None] = lambda: None) -> None:
             _shards(run, step, parallel, watch)
             job = _submit(run, MergeTask(str(run.path), step.round))
             _wait([job], watch)
-            _result(job, run)
+            _require_result(job, run)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -104,10 +106,18 @@ def _shards(run: Run, step: Step, parallel: int, watch: Callable[[], None]) -> N
 def _submit(run: Run, task: Any) -> Any:
     import submitit
 
+    from gra_hpc.launch import task_file
+
+    class Executor(submitit.LocalExecutor):
+        @property
+        def _submitit_command_str(self) -> str:
+            return task_file.command(self.python, shlex.quote(str(self.folder)))
+
+    closed_directory(run.logs)
     with _quiet():
-        executor = submitit.LocalExecutor(folder=run.logs / "local")
+        executor = Executor(folder=closed_directory(run.logs / "local"))
         executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=False)
-        return executor.submit(Watched.by_me(task))
+        return executor._internal_process_submissions([task_file.Submitted(Watched.by_me(task))])[0]
 
 
 def _wait(jobs: list[Any], watch: Callable[[], None]) -> None:
@@ -135,25 +145,24 @@ def _stop(jobs: list[Any]) -> None:
 
 def _error(job: Any) -> tuple[str, str, Path]:
     """The last line of what a job raised: cause and advice; and its log."""
+    from gra_hpc.launch.task_file import outcome
+
     log = Path(job.paths.stderr)
-    try:
-        error = job.exception()
-        text = str(error).strip() if error else ""
-    except Exception as e:
-        text = str(e)
-    trace = text.partition("You can check full logs")[0]  # what submitit says after a job's traceback
-    last = telling(trace.splitlines(), r"[^- ]") or "the process ended without a result"
+    trace = outcome(job.paths).get("error", "")
+    last = telling(trace.splitlines(), ANY) or last_words(log) or last_words(Path(job.paths.stdout))
+    last = last or "the process ended without a result"
     ours = OURS.match(last)
     cause, advice = (ours[1], ours[2] or "") if ours else (last, "")
     return cause, advice.partition(", then gra resume")[0], log
 
 
-def _result(job: Any, run: Run) -> Any:
-    try:
-        return job.result()
-    except Exception:
+def _require_result(job: Any, run: Run) -> None:
+    """Raises LaunchError unless a job came to its end."""
+    from gra_hpc.launch.task_file import outcome
+
+    if "result" not in outcome(job.paths):
         cause, advice, log = _error(job)
-        raise LaunchError(f"{cause} (log: {log})", f"{advice or 'mend it'}, then gra resume {run.path}") from None
+        raise LaunchError(f"{cause} (log: {log})", f"{advice or 'mend it'}, then gra resume {run.path}")
 
 
 @contextlib.contextmanager

@@ -20,10 +20,11 @@ from typing import Any
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.owner import Beat, Owner, Sightings
+from gra_hpc.permissions import closed_directory
 from gra_hpc.records import digest
 from gra_hpc.run.attempts import Heartbeat, earlier
 from gra_hpc.run.directory import OutputDir, RunDir
-from gra_hpc.storage import opened_here, read_json, to_json, write_atomic
+from gra_hpc.storage import PRIVATE, opened_here, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ class Submission:
 
     def save(self, run: OutputDir) -> None:
         """Write it whole; only the process that made it ever does."""
-        run.submissions.mkdir(exist_ok=True)
-        write_atomic(run.submissions / f"{self.token}.json", to_json(asdict(self)))
+        closed_directory(run.submissions, 0o700)
+        write_atomic(run.submissions / f"{self.token}.json", to_json(asdict(self)), mode=PRIVATE)
 
     @classmethod
     def load(cls, path: Path) -> Submission:
@@ -107,7 +108,7 @@ def sole_submitter(run: OutputDir) -> Iterator[None]:
     Raises:
         LaunchError: another process is at it.
     """
-    run.submissions.mkdir(exist_ok=True)
+    closed_directory(run.submissions, 0o700)
     path = _lock(run)
     with open(path, "a+b", opener=opened_here) as file:
         try:

@@ -32,9 +32,9 @@ class Restartable:
 
     def checkpoint(self, *_: Any, **__: Any) -> Any:
         """For submitit, when it puts the job back in the queue."""
-        from submitit.helpers import DelayedSubmission
+        from gra_hpc.launch.task_file import Submitted
 
-        return DelayedSubmission(self)
+        return Submitted(self)
 
 
 @dataclass(frozen=True)

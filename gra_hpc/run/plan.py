@@ -16,6 +16,7 @@ from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
 from gra_hpc.flows.render import prompts_digest
+from gra_hpc.permissions import own_bytes
 from gra_hpc.records import digest
 from gra_hpc.run.code import code_digest
 from gra_hpc.run.directory import RoundDir, RunDir
@@ -54,13 +55,18 @@ class Plan:
     """Seeds whose response came with thoughts."""
 
     @classmethod
-    def load(cls, run: RunDir) -> Plan:
+    def load(cls, run: RunDir, own: bool = False) -> Plan:
         """The plan of a run.
+
+        Args:
+            own: it decides what runs: it must be this user's, and nobody else's to write.
 
         Raises:
             GraError: when it was made by an incompatible version.
+            OwnershipError: it is in other hands.
         """
-        data, then = read_object(run.plan_file), f"gra plan {run.path}-2 ..."
+        data = read_object(run.plan_file, read=own_bytes if own else Path.read_bytes)
+        then = f"gra plan {run.path}-2 ..."
         if data.get("format") not in READABLE:
             raise GraError(
                 f"{run.plan_file}: plan format {data.get('format')}, this version reads {READABLE[0]} to {FORMAT}", then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from gra_hpc.config.frozen import differences
 from gra_hpc.config.settings import Flow, RunConfig
 from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.models.identity import Say
+from gra_hpc.permissions import closed_directory
 from gra_hpc.records import digest
 from gra_hpc.run import disk_space
 from gra_hpc.run.directory import RunDir
@@ -24,7 +26,7 @@ from gra_hpc.run.pins import pin_embed, pin_models, special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
-from gra_hpc.storage import entry, fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
+from gra_hpc.storage import OWN, entry, fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
 
 SEEDS_PER_SHARD_0 = 2000
 """Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
@@ -82,7 +84,7 @@ def make(
         benchmarks=benchmarks,
     )
     if run.plan_file.exists():
-        before = Plan.load(run)
+        before = Plan.load(run, own=True)
         before.verify(config, run)
         if before.frozen != what:
             raise FingerprintError(
@@ -91,7 +93,7 @@ def make(
             )
         if before_writing:
             before_writing(config, plan)
-        write_atomic(run.config_file, presets.dump(config).encode())
+        write_atomic(run.config_file, presets.dump(config).encode(), mode=OWN)
         return Run(run.path, config, before)
     if plan.shards > plan.seeds:
         raise GraError(
@@ -106,9 +108,10 @@ def make(
         temporary = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.path.parent))
         try:
             draft = RunDir(temporary)
-            for d in (draft.logs, draft.submissions, draft.round(1).path):
-                d.mkdir(parents=True)
-            draft.config_file.write_text(presets.dump(config), encoding="utf-8")
+            draft.round(1).path.mkdir(parents=True)
+            closed_directory(draft.logs)
+            closed_directory(draft.submissions, 0o700)
+            write_atomic(draft.config_file, presets.dump(config).encode(), mode=OWN)
             seed_module.write_records(draft.seeds, seed_set.seeds, thoughts=bool(plan.seed_thoughts))
             seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
             if undescribed:
@@ -116,10 +119,11 @@ def make(
                 RoundPlan(0, undescribed, min(plan.shards, -(-undescribed // SEEDS_PER_SHARD_0))).save(draft.round(0))
             first_round(config, plan).save(draft.round(1))
             plan = replace(plan, files={p.name: entry(p) for p in (draft.seeds, draft.seed_rejects)})
-            draft.plan_file.write_bytes(sealed(asdict(plan)))
+            write_atomic(draft.plan_file, sealed(asdict(plan)), mode=OWN)
             mask = os.umask(0)
             os.umask(mask)
-            temporary.chmod(0o777 & ~mask)
+            of_a_group = temporary.stat().st_mode & stat.S_ISGID  # what is made in it belongs to the group too
+            temporary.chmod(0o777 & ~mask | of_a_group)
             for path in (*temporary.rglob("*"), temporary):  # or a power loss could leave a run with an empty plan
                 fsync_file(path) if path.is_file() else fsync_dir(path)
             if run.path.exists():

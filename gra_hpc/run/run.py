@@ -10,7 +10,7 @@ from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan, RoundPlan
-from gra_hpc.storage import write_atomic
+from gra_hpc.storage import OWN, write_atomic
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Run(RunDir):
 
     @classmethod
     def open(cls, path: Path | str, overrides: Sequence[str] = ()) -> Run:
-        """A run to work on: its settings are those that were planned.
+        """A run to work on: its settings are those that were planned, and nobody else's to change.
 
         Args:
             path: the run's directory.
@@ -30,9 +30,10 @@ class Run(RunDir):
 
         Raises:
             GraError: not a run, or a damaged one.
+            OwnershipError: another user's run, or one whose settings others may write.
             FingerprintError: a frozen setting, the prompts or the code are not those of the plan, with the keys.
         """
-        run = cls.to_look_at(path, overrides)
+        run = cls._loaded(path, overrides, own=True)
         run.plan.verify(run.config, run)
         return run
 
@@ -43,8 +44,13 @@ class Run(RunDir):
         Raises:
             GraError: not a run, or a damaged one.
         """
+        return cls._loaded(path, overrides, own=False)
+
+    @classmethod
+    def _loaded(cls, path: Path | str, overrides: Sequence[str], own: bool) -> Run:
         directory = RunDir.existing(path)
-        return cls(directory.path, presets.load(directory.config_file, overrides), Plan.load(directory))
+        config = presets.load(directory.config_file, overrides, own)
+        return cls(directory.path, config, Plan.load(directory, own))
 
     @property
     def rounds(self) -> list[int]:
@@ -57,4 +63,4 @@ class Run(RunDir):
 
     def save(self) -> None:
         """Write its settings: those outside the fingerprint may have changed."""
-        write_atomic(self.config_file, presets.dump(self.config).encode())
+        write_atomic(self.config_file, presets.dump(self.config).encode(), mode=OWN)

@@ -248,7 +248,7 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> Finet
 
 def load(path: Path) -> FinetuneConfig:
     """A saved configuration."""
-    return checked(presets.load_as(FinetuneConfig, path))
+    return checked(presets.load_as(FinetuneConfig, path, own=True))
 
 
 def checked(c: FinetuneConfig) -> FinetuneConfig:

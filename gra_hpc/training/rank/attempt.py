@@ -21,12 +21,13 @@ import torch.distributed as dist
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from gra_hpc.permissions import closed_directory
 from gra_hpc.signals import Stop
 from gra_hpc.storage import opened_here
 from gra_hpc.training.config import Dtype, FinetuneConfig
 from gra_hpc.training.directory import FinetuneDir, newest
 from gra_hpc.training.rank import tokens
-from gra_hpc.training.rank.checkpoints import prune, seal, sweep
+from gra_hpc.training.rank.checkpoints import prune, refuse_foreign, seal, sweep
 from gra_hpc.training.rank.model import load_model, load_tokenizer
 from gra_hpc.training.rank.settings import deepspeed_settings
 
@@ -69,9 +70,12 @@ class Attempt:
         tokenizer = load_tokenizer(config)
         start: list[Any] = [None, None, 0]
         if dist.get_rank() == 0:
-            (out.checkpoints / name).mkdir(parents=True, exist_ok=True)
+            closed_directory(out.checkpoints)
+            closed_directory(out.checkpoints / name)
             data = tokens.prepare(config, tokenizer, out.tokens)
             best = newest(out)
+            if best:
+                refuse_foreign(best)
             sweep(out)
             start = [best and str(best.path), data, len(list(out.checkpoints.iterdir()))]
             log.info("starts from %s", f"step {best.step}" if best else "the beginning")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import shutil
+import stat
 from pathlib import Path
 
+from gra_hpc.errors import OwnershipError
+from gra_hpc.permissions import others_may_write
 from gra_hpc.storage import fsync_dir, fsync_file, to_json, write_atomic
 from gra_hpc.training.directory import COMPLETE, Checkpoint, FinetuneDir, checkpoints
 
@@ -24,6 +28,22 @@ def seal(path: Path, step: int) -> None:
     sizes = {str(p.relative_to(path)): p.stat().st_size for p in files}
     write_atomic(path / COMPLETE, to_json({"step": step, "files": sizes}))
     fsync_dir(path.parent)
+
+
+def refuse_foreign(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that somebody else could have put there: some of its files are pickles, which run code.
+
+    Raises:
+        OwnershipError: with the file that is in other hands.
+    """
+    for path in (checkpoint.path.parent, checkpoint.path, *checkpoint.path.rglob("*")):
+        status = path.lstat()
+        kinds = stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
+        if not kinds or status.st_uid != os.getuid() or others_may_write(status):
+            raise OwnershipError(
+                f"{path}: others may have put it there, and what it holds runs as you",
+                f"remove {checkpoint.path}, or if you know it: chmod -R go-w {checkpoint.path.parent}",
+            )
 
 
 def prune(out: FinetuneDir, keep: int) -> None:

@@ -37,6 +37,7 @@ def main() -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     hub.offline()
+    os.umask(os.umask(0) | 0o022)  # checkpoints hold pickles: whoever may write them decides what runs
     out = FinetuneDir.existing(sys.argv[1])
     try:
         finished = train(out, configs.load(out.config), stop)
