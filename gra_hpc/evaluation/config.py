@@ -17,6 +17,7 @@ from gra_hpc.config.presets import nearest
 from gra_hpc.config.rules import check_bounds, expecting
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.records import digest
+from gra_hpc.training.templates import check_template
 
 FOLDER = "evaluate"
 """Where in `configs/` the presets are."""
@@ -177,17 +178,9 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
     Raises:
         ConfigError: naming the key, its value and what was expected.
     """
-    from gra_hpc.training.templates import BUILT_IN
-
     need = expecting("gra config show --preset evaluate/paper  (explains every key)")
     check_bounds(c, need)
-    template = c.model.chat_template
-    need(
-        not template or template in BUILT_IN or Path(template).is_file(),
-        "model.chat_template",
-        template,
-        f"a Jinja file, or {' or '.join(BUILT_IN)}",
-    )
+    check_template(c.model.chat_template, need)
     need(bool(c.benchmarks), "benchmarks", "{}", "at least one benchmark")
     for name in c.only:
         near = nearest(name, list(c.benchmarks))

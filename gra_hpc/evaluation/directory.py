@@ -12,30 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.errors import GraError
-from gra_hpc.run.directory import OutputDir
+from gra_hpc.run.directory import JobDir
 from gra_hpc.storage import read_json
 
 
 @dataclass(frozen=True)
-class EvaluateDir(OutputDir):
+class EvaluateDir(JobDir):
     """Paths of one evaluation."""
 
-    @classmethod
-    def existing(cls, path: Path | str) -> EvaluateDir:
-        """A submitted evaluation.
-
-        Raises:
-            GraError: when the directory holds no configuration.
-        """
-        out = cls(Path(path).absolute())
-        if not out.config.is_file():
-            raise GraError(f"{path}: not an evaluation (no config.yaml)", f"gra evaluate {path} --preset paper")
-        return out
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
+    KIND = "an evaluation"
+    COMMAND = "evaluate"
 
     @property
     def results(self) -> Path:
@@ -44,10 +30,6 @@ class EvaluateDir(OutputDir):
     @property
     def table(self) -> Path:
         return self.path / "table.md"
-
-    @property
-    def done(self) -> Path:
-        return self.path / "done.json"
 
     def benchmark(self, name: str) -> Path:
         return self.path / "benchmarks" / name

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Self
 
 from gra_hpc.errors import GraError
 
@@ -38,6 +39,37 @@ class OutputDir:
     @property
     def submissions(self) -> Path:
         return self.path / "submissions"
+
+
+@dataclass(frozen=True)
+class JobDir(OutputDir):
+    """Paths of a directory that one kind of job works on, with the settings it was begun with."""
+
+    KIND: ClassVar[str]
+    """For people."""
+    COMMAND: ClassVar[str]
+    """What begins one: `gra COMMAND DIR --preset paper`."""
+
+    @classmethod
+    def existing(cls, path: Path | str) -> Self:
+        """One that was submitted.
+
+        Raises:
+            GraError: it holds no configuration.
+        """
+        out = cls(Path(path).absolute())
+        if not out.config.is_file():
+            raise GraError(f"{path}: not {cls.KIND} (no config.yaml)", f"gra {cls.COMMAND} {path} --preset paper")
+        return out
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def done(self) -> Path:
+        """Written last."""
+        return self.path / "done.json"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.config.rules import check_bounds, expecting
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.records import digest
+from gra_hpc.training.templates import check_template
 
 FOLDER = "finetune"
 """Where in `configs/` the presets are."""
@@ -257,17 +258,9 @@ def checked(c: FinetuneConfig) -> FinetuneConfig:
     Raises:
         ConfigError: naming the key, its value and what was expected.
     """
-    from gra_hpc.training.templates import BUILT_IN
-
     need = expecting("gra config show --preset finetune/paper  (explains every key)")
     check_bounds(c, need)
-    template = c.model.chat_template
-    need(
-        not template or template in BUILT_IN or Path(template).is_file(),
-        "model.chat_template",
-        template,
-        f"a Jinja file, or {' or '.join(BUILT_IN)}",
-    )
+    check_template(c.model.chat_template, need)
     o = c.optimizer
     once = o.micro_batch * c.world
     need(

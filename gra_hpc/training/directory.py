@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.errors import GraError, StorageError
-from gra_hpc.run.directory import OutputDir
+from gra_hpc.errors import StorageError
+from gra_hpc.run.directory import JobDir
 from gra_hpc.storage import read_json
 
 COMPLETE = "complete.json"
@@ -25,24 +25,11 @@ COMPLETE = "complete.json"
 
 
 @dataclass(frozen=True)
-class FinetuneDir(OutputDir):
+class FinetuneDir(JobDir):
     """Paths of one fine-tuning job."""
 
-    @classmethod
-    def existing(cls, path: Path | str) -> FinetuneDir:
-        """A submitted job.
-
-        Raises:
-            GraError: when the directory holds no configuration.
-        """
-        out = cls(Path(path).absolute())
-        if not out.config.is_file():
-            raise GraError(f"{path}: not a fine-tuning job (no config.yaml)", f"gra finetune {path} --preset paper")
-        return out
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
+    KIND = "a fine-tuning job"
+    COMMAND = "finetune"
 
     @property
     def tokens(self) -> Path:
@@ -63,10 +50,6 @@ class FinetuneDir(OutputDir):
     @property
     def plot(self) -> Path:
         return self.path / "loss.png"
-
-    @property
-    def done(self) -> Path:
-        return self.path / "done.json"
 
 
 @dataclass(frozen=True)

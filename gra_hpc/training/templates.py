@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gra_hpc.config.rules import Need
+
 ALPACA = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'system' -%}
@@ -19,6 +21,16 @@ ALPACA = """\
 header follows the user's turn at once, so it is part of the prompt with and without `add_generation_prompt`."""
 
 BUILT_IN = {"alpaca": ALPACA}
+
+
+def check_template(name: str, need: Need) -> None:
+    """Refuse a setting `model.chat_template` that names neither a built-in template nor a file; empty is the model's.
+
+    Raises:
+        ConfigError: what was expected.
+    """
+    known = not name or name in BUILT_IN or Path(name).is_file()
+    need(known, "model.chat_template", name, f"a Jinja file, or {' or '.join(BUILT_IN)}")
 
 
 def text(name: str) -> str:
