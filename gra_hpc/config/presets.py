@@ -291,9 +291,8 @@ def _check_shape(hint: Any, value: Any, where: str) -> None:
     elif kind in (bool, int, float, str) and isinstance(value, (dict, list)):
         raise ConfigError(f"{where}={value!r}: expected one {kind.__name__}", "gra config show  (explains every key)")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(
-            f"{where}: {value.bit_length()} bits: expected a number of 64 bits", "gra config show  (explains every key)"
-        )
+        said = f"{where}=({value.bit_length()} bits): expected a number of 64 bits"
+        raise ConfigError(said, "gra config show  (explains every key)")
 
 
 def elsewhere(word: str, root: type = RunConfig) -> str:
