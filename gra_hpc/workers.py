@@ -14,12 +14,13 @@ import ctypes
 import os
 import pickle
 import queue
+import re
 import signal
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -28,6 +29,30 @@ from gra_hpc.errors import GraError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+PASSED = re.compile(
+    # who and where
+    r"PATH|HOME|USER|LOGNAME|SHELL|HOSTNAME|LANG|LANGUAGE|LC_\w+|TZ|TERM|COLUMNS|LINES|TMPDIR|TMP|TEMP|XDG_\w+"
+    # Python, and what loads and builds its libraries
+    r"|PYTHON\w+|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|LD_PRELOAD|LIBRARY_PATH|CPATH|C_INCLUDE_PATH"
+    r"|CPLUS_INCLUDE_PATH|CC|CXX|CFLAGS|CXXFLAGS|LDFLAGS|MAX_JOBS|GRA_\w+|MPL\w+|NUMBA_\w+|COVERAGE_\w+"
+    # devices, threads, communication
+    r"|CUDA\w*|NVIDIA_\w+|HIP_\w+|ROC\w+|HSA_\w+|ZE_\w+|GPU_\w+|NCCL_\w+|RCCL_\w+|GLOO_\w+|UCX_\w+|FI_\w+"
+    r"|OMP_\w+|KMP_\w+|GOMP_\w+|MKL_\w+|OPENBLAS_\w+|NUMEXPR_\w+|MALLOC_\w+"
+    # the libraries that models run in, and their caches
+    r"|VLLM_\w+|TORCH\w+|PYTORCH_\w+|TRITON_\w+|FLASHINFER_\w+|HF_\w+|HUGGINGFACE_\w+|TRANSFORMERS_\w+"
+    r"|TOKENIZERS_\w+|SENTENCE_TRANSFORMERS_\w+|DS_\w+|DEEPSPEED_\w+|ACCELERATE_\w+|TQDM_\w+|NLTK_DATA|DO_NOT_TRACK"
+    # the job's place
+    r"|SLURM_(?:ARRAY_)?(?:JOB|TASK)_(?:ID|GPUS)|SLURM_(?:NODEID|LOCALID|PROCID|CPUS_PER_TASK|RESTART_COUNT|TMPDIR)"
+)
+"""Variables that engines, benchmarks, ranks and workers are given; `engine.env` and `backend.env` add others."""
+SECRET = re.compile(
+    r"TOKEN(?!IZERS)|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL|PRIVATE_KEY|JWT|(?:^|_)PAT(?:$|_)|AUTH|^AWS_|^KRB5",
+    re.IGNORECASE,
+)
+"""Names of variables that hold secrets, also among those of the libraries above."""
+_LOGIN = re.compile(r"//[^/@\s]+@")
+"""A name or a password in an address."""
 
 _LENGTH = struct.Struct("<Q")
 _PR_SET_PDEATHSIG = 1
@@ -48,11 +73,24 @@ def die_with_parent(parent: int = 0) -> None:
         os._exit(1)
 
 
+def passed(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process of ours may know of an environment: `PASSED`, and nothing that looks like a secret.
+
+    The current directory is on no path of its: whoever owns that directory would run code in it. An empty or relative
+    entry of a path (`PYTHONPATH=:/x`) means the current directory too.
+    """
+    out = {k: v for k, v in environ.items() if PASSED.fullmatch(k) and not SECRET.search(k) and not _LOGIN.search(v)}
+    for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH"):
+        if name in out:
+            out[name] = os.pathsep.join(p for p in out[name].split(os.pathsep) if p.startswith("/"))
+    return out | {"PYTHONSAFEPATH": "1"}
+
+
 def child_environment(**more: str) -> dict[str, str]:
-    """This process's environment, with this package importable."""
+    """The environment of a process of ours: what `passed` lets through, with this package importable."""
+    env = passed(os.environ)
     package = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return env | {"PYTHONPATH": os.pathsep.join(p for p in (package, env.get("PYTHONPATH", "")) if p)} | more
 
 
 class Workers:
@@ -145,7 +183,7 @@ class Workers:
 def _start() -> subprocess.Popen[bytes]:
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return subprocess.Popen(
-        [sys.executable, "-m", "gra_hpc.workers", str(os.getpid())],
+        [sys.executable, "-P", "-m", "gra_hpc.workers", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=child_environment(**one),

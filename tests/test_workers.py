@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from gra_hpc.errors import GraError
-from gra_hpc.workers import Workers
+from gra_hpc.models.worker import answered
+from gra_hpc.workers import Workers, child_environment
 
 
 def struck_while(number: signal.Signals) -> list[None]:
@@ -49,7 +50,8 @@ def test_a_killed_worker_is_told() -> None:
 
 PARENT = """
 import sys
-from gra_hpc.workers import Workers
+from gra_hpc.models.worker import answered
+from gra_hpc.workers import Workers, child_environment
 work = "import os, pathlib, time; pathlib.Path({!r}, str(os.getpid())).touch(); time.sleep(600)".format(sys.argv[1])
 with Workers(2) as workers:
     list(workers.map(exec, [work] * 4))
@@ -81,3 +83,39 @@ def test_workers_die_with_the_merge(tmp_path: Path, begun: bool) -> None:
     for w in alive:
         w.kill()
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_children_are_given_what_they_need_by_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token, whatever it is called; no password in a proxy's address; no current directory on a path."""
+    secrets = {
+        "SLURM_JWT": "s", "GITLAB_PAT": "s", "GH_TOKEN": "s", "HF_TOKEN": "s", "HUGGINGFACE_HUB_TOKEN": "s",
+        "VLLM_API_KEY": "s", "https_proxy": "http://me:s@proxy:1", "ALL_PROXY": "http://proxy:1", "MYSITE_LOGIN": "s",
+        "HF_ENDPOINT": "https://me:s@hub", "SSH_AUTH_SOCK": "s", "AWS_SECRET_ACCESS_KEY": "s", "WANDB_API_KEY": "s",
+        "DATABASE_URL": "s", "NETRC": "s", "RANK": "3", "MASTER_ADDR": "x",
+    }  # fmt: skip
+    kept = {
+        "HOME": "/h", "CUDA_VISIBLE_DEVICES": "0", "HF_HOME": "/hf", "TOKENIZERS_PARALLELISM": "false", "LC_ALL": "C",
+        "OMP_NUM_THREADS": "2", "NCCL_DEBUG": "INFO", "VLLM_LOGGING_LEVEL": "DEBUG", "SLURM_JOB_ID": "7",
+    }  # fmt: skip
+    for name, value in (secrets | kept).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", ":/lib/x:rel")
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":/lib/y:")
+    env = child_environment(EXTRA="1")
+    assert not set(env) & set(secrets)
+    assert kept.items() <= env.items() and env["EXTRA"] == "1"
+    assert env["PYTHONSAFEPATH"] == "1" and env["LD_LIBRARY_PATH"] == "/lib/y"
+    assert all(p.startswith("/") for p in env["PYTHONPATH"].split(":")) and "/lib/x" in env["PYTHONPATH"]
+
+
+def test_the_current_directory_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that somebody has put there, of names that workers import."""
+    for name in ("gra_hpc", "orjson", "numpy", "pickle", "queue", "json", "typing", "subprocess"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'trap')!r}, 'w'); raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    with Workers(2) as workers:
+        assert list(workers.map(len, ["a", "bb", "ccc"])) == [1, 2, 3]
+    words = ("gra_hpc.models.embedder", ["x"], str(tmp_path / "no-model"), "1")
+    with pytest.raises(GraError), answered(*words, what="embedding"):
+        pass
+    assert not (tmp_path / "trap").exists()

@@ -27,6 +27,7 @@ def main() -> None:
     An error that is nobody's mistake but ours keeps its traceback.
     """
     sys.excepthook = show_traceback
+    os.environ["PYTHONSAFEPATH"] = "1"  # for all we start: the current directory's owner runs nothing as us
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

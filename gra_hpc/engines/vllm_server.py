@@ -23,15 +23,12 @@ from gra_hpc.errors import EngineError
 from gra_hpc.log_tail import ANY, LINES, tail, telling
 from gra_hpc.models import files, hub
 from gra_hpc.placement.placement import EnginePlace
+from gra_hpc.workers import SECRET, passed
 
 DEFAULT_CPU_KV = 512 << 20
 """KV cache of an engine on a CPU, in bytes, when nobody says otherwise."""
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_KEY|^AWS_|SSH_AUTH_SOCK|^KRB5", re.IGNORECASE)
 _SECRET_OPTION = re.compile(r"--(?:hf-token|api-key|.*(?:password|secret).*)")
-_RENDEZVOUS = {
-    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
-}  # fmt: skip
 _CUDA = "CUDA_VISIBLE_DEVICES"
 
 
@@ -228,16 +225,16 @@ def recorded(argv: Sequence[str]) -> list[str]:
 
 def recorded_environment(spec: EngineSpec) -> dict[str, str]:
     """The user's variables of an engine for a manifest, without secrets."""
-    return {str(k): "..." if _SECRET.search(str(k)) else str(v) for k, v in sorted(spec.engine.env.items())}
+    return {str(k): "..." if SECRET.search(str(k)) else str(v) for k, v in sorted(spec.engine.env.items())}
 
 
 def environment(spec: EngineSpec, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment: the shard's, without secrets and torch's rendezvous, with our settings.
+    """The server's environment: what of the shard's is passed on (`workers.PASSED`), with our settings.
 
     Raises:
         EngineError: when the placement names a device or core that this job does not have.
     """
-    env = {k: v for k, v in inherited.items() if not _SECRET.search(k) and k not in _RENDEZVOUS}
+    env = passed(inherited)
     temporary, cache = str(spec.private), spec.cache
     env |= {
         **hub.OFFLINE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 RESTARTS = 3
 """A benchmark begins anew after a time limit or a preemption: so often, then its limit is too short."""
 POLL_S = 0.2
+_ONLINE = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert_file", "requests_ca_bundle", "hf_token")
+"""Variables, in small letters, that only what fetches data is given."""
 
 
 def submit_evaluate(
@@ -155,6 +158,8 @@ def merge(out: EvaluateDir, config: EvaluateConfig, say: Callable[[str], None]) 
 def environment(site: SiteConfig, extra: dict[str, str], offline: bool = True) -> dict[str, str]:
     """Environment of a benchmark's process: the site's shared caches, and no network."""
     env = child_environment()
+    if not offline:  # the way out of the site, and gated data
+        env |= {k: v for k, v in os.environ.items() if k.lower() in _ONLINE}
     if site.scratch:
         for key, name in (("HF_HUB_CACHE", "hub"), ("HF_DATASETS_CACHE", "datasets"), ("HF_MODULES_CACHE", "modules")):
             env[key] = f"{site.scratch}/{name}"
@@ -184,7 +189,7 @@ def run_worker(out: EvaluateDir, name: str, config: EvaluateConfig, signals: Sig
     if not config.site.gpus_per_node:
         command.append("--own-network")  # no other user reaches the ports of its parts
     process = subprocess.Popen(
-        [*command, "--", sys.executable, "-m", "gra_hpc.evaluation.process.worker", str(out.path), name],
+        [*command, "--", sys.executable, "-P", "-m", "gra_hpc.evaluation.process.worker", str(out.path), name],
         env=environment(config.site, config.backend.env) | {"TMPDIR": str(private), "VLLM_RPC_BASE_PATH": str(private)},
         stdin=subprocess.PIPE,
         stdout=output,
@@ -253,7 +258,7 @@ def stage_data(out: Path, config: EvaluateConfig, say: Callable[[str], None] = p
         IncompleteError: benchmarks whose data cannot be had, with the reason.
     """
     made = EvaluateDir(frozen.freeze(out, config))
-    command = [sys.executable, "-m", "gra_hpc.evaluation.process.worker", str(made.path)]
+    command = [sys.executable, "-P", "-m", "gra_hpc.evaluation.process.worker", str(made.path)]
     problems = []
     for name in config.names:
         for offline in (False, True):

@@ -114,6 +114,7 @@ def _submit(run: Run, task: Any) -> Any:
             return task_file.command(self.python, shlex.quote(str(self.folder)))
 
     closed_directory(run.logs)
+    os.environ["PYTHONSAFEPATH"] = "1"  # submitit starts its controller by -m
     with _quiet():
         executor = Executor(folder=closed_directory(run.logs / "local"))
         executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=False)

@@ -89,7 +89,7 @@ def run(folder: str) -> None:
         LaunchError: there is none.
         Exception: what the task raises.
     """
-    os.environ["SUBMITIT_FOLDER"] = folder
+    os.environ.update(SUBMITIT_FOLDER=folder, PYTHONSAFEPATH="1")
     env, log = job_environment.JobEnvironment(), get_logger()
     file = Path(env.paths.submitted_pickle)
     log.info(f"Starting with {env}")  # marks where this attempt's part of the log begins

@@ -50,7 +50,7 @@ def encode(
     with answered(
         "gra_hpc.models.embedder",
         list(texts),
-        str(model_dir),
+        str(Path(model_dir).absolute()),
         str(batch),
         what=f"embedding with {model_dir}",
         then="merge.embed_model=DIR of a sentence-transformers model, or merge.semantic=false",

@@ -55,6 +55,7 @@ def answered(
                 stdout=words,
                 stderr=subprocess.STDOUT,
                 env=child_environment(**OFFLINE, **_QUIET, **environment),
+                cwd=directory,  # an older Python of the engines' does not know -P
                 check=False,
             ).returncode
         if code:

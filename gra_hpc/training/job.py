@@ -141,7 +141,7 @@ def finetune(out: FinetuneDir, signals: Signals | None = None) -> End:
     config = configs.load(out.config)
     where = rendezvous(config.launch.nodes, next_number(out))
     before = newest(out)
-    command = [sys.executable, "-m", "gra_hpc.training.rank.worker", str(out.path)]
+    command = [sys.executable, "-P", "-m", "gra_hpc.training.rank.worker", str(out.path)]
     logs = out.path / "logs" / where.attempt
     try:
         codes = run_ranks(command, config.ranks_per_node, where, logs, signals, config.launch.interface)

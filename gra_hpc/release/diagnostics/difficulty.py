@@ -33,7 +33,7 @@ def difficulty(pairs: Sequence[tuple[str, str]], model_dir: Path | str, python: 
     with answered(
         "gra_hpc.release.diagnostics.difficulty",
         list(pairs),
-        str(model_dir),
+        str(Path(model_dir).absolute()),
         what=f"scoring with {model_dir}",
         python=python,
         TOKENIZERS_PARALLELISM="false",
