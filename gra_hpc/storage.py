@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +16,8 @@ import orjson
 
 from gra_hpc.errors import ReleaseError, StorageError
 
+JSON_BYTES = 512 << 20
+"""Longest JSON file that is read."""
 SEAL = "seal"
 """Key of a JSON object that holds the digest of all others."""
 LOCAL_TYPES = frozenset(
@@ -144,35 +148,40 @@ def unsealed(value: Any) -> Any:
     return rest
 
 
-def read_json(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> Any:
+def _json_bytes(path: Path) -> bytes:
+    with open_regular(path) as f:
+        if os.fstat(f.fileno()).st_size > JSON_BYTES:
+            raise StorageError(f"{path}: more than {JSON_BYTES >> 20} MiB of JSON", "bring the file back")
+        return f.read(JSON_BYTES)
+
+
+def read_json(path: Path, read: Callable[[Path], bytes] | None = None) -> Any:
     """Parsed JSON, without its seal.
 
     Args:
-        read: reads the file.
+        read: reads the file, where that is not done as always.
 
     Raises:
         StorageError: naming the file, when it is not JSON, or changed since it was sealed.
         FileNotFoundError: when it does not exist.
     """
     try:
-        value = orjson.loads(read(path))
+        value = orjson.loads((read or _json_bytes)(path))
     except orjson.JSONDecodeError as e:
         raise StorageError(f"{path}: not valid JSON ({e})", "bring the file back, then type that again") from None
     try:
         return unsealed(value)
-    except ValueError as e:
+    except (ValueError, TypeError) as e:  # TypeError: nested more deeply than any of ours
         raise StorageError(f"{path}: {e}", "bring the file back, then type that again") from None
 
 
-def read_object(
-    path: Path, *keys: str, then: str = "", read: Callable[[Path], bytes] = Path.read_bytes
-) -> dict[str, Any]:
+def read_object(path: Path, *keys: str, then: str = "", read: Callable[[Path], bytes] | None = None) -> dict[str, Any]:
     """A JSON object that has some keys.
 
     Args:
         keys: with dots, those of objects inside.
         then: what to do about another one.
-        read: reads the file.
+        read: reads the file, where that is not done as always.
 
     Raises:
         StorageError: naming the file, and the first key that is missing.
@@ -192,9 +201,27 @@ def read_object(
     return data
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """A file open for reading, if it is one: a FIFO that nobody writes to, or a device, would have no end.
+
+    Raises:
+        OSError: it cannot be opened, or is something else; the directory of a link's target does not matter.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError:  # a NUL in its name
+        raise OSError(errno.EINVAL, "no name of a file", str(path)) from None
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, "Is a directory" if stat.S_ISDIR(mode) else "not a regular file", str(path))
+    return os.fdopen(fd, "rb")
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file, read to its end."""
-    with path.open("rb") as f:
+    with open_regular(path) as f:
         before = _state(f.fileno())
         found = hashlib.file_digest(f, "sha256").hexdigest()
         if _state(f.fileno()) == before:
@@ -204,7 +231,7 @@ def sha256(path: Path) -> str:
 
 def known_sha256(path: Path) -> str:
     """The same, read once a process unless it has changed."""
-    with path.open("rb") as f:
+    with open_regular(path) as f:
         return _found.get(_state(f.fileno())) or sha256(path)
 
 
@@ -225,7 +252,7 @@ def checked(path: Path, recorded: Mapping[str, Any], then: str = "") -> Path:
     """
     then = then or "bring the file back, then type that again"
     try:
-        with path.open("rb") as f:
+        with open_regular(path) as f:
             size, found = os.fstat(f.fileno()).st_size, _found.get(_state(f.fileno()))
         if size != recorded["bytes"]:
             raise ReleaseError(f"{path}: {size} bytes, {recorded['bytes']} were recorded", then)

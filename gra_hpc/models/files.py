@@ -16,6 +16,7 @@ import yaml
 
 from gra_hpc.config.settings import ModelConfig, SystemRole
 from gra_hpc.errors import EngineError
+from gra_hpc.foreign import load_yaml
 from gra_hpc.models import hub
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def stated_licence(directory: Path) -> str:
     """The licence that a model's own card (README.md, as on the Hub) states in its header; empty if none does."""
     try:
         text = (directory / "README.md").read_text(encoding="utf-8")
-        header = yaml.safe_load(text.split("---\n", 2)[1]) if text.startswith("---\n") else None
+        header = load_yaml(text.split("---\n", 2)[1]) if text.startswith("---\n") else None
     except (OSError, ValueError, IndexError, yaml.YAMLError):
         return ""
     if not isinstance(header, dict):

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gra_hpc.errors import StorageError
+from gra_hpc.foreign import all_fit
 from gra_hpc.owner import Owner
 from gra_hpc.run.directory import ATTEMPT_NAME, AttemptDir, ShardDir
 from gra_hpc.storage import fsync_dir, full_disk_as_error, read_object, to_json, write_atomic
@@ -144,11 +145,12 @@ class Heartbeat:
 
     @classmethod
     def read(cls, attempt: AttemptDir) -> Heartbeat | None:
-        """The last heartbeat of an attempt, if it wrote one."""
+        """The last heartbeat of an attempt, if it wrote one, and it is one still."""
         try:
             data = read_object(attempt.heartbeat)
             known = cls.__dataclass_fields__
-            return cls(**{k: v for k, v in data.items() if k in known})
+            beat = cls(**{k: v for k, v in data.items() if k in known})
+            return beat if all_fit(beat) and all(len(v) == 2 for v in beat.tokens.values()) else None
         except (OSError, StorageError, TypeError):
             return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import IncompleteError, LaunchError, ReleaseError, StorageError
+from gra_hpc.foreign import all_fit
 from gra_hpc.launch.log_files import Finder
 from gra_hpc.owner import Owner, Sightings
 from gra_hpc.run.attempts import Heartbeat, attempt_names
@@ -362,7 +363,7 @@ def _published(shard: ShardDir) -> ShardStatus:
         calls += n
     timings = m["timings"]
     last = m["attempts"][-1]
-    return ShardStatus(
+    status = ShardStatus(
         shard.number,
         "published",
         ledger.planned,
@@ -383,3 +384,6 @@ def _published(shard: ShardDir) -> ShardStatus:
         ),
         tokens=tokens,
     )
+    if not all_fit(status):
+        raise TypeError(f"{shard.manifest}: values of other types")
+    return status
