@@ -58,6 +58,7 @@ SMALL = {
     "python tools/bench/engine.py": "--seconds 0.5 --tp 1 --batch 1 4 --png engine.png",
     "python tools/bench/merge.py": "--rows 4000 --shards 2 --semantic",
     "python tools/faults/chaos.py": "--rounds 2 --seed 3",
+    "python tools/bench/placement.py": "--only h100",
     "python tools/docs/house.py": "--arrows",
     "python tools/docs/make_config_reference.py": "--check",
     "python tools/docs/make_placement_cases.py": "placement.md",

@@ -11,9 +11,12 @@ solved exactly: each model takes its engines' best next calls first, and all mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gra_hpc.placement.performance import RateCurve
 
@@ -67,6 +70,23 @@ class Gains:
 
         return np.interp(calls, np.append(0.0, self.calls), np.append(0.0, self.rates))
 
+    @functools.cached_property
+    def points(self) -> list[tuple[float, float]]:
+        """Numbers of calls and rates, as plain numbers."""
+        return list(zip(self.calls.tolist(), self.rates.tolist(), strict=True))
+
+    def rungs(self, time: float, most: float = math.inf) -> list[tuple[float, float]]:
+        """Its pieces, with a part of its devices' time and up to so many calls: calls for one more sample a second, and
+        how many calls; cheap ones first."""
+        out = []
+        low = rate = 0.0
+        for calls, gained in self.points:
+            out.append(((calls - low) / (time * (gained - rate)), min(calls, most) - low))
+            if calls >= most:
+                break
+            low, rate = calls, gained
+        return out
+
     @property
     def most(self) -> float:
         """Samples a second with as many calls as it holds."""
@@ -79,6 +99,46 @@ class Gains:
 
 def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
     return (b[1] - a[1]) / (b[0] - a[0])
+
+
+class Ladder(NamedTuple):
+    """A model's engines together: calls go first where they bring most."""
+
+    rates: list[float]
+    """Samples a second after so many rungs, beginning with none."""
+    calls: list[float]
+    """The calls that they take."""
+    costs: list[float]
+    """Calls for one more sample a second on each rung; growing."""
+
+    @classmethod
+    def of(cls, rungs: Sequence[tuple[float, float]]) -> Ladder:
+        """From the rungs of all engines, `(cost, calls)`, cheap ones first."""
+        rates, calls = [0.0], [0.0]
+        for cost, width in rungs:
+            rates.append(rates[-1] + width / cost)
+            calls.append(calls[-1] + width)
+        return cls(rates, calls, [cost for cost, _ in rungs])
+
+    def rung(self, rate: float) -> int:
+        """The rung on which a rate is reached."""
+        return bisect_left(self.rates, rate, 1, len(self.rates) - 1) - 1
+
+    def needed(self, rate: float) -> float:
+        """Calls that a rate takes."""
+        k = self.rung(rate)
+        return self.calls[k + 1] - (self.rates[k + 1] - rate) * self.costs[k]
+
+
+def common_rate(ladders: Collection[Ladder], total: float) -> float:
+    """The highest rate that every model reaches with so many calls, all together.
+
+    By Newton's method from above: what a rate takes is convex and linear between rungs, so that it ends at the rate.
+    """
+    rate = min(ladder.rates[-1] for ladder in ladders)
+    while (over := sum(ladder.needed(rate) for ladder in ladders) - total) > 1e-9 * total:
+        rate -= over / sum(ladder.costs[ladder.rung(rate)] for ladder in ladders)
+    return rate
 
 
 @dataclass(frozen=True)
@@ -113,49 +173,34 @@ def divide(engines: Sequence[tuple[str, float, Gains]], total: float) -> Shares:
         engines: model, part of its devices' time and gains of each.
         total: calls in flight, all together.
     """
-    import numpy as np
-
-    owners: dict[str, list[int]] = {}
-    for k, (name, _, _) in enumerate(engines):
-        owners.setdefault(name, []).append(k)
-    ladders: dict[str, tuple[Any, Any, Any, Any, Any]] = {}
-    for name, own in owners.items():
-        width = np.concatenate([np.diff(engines[k][2].calls, prepend=0.0) for k in own])
-        gain = np.concatenate([engines[k][1] * np.diff(engines[k][2].rates, prepend=0.0) for k in own])
-        owner = np.repeat(own, [len(engines[k][2].calls) for k in own])
-        order = np.argsort(-gain / width, kind="stable")
-        width, gain = width[order], gain[order]
-        ladders[name] = (
-            np.append(0.0, np.cumsum(gain)),
-            np.append(0.0, np.cumsum(width)),
-            gain / width,
-            width,
-            owner[order],
-        )
-    most = min(float(rates[-1]) for rates, *_ in ladders.values())
-    steps = np.unique(np.concatenate([rates for rates, *_ in ladders.values()]))
-    steps = np.append(steps[steps < most], most)
-    needed = sum(np.interp(steps, rates, calls) for rates, calls, *_ in ladders.values())
-    scarce = bool(needed[-1] > total)
-    rate = float(np.interp(total, needed, steps)) if scarce else most
-    taken = np.zeros(len(engines))
-    slopes: dict[str, float] = {}
-    for name, (rates, _, slope, width, owner) in ladders.items():
-        k = max(0, int(np.searchsorted(rates, rate * (1 - 1e-12))) - 1)
-        slopes[name] = float(slope[k])
-        better, same = slope > slope[k] * (1 + 1e-9), np.abs(slope / slope[k] - 1) <= 1e-9
-        part = (rate - float(slope[better] @ width[better])) / float(slope[same] @ width[same])
-        filled = width * (better + same * min(1.0, max(0.0, part)))
-        taken += np.bincount(owner, filled, len(engines))
+    rungs: dict[str, list[tuple[float, float, int]]] = {}
+    for k, (name, time, gains) in enumerate(engines):
+        rungs.setdefault(name, []).extend((*rung, k) for rung in gains.rungs(time))
+    ladders = {name: Ladder.of([(cost, width) for cost, width, _ in sorted(own)]) for name, own in rungs.items()}
+    most = min(ladder.rates[-1] for ladder in ladders.values())
+    rate = common_rate(ladders.values(), total)
+    scarce = rate < most
+    taken = [0.0] * len(engines)
+    last: dict[str, float] = {}
+    for name, ladder in ladders.items():
+        cost = last[name] = ladder.costs[ladder.rung(rate * (1 - 1e-12))]
+        better = [r for r in rungs[name] if r[0] < cost * (1 - 1e-9)]
+        same = [r for r in rungs[name] if abs(r[0] / cost - 1) <= 1e-9]
+        part = (rate - sum(width / c for c, width, _ in better)) / sum(width / c for c, width, _ in same)
+        for _, width, k in better:
+            taken[k] += width
+        for _, width, k in same:
+            taken[k] += width * min(1.0, max(0.0, part))
     if not scarce:  # what nobody needs is in flight all the same
-        room = np.array([float(g.calls[-1]) for _, _, g in engines]) - taken
-        taken += room * min(1.0, max(0.0, total - taken.sum()) / max(1e-9, room.sum()))
-    return Shares(rate, taken.tolist(), _prices(ladders, slopes, most, scarce))
+        room = [float(gains.calls[-1]) - calls for (_, _, gains), calls in zip(engines, taken, strict=True)]
+        part = min(1.0, max(0.0, total - sum(taken)) / max(1e-9, sum(room)))
+        taken = [calls + part * more for calls, more in zip(taken, room, strict=True)]
+    return Shares(rate, taken, _prices(ladders, last, most, scarce))
 
 
-def _prices(ladders: dict[str, Any], slopes: dict[str, float], most: float, scarce: bool) -> Prices:
+def _prices(ladders: dict[str, Ladder], costs: dict[str, float], most: float, scarce: bool) -> Prices:
     if not scarce:
-        slowest = [name for name, (rates, *_) in ladders.items() if rates[-1] <= most * (1 + 1e-9)]
+        slowest = [name for name, ladder in ladders.items() if ladder.rates[-1] <= most * (1 + 1e-9)]
         return Prices({name: (name in slowest) / len(slowest) for name in ladders}, 0.0)
-    total = sum(1 / s for s in slopes.values())
-    return Prices({name: 1 / s / total for name, s in slopes.items()}, 1 / total)
+    total = sum(costs.values())
+    return Prices({name: cost / total for name, cost in costs.items()}, 1 / total)

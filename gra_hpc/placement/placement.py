@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor
@@ -105,7 +106,6 @@ def plan_placement(
     residency: Residency = Residency.auto,
     *,
     constants: Constants | None = None,
-    time_limit_s: float = 1.2,
 ) -> Placement:
     """Where every model of the pool runs on the node: the placement with the highest committee throughput.
 
@@ -117,13 +117,12 @@ def plan_placement(
             that is there without calls gets no engine.
         residency: together, turns (one model awake at a time), or auto (the faster; turns where nothing else fits).
         constants: the performance model's; from the node's device if not given.
-        time_limit_s: CPU seconds for the search; then the best placement so far.
 
     Raises:
         ConfigError: a pin that cannot be met (tensor parallelism that heads do not allow, more devices than there are).
         EngineError: the models do not fit; says how many GB are missing, and for which model.
     """
-    return solve(models, facts, node, load, residency, constants=constants, time_limit_s=time_limit_s).placement
+    return solve(models, facts, node, load, residency, constants=constants).placement
 
 
 @dataclass(frozen=True)
@@ -148,10 +147,8 @@ def solve(
     residency: Residency = Residency.auto,
     *,
     constants: Constants | None = None,
-    time_limit_s: float = 1.2,
 ) -> Solution:
     """As `plan_placement`, with what is needed to explain it."""
-    from gra_hpc.placement.deadline import Deadline
     from gra_hpc.placement.performance import constants_for
     from gra_hpc.placement.shortage import check_pins, explain_shortage
     from gra_hpc.placement.turns import NodeModel
@@ -159,9 +156,7 @@ def solve(
     constants = constants or constants_for(node.device_type, node.memory_gb, node.kind)
     needs = _needs(models, facts, load)
     cpu = node.kind == "cpu"
-    if not cpu:
-        import scipy.optimize  # noqa: F401  (takes half a second, which is not the search's)
-    deadline = Deadline(time_limit_s)
+    began = time.process_time()
     model = NodeModel(
         needs=needs,
         devices=node.cores if cpu else node.devices,
@@ -169,13 +164,12 @@ def solve(
         constants=constants,
         cpu=cpu,
         host_memory=0.0 if cpu else node.host_memory_gb * GB,
-        deadline=deadline,
     )
     check_pins(model)
     rota = model.best(residency)
     if rota is None:
         raise explain_shortage(model, residency)
-    return Solution(_placement(rota, node, constants), rota, model, node, deadline.spent)
+    return Solution(_placement(rota, node, constants), rota, model, node, time.process_time() - began)
 
 
 def constants_of(

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gra_hpc.placement.deadline import Deadline
 from gra_hpc.placement.hosts import Host, Space, place, share_time
 from gra_hpc.placement.performance import GB, Need
 from gra_hpc.placement.placement import Solution
@@ -56,10 +55,7 @@ class PlacementReport:
         )
         lines = [f"{where}: {rota.samples_per_s:.3g} samples/s (modelled)"]
         if not s.model.cpu:
-            more = rota.bound / rota.samples_per_s - 1
-            proof = "is better" if rota.proven or more < 0.0005 else f"is more than {more:.1%} better"
-            share = rota.samples_per_s / rota.ideal
-            lines[0] += f", {share:.0%} of a node without any loss; no layout of even blocks {proof}"
+            lines[0] += f", {rota.samples_per_s / rota.ideal:.0%} of a node without any loss"
         if len(rota.turns) > 1:
             lines.append(
                 f"{len(rota.turns)} turns; {rota.swap_share:.0%} of the time goes on swapping;"
@@ -206,7 +202,7 @@ def _gpu_alternatives(solution: Solution) -> Iterable[Alternative]:
             yield Alternative(name, rate, _waste(space, shared))
     if any(n.tensor_parallel or n.replicas or n.kv_bytes for n in needs):
         free = tuple(dataclasses.replace(n, tensor_parallel=0, replicas=0, kv_bytes=0) for n in needs)
-        other = dataclasses.replace(model, needs=free, deadline=Deadline(1.0), _known={})
+        other = dataclasses.replace(model, needs=free, effort=0.5, _known={}, _ideals={})
         rota = other.together()
         if rota and len(solution.rota.turns) == 1:
             yield Alternative(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from gra_hpc.config.settings import Residency
 from gra_hpc.errors import ConfigError, EngineError, GraError
 from gra_hpc.placement.cpu import host_bytes
-from gra_hpc.placement.deadline import Deadline
 from gra_hpc.placement.hosts import Space
 from gra_hpc.placement.performance import GB, Need
 from gra_hpc.placement.turns import NodeModel
@@ -105,7 +104,7 @@ def explain_shortage(model: NodeModel, residency: Residency) -> GraError:
             + _unpinned(model.needs)
             + SMALLER,
         )
-    free = replace(model, host_memory=0.0, deadline=Deadline(0.5), _known={})
+    free = replace(model, host_memory=0.0, effort=0.1, _known={}, _ideals={})
     rota = free.best(residency) if model.host_memory else None
     if rota:
         turns = [sum(e.need.facts.weight_bytes for e in t.engines) / GB for t in rota.turns]

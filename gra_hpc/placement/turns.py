@@ -6,8 +6,9 @@ samples. With x_g the rate of turn g while it is awake and s the seconds a cycle
 
     samples per second = 1 / (sum_g 1 / x_g + passes * s / window)
 
-Turns do not otherwise depend on each other, so that each set of models is laid out once, and the partitions of the pool
-are compared exactly (up to `MOST_MODELS` models; of larger pools, balanced partitions).
+Turns do not otherwise depend on each other, so that each set of models is laid out once, with a quick search; the
+partitions of the pool are compared, few turns and balanced ones first (up to `MOST_MODELS` models; of larger pools,
+balanced partitions). The turns of the best one are searched as thoroughly as a layout with everybody awake.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from dataclasses import dataclass, field, replace
 
 from gra_hpc.config.settings import Residency
 from gra_hpc.placement.cpu import Seat, host_bytes, seat
-from gra_hpc.placement.deadline import Deadline
 from gra_hpc.placement.hosts import Host, Space
-from gra_hpc.placement.layouts import Layout, best_layout
 from gra_hpc.placement.performance import GB, Constants, Need
+from gra_hpc.placement.search import Layout, best_layout, ideal
 
 MOST_MODELS = 7
 """Up to this many models all partitions into turns are compared (877 for seven)."""
-
-AWAKE = 0.75
-"""Part of the time limit for the layout with everybody awake, where turns are to be compared with it."""
+MOST_SETS = 40
+"""Up to so many sets of models are laid out to compare partitions."""
+QUICK = 0.04
+"""Part of a whole search's effort that each of them is given."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,8 @@ class Turn:
     """While awake."""
     swap_s: float = 0.0
     """Seconds a cycle spends on waking it and putting it to sleep."""
-    bound: float = 0.0
     ideal: float = 0.0
-    """No layout at all does more."""
-    proven: bool = True
+    """No layout does more."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,8 @@ class Rota:
 
     turns: tuple[Turn, ...]
     samples_per_s: float
-    bound: float
-    """No layouts of even blocks with these turns do more."""
     ideal: float
-    """No layouts at all with these turns do more."""
-    proven: bool
+    """No layouts with these turns do more."""
     constants: Constants = field(repr=False)
 
     @property
@@ -83,7 +79,7 @@ class NodeModel:
         constants: the performance model's.
         cpu: whether this is a CPU node.
         host_memory: on a GPU node, host memory for sleeping weights in bytes (0: not checked).
-        deadline: after it, no new set is laid out if there is a plan already.
+        effort: part of the usual number of search steps.
     """
 
     needs: Sequence[Need]
@@ -92,36 +88,29 @@ class NodeModel:
     constants: Constants
     cpu: bool
     host_memory: float
-    deadline: Deadline
-    _known: dict[tuple[object, ...], Layout | None] = field(default_factory=dict)
+    effort: float = 1.0
+    _known: dict[tuple[object, ...], Layout | None] = field(default_factory=dict, repr=False)
+    _ideals: dict[tuple[object, ...], float] = field(default_factory=dict, repr=False)
 
     def together(self) -> Rota | None:
         """Everybody awake."""
         return self.rota([self.needs])
 
-    def _before_turns(self) -> Rota | None:
-        """Everybody awake, in a part of the time: the rest is for turns."""
-        whole, self.deadline = self.deadline, Deadline(AWAKE * self.deadline.seconds)
-        try:
-            return self.together()
-        finally:
-            self.deadline = whole
-
-    def rota(self, groups: Sequence[Sequence[Need]]) -> Rota | None:
-        """These turns; none if one of them does not fit."""
+    def rota(self, groups: Sequence[Sequence[Need]], effort: float = 1.0) -> Rota | None:
+        """These turns, each searched with a part of the usual effort; none if one of them does not fit."""
         turns = []
         for group in groups:
-            turn = self.turn(group, groups)
+            turn = self.turn(group, groups, effort)
             if turn is None or turn.samples_per_s <= 0:
                 return None
             turns.append(turn)
         return combine(turns, self.constants)
 
-    def turn(self, group: Sequence[Need], groups: Sequence[Sequence[Need]]) -> Turn | None:
+    def turn(self, group: Sequence[Need], groups: Sequence[Sequence[Need]], effort: float = 1.0) -> Turn | None:
         """One turn: its models have the node for themselves, but for what the sleeping ones keep."""
         if self.cpu:
             return self._on_cores(group, alone=len(groups) == 1)
-        return self._on_devices(group, alone=len(groups) == 1, host=self._host_share(group, groups))
+        return self._on_devices(group, len(groups) == 1, self._host_share(group, groups), effort)
 
     def _host_share(self, group: Sequence[Need], groups: Sequence[Sequence[Need]]) -> float:
         """Host memory for a turn's weights when it sleeps: with these shares, all turns but one always fit."""
@@ -135,17 +124,12 @@ class NodeModel:
         if self.memory and host_bytes(group, self.constants) > self.memory:
             return None
         rate, seats = seat(group, self.devices, self.constants)
-        return Turn(seats, rate, 0.0 if alone else self.constants.start_s, rate, rate)
+        return Turn(seats, rate, 0.0 if alone else self.constants.start_s, rate)
 
-    def _on_devices(self, group: Sequence[Need], alone: bool, host: float) -> Turn | None:
-        others = [n for n in self.needs if n not in group]
-        memory = self.memory - len(others) * self.constants.sleep_gb * GB
-        key = self._key(group, host)
+    def _on_devices(self, group: Sequence[Need], alone: bool, host: float, effort: float) -> Turn | None:
+        key = (effort, *self._key(group, host))
         if key not in self._known:
-            space = Space(tuple(group), self.devices, memory, self.constants, host)
-            # There may be many sets: the quick searches tell which of them are worth it.
-            deadline = self.deadline if alone else Deadline(max(0.1, min(0.3, self.deadline.left)))
-            self._known[key] = best_layout(space, deadline)
+            self._known[key] = best_layout(self._space(group, host), effort * self.effort)
         layout = self._known[key]
         if layout is None:
             return None
@@ -157,11 +141,16 @@ class NodeModel:
                 for d in range(self.devices)
             ]
             swap = 2 * max(moved) / (self.constants.device.host_gbs * GB) + self.constants.swap_s
-        return Turn(hosts, layout.samples_per_s, swap, layout.bound, layout.ideal, layout.proven)
+        return Turn(hosts, layout.samples_per_s, swap, layout.ideal)
+
+    def _space(self, group: Sequence[Need], host: float) -> Space:
+        """A turn's models, and what the sleeping ones leave of the node."""
+        kept = (len(self.needs) - len(group)) * self.constants.sleep_gb * GB
+        return Space(tuple(group), self.devices, self.memory - kept, self.constants, host)
 
     def _key(self, group: Sequence[Need], host: float) -> tuple[object, ...]:
         """Models alike in everything but their names have the same layouts."""
-        alike = sorted(likeness(n, self.constants) for n in group)
+        alike = sorted(self._likeness[n.name] for n in group)
         return host, len(self.needs) - len(group), *alike
 
     def best(self, residency: Residency) -> Rota | None:
@@ -170,39 +159,39 @@ class NodeModel:
             return self.together()
         if residency is Residency.turns:
             return self.one_by_one()
-        awake = self._before_turns()
+        awake = self.together()
         if awake and self.cpu:  # a swap restarts engines there: only where memory leaves no choice
             return awake
         least = awake.samples_per_s * (1 + self.constants.turn_gain) if awake else 0.0
-        best, cut = awake, False
+        best, chosen = awake, None
         for groups in self.partitions():
-            if best and self.deadline.passed:
-                cut = True
+            if best and len(self._known) >= MOST_SETS:
                 break
-            if self.reachable(groups) <= least:
-                continue
-            rota = self.rota(groups)
+            rota = self.rota(groups, QUICK) if self.reachable(groups) > least else None
             if rota and rota.samples_per_s > least:
-                rota = self._with_light(groups)
+                rota = self._with_light(groups, QUICK)
                 if rota and rota.samples_per_s > least:
-                    best, least = rota, rota.samples_per_s
-        return replace(best, proven=best.proven and not cut) if best else None
+                    best, least, chosen = rota, rota.samples_per_s, groups
+        if chosen is None or self.cpu:
+            return best
+        thorough = self._with_light(chosen, 1 / len(chosen))
+        return max((r for r in (best, thorough) if r), key=lambda r: r.samples_per_s)
 
     def one_by_one(self) -> Rota | None:
         """One generating model awake at a time, embedding models beside one of them."""
-        return self._with_light([[n] for n in self.needs if n.generates])
+        return self._with_light([[n] for n in self.needs if n.generates], QUICK)
 
-    def _with_light(self, groups: Sequence[Sequence[Need]]) -> Rota | None:
+    def _with_light(self, groups: Sequence[Sequence[Need]], effort: float) -> Rota | None:
         """Embedding models join the turn where they disturb least; if they fit nowhere they have one of their own."""
         light = [n for n in self.needs if not n.generates]
         if not light:
-            return self.rota(groups)
+            return self.rota(groups, effort)
         joined = [[[*g, *light] if k == own else list(g) for k, g in enumerate(groups)] for own in range(len(groups))]
-        rotas = [r for r in map(self.rota, joined) if r]
-        return max(rotas, key=lambda r: r.samples_per_s, default=None) or self.rota([*groups, light])
+        rotas = [r for r in (self.rota(j, effort) for j in joined) if r]
+        return max(rotas, key=lambda r: r.samples_per_s, default=None) or self.rota([*groups, light], effort)
 
     def reachable(self, groups: Sequence[Sequence[Need]]) -> float:
-        """Upper bound of a rota's rate: what its turns are known to do, else the ideal, and swaps at their least."""
+        """No rota with these turns does more: what they are known to do, else their ideal, and swaps at their least."""
         if self.cpu:
             swaps = len(groups) * self.constants.start_s
             work = 0.0
@@ -213,19 +202,23 @@ class NodeModel:
         return 1 / max(1e-12, work + self.constants.passes * swaps / self.constants.window)
 
     def _least_work(self, group: Sequence[Need], host: float) -> float:
-        """Seconds per sample of a turn; infinite where it is known not to fit."""
+        """Seconds per sample of a turn; infinite where it does not fit."""
         key = self._key(group, host)
-        if key not in self._known:
-            return sum(self._ideal_work[n.name] for n in group)
-        layout = self._known[key]
-        return 1 / layout.samples_per_s if layout else float("inf")
+        known = (QUICK, *key)
+        if known in self._known:
+            layout = self._known[known]
+            return 1 / layout.samples_per_s if layout else float("inf")
+        if key not in self._ideals:
+            space = self._space(group, host)
+            smallest = [min((t * space.fit(n, t).size for t in space.splits(n)), default=float("inf")) for n in group]
+            fits = sum(smallest) <= space.memory * space.devices
+            self._ideals[key] = ideal(space)[1] if fits else 0.0
+        return 1 / self._ideals[key] if self._ideals[key] else float("inf")
 
     @functools.cached_property
-    def _ideal_work(self) -> dict[str, float]:
-        """Seconds per sample of each model on all devices, at its best size with full batches."""
-        space = Space(tuple(self.needs), self.devices, self.memory, self.constants)
-        best = {n.name: max((space.fit(n, t).best for t in space.splits(n)), default=1e-12) for n in self.needs}
-        return {name: 1 / (b * self.devices) for name, b in best.items()}
+    def _likeness(self) -> dict[str, str]:
+        """All of each model but its name: like models can change places in a layout."""
+        return {n.name: likeness(n, self.constants) for n in self.needs}
 
     def partitions(self) -> list[list[list[Need]]]:
         """Partitions of the generating models into two turns and more: few turns first, balanced weights first."""
@@ -240,7 +233,7 @@ class NodeModel:
         if len(big) <= MOST_MODELS:
             seen: set[object] = set()
             for groups in sorted((g for g in _partitions(by_size) if len(g) > 1), key=order):
-                key = tuple(sorted(tuple(sorted(likeness(n, self.constants) for n in g)) for g in groups))
+                key = tuple(sorted(tuple(sorted(self._likeness[n.name] for n in g)) for g in groups))
                 if key not in seen:
                     seen.add(key)
                     out.append(groups)
@@ -257,9 +250,8 @@ def combine(turns: Sequence[Turn], constants: Constants) -> Rota:
     """The rate of turns that follow each other."""
     swaps = _swap_per_sample(turns, constants) if len(turns) > 1 else 0.0
     rate = 1 / (sum(1 / t.samples_per_s for t in turns) + swaps)
-    bound = 1 / (sum(1 / max(t.bound, t.samples_per_s) for t in turns) + swaps)
-    ideal = 1 / (sum(1 / max(t.ideal, t.samples_per_s) for t in turns) + swaps)
-    return Rota(tuple(turns), rate, bound, ideal, all(t.proven for t in turns), constants)
+    most = 1 / (sum(1 / max(t.ideal, t.samples_per_s) for t in turns) + swaps)
+    return Rota(tuple(turns), rate, most, constants)
 
 
 def _swap_per_sample(turns: Sequence[Turn], constants: Constants) -> float:

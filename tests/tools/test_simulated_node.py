@@ -38,7 +38,7 @@ def rota(*turns: list[tuple[str, int]], devices: int = 2) -> Rota:
     made = []
     for turn in turns:
         hosts: tuple[Host, ...] = place(at, [(by_name[m], 1, d) for m, d in turn])
-        made.append(Turn(hosts, 1.0, swap_s=8.0 if len(turns) > 1 else 0.0, bound=1.0, ideal=1.0))
+        made.append(Turn(hosts, 1.0, swap_s=8.0 if len(turns) > 1 else 0.0, ideal=1.0))
     return combine(made, CONSTANTS)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""docs/placement.md: placements of known cases, as `gra plan` prints them: `python tools/docs/make_placement_cases.py`.
+"""docs/placement.md: placements of known cases, as `gra plan` prints them.
 
-The search stops after 1.2 s of CPU time a case: on a busy machine it may end with another layout, nearly as good.
+python tools/docs/make_placement_cases.py
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from its own files), what the method asks of it (calls and tokens by role, state
 The aim is the most candidates a second for the whole committee: the slowest model bounds it. Engines on one GPU get
 like parts of its time, as a GPU goes round among processes with work; all engines divide the calls that
 `launch.window` keeps in flight (about 1.45 per sample: Reviewers are asked at once), so the best layout depends on the
-window: 256 here. A search has 1.2 s of CPU time; where that is too little for a proof, it says by how much another
-layout could be better at most. `gra plan` prints the result as below; `gra calibrate` replaces stated rates by
-measured ones. Pins (`models.NAME.tensor_parallel`, `replicas`, `kv_cache_gb`; `engine.residency`) are kept and checked
-the same way.
+window: 256 here. A search looks at a fixed number of layouts, about a second's work, and finds the same one on every
+machine; beside its rate stands what a node without any loss would do, which no layout exceeds. `gra plan` prints the
+result as below; `gra calibrate` replaces stated rates by measured ones. Pins (`models.NAME.tensor_parallel`,
+`replicas`, `kv_cache_gb`; `engine.residency`) are kept and checked the same way.
 
 Everything on this page is calculated with stated rates. None of it was run on a GPU.
 """

@@ -187,7 +187,7 @@ def layouts(solution: Solution) -> dict[str, Rota]:
         hosts = place(space, engines) if engines else ()
         if hosts:
             rate, shared = share_time(space, hosts)
-            found[name] = combine([Turn(shared, rate, bound=rate, ideal=rate)], model.constants)
+            found[name] = combine([Turn(shared, rate, ideal=rate)], model.constants)
     turns = model.one_by_one()
     if turns:
         found["one model awake at a time"] = turns
@@ -211,7 +211,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         seconds = time.process_time() - began
         for k, f in enumerate(best, 1):
             rate = f.samples_per_s
-            rotas[f"{k}: {f.name}"] = combine([Turn(f.hosts, rate, bound=rate, ideal=rate)], space.constants)
+            rotas[f"{k}: {f.name}"] = combine([Turn(f.hosts, rate, ideal=rate)], space.constants)
     if args.only:
         rotas = {name: rota for name, rota in rotas.items() if name in args.only}
     piece = simulation.Slice.of(config, args.samples)
