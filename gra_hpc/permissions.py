@@ -81,6 +81,31 @@ def own_bytes(path: Path, then: str = "") -> bytes:
         return f.read()
 
 
+def refuse_in_other_hands(path: Path) -> None:
+    """Refuse settings that somebody else may change, alone or with their directory: they decide what runs as this user.
+
+    `GRA_TRUST` names directories of others, as a path does, whose content is taken as it is.
+
+    Raises:
+        OwnershipError: with the way out.
+    """
+    real = path.resolve()
+    trusted = [Path(d).resolve() for d in os.environ.get("GRA_TRUST", "").split(os.pathsep) if d.startswith("/")]
+    if any(real.is_relative_to(d) for d in trusted):
+        return
+    way = f"copy it to a directory of yours, or trust who may: GRA_TRUST={real.parent}"
+    for place in (real, real.parent):
+        status = place.stat()
+        if foreign(place):
+            raise OwnershipError(f"{path}: {place} belongs to {_user(status.st_uid)}, who could run code as you", way)
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if others_may_write(status) and not sticky:
+            raise OwnershipError(
+                f"{path}: others may write {place}, and so run code as you",
+                f"look through it, then chmod go-w {place}; or {way}",
+            )
+
+
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # of a pipe: nobody may be at its other end
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gra_hpc import permissions
+from gra_hpc.config import presets
 from gra_hpc.errors import OwnershipError
 from gra_hpc.evaluation import config as evaluation
 from gra_hpc.permissions import closed_directory, foreign, in_other_hands, others_may_write, ours_alone, own_bytes
@@ -114,3 +115,26 @@ def test_a_checkpoint_that_others_could_write_is_not_loaded(tmp_path: Path, what
         state.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OwnershipError, match="others may have put it there, and what it holds runs as you"):
         refuse_foreign(checkpoint)
+
+
+@pytest.mark.parametrize("what", ["directory", "file", "include", "theirs", "their directory"])
+def test_presets_in_other_hands_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """They say which Python runs: `./configs` is no better than who may write it. GRA_TRUST is the way out."""
+    if what.startswith("their") and os.getuid():
+        pytest.skip("only root can give files away")
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+    Path("configs/base.yaml").write_text("include: [demo]\n")
+    Path("configs/mine.yaml").write_text("include: [base]\n")
+    presets.compose("mine")
+    if what == "directory":
+        Path("configs").chmod(0o777)
+    elif what in ("file", "include"):
+        Path("configs/mine.yaml" if what == "file" else "configs/base.yaml").chmod(0o666)
+    else:
+        os.chown("configs/base.yaml" if what == "theirs" else "configs", 65534, 65534)
+    for name in ("mine", "configs/mine.yaml"):
+        with pytest.raises(OwnershipError, match=r"run code as you -> .*GRA_TRUST="):
+            presets.compose(name)
+    monkeypatch.setenv("GRA_TRUST", str(tmp_path / "configs"))
+    presets.compose("mine")

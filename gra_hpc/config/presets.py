@@ -22,15 +22,20 @@ from gra_hpc.config.settings import MemberConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.config.typed_yaml import hint_of, parsed, types_of
 from gra_hpc.errors import ConfigError
-from gra_hpc.permissions import own_bytes
+from gra_hpc.permissions import own_bytes, refuse_in_other_hands
 
 C = TypeVar("C")
 
 
 def config_dirs() -> list[Path]:
     """Where presets are looked up."""
+    return [d for d in (Path("configs"), *_package_dirs()) if d.is_dir()]
+
+
+def _package_dirs() -> tuple[Path, Path]:
+    """What came with the code is trusted as the code is."""
     package = Path(__file__).resolve().parent.parent
-    return [d for d in (Path("configs"), package.parent / "configs", package / "_configs") if d.is_dir()]
+    return package.parent / "configs", package / "_configs"
 
 
 def find(name: str) -> Path:
@@ -81,6 +86,8 @@ def _data(text: str, path: Path, kind: type = RunConfig) -> dict[str, Any]:
 def _layers(path: Path, kind: type = RunConfig, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: includes itself", "take its name out of `include:`")
+    if not any(path.resolve().is_relative_to(d.resolve()) for d in _package_dirs()):
+        refuse_in_other_hands(path)
     data = _data(_text(path), path, kind)
     includes = data.pop("include", [])
     if not isinstance(includes, list):
