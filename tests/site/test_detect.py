@@ -114,7 +114,7 @@ def test_worked_examples(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
                      "module load arch/a100"],
         "perlmutter": ["--gpus-per-node=4", "--constraint=gpu", "--qos=regular", "--account=m1234"],
         "juwels-booster": ["--gres=gpu:4", "--partition=booster",
-                           "apptainer exec --nv /scratch/me/gra.sif python3 -u -m submitit"],
+                           "apptainer exec --nv /scratch/me/gra.sif python3 -u -P -m gra_hpc.launch.task_file"],
     }[name]  # fmt: skip
     for line in wanted:
         assert line in text
