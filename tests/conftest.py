@@ -118,7 +118,7 @@ def shm_left() -> Callable[[], set[Path]]:
         return {p for p in new if p.is_file() and str(p) not in used}
 
     def left() -> set[Path]:
-        found, deadline = now(), time.monotonic() + 30
+        found, deadline = now(), time.monotonic() + 200
         while found and time.monotonic() < deadline:
             time.sleep(0.2)
             found &= now()

@@ -49,7 +49,7 @@ class KilledCore(threading.Thread):
 
     def __exit__(self, *error: object) -> None:
         self.over.set()
-        self.join(30)
+        self.join(240)
 
     def answered(self) -> bool:
         with contextlib.suppress(OSError):  # no attempt yet

@@ -241,7 +241,7 @@ def test_python_too_old(tmp_path: Path) -> None:
     old.chmod(0o755)
     done = subprocess.run(
         ["bash", "tools/demo.sh"], cwd=ROOT, env={**os.environ, "PYTHON": str(old)}, capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "is not Python 3.11 or newer -> PYTHON=/path/to/python3.11" in done.stderr

@@ -39,7 +39,7 @@ other_user = pytest.mark.skipif(
 def as_other(*words: object, code: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command, or Python code, as nobody."""
     args = [sys.executable, "-I", "-S", "-c", code, *map(str, words)] if code else list(map(str, words))
-    return subprocess.run([*OTHER, *args], capture_output=True, text=True, timeout=60, cwd="/", check=False)
+    return subprocess.run([*OTHER, *args], capture_output=True, text=True, timeout=240, cwd="/", check=False)
 
 
 def gra(*args: object, umask: int = 0o022, code: int = 0, **env: str) -> str:
@@ -332,7 +332,7 @@ def test_names_are_not_commands(tmp_path: Path) -> None:
     (fake / "srun").chmod(0o755)
     done = subprocess.run(
         ["bash", str(script)], cwd=tmp_path, env={"PATH": f"{fake}:/usr/bin:/bin"}, capture_output=True, text=True,
-        timeout=30, check=True,
+        timeout=240, check=True,
     )  # fmt: skip
     assert not trap.exists()
     words = done.stdout.splitlines()

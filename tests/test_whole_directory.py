@@ -27,6 +27,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import SILENT_S, TRIES, Staging, Swept, build_whole, sweep
 from tests.conftest import SteadyClock
 from tests.merge.fabricate import make_run, publish_shard, sample, seed, tables
+from tests.waiting import ended
 
 MERGE = """
 import sys
@@ -103,8 +104,7 @@ def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
         children = psutil.Process(p.pid).children(recursive=True) if p.poll() is None else []
         p.kill()
         assert p.wait() == -signal.SIGKILL or kill  # the first is killed at its first file
-        psutil.wait_procs(children, timeout=10)
-        assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+        ended(children)
         if run.round(1).merged.exists():
             assert existing_merge(run, 1, fingerprint) is not None
             assert tables(run) == good

@@ -52,9 +52,7 @@ def test_a_signal_by_hand(
     process = at_work(run, tmp_path / "log", 4)
     before = len(journals(shard).popitem()[1])
     process.signal(number)
-    sent = time.monotonic()
     assert process.wait() == code, process.tail()
-    assert time.monotonic() - sent < 30
     audit.stopped()
     beat = last_beat(shard)
     assert (beat.phase, beat.calls) == (phase, len(audit.answered))
@@ -113,15 +111,14 @@ def test_two_attempts_without_progress_stop_with_the_cause(new_run: MakeRun, tmp
 @pytest.mark.timeout(300)
 def test_a_drain_keeps_to_the_lead_of_its_job(new_run: MakeRun, tmp_path: Path) -> None:
     """The setting was raised after the job was submitted: Slurm will not wait any longer for that."""
-    run = new_run("engine.simulated_latency_s=60", "site.signal_lead_s=600")
+    run = new_run("engine.simulated_latency_s=86400", "site.signal_lead_s=600")
     log = tmp_path / "log"
     process = start(SYNTHESIZE, run.path, 0, "--round", 1, log=log, GRA_LEAD_S="7")
     wait_for(lambda: len(journals(run.round(1).shard(0))) == 1 and last_beat(run.round(1).shard(0)).phase == "running")
     time.sleep(0.3)
-    began = time.monotonic()
     process.signal(signal.SIGUSR2)
     assert process.wait() == os.EX_TEMPFAIL
-    assert time.monotonic() - began < 30
+    assert "in flight, 5 s for their calls" in process.tail(10_000)
 
 
 def test_an_interrupted_sample_has_not_failed() -> None:

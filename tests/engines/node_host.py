@@ -63,12 +63,8 @@ class Host:
         assert [p.name for p in self.base.iterdir() if p.name.startswith(f"gra-{os.getuid()}-")] == []
 
 
-def run(work: Coroutine[Any, Any, Any], seconds: float = 60.0) -> Any:
-    async def bounded() -> Any:
-        async with asyncio.timeout(seconds):
-            return await work
-
-    return asyncio.run(bounded())
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
 
 
 def engine_pid(node: Node, index: int = 0) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from aiohttp import web
 
 from gra_hpc.engines.client import Client, EngineGone, EngineTrouble, body, parse_metrics, words
 from gra_hpc.flows.calls import Answer, Request, Sampling
+from tests.waiting import until_it_is
 
 REQUEST = Request("m", "", ({"role": "user", "content": "hello"},), Sampling(0.2, 0.9, 64, 7))
 
@@ -78,7 +78,7 @@ def test_body_is_what_the_protocol_wants() -> None:
 def test_answer(short_dir: Path, said: str, finish: str) -> None:
     answer = ask(short_dir, fixed(reply(said)), chat)
     assert (answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens) == ("hi", finish, 3, 2)
-    assert 0 < answer.seconds < 10
+    assert answer.seconds > 0
 
 
 def test_empty_content_is_an_empty_text(short_dir: Path) -> None:
@@ -121,20 +121,22 @@ def test_lost_connections(short_dir: Path) -> None:
 
 
 def test_closing_ends_calls_in_flight(short_dir: Path) -> None:
-    async def slow(_: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(30)
+    asked: list[web.Request] = []
+
+    async def never(http: web.Request) -> web.StreamResponse:
+        asked.append(http)
+        await asyncio.Event().wait()
         return web.Response()
 
-    async def act(client: Client) -> float:
+    async def act(client: Client) -> bool:
         task = asyncio.ensure_future(chat(client))
-        await asyncio.sleep(0.2)
-        begin = time.monotonic()
+        await until_it_is(lambda: asked)
         await client.close()
         with pytest.raises(EngineGone):
             await task
-        return time.monotonic() - begin
+        return True
 
-    assert ask(short_dir, slow, act) < 5
+    assert ask(short_dir, never, act)
 
 
 def test_health(short_dir: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from gra_hpc.engines import guard, leftovers
 from gra_hpc.errors import EngineError
 from gra_hpc.owner import Owner
 from tests.conftest import SteadyClock
+from tests.waiting import until
 
 OWNER = """
 import sys, time
@@ -39,10 +39,7 @@ def owner(short_dir: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
 def fake_session(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
     """A session of two sleeping processes as a guard describes it, and a shared memory file of theirs."""
     process = subprocess.Popen(["sh", "-c", "sleep 600 & exec sleep 600"], start_new_session=True)
-    deadline = time.monotonic() + 10
-    while len(guard.session_members(process.pid, guard.start_time(process.pid))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: len(guard.session_members(process.pid, guard.start_time(process.pid))) == 2)
     shm = Path(f"/dev/shm/gra_test_sweep_{process.pid}")
     shm.write_bytes(b"x")
     state = {"pid": process.pid, "start": guard.start_time(process.pid), "shm": {str(shm): shm.stat().st_ino}}
@@ -99,10 +96,7 @@ def test_dead_owner_is_swept(owner: tuple[subprocess.Popen[str], Path]) -> None:
         assert len(swept.processes) == 1
         assert not path.exists()
         assert not shm.exists()
-        deadline = time.monotonic() + 5
-        while guard.start_time(swept.processes[0]):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: not guard.start_time(swept.processes[0]))
     finally:
         shm.unlink(missing_ok=True)
 

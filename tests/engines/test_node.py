@@ -20,6 +20,7 @@ from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.placement.placement import EnginePlace, Placement
 from tests.engines.node_host import Host, engine_pid, places, request, run
+from tests.waiting import until, until_it_is
 from tools.simulated.server import Faults, launcher
 
 
@@ -246,10 +247,7 @@ def test_exception_and_cancellation_leave_nothing(host: Host) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        deadline = time.monotonic() + 20
-        while host.processes():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await until_it_is(lambda: not host.processes())
 
     with pytest.raises(ValueError, match="own"):
         run(failing())
@@ -262,9 +260,7 @@ def test_litter_of_an_engine_is_removed(host: Host) -> None:
     async def work() -> list[int]:
         async with host.node(Faults(litter=True)) as node:
             await node.start()
-            while "littered" not in host.log():
-                await asyncio.sleep(0.02)
-            await asyncio.sleep(0.5)
+            await until_it_is(lambda: noted(host))
             return [int(line.split()[1]) for line in host.log().splitlines() if line.startswith("littered")]
 
     (stray,) = run(work())
@@ -296,6 +292,12 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
+def noted(host: Host) -> int:
+    """Guards that have written down what their engines left."""
+    states = (json.loads(p.read_bytes()) for p in host.base.glob("gra-*/*.state"))
+    return sum(bool(s["shm"] and s["strays"]) for s in states)
+
+
 @pytest.mark.parametrize("with_guards", [False, True])
 def test_kill_of_the_shard_leaves_nothing(host: Host, with_guards: bool) -> None:
     """With its guards alive they clean up; killed together with them, the next node on this machine does."""
@@ -306,7 +308,7 @@ def test_kill_of_the_shard_leaves_nothing(host: Host, with_guards: bool) -> None
         assert len(guards) == 2
         while host.log().count("littered") < 2:
             time.sleep(0.02)
-        time.sleep(1.5)  # the guards have looked
+        until(lambda: noted(host) == 2)
         strays = [int(line.split()[1]) for line in host.log().splitlines() if line.startswith("littered")]
         if with_guards:
             for pid in guards:
@@ -322,10 +324,7 @@ def test_kill_of_the_shard_leaves_nothing(host: Host, with_guards: bool) -> None
                     await node.start()
 
             run(next_one())
-        deadline = time.monotonic() + 20
-        while host.processes() or any(map(guard.start_time, strays)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: not host.processes() and not any(map(guard.start_time, strays)))
         assert not [s for s in strays if Path(f"/dev/shm/gra_simulated_{s}").exists()]
     finally:
         shard.kill()

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 
 from gra_hpc.errors import GraError
 from gra_hpc.models.worker import answered
+from tests.waiting import ended, until
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
@@ -70,13 +70,9 @@ def test_a_worker_dies_with_its_parent(path: str, tmp_path: Path) -> None:
     told = tmp_path / "pid"
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(told), path], cwd=ROOT)
     try:
-        deadline = time.monotonic() + 60
-        while not (told.is_file() and told.read_text()):
-            assert time.monotonic() < deadline and parent.poll() is None
-            time.sleep(0.02)
+        until(lambda: told.is_file() and told.read_text(), lambda: parent.poll() is None)
         worker = psutil.Process(int(told.read_text()))
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    psutil.wait_procs([worker], timeout=60)
-    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    ended([worker])

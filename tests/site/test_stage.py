@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,10 +106,8 @@ def test_bytes_changed_on_the_way_are_refused(hub: MiniHub, tmp_path: Path) -> N
 
 
 def test_without_a_network_staging_says_so(tmp_path: Path) -> None:
-    began = time.monotonic()
     said = run(*GRA, "stage", "org/tiny", home=tmp_path, blocked=can_block(), code=1)
     assert "cannot be reached from here" in said and "login or transfer node" in said
-    assert time.monotonic() - began < 60
 
 
 def test_what_is_fetched() -> None:
@@ -159,22 +156,16 @@ def test_without_a_network_each_step_says_what_to_stage(hub: MiniHub, tmp_path: 
     def plan(run_: str, *words: str, code: int = 0) -> str:
         return run(*GRA, "plan", runs / run_, sim, *words, "--preset", file, home=home, blocked=True, code=code)
 
-    began = time.monotonic()
     assert "gra stage datasets/org/seeds" in plan("none", code=1)
-    assert time.monotonic() - began < 90
     run(*GRA, "stage", "--preset", file, hub=hub, home=home)
     assert (tmp_path / "scratch" / "hub" / "models--org--minilm").is_dir()
-    began = time.monotonic()
     assert "gra stage org/absent" in plan("none", "models.tiny.path=org/absent", code=1)
     said = plan("none", "merge.decontamination.sources=[org/absent]", code=2)
     assert "gra stage datasets/org/absent" in said
-    assert time.monotonic() - began < 60
 
     asked = len(hub.requests)
     plan("late")
     assert len(hub.requests) == asked
     shutil.rmtree(tmp_path / "scratch" / "hub" / "models--org--minilm")
-    began = time.monotonic()
     said = run(sys.executable, "jobs/synthesize.py", runs / "late", 0, home=home, blocked=True, code=1)
     assert "gra stage org/minilm" in said
-    assert time.monotonic() - began < 30

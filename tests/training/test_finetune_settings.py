@@ -6,12 +6,13 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import psutil
 import pytest
 
 from gra_hpc import storage
@@ -20,12 +21,14 @@ from gra_hpc.config import frozen
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.signals import Signals
+from gra_hpc.training import ranks
 from gra_hpc.training.config import FinetuneConfig, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.examples import read_examples
 from gra_hpc.training.job import demand, explain
 from gra_hpc.training.rank.settings import deepspeed_settings
 from gra_hpc.training.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
+from tests.waiting import ended, until
 
 PAPER = ["model.path=m", "data.path=d", "site.gpus_per_node=8"]
 
@@ -225,52 +228,61 @@ def here() -> Rendezvous:
 
 def test_a_failed_rank_ends_the_others(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time\n"
+        "import os, pathlib, sys, time\n"
+        f"up = pathlib.Path({str(tmp_path / 'up')!r})\n"
+        "while os.environ['RANK'] == '1' and not up.exists(): time.sleep(0.01)\n"
         "if os.environ['RANK'] == '1': print('finetune: no such file'); sys.exit(3)\n"
-        "print('I wait'); time.sleep(100)\n"
+        "print('I wait', flush=True)\n"
+        "if os.environ['RANK'] == '2': up.touch()\n"
+        "time.sleep(10**6)\n"
     )
-    began = time.monotonic()
     with pytest.raises(LaunchError, match=r"rank 1: ended with code 3: no such file \(log: .*rank-0001.log\)"):
         run_ranks([sys.executable, "-c", code], 3, here(), tmp_path / "logs", Signals())
-    assert time.monotonic() - began < 60
     assert "I wait" in (tmp_path / "logs" / "rank-0002.log").read_text()
 
 
-def test_a_warning_reaches_ranks_that_start_late(tmp_path: Path) -> None:
+def test_a_warning_reaches_ranks_that_start_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sent while a rank cannot handle it yet, it is sent again; nobody dies of it."""
     code = (
-        "import os, signal, sys, time\n"
-        "time.sleep(1.5)\n"
+        "import os, pathlib, signal, sys, time\n"
+        f"where = pathlib.Path({str(tmp_path)!r})\n"
+        "(where / f'up-{os.environ[\"RANK\"]}').touch()\n"
+        "while not (where / f'sent-{os.getpid()}').exists(): time.sleep(0.01)\n"
         "signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75))\n"
-        "time.sleep(100)\n"
+        "time.sleep(10**6)\n"
     )
+    send = subprocess.Popen.send_signal
+
+    def noted(process: subprocess.Popen[bytes], number: int) -> None:
+        send(process, number)
+        (tmp_path / f"sent-{process.pid}").touch()
+
+    def warn() -> None:
+        until(lambda: len(list(tmp_path.glob("up-*"))) == 2)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    monkeypatch.setattr(subprocess.Popen, "send_signal", noted)
+    monkeypatch.setattr(ranks, "REPEAT_S", 0.1)
     with Signals().caught() as signals:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+        threading.Thread(target=warn, daemon=True).start()
         codes = run_ranks([sys.executable, "-c", code], 2, here(), tmp_path / "logs", signals)
     assert codes == [75, 75]
 
 
 def test_ranks_die_with_their_launcher(tmp_path: Path) -> None:
-    import subprocess
-
-    import psutil
-
     code = (
         "import sys, pathlib\n"
         "from gra_hpc.training.ranks import *\n"
         "where = Rendezvous(0, 1, '127.0.0.1', 1, 'test')\n"
-        "sleep = [sys.executable, '-c', 'import time; time.sleep(100)']\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(10**6)']\n"
         f"run_ranks(sleep, 2, where, pathlib.Path({str(tmp_path)!r}), Signals())\n"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 30
-    while len(ranks := psutil.Process(launcher.pid).children()) < 2:
-        assert time.monotonic() < deadline and launcher.poll() is None
-        time.sleep(0.05)
+    until(lambda: len(psutil.Process(launcher.pid).children()) == 2, lambda: launcher.poll() is None)
+    children = psutil.Process(launcher.pid).children()
     launcher.kill()
     launcher.wait()
-    _, alive = psutil.wait_procs(ranks, timeout=20)
-    assert not alive
+    ended(children)
 
 
 @pytest.mark.parametrize("kind", [FinetuneConfig, EvaluateConfig])

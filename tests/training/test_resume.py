@@ -104,14 +104,14 @@ def test_smollm2(tmp_path: Path, smollm2: Path) -> None:
         "optimizer__epochs": 1.0,
     }
     first = begun(tmp_path / "undisturbed", smollm2, data, **keys)
-    run(first, timeout=900)
+    run(first)
     losses = [loss for _, loss in curve(first)]
     assert sum(losses[-2:]) < sum(losses[:2])
     second = begun(tmp_path / "killed", smollm2, data, **keys)
     process = start(second)
-    wait_for_step(second, process, random.Random(SEED).randint(4, len(losses) - 1), timeout=900)
+    wait_for_step(second, process, random.Random(SEED).randint(4, len(losses) - 1))
     kill(process)
-    run(second, timeout=900)
+    run(second)
     differences = [abs(a - b) for (_, a), (_, b) in zip(curve(second), curve(first), strict=True)]
     print(f"{len(losses)} steps, loss {losses[0]:.4f} -> {losses[-1]:.4f}; largest difference {max(differences):.2e}")
     assert max(differences) <= TOLERANCE

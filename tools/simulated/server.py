@@ -38,6 +38,10 @@ class Faults:
     """Calls computed at once; others wait in the server's queue. 0: no limit."""
     start_s: float = 0.0
     """Seconds until the server listens."""
+    start_when: str = ""
+    """A file: the server listens once it is there."""
+    answer_when: str = ""
+    """A directory: a call is answered once a file of its text is there."""
     refuse: str = ""
     """Print this as an error and exit with code 1 instead of listening."""
     die_after: int = 0
@@ -126,6 +130,8 @@ class Server:
             self.running += 1
             try:
                 await asyncio.sleep(f.latency_s)
+                while f.answer_when and not Path(f.answer_when, text).exists():
+                    await asyncio.sleep(0.005)
             finally:
                 self.running -= 1
         if self.hung:
@@ -232,6 +238,8 @@ def main() -> None:
         sys.exit(f"ERROR: {faults.refuse}")
 
     time.sleep(faults.start_s)
+    while faults.start_when and not Path(faults.start_when).exists():
+        time.sleep(0.01)
     asyncio.run(serve(args.uds, args.served_model_name, faults))
 
 
