@@ -194,13 +194,15 @@ class Call:
     model: str
     text: str
     finish: str
-    """stop, length, or error (the engine refused the request; text holds its words)."""
+    """stop, length, thoughts (they did not end), or error (the engine refused the request; text holds its words)."""
     prompt_tokens: int
     completion_tokens: int
     seed: int
     at: float
     """Unix time of the answer, in seconds."""
     seconds: float
+    thoughts: str = ""
+    """What the model thought before its answer."""
 
 
 THOUGHTS = "thoughts"
@@ -273,8 +275,12 @@ def sample_schema() -> pa.Schema:
     )
 
 
-def call_schema() -> pa.Schema:
-    """Arrow schema of `Call`: a shard's calls.parquet."""
+def call_schema(thoughts: bool = False) -> pa.Schema:
+    """Arrow schema of `Call`: a shard's calls.parquet.
+
+    Args:
+        thoughts: with their column.
+    """
     import pyarrow as pa
 
     return pa.schema(
@@ -290,5 +296,6 @@ def call_schema() -> pa.Schema:
             ("seed", pa.int64()),
             ("at", pa.float64()),
             ("seconds", pa.float64()),
+            *([(THOUGHTS, pa.string())] if thoughts else []),
         ]
     )

@@ -53,6 +53,14 @@ class SystemRole(Enum):
     no = "no"
 
 
+class Thinks(Enum):
+    """Whether a model thinks before it answers."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class EngineKind(Enum):
     """What hosts the models."""
 
@@ -88,6 +96,8 @@ class SamplingConfig:
     """Longest answer, in tokens; the paper uses 4096."""
     repetition_penalty: float | None = setting(None, gt=0, le=2)
     """1.0 is off. Very small models need a little (1.1) not to repeat themselves."""
+    thinking_tokens: int | None = setting(None, ge=1, le=Most.TOKENS)
+    """Longest thoughts of a model that thinks, in tokens, beside max_tokens, which bounds its answer."""
 
 
 @dataclass
@@ -110,6 +120,8 @@ class ModelConfig:
     """A Jinja file to use instead of the model's own chat template (needed for base models)."""
     system_role: SystemRole = SystemRole.auto
     """Whether the chat template takes a system message; otherwise it is put before the first user message."""
+    thinking: Thinks = Thinks.auto
+    """Whether the model thinks before it answers. auto: as its chat template does (decided when the run is planned)."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless named here, per model."""
     tensor_parallel: int = unfrozen(0, ge=0, le=Most.DEVICES)
@@ -192,7 +204,7 @@ class MethodConfig:
     """Keep an adjudicated sample when the mean of the Adjudicator's scores is at least this."""
     max_tries: int = setting(3, ge=1, le=20)
     """Times a question is asked when its answer is cut off or cannot be parsed; then the sample has failed."""
-    sampling: SamplingConfig = setting(lambda: SamplingConfig(0.2, 0.9, 4096, 1.0))
+    sampling: SamplingConfig = setting(lambda: SamplingConfig(0.2, 0.9, 4096, 1.0, 2048))
     """Sampling of all roles."""
     role_sampling: dict[str, SamplingConfig] = setting({}, choices=ROLES)
     """Overrides by role: generator, reviewer, adjudicator."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.thoughts import apart
 
 if TYPE_CHECKING:
     import aiohttp
@@ -63,15 +64,21 @@ def parse_metrics(text: bytes) -> Metrics:
     )
 
 
-def body(model: str, request: Request, messages: tuple[dict[str, str], ...], max_tokens: int) -> bytes:
-    """The JSON body of a chat completion."""
+def body(
+    model: str, request: Request, messages: tuple[dict[str, str], ...], max_tokens: int, budget: bool = True
+) -> bytes:
+    """The JSON body of a chat completion.
+
+    Args:
+        budget: the server takes a budget for thoughts.
+    """
     s = request.sampling
     fields: dict[str, Any] = {
         "model": model,
         "messages": messages,
         "temperature": s.temperature,
         "top_p": s.top_p,
-        "max_tokens": min(s.max_tokens, max_tokens),
+        "max_tokens": min(s.max_tokens + s.thinking_tokens, max_tokens),
         "seed": s.seed,
     }
     if s.repetition_penalty != 1.0:
@@ -81,7 +88,27 @@ def body(model: str, request: Request, messages: tuple[dict[str, str], ...], max
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": request.schema, "strict": True},
         }
+    thinking = request.thinking
+    if thinking is not None and thinking.switches:
+        fields["chat_template_kwargs"] = thinking.switches
+    if thinking is not None and thinking.on and thinking.parser and budget:
+        fields["thinking_token_budget"] = s.thinking_tokens
     return orjson.dumps(fields)
+
+
+def told_apart(request: Request, text: str, thoughts: str, finish: str) -> tuple[str, str, str]:
+    """Answer, thoughts and finish reason of what a server gave: where it left thoughts in the text, they are taken out.
+
+    Args:
+        thoughts: what it gave apart.
+    """
+    thinking = request.thinking
+    if thinking is None or not thinking.on:
+        return text, "", finish
+    if thoughts:
+        return (text, thoughts, finish) if text.strip() else ("", thoughts, "thoughts")
+    found = apart(text, thinking.opened and not thinking.parser and request.schema is None)
+    return (found.answer, found.thoughts, finish) if found.ended else ("", found.thoughts, "thoughts")
 
 
 class Client:
@@ -96,6 +123,8 @@ class Client:
     def __init__(self, socket: str, model: str, max_tokens: int) -> None:
         self._socket, self._model, self._max_tokens = socket, model, max_tokens
         self._session: aiohttp.ClientSession | None = None
+        self._budget = True
+        """The server has not refused a budget for thoughts."""
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -140,22 +169,30 @@ class Client:
             EngineTrouble: the server failed (HTTP 5xx), or broke off the answer.
         """
         start = time.perf_counter()
-        status, data = await self._fetch(
-            "POST", "/v1/chat/completions", body(self._model, request, messages, self._max_tokens)
-        )
+        sent = body(self._model, request, messages, self._max_tokens, self._budget)
+        status, data = await self._fetch("POST", "/v1/chat/completions", sent)
+        if status == 400 and b"thinking_token_budget" in sent and b"thinking_token_budget" in data:
+            self._budget = (
+                False  # this version, or this parser, has none: max_tokens bounds thoughts and answer together
+            )
+            sent = body(self._model, request, messages, self._max_tokens, self._budget)
+            status, data = await self._fetch("POST", "/v1/chat/completions", sent)
         seconds = time.perf_counter() - start
         if status == 200:
             try:
                 reply = orjson.loads(data)
                 choice, usage = reply["choices"][0], reply["usage"]
-                finish, text = choice["finish_reason"], choice["message"]["content"] or ""
+                message = choice["message"]
+                finish, text = choice["finish_reason"], message["content"] or ""
+                thoughts = message.get("reasoning") or message.get("reasoning_content") or ""
                 tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
             except (ValueError, LookupError, TypeError) as e:
                 raise EngineTrouble(f"not a chat completion ({type(e).__name__}: {e}): {words(data)}") from None
-            if finish in ("stop", "length"):
-                return Answer(text, finish, *tokens, seconds)
             if finish == "repetition":  # vLLM cut a loop short: as useless as one that ran to the end
-                return Answer(text, "length", *tokens, seconds)
+                finish = "length"
+            if finish in ("stop", "length"):
+                text, thoughts, finish = told_apart(request, text, thoughts, finish)
+                return Answer(text, finish, *tokens, seconds, thoughts)
             raise EngineTrouble(f"answer broken off: finish_reason={finish}")
         if status in (503, 529):
             raise EngineGone(f"HTTP {status}: {words(data)}")

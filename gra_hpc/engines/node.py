@@ -47,6 +47,7 @@ class Node:
         log_dir: for the engines' logs, one file per start.
         command: how to start an engine; vLLM's server unless a test hosts another one.
         patience_s: how long a call waits at least before it forces another group's turn.
+        parsers: vLLM's reasoning parsers of the models that think, by model.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class Node:
         log_dir: Path,
         command: Callable[[EngineSpec], Launch] = vllm_server.launch,
         patience_s: float = LEAST_PATIENCE_S,
+        parsers: Mapping[str, str] | None = None,
     ) -> None:
         self.models, self.placement, self.config = models, placement, config
         self._local_dir, self._log_dir, self._command = Path(local_dir), Path(log_dir), command
-        self._patience_s = patience_s
+        self._patience_s, self._parsers = patience_s, parsers or {}
         self._dispatchers: dict[str, Dispatcher] = {}
         self._replicas: list[Replica] = []
         self._rotation: Rotation | None = None
@@ -161,6 +163,7 @@ class Node:
             cache=cache,
             port=port,
             can_sleep=can_sleep,
+            parser=self._parsers.get(place.model, ""),
         )
 
     def _builder(self, index: int, spec: EngineSpec) -> Callable[[int], EngineProcess]:

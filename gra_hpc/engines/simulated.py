@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 
 from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.models.thinking import Thinking
+from gra_hpc.thoughts import apart
 
 _ADJECTIVES = (
     "coastal", "early", "quiet", "modular", "rural", "binary", "seasonal", "linear", "urban", "historic", "portable",
@@ -195,10 +197,29 @@ def simulate(request: Request, failures: float = 0.0) -> Answer:
         text = _free_text(draw, request)
     else:
         text = orjson.dumps(_maker(request.schema)(draw, quality)).decode()
+    thinking = request.thinking
+    if thinking and thinking.on:
+        text = _thought_out(thinking, " ".join(draw.sentence() for _ in range(1 + draw.byte() % 3)), text)
     if cut:
         text = text[: len(text) // 2]
     prompt = sum(len(m["content"]) for m in request.messages) // 4 + 8
-    return Answer(text, "length" if cut else "stop", prompt, max(1, len(text) // 4), 0.0)
+    tokens, finish = max(1, len(text) // 4), "length" if cut else "stop"
+    if thinking and thinking.on:
+        found = apart(text, thinking.opened)
+        return Answer(found.answer, finish if found.ended else "thoughts", prompt, tokens, 0.0, found.thoughts)
+    return Answer(text, finish, prompt, tokens, 0.0)
+
+
+def _thought_out(thinking: Thinking, thoughts: str, answer: str) -> str:
+    """Thoughts and answer in one text, as the model's family writes them."""
+    opening = thinking.opening
+    if opening.startswith("<|channel|>"):
+        opening = "<|channel|>analysis<|message|>"
+        closing = "<|end|><|start|>assistant<|channel|>final<|message|>"
+    else:
+        closing = opening.replace("begin_of", "end_of").replace("START_", "END_")
+        closing = closing if closing != opening else f"{opening[0]}/{opening[1:]}"
+    return f"{'' if thinking.opened else opening}\n{thoughts}\n{closing}\n\n{answer}"
 
 
 class SimulatedEngine:

@@ -50,6 +50,8 @@ class EngineSpec:
     """First TCP port (loopback) for the parts of a tensor-parallel engine; strided between engines."""
     can_sleep: bool = False
     """Whether the engine must offer sleep mode (it takes turns on a GPU)."""
+    parser: str = ""
+    """vLLM's reasoning parser, of a model that thinks."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ def command(spec: EngineSpec, directory: Path) -> list[str]:
     if place.embeds:
         options["runner"] = "pooling"
         del options["generation-config"], options["structured-outputs-config"]
+    if spec.parser:
+        options["reasoning-parser"] = spec.parser
     if model.quantization:
         options["quantization"] = model.quantization
     if model.trust_remote_code:

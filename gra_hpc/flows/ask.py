@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from gra_hpc.config.settings import MemberConfig, MethodConfig, SamplingConfig
@@ -14,6 +14,7 @@ from gra_hpc.flows.calls import Engine, Request, Sampling
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.render import render
 from gra_hpc.models import special_tokens
+from gra_hpc.models.thinking import Thinking
 from gra_hpc.records import Call, Sample, digest
 from gra_hpc.thoughts import apart, mark_in
 
@@ -76,6 +77,8 @@ class Asker:
     """Told of every call: role, call, and whether an engine was asked (or a journal)."""
     special: re.Pattern[str] = special_tokens.COMMON
     """Finds a special token of the pool's models: an answer becomes part of their prompts."""
+    thinking: Mapping[str, Thinking | None] = field(default_factory=dict)
+    """How each model thinks, by model name."""
 
     def for_sample(self, sample: Sample) -> Ask:
         """`ask` for one sample; counts its calls and tokens."""
@@ -105,6 +108,8 @@ class Asker:
         """Why an answer is none, whatever was asked; empty: it may be one."""
         if call.finish == "error":
             return "engine died" if "engine died" in call.text else "refused by the engine"
+        if call.finish == "thoughts":
+            return "thoughts did not end"
         if mark := mark_in(call.text):
             return f"thoughts in the answer: {mark}" if apart(call.text).ended else "thoughts did not end"
         if call.finish == "length":
@@ -116,12 +121,14 @@ class Asker:
     def request(self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]) -> Request:
         """The request behind a key: a pure function of configuration, prompts, sample and try."""
         m = self.members[member]
+        thinking = self.thinking.get(m.model)
         return Request(
             model=m.model,
             identity=self.identities[m.model],
             messages=render(question.step, variables, m.persona),
             sampling=self.sampling(m, seat, question.schema is not None, key),
             schema=question.schema(variables) if question.schema else None,
+            thinking=thinking,
         )
 
     def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str) -> Sampling:
@@ -133,6 +140,7 @@ class Asker:
             return next((v for s in layers if (v := getattr(s, name)) is not None), default)
 
         longest = int(first("max_tokens", 4096))
+        thinks = self.thinking.get(member.model)
         return Sampling(
             temperature=first("temperature", 0.2),
             top_p=first("top_p", 0.9),
@@ -140,6 +148,7 @@ class Asker:
             seed=int(digest(self.method.seed, key, size=4), 16) & 0x7FFFFFFF,
             # JSON repeats its own punctuation, and honest scores repeat: no penalty on them
             repetition_penalty=1.0 if guided else first("repetition_penalty", 1.0),
+            thinking_tokens=int(first("thinking_tokens", 2048)) if thinks and thinks.on else 0,
         )
 
     async def _call(self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]) -> Call:
@@ -163,6 +172,7 @@ class Asker:
             seed=request.sampling.seed,
             at=time.time(),
             seconds=answer.seconds,
+            thoughts=answer.thoughts,
         )
         self.calls.append(call)
         self.answered(role, call, True)

@@ -1,10 +1,11 @@
-"""The door to the engines: ask with messages and sampling, get text, finish reason and token counts."""
+"""The door to the engines: ask with messages and sampling, get text, thoughts, finish reason and token counts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gra_hpc.models.thinking import Thinking
 from gra_hpc.records import digest
 
 
@@ -17,6 +18,8 @@ class Sampling:
     max_tokens: int
     seed: int
     repetition_penalty: float = 1.0
+    thinking_tokens: int = 0
+    """Longest thoughts, beside `max_tokens`, which bounds the answer; 0 for a model that does not think."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,16 @@ class Request:
     sampling: Sampling
     schema: dict[str, Any] | None = None
     """JSON schema the answer must follow (guided decoding), or none for free text."""
+    thinking: Thinking | None = None
+    """How the model thinks; none for one that does not, whose digests say nothing of it."""
 
     @property
     def digest(self) -> str:
         """Digest of everything the answer depends on; independent of placement."""
         s = self.sampling
         sampling = [s.temperature, s.top_p, s.max_tokens, s.seed, s.repetition_penalty]
-        return digest(self.identity, self.messages, sampling, self.schema)
+        thinking = [self.thinking.digested, s.thinking_tokens] if self.thinking else []
+        return digest(self.identity, self.messages, sampling, self.schema, *thinking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,14 @@ class Answer:
 
     text: str
     finish: str
-    """stop, length, or error (the engine refused the request; text holds its words)."""
+    """stop, length, thoughts (they did not end: there is no answer), or error (the engine refused the request; text
+    holds its words)."""
     prompt_tokens: int
     completion_tokens: int
+    """Thoughts included."""
     seconds: float
+    thoughts: str = ""
+    """What the model thought first."""
 
 
 class Draining(Exception):

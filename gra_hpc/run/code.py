@@ -16,7 +16,14 @@ from gra_hpc.records import digest
 
 PACKAGE = Path(__file__).parent.parent
 
-EVERY_FLOW = ("records.py", "thoughts.py", "models/special_tokens.py", "flows/*.py", "run/slices.py")
+EVERY_FLOW = (
+    "records.py",
+    "thoughts.py",
+    "models/special_tokens.py",
+    "models/thinking.py",
+    "flows/*.py",
+    "run/slices.py",
+)
 """What every flow rests on: ids and criteria, how questions are asked, rendered and parsed, which answers are refused,
 what a shard is given.
 

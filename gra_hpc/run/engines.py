@@ -88,7 +88,11 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
             copies = local_weights(models, identities, local, config.site.copy_weights_gb)
             models = await asyncio.to_thread(copies.__enter__)
             stack.push(copies.__exit__)
-        yield await stack.enter_async_context(Node(models | embedder, placement, config.engine, local, log_dir))
+        thinking = {name: pin.thinking for name, pin in plan.models.items()}
+        parsers = {name: t.parser for name, t in thinking.items() if t and t.on}
+        yield await stack.enter_async_context(
+            Node(models | embedder, placement, config.engine, local, log_dir, parsers=parsers)
+        )
 
 
 def verify_models(config: RunConfig, plan: Plan, models: dict[str, ModelConfig]) -> None:

@@ -54,8 +54,10 @@ def call_name(key: str, digest: str) -> bytes:
 
 
 def encode(call: Call) -> bytes:
-    """One journal line."""
-    body = b"%s %s" % (call_name(call.key, call.digest).hex().encode(), orjson.dumps(_FIELDS(call)))
+    """One journal line; thoughts are its last field, and only there where there are some."""
+    values = _FIELDS(call)
+    written = orjson.dumps(values if call.thoughts else values[:-1])
+    body = b"%s %s" % (call_name(call.key, call.digest).hex().encode(), written)
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
@@ -68,6 +70,8 @@ def decode(line: bytes) -> Call:
     if not _whole(line):
         raise ValueError("its checksum is wrong")
     values = orjson.loads(line[_HEAD:])
+    if isinstance(values, list) and len(values) == len(_TYPES) - 1:
+        values.append("")
     if not isinstance(values, list) or tuple(map(type, values)) != _TYPES:
         values = _typed(values)
     call = Call(*values)

@@ -15,6 +15,7 @@ from gra_hpc.models import hub, special_tokens
 from gra_hpc.models.facts import read_facts
 from gra_hpc.models.files import check_files, model_directory, stated_licence
 from gra_hpc.models.identity import Say, identity
+from gra_hpc.models.thinking import Thinking, thinking_of
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class ModelPin:
     """Number of its weights; none: not known."""
     special_tokens: tuple[str, ...] | None = None
     """What its tokenizer and its chat template take for marks; none: its files do not say."""
+    thinking: Thinking | None = None
+    """How it thinks; none: it does not."""
 
     @classmethod
     def read(cls, data: dict[str, Any]) -> ModelPin:
@@ -43,7 +46,11 @@ class ModelPin:
             TypeError: not a pin.
         """
         named = data.get("special_tokens")
-        return cls(**{**data, "special_tokens": None if named is None else tuple(named)})
+        read = {
+            "special_tokens": None if named is None else tuple(named),
+            "thinking": Thinking.read(data.get("thinking")),
+        }
+        return cls(**{**data, **read})
 
     @classmethod
     def of(cls, directory: Path, model: ModelConfig, say: Say, nested: bool = False) -> ModelPin:
@@ -55,6 +62,7 @@ class ModelPin:
             model.licence or stated_licence(directory),
             _parameters(directory),
             special_tokens.special_tokens(directory, model),
+            thinking_of(directory, model),
         )
 
 

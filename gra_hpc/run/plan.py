@@ -54,6 +54,11 @@ class Plan:
     seed_thoughts: int = 0
     """Seeds whose response came with thoughts."""
 
+    @property
+    def thinks(self) -> bool:
+        """Whether any model of the pool thinks: then the calls' tables have a column for it."""
+        return any(pin.thinking and pin.thinking.on for pin in self.models.values())
+
     @classmethod
     def load(cls, run: RunDir, own: bool = False) -> Plan:
         """The plan of a run.

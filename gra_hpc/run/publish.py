@@ -43,6 +43,7 @@ def publish(
     details: dict[str, Any],
     attempts: Sequence[AttemptDir],
     counted: Callable[[], dict[str, int]] = dict,
+    thoughts: bool = False,
 ) -> bool:
     """Write a shard's tables and its manifest.
 
@@ -53,6 +54,7 @@ def publish(
         details: timings, tokens, engine statistics for the manifest.
         attempts: all attempts seen at the shard, this one included.
         counted: what the manifest says of the journals, asked once all calls have been read.
+        thoughts: some model thinks: the calls' table has a column for it.
 
     Returns:
         False if another attempt has published in the meantime; this one's tables are then removed.
@@ -62,7 +64,7 @@ def publish(
     with full_disk_as_error(shard.path):
         rows = ({**s.row(), "embedding": e} for s, e in zip(samples, embeddings, strict=True))
         _write_table(samples_file, rows, sample_schema())
-        _write_table(calls_file, ({k: getattr(c, k) for k in Call.__slots__} for c in calls), call_schema())
+        _write_table(calls_file, ({k: getattr(c, k) for k in Call.__slots__} for c in calls), call_schema(thoughts))
         manifest = {
             "format": FORMAT,
             "fingerprint": fingerprint,

@@ -239,6 +239,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
         state.journal,
         state.answered,
         special_pattern(state.plan.models),
+        {name: pin.thinking for name, pin in state.plan.models.items()},
     )
     embeds = bool(hosted_embedder(state.config, state.plan)) and state.round_plan.round > 0
     window = min(state.config.launch.window, len(units))
@@ -360,6 +361,7 @@ def _publish(
         samples=[s for s, _ in rows],
         embeddings=[e for _, e in rows],
         calls=state.journal.used(),
+        thoughts=state.plan.thinks,
         details={
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},
             "timings": {"started": began, "ended": time.time(), "seconds": round(state.beat.lasted, 3)},

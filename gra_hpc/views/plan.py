@@ -61,6 +61,11 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         )
     for name, pin in plan.models.items():
         yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()
+        if pin.thinking:
+            t = pin.thinking
+            switches = ", ".join(f"{k}={v}" for k, v in t.switches.items())
+            how = f"thinks ({t.opening}; parser {t.parser or 'none: guided answers come without thoughts'}"
+            yield f"             {how if t.on else 'does not think ('}{'; ' if switches and t.on else ''}{switches})"
     m = config.method
     if m.review_response and m.flow is not Flow.seeds:
         yield (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from gra_hpc.engines.client import Client, EngineGone, EngineTrouble, body, parse_metrics, words
 from gra_hpc.flows.calls import Answer, Request, Sampling
+from gra_hpc.models.thinking import Thinking
 from tests.waiting import until_it_is
 
 REQUEST = Request("m", "", ({"role": "user", "content": "hello"},), Sampling(0.2, 0.9, 64, 7))
@@ -79,6 +81,59 @@ def test_answer(short_dir: Path, said: str, finish: str) -> None:
     answer = ask(short_dir, fixed(reply(said)), chat)
     assert (answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens) == ("hi", finish, 3, 2)
     assert answer.seconds > 0
+
+
+THINKING = Thinking(True, "<think>", False, "qwen3", {"enable_thinking": True})
+ASKED = Request("m", "", REQUEST.messages, Sampling(0.2, 0.9, 64, 7, 1.0, 100), thinking=THINKING)
+
+
+def test_body_for_a_model_that_thinks() -> None:
+    """Its answer has a budget of its own; the template's switch is set, and a model that does not think says so too."""
+    found = orjson.loads(body("m", ASKED, REQUEST.messages, 512))
+    assert (found["max_tokens"], found["thinking_token_budget"]) == (164, 100)
+    assert found["chat_template_kwargs"] == {"enable_thinking": True}
+    assert "thinking_token_budget" not in orjson.loads(body("m", ASKED, REQUEST.messages, 512, budget=False))
+    off = replace(REQUEST, thinking=Thinking(False, switches={"enable_thinking": False}))
+    found = orjson.loads(body("m", off, REQUEST.messages, 512))
+    assert found["chat_template_kwargs"] == {"enable_thinking": False} and found["max_tokens"] == 64
+    assert len({REQUEST.digest, off.digest, ASKED.digest, replace(ASKED, thinking=None).digest}) == 4
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "expected"),
+    [
+        ({"content": "4", "reasoning": "2+2"}, "stop", ("4", "stop", "2+2")),
+        ({"content": "4", "reasoning_content": "2+2"}, "length", ("4", "length", "2+2")),
+        ({"content": None, "reasoning": "2+"}, "length", ("", "thoughts", "2+")),
+        ({"content": None, "reasoning": "2+2"}, "stop", ("", "thoughts", "2+2")),
+        ({"content": "<think>2+2</think>4", "reasoning": None}, "stop", ("4", "stop", "2+2")),
+        ({"content": "<think>2+"}, "length", ("", "thoughts", "2+")),
+        ({"content": "4"}, "stop", ("4", "stop", "")),
+    ],
+)
+def test_thoughts_come_apart(
+    short_dir: Path, message: dict[str, Any], finish: str, expected: tuple[str, str, str]
+) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    given = {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+    answer = ask(short_dir, fixed(given), lambda client: client.chat(ASKED, ASKED.messages))
+    assert (answer.text, answer.finish, answer.thoughts) == expected
+
+
+def test_a_server_without_a_budget_for_thoughts_is_asked_without_one(short_dir: Path) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        bodies.append(orjson.loads(await request.read()))
+        if "thinking_token_budget" in bodies[-1]:
+            return web.json_response({"error": {"message": "thinking_token_budget is set but ..."}}, status=400)
+        return web.json_response(reply("stop"))
+
+    async def twice(client: Client) -> list[Answer]:
+        return [await client.chat(ASKED, ASKED.messages) for _ in range(2)]
+
+    assert [a.text for a in ask(short_dir, handler, twice)] == ["hi", "hi"]
+    assert ["thinking_token_budget" in b for b in bodies] == [True, False, False]
 
 
 def test_empty_content_is_an_empty_text(short_dir: Path) -> None:

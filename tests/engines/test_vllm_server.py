@@ -58,6 +58,15 @@ def test_command_on_gpus_with_sleep_and_more_arguments() -> None:
     assert "--max-num-seqs 64 --tensor-parallel-size 2" in text
 
 
+def test_the_reasoning_parser_of_a_model_that_thinks() -> None:
+    """What is named in engine_args wins."""
+    text = " ".join(vllm_server.command(spec(parser="qwen3"), Path("/m")))
+    assert "--reasoning-parser qwen3" in text
+    model = ModelConfig(path="/m", engine_args={"reasoning_parser": "step3"})
+    text = " ".join(vllm_server.command(spec(parser="qwen3", model=model), Path("/m")))
+    assert "--reasoning-parser step3" in text and "qwen3" not in text
+
+
 def test_what_is_recorded_of_a_command_line() -> None:
     """What decides answers, but no secret, and no path that is new at every start: a manifest is for others to read."""
     model = ModelConfig(path="/m", engine_args={"hf-token": "hf_x", "chat-template-content-format": "string"})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gra_hpc.records import Call
 from gra_hpc.run import journal as journal_module
-from gra_hpc.run.journal import Journal, Scan, call_name, encode, scan
+from gra_hpc.run.journal import Journal, Scan, call_name, decode, encode, scan
 
 
 def call(i: int, text: str = "hello", digest: str = "d") -> Call:
@@ -44,6 +44,14 @@ def test_another_request_under_the_same_key_is_not_served(tmp_path: Path) -> Non
     assert journal.get(call(0).key, "another prompt") is None
     journal.append(call(0, "new", "another prompt"))
     assert journal.get(call(0).key, "another prompt") == call(0, "new", "another prompt")
+    journal.close()
+
+
+def test_thoughts_are_kept_and_lines_without_any_are_as_before(tmp_path: Path) -> None:
+    plain, thought = call(0), dataclasses.replace(call(1), thoughts="Two and two.")
+    assert not encode(plain).endswith(b',""]\n') and decode(encode(plain)[:-1]) == plain
+    journal = Journal([write(tmp_path / "a", [plain, thought])], tmp_path / "b")
+    assert [journal.get(c.key, "d") for c in (plain, thought)] == [plain, thought]
     journal.close()
 
 
@@ -154,7 +162,7 @@ FIELDS = list(dataclasses.astuple(call(0)))
         [*FIELDS[:9], "1.0", 0.5],
         ["s1/response/generator/0", *FIELDS[1:]],
         [FIELDS[0], "another digest", *FIELDS[2:]],
-        FIELDS[:-1],
+        FIELDS[:-2],
         [*FIELDS, 1],
         [],
         {"key": 1},

@@ -102,6 +102,7 @@ class Captured:
                 Forgetful(),
                 lambda *_: None,
                 special_pattern(self.plan.models),
+                {name: pin.thinking for name, pin in self.plan.models.items()},
             )
             await shard._make(self.config, unit, asker)
             out: list[dict[str, Any]] = []
