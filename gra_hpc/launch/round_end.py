@@ -6,6 +6,7 @@ from gra_hpc import whole_directory
 from gra_hpc.errors import IncompleteError
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published, sweep
+from gra_hpc.run.rounds import late_shards
 from gra_hpc.run.run import Run
 
 
@@ -21,7 +22,8 @@ def finish_round(run: Run, number: int) -> str:
 
     if number not in run.rounds:
         raise IncompleteError(f"round {number}: this run has rounds {run.rounds}", f"gra status {run.path}")
-    for shard in (run.round(number).shard(s) for s in range(run.shards_of(number))):
+    own = ((number, s) for s in range(run.shards_of(number)))
+    for shard in (run.round(r).shard(s) for r, s in (*own, *late_shards(run, number))):
         if shard.attempts.is_dir() and is_published(shard):
             sweep(shard)  # it died between its manifest and this
     tidy(run)

@@ -39,7 +39,7 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
     if not resume and started(run):
         raise LaunchError(f"{run.path}: was started before", f"gra resume {run.path}")
     steps = remaining(run)
-    if not steps and (run.release / "manifest.json").is_file():
+    if not steps:
         tidy(run)
         say(f"nothing left to do; release in {run.release}")
         return

@@ -76,11 +76,11 @@ class MergeTask(Restartable):
 
 
 def leave_unless_published(end: End) -> None:
-    """End this job as its shard has ended: put back in the queue where it drained; where it was told to stop, wait for
-    the kill."""
+    """End this job as its shard has ended: put back in the queue where it drained, or has to draw anew; where it was
+    told to stop, wait for the kill."""
     from gra_hpc.run.shard import End
 
-    if end is End.drained:
+    if end in (End.drained, End.overtaken):
         requeue()
     if end is End.stopped:
         await_kill()

@@ -19,6 +19,9 @@ from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseE
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import basis_of
+from gra_hpc.run.rounds import held_elsewhere, late_shards
+from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.workers import Workers
 
@@ -52,6 +55,7 @@ class Part:
 class Shard:
     """One verified shard table."""
 
+    round: int
     number: int
     attempt: str
     part: Part
@@ -77,6 +81,8 @@ class Collected:
     shards: list[Shard]
     expected: int
     missing: list[int]
+    late: list[Shard] = field(default_factory=list)
+    """Of rounds before, published when their merges stood already; by round, then number."""
     foreign: list[str] = field(default_factory=list)
     """Entries of the shards directory that belong to no shard or attempt of this run; left alone."""
 
@@ -85,11 +91,19 @@ class Collected:
         return not self.missing
 
     @property
+    def every(self) -> list[Shard]:
+        """The round's own shards, then the late ones."""
+        return [*self.shards, *self.late]
+
+    @property
     def ledger(self) -> Ledger:
-        total = Ledger()
-        for shard in self.shards:
-            total += shard.ledger
-        return total
+        """Of the round's own shards."""
+        return sum_of(self.shards)
+
+
+def sum_of(shards: Iterable[Shard]) -> Ledger:
+    """The books of some shards."""
+    return sum((s.ledger for s in shards), Ledger())
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -103,8 +117,8 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
-def published(run: RunDir, round_: int, expected: int) -> tuple[list[ShardDir], list[int], list[str]]:
-    """Shards with a manifest, numbers of those without, and foreign entries of the shards directory."""
+def published(run: RunDir, round_: int, expected: int) -> tuple[list[ShardDir], list[str]]:
+    """Shards with a manifest, and foreign entries of the shards directory."""
     directory = run.round(round_).shards
     foreign, have = [], []
     for entry in sorted(directory.iterdir()) if directory.is_dir() else []:
@@ -115,30 +129,35 @@ def published(run: RunDir, round_: int, expected: int) -> tuple[list[ShardDir], 
             continue
         if (entry / "manifest.json").is_file():
             have.append(number)
-    missing = sorted(set(range(expected)) - set(have))
-    return [run.round(round_).shard(n) for n in have], missing, foreign
+    return [run.round(round_).shard(n) for n in have], foreign
 
 
 def collect(
-    run: RunDir, round_: int, fingerprint: str, expected: int, workers: Workers, *, allow_partial: bool
+    run: Run, round_: int, fingerprint: str, expected: int, workers: Workers, *, allow_partial: bool
 ) -> Collected:
-    """Find and verify the published shards.
+    """Find and verify the published shards, and the late ones of rounds before.
 
     Raises:
         IncompleteError: shards are missing and `allow_partial` is not set, or none is there.
         FingerprintError: a shard was made with other settings.
         ReleaseError: a manifest or table that is not what it should be. All bad ones are logged, the first are named.
     """
-    have, missing, foreign = published(run, round_, expected)
+    have, foreign = published(run, round_, expected)
+    held = held_elsewhere(run, round_)
+    have = [s for s in have if (round_, s.number) not in held]
+    missing = sorted(set(range(expected)) - {s.number for s in have})
     if missing and not (allow_partial and have):
         raise IncompleteError(
             f"round {round_}: {len(missing)} of {expected} shards are not published: {_short(ranges(missing))}",
             f"gra resume {run.path}"
             + (f"  (or gra merge {run.path} merge.allow_partial=true, its coverage declared)" if have else ""),
         )
-    asked = [(str(run.path), str(s.path), s.number, round_, fingerprint) for s in have]
+    late = [(r, run.round(r).shard(s)) for r, s in late_shards(run, round_)]
+    every = [*((round_, s) for s in have), *late]
+    basis = {r: basis_of(run, r) for r in {r for r, _ in every}}
+    asked = [(str(run.path), str(s.path), s.number, r, fingerprint, basis[r]) for r, s in every]
     shards, problems = [], []
-    few = len(have) <= FEW and sum(f.stat().st_size for s in have for f in s.path.glob("samples-*")) < FEW_BYTES
+    few = len(every) <= FEW and sum(f.stat().st_size for _, s in every for f in s.path.glob("samples-*")) < FEW_BYTES
     for result in map(verify, asked) if few else workers.map(verify, asked):
         if isinstance(result, Shard):
             shards.append(result)
@@ -153,29 +172,29 @@ def collect(
         more = f"; and {len(problems) - SHOWN} more (see the log)" if len(problems) > SHOWN else ""
         kind = FingerprintError if all(isinstance(p, FingerprintError) for p in problems) else ReleaseError
         raise kind(named + more, f"move the bad shard's manifest.json away, then gra resume {run.path}")
-    return Collected(shards, expected, missing, foreign)
+    return Collected(shards[: len(have)], expected, missing, shards[len(have) :], foreign)
 
 
 def _short(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[:limit].rsplit(",", 1)[0] + ",..."
 
 
-def verify(asked: tuple[str, str, int, int, str]) -> Shard | GraError:
+def verify(asked: tuple[str, str, int, int, str, str]) -> Shard | GraError:
     """Check one shard's manifest and samples table, and read what the merge ranks by.
 
     Args:
-        asked: run directory, shard directory, shard number, round, fingerprint.
+        asked: run directory, shard directory, shard number, round, fingerprint, what the round's shards rest on.
     """
-    run, path, number, round_, fingerprint = asked
+    run, path, number, round_, fingerprint, basis = asked
     shard = ShardDir(Path(path), number)
     try:
-        return _verify(Path(run), shard, round_, fingerprint)
+        return _verify(Path(run), shard, round_, fingerprint, basis)
     except GraError as e:
         e.what = e.what.replace(f"{run}/", "")
         return e
 
 
-def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
+def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: str) -> Shard:
     def need(ok: bool, what: str, kind: type[GraError] = ReleaseError) -> None:
         if not ok:
             raise kind(what)
@@ -190,6 +209,10 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
         f"{where}: made with other settings (fingerprint {manifest.fingerprint[:12]}, this run's is "
         f"{fingerprint[:12]})",
         FingerprintError,
+    )
+    need(
+        manifest.basis in ("", basis),
+        f"{where}: drawn from another pool than that of round {round_ - 1}'s merge as it is now",
     )
     table, ledger, rows = shard.samples(manifest.attempt), manifest.ledger, manifest.rows
     try:
@@ -226,6 +249,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str) -> Shard:
     )
     own = manifest.tables(shard)
     return Shard(
+        round=round_,
         number=shard.number,
         attempt=manifest.attempt,
         part=Part(str(table), tuple(groups), accepted_only=True),

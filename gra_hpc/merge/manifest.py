@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 from gra_hpc import storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge import tables
-from gra_hpc.merge.collect import Collected, ranges
+from gra_hpc.merge.collect import Collected, ranges, sum_of
 from gra_hpc.merge.steps import Steps
-from gra_hpc.merge.tables import Writer
+from gra_hpc.merge.tables import Writer, within
 from gra_hpc.records import record_schema, sample_schema
 
 VERSION = 1
@@ -47,15 +48,13 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             pool_file.write(tables.as_records(table))
         for table in dropped.tables(ix):
             dropped_file.write(table)
-    ledger = shards.ledger
-    ledger.check(f"round {steps.round}")
-    counts = dropped.counts()
-    if ledger.accepted != len(kept) + sum(counts.values()) or kept_file.rows != len(kept):
+    shards.ledger.check(f"round {steps.round}")
+    accepted, counts = sum_of(shards.every).accepted, dropped.counts()
+    if accepted != len(kept) + sum(counts.values()) or kept_file.rows != len(kept):
         raise ReleaseError(
-            f"round {steps.round}: {ledger.accepted} accepted, but {kept_file.rows} kept"
-            f" and {sum(counts.values())} dropped"
+            f"round {steps.round}: {accepted} accepted, but {kept_file.rows} kept and {sum(counts.values())} dropped"
         )
-    wanted = steps.run.config.method.target_accepted
+    wanted = steps.wanted
     return {
         "version": VERSION,
         "fingerprint": steps.run.plan.fingerprint,
@@ -69,9 +68,10 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": steps.run.plan.seeds},
         },
         "survived": len(kept),
-        "ledger": ledger.to_dict(),
+        "ledger": shards.ledger.to_dict(),
+        "late": _late(steps, shards, kept),
         "counts": {
-            "accepted": ledger.accepted,
+            "accepted": accepted,
             "kept": len(kept),
             "dropped": counts,
             "pool_before": ix.pool,
@@ -94,6 +94,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
         },
         "shards": [
             {
+                "round": s.round,
                 "shard": s.number,
                 "attempt": s.attempt,
                 "rows": s.rows,
@@ -101,7 +102,38 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
                 "samples_sha256": s.sha256,
                 "manifest_sha256": s.manifest_sha256,
             }
-            for s in shards.shards
+            for s in shards.every
         ],
         "ignored": shards.foreign,
     }
+
+
+def _late(steps: Steps, shards: Collected, kept: np.ndarray) -> list[dict[str, Any]]:
+    """The part of the books that late shards have, by their round; their rows count in `counts` too.
+
+    Args:
+        kept: ranks.
+    """
+    found, start = [], steps.ix.pool + sum(s.part.rows for s in shards.shards)
+    for number, group in groupby(shards.late, lambda s: s.round):
+        late = list(group)
+        rows = range(start, start + sum(s.part.rows for s in late))
+        start = rows.stop
+        ledger, dropped = sum_of(late), steps.dropped.counts(steps.ix, rows)
+        ledger.check(f"round {number}, merged with round {steps.round}")
+        stay = int(within(steps.ix.row[kept], rows).sum())
+        if ledger.accepted != stay + sum(dropped.values()):
+            raise ReleaseError(
+                f"round {number}, merged with round {steps.round}: {ledger.accepted} accepted, but {stay} kept"
+                f" and {sum(dropped.values())} dropped"
+            )
+        found.append(
+            {
+                "round": number,
+                "shards": [s.number for s in late],
+                "ledger": ledger.to_dict(),
+                "kept": stay,
+                "dropped": dropped,
+            }
+        )
+    return found

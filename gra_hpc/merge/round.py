@@ -22,11 +22,13 @@ from gra_hpc import storage
 from gra_hpc.errors import FingerprintError, ReleaseError
 from gra_hpc.merge import index
 from gra_hpc.merge import manifest as manifests
-from gra_hpc.merge.collect import collect, published
+from gra_hpc.merge.collect import collect
 from gra_hpc.merge.semantic import semantic
 from gra_hpc.merge.steps import Steps
-from gra_hpc.run.merged import pool_of
-from gra_hpc.run.rounds import plan_after
+from gra_hpc.run.directory import RoundDir
+from gra_hpc.run.merged import Merged, pool_of
+from gra_hpc.run.publish import is_published
+from gra_hpc.run.rounds import allowance, held_elsewhere, is_drawn_from, late_shards, plan_after
 from gra_hpc.run.run import Run
 from gra_hpc.whole_directory import Staging, build_whole, sweep
 from gra_hpc.workers import Workers
@@ -56,11 +58,15 @@ class MergeSummary:
     """Rows missing to `method.target_accepted`."""
     approximate: str
     """Of the semantic step, when it was approximate: its recall, in words."""
+    late: int
+    """Late shards of rounds before that it took in."""
     manifest: dict[str, Any] = field(repr=False)
     seconds: float = 0.0
+    waiting: int = 0
+    """Shards that were published once the next round had drawn from this merge: a later merge takes them."""
 
     @classmethod
-    def of(cls, manifest: dict[str, Any], *, done_before: bool, seconds: float = 0.0) -> MergeSummary:
+    def of(cls, manifest: dict[str, Any], *, done_before: bool, seconds: float = 0.0, waiting: int = 0) -> MergeSummary:
         coverage, counts = manifest["coverage"], manifest["counts"]
         return cls(
             round=manifest["round"],
@@ -73,8 +79,10 @@ class MergeSummary:
             pool=counts["pool"],
             shortfall=(manifest["target"] or {}).get("shortfall", 0),
             approximate=semantic.approximate(manifest["steps"]["semantic"]),
+            late=sum(len(late["shards"]) for late in manifest["late"]),
             manifest=manifest,
             seconds=seconds,
+            waiting=waiting,
         )
 
     def __str__(self) -> str:
@@ -86,19 +94,28 @@ class MergeSummary:
         ]
         if self.published < self.expected:
             parts.append(f"PARTIAL: {self.published} of {self.expected} shards")
+        if self.late:
+            parts.append(f"with {self.late} late shards of rounds before")
         if self.shortfall:
             parts.append(f"{self.shortfall} short of method.target_accepted")
         if self.approximate:
             parts.append(f"semantic step {self.approximate}")
-        parts.append("was merged before; nothing to do" if self.done_before else f"{self.seconds:.1f} s")
+        if self.waiting:
+            parts.append(
+                f"stands, for round {self.round + 1} has drawn from it; {self.waiting} shards published since go into a"
+                " later round's merge"
+            )
+        else:
+            parts.append("was merged before; nothing to do" if self.done_before else f"{self.seconds:.1f} s")
         return "; ".join(parts)
 
 
 def merge_round(run: Run, round_: int) -> MergeSummary:
     """Merge the published shards of a round into `run.round(round_).merged`.
 
-    Safe to run twice, at the same time, or after a death. A partial merge is replaced when more shards are published,
-    unless the next round has already drawn from it.
+    Safe to run twice, at the same time, or after a death. A merge is replaced when more shards are published, of its
+    round or late ones of rounds before, until the next round has drawn from it; from then on they are left to a later
+    merge.
 
     Args:
         run: the run.
@@ -116,17 +133,25 @@ def merge_round(run: Run, round_: int) -> MergeSummary:
     fingerprint, expected = run.plan.fingerprint, run.shards_of(round_)
     before = existing_merge(run, round_, fingerprint)
     if before is not None:
-        summary = _done(run, round_, before, expected)
+        summary = _done(run, round_, before)
         if summary is not None:
             sweep(target.merged)
             return summary
+
+    def may_replace() -> bool:
+        """Asked at the last moment: attempts of the next round may have begun meanwhile. One that begins right now
+        finds what it rests on gone before it publishes."""
+        if is_drawn_from(run, round_):
+            log.warning("round %d: round %d has drawn from its merge meanwhile: that stands", round_, round_ + 1)
+            return False
+        return True
 
     def work(staging: Staging) -> dict[str, Any] | None:
         manifest = _build(run, round_, expected, staging)
 
         def better() -> bool:
             theirs = existing_merge(run, round_, fingerprint)
-            return theirs is None or len(theirs["shards"]) < len(manifest["shards"])
+            return theirs is None or (not _shards(target, manifest) <= _shards(target, theirs) and may_replace())
 
         return manifest if staging.publish(better) else None
 
@@ -170,23 +195,21 @@ def existing_merge(run: Run, round_: int, fingerprint: str) -> dict[str, Any] | 
     return manifest
 
 
-def _done(run: Run, round_: int, before: dict[str, Any], expected: int) -> MergeSummary | None:
+def _shards(target: RoundDir, manifest: dict[str, Any]) -> frozenset[tuple[int, int]]:
+    return Merged(target, manifest).shards
+
+
+def _done(run: Run, round_: int, before: dict[str, Any]) -> MergeSummary | None:
     """The summary of an earlier merge when it stands, or none when more shards have come."""
-    if before["coverage"]["complete"]:
-        return MergeSummary.of(before, done_before=True)
-    have, _, _ = published(run, round_, expected)
-    if len(have) <= len(before["shards"]):
-        return MergeSummary.of(before, done_before=True)
-    following = run.round(round_ + 1)
-    if following.shards.exists():
-        log.warning(
-            "round %d: %d shards were published after its partial merge, but round %d has drawn from that: it stays",
-            round_,
-            len(have) - len(before["shards"]),
-            round_ + 1,
-        )
-        return MergeSummary.of(before, done_before=True)
-    return None
+    merged = Merged(run.round(round_), before)
+    published = set(late_shards(run, round_))
+    if not merged.complete:
+        own = {(round_, s) for s in range(run.shards_of(round_)) if is_published(run.round(round_).shard(s))}
+        published |= own - held_elsewhere(run, round_)
+    more = published - merged.shards
+    if more and not is_drawn_from(run, round_):
+        return None
+    return MergeSummary.of(before, done_before=True, waiting=len(more))
 
 
 def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, Any]:
@@ -207,9 +230,10 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
             )
             pool_path = pool_of(run, run.plan, round_)
             pool, pool_ids = index.pool_part(str(pool_path))
-            ix = index.build(pool, pool_ids, shards.shards)
+            ix = index.build(pool, pool_ids, shards.every)
         workers = many if len(ix) > INLINE_ROWS else Workers(1)
-        steps = Steps(run, round_, ix, np.ones(len(ix), bool), staging.scratch, workers, clock)
+        wanted = allowance(run, round_, late=bool(shards.late))
+        steps = Steps(run, round_, ix, np.ones(len(ix), bool), wanted, staging.scratch, workers, clock)
         steps.take()
         with clock("write"):
             manifest = manifests.write(steps, shards, pool_path, staging.out)

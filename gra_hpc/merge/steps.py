@@ -43,6 +43,8 @@ class Steps:
     ix: Index
     alive: np.ndarray
     """By rank: still in. (n,) bool, all true at first."""
+    wanted: int
+    """Rows that may stay; 0: all that survive."""
     scratch: Path
     workers: Workers
     clock: Clock
@@ -105,10 +107,9 @@ class Steps:
         if c.semantic and c.embed_model:
             with self.clock("semantic"):
                 self._semantic()
-        wanted = self.run.config.method.target_accepted
         left = np.flatnonzero(alive[ix.pool :]) + ix.pool
-        if wanted and len(left) > wanted:
-            surplus = left[wanted:]
+        if self.wanted and len(left) > self.wanted:
+            surplus = left[self.wanted :]
             alive[surplus] = False
             dropped.add("surplus", surplus)
 

@@ -221,6 +221,11 @@ def pool_rows(ix: Index) -> Iterator[pa.Table]:
                 yield pa.table(batch)
 
 
+def within(rows: np.ndarray, wanted: range) -> np.ndarray:
+    """Which row numbers are some: bool [rows]."""
+    return (rows >= wanted.start) & (rows < wanted.stop)
+
+
 class Dropped:
     """Rows that were dropped, and why; written in order of rank."""
 
@@ -238,11 +243,11 @@ class Dropped:
         """Note the rows a step dropped."""
         self._parts.append((step, ranks, winners, similarity, details))
 
-    def counts(self) -> dict[str, int]:
-        """Rows by step."""
+    def counts(self, ix: Index | None = None, rows: range | None = None) -> dict[str, int]:
+        """Rows by step: all, or those of some row numbers."""
         counts = dict.fromkeys(STEPS, 0)
         for step, ranks, *_ in self._parts:
-            counts[step] += len(ranks)
+            counts[step] += len(ranks) if ix is None or rows is None else int(within(ix.row[ranks], rows).sum())
         return counts
 
     def tables(self, ix: Index) -> Iterator[pa.Table]:

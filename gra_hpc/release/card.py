@@ -168,6 +168,13 @@ def _checks(facts: dict[str, Any]) -> Iterator[str]:
     c = facts["coverage"]
     if c["published"] < c["expected"]:
         yield f"**Partial**: made from {c['published']} of {c['expected']} planned shards."
+    for number, by_merge in c.get("late", {}).items():
+        for merge, shards in by_merge.items():
+            which = f"shard {shards[0]}" if len(shards) == 1 else f"shards {', '.join(map(str, shards))}"
+            yield (
+                f"{which.capitalize()} of round {number} came late: merged with round {merge}; no example of rounds"
+                f" {int(number) + 1} to {merge} is from there."
+            )
     pending = facts["ledger"]["pending"]
     if pending:
         yield f"{pending} candidates are pending: they are neither in the data nor in `rejects/`."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from gra_hpc import __version__, parquet, storage
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.errors import ReleaseError
 from gra_hpc.records import digest
-from gra_hpc.run.directory import ShardDir
+from gra_hpc.run.directory import RoundDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import Merged
 from gra_hpc.run.plan import RoundPlan
@@ -54,43 +54,48 @@ class Table:
 
 @dataclass(frozen=True)
 class MergedRound(Merged):
-    """One merged round, and its books."""
+    """One merged round, and the books of its candidates, wherever their shards were merged."""
 
     plan: RoundPlan
-
-    @property
-    def digest(self) -> str:
-        """What was merged and what came of it, without when, where and in how many attempts."""
-        m = self.manifest
-        shards = [[s["shard"], s.get("samples_sha256")] for s in m["shards"]]
-        files = {name: f["sha256"] for name, f in m["files"].items()}
-        parts = [m.get(k) for k in ("ledger", "coverage", "steps", "similarity")]
-        return digest(self.number, self.plan.candidates, shards, files, parts)
-
-    @property
-    def number(self) -> int:
-        return self.dir.number
+    taken: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What the merges of later rounds, by number, say of late shards of this round."""
 
     @property
     def ledger(self) -> Ledger:
         """The round's books against its plan: candidates of shards that were not there are pending."""
-        ledger = Ledger.from_dict(self.manifest["ledger"])
+        books = (self.manifest["ledger"], *(late["ledger"] for late in self.taken.values()))
+        ledger = sum(map(Ledger.from_dict, books), Ledger())
         absent = self.plan.candidates - ledger.planned
         return ledger + Ledger(planned=absent, pending=absent)
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Rows that the merge dropped, by step."""
-        return dict(self.manifest["counts"]["dropped"])
+        """Rows of this round that merges dropped, by step."""
+        here = dict(self.manifest["counts"]["dropped"])
+        for late in self.late:
+            here = {step: n - late["dropped"].get(step, 0) for step, n in here.items()}
+        for late in self.taken.values():
+            here = {step: here.get(step, 0) + n for step, n in late["dropped"].items()}
+        return here
 
     @property
     def survived(self) -> int:
-        return int(self.manifest["survived"])
+        """Rows of this round that are in the release."""
+        here = self.manifest["survived"] - sum(late["kept"] for late in self.late)
+        return int(here + sum(late["kept"] for late in self.taken.values()))
 
     @property
     def coverage(self) -> dict[str, Any]:
-        """`published` of `expected` shards, and which are `missing`."""
-        return {k: self.manifest["coverage"][k] for k in ("published", "expected", "missing")}
+        """`published` of `expected` shards, which are `missing`, and which came `late`, by the round they were merged
+        with."""
+        c, late = self.manifest["coverage"], {n: entry["shards"] for n, entry in self.taken.items()}
+        came = {shard for shards in late.values() for shard in shards}
+        return {
+            "published": c["published"] + len(came),
+            "expected": c["expected"],
+            "missing": [s for s in c["missing"] if s not in came],
+            "late": {str(n): shards for n, shards in late.items()},
+        }
 
     def tables(self) -> Iterator[Table]:
         """The shards that the merge counted, in order.
@@ -99,7 +104,8 @@ class MergedRound(Merged):
             ReleaseError: a shard that is not there any more, was published anew, or whose manifest has changed.
         """
         for entry in self.manifest["shards"]:
-            shard = self.dir.shard(entry["shard"])
+            number = entry.get("round", self.number)
+            shard = RoundDir(self.dir.path.with_name(f"{number:02d}"), number).shard(entry["shard"])
             try:
                 manifest = storage.read_json(shard.manifest)
             except FileNotFoundError:
@@ -130,6 +136,9 @@ class Inputs:
             IncompleteError: a round that is not merged.
         """
         merged = {n: _merged(run, n) for n in run.rounds}
+        for number, later in merged.items():
+            for late in later.late:
+                merged[late["round"]].taken[number] = late
         prepared = merged.pop(0, None)
         return cls(run, list(merged.values()), prepared)
 

@@ -136,12 +136,15 @@ def steps(config: dict[str, Any]) -> list[str]:
 
 
 def coverage(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Shards merged and expected, over all rounds, each as `of_round` describes it."""
+    """Shards merged and expected, over all rounds, each as `of_round` describes it; which are missing; and which were
+    merged with a later round, by their round and that one."""
     each = {str(r["round"]): r["coverage"] for r in rounds}
+    late = {number: c["late"] for number, c in each.items() if c.get("late")}
     return {
         "published": sum(c["published"] for c in each.values()),
         "expected": sum(c["expected"] for c in each.values()),
         "missing": {number: c["missing"] for number, c in each.items() if c["missing"]},
+        **({"late": late} if late else {}),
     }
 
 

@@ -103,7 +103,8 @@ class Heartbeat:
     seconds: float = 0.0
     """Since it began, by a clock that never steps."""
     phase: str = "starting"
-    """starting, running, draining, embedding, publishing, or how it ended: published, drained, failed."""
+    """starting, running, draining, embedding, publishing, or how it ended: published, drained, overtaken,
+    failed."""
     message: str = ""
     """Why it ended, for people."""
     accepted: int = 0
@@ -134,7 +135,7 @@ class Heartbeat:
 
     @property
     def ended(self) -> bool:
-        return self.phase in ("published", "drained", "failed")
+        return self.phase in ("published", "drained", "overtaken", "failed")
 
     def write(self, attempt: AttemptDir) -> None:
         """Replace the heartbeat file; without fsync: it only informs. The directory may be gone once another attempt

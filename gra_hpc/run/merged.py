@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import IncompleteError
+from gra_hpc.records import digest
 from gra_hpc.run.directory import RoundDir, RunDir
-from gra_hpc.run.plan import Plan
+from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.storage import checked, read_object
 
 
@@ -52,6 +53,29 @@ class Merged:
         return bool(self.manifest["coverage"]["complete"])
 
     @property
+    def number(self) -> int:
+        return self.dir.number
+
+    @property
+    def shards(self) -> frozenset[tuple[int, int]]:
+        """Round and number of the shards in it: the round's own, and late ones of rounds before."""
+        return frozenset((s.get("round", self.number), s["shard"]) for s in self.manifest["shards"])
+
+    @property
+    def late(self) -> list[dict[str, Any]]:
+        """What it took in of late shards of rounds before, by round: shards, ledger, rows kept and dropped."""
+        return list(self.manifest.get("late", ()))
+
+    @property
+    def digest(self) -> str:
+        """What was merged and what came of it, without when, where and in how many attempts."""
+        m = self.manifest
+        shards = [[s.get("round", self.number), s["shard"], s.get("samples_sha256")] for s in m["shards"]]
+        files = {name: f["sha256"] for name, f in m["files"].items()}
+        parts = [m.get(k) for k in ("ledger", "coverage", "steps", "similarity")]
+        return digest(self.number, RoundPlan.load(self.dir).candidates, shards, files, parts)
+
+    @property
     def again(self) -> str:
         """What to type when it is damaged."""
         return _again(self.dir)
@@ -69,6 +93,20 @@ def _again(directory: RoundDir) -> str:
     """The same shards give the same tables."""
     run = directory.path.parent.parent
     return f"move {directory.merged} away, then gra merge {run} --round {directory.number}"
+
+
+def basis_of(run: RunDir, number: int) -> str:
+    """What a round's shards rest on: a digest of the pool they draw from and of how many candidates the round makes.
+    Empty for rounds 0 and 1, where neither ever changes: a partial merge may be replaced.
+
+    Raises:
+        IncompleteError: the round before is not merged.
+    """
+    if number < 2:
+        return ""
+    files = Merged.of(run.round(number - 1)).manifest["files"]
+    names = ("pool.parquet", run.round(number).plan_file.name)
+    return digest([files[name]["sha256"] for name in names if name in files])
 
 
 def seeds_of(run: RunDir, plan: Plan) -> Path:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from gra_hpc.run.attempts import earlier
+from gra_hpc.run.journal import Scan, scan
+from gra_hpc.run.merged import Merged
 from gra_hpc.run.plan import RoundPlan, size_round
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
-from gra_hpc.storage import read_json, read_object
+from gra_hpc.storage import read_object
 
 
 @dataclass(frozen=True)
 class Step:
-    """One round that is not merged yet."""
+    """One round that is to be merged, or merged anew."""
 
     round: int
     shards: tuple[int, ...]
@@ -26,31 +28,85 @@ class Step:
 def remaining(run: Run) -> list[Step]:
     """The rounds still to do, in order, with their unpublished shards. Derived from files alone.
 
+    A partial merge is replaced once more shards are published, until the next round has drawn from it. From then on it
+    stands, and what is late goes into the next merge that can be replaced, or is not made yet.
+
     Raises:
         IncompleteError: the next round cannot be planned: nothing survived so far.
     """
+    merges = {n: Merged.load(run.round(n)) for n in run.rounds}
+    held = {shard for m in merges.values() if m for shard in m.shards}
     steps: list[Step] = []
-    for number in run.rounds:
-        directory = run.round(number)
-        total = run.shards_of(number)
-        if directory.manifest.is_file() and not _partial(run, directory.manifest):
+    waiting = False  # whether shards of rounds before are in no merge, or will be in none
+    for number, merged in merges.items():
+        if merged and merged.complete and not waiting:
             continue
-        if not steps:
-            RoundPlan.load(directory)  # or says why there is none
-        missing = tuple(s for s in range(total) if not is_published(directory.shard(s)))
-        if directory.manifest.is_file() and missing and not steps and run.config.merge.allow_partial:
-            continue  # a partial merge that was asked for counts as done
-        steps.append(Step(number, missing, total))
-    if not steps and not (run.release / "manifest.json").is_file():
-        steps.append(Step(number, (), total))  # merged, but the job died before the release was built
+        if not merged and not steps:
+            RoundPlan.load(run.round(number))  # or says why there is none
+        total = run.shards_of(number)
+        missing = tuple(s for s in range(total) if not is_published(run.round(number).shard(s)))
+        if not merged:
+            steps.append(Step(number, missing, total))
+            waiting = False
+            continue
+        late = any((number, s) not in held for s in set(range(total)).difference(missing))
+        if not steps and run.config.merge.allow_partial:
+            missing = ()  # a partial merge that was asked for counts as done
+        if is_drawn_from(run, number):
+            if missing:
+                steps.append(Step(number, missing, total))
+            waiting = waiting or late or bool(missing)
+        elif late or missing or waiting:
+            steps.append(Step(number, missing, total))
+            waiting = False
+    if not steps and not is_released(run):
+        last = run.rounds[-1]
+        steps.append(Step(last, (), run.shards_of(last)))  # merged, but the job died before the release was built
     return steps
 
 
-def _partial(run: Run, manifest: Path) -> bool:
-    then = f"move {manifest.parent} away, then gra merge {run.path}"
-    return not read_object(manifest, "coverage.complete", "files", "ledger", "counts", then=then)["coverage"][
-        "complete"
-    ]
+def is_released(run: Run) -> bool:
+    """Whether the release is there, made of the merges that are in place.
+
+    Raises:
+        StorageError: its manifest cannot be read, or is none.
+    """
+    then = f"move {run.release} away, then gra merge {run.path}"
+    try:
+        manifest = read_object(run.release / "manifest.json", "rounds", then=then)
+    except FileNotFoundError:
+        return False
+    made_from = {r["round"]: r["merge"] for r in manifest["rounds"]}
+    return made_from == {n: Merged.of(run.round(n)).digest for n in run.rounds if n}
+
+
+def is_drawn_from(run: Run, number: int) -> bool:
+    """Whether the next round has drawn from a round's merge: it has a published shard, or an answered call."""
+    if number == run.rounds[-1]:
+        return False
+    following = [run.round(number + 1).shard(s) for s in range(run.shards_of(number + 1))]
+    if any(is_published(shard) for shard in following):
+        return True
+    journals = (a.journal for shard in following for a in earlier(shard))
+    return any(True for journal in journals for _ in scan(journal, Scan(journal)))
+
+
+def late_shards(run: Run, number: int) -> list[tuple[int, int]]:
+    """Published shards of rounds before one that are in no merge but, perhaps, this round's: round and number."""
+    elsewhere = held_elsewhere(run, number)
+    found = []
+    for r in range(1, number):
+        merged = Merged.load(run.round(r))
+        if merged and not merged.complete:
+            shards = (s for s in range(run.shards_of(r)) if (r, s) not in elsewhere)
+            found += [(r, s) for s in shards if is_published(run.round(r).shard(s))]
+    return found
+
+
+def held_elsewhere(run: Run, number: int) -> set[tuple[int, int]]:
+    """Shards, by round and number, that are in the merge of another round than this one."""
+    merges = (Merged.load(run.round(n)) for n in run.rounds if n != number)
+    return {shard for m in merges if m for shard in m.shards}
 
 
 def plan_after(run: Run, merged: dict[str, Any]) -> RoundPlan | None:
@@ -65,12 +121,23 @@ def plan_after(run: Run, merged: dict[str, Any]) -> RoundPlan | None:
     """
     number = merged["round"]
     candidates = survived = 0
-    for m in (*(read_json(run.round(r).manifest) for r in range(1, number)), merged):
-        candidates += m["ledger"]["planned"] - m["ledger"]["pending"]
+    for m in (*(Merged.of(run.round(r)).manifest for r in range(1, number)), merged):
+        books = [m["ledger"], *(late["ledger"] for late in m["late"])]
+        candidates += sum(b["planned"] - b["pending"] for b in books)
         survived += m["counts"]["kept"] + m["counts"]["dropped"].get("surplus", 0)
     if run.config.method.target_accepted and not survived:
         return None
     return size_round(number + 1, run.config, run.plan.seeds, run.plan.shards, survived / max(1, candidates))
+
+
+def allowance(run: Run, number: int, late: bool) -> int:
+    """Rows that a round's merge may keep; 0: all that survive. Where late shards of rounds before come with it, also as
+    many as the merges before fell short of their targets."""
+    target = run.config.method.target_accepted
+    if not target or not late:
+        return target
+    before = [Merged.of(run.round(n)).manifest["counts"]["kept"] for n in range(1, number)]
+    return target + max(0, sum(target - kept for kept in before))
 
 
 def current_round(run: Run) -> int:

@@ -35,7 +35,7 @@ from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir
 from gra_hpc.run.engines import Hosted, embed, hosted_embedder, open_engine
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.merged import pool_of
+from gra_hpc.run.merged import basis_of, pool_of
 from gra_hpc.run.pins import special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
@@ -58,6 +58,7 @@ class End(Enum):
     already = "published already, by another attempt"
     drained = "drained ahead of its time limit or preemption; its answers are kept for the next attempt"
     stopped = "stopped by SIGTERM; its answers are kept for the next attempt"
+    overtaken = "the round before was merged anew, with more shards; its answers are kept for the next attempt"
 
 
 @dataclass
@@ -75,6 +76,8 @@ class Attempt:
     signals: Signals
     samples: list[Sample] = field(default_factory=list)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    basis: str = ""
+    """What its candidates rest on (`merged.basis_of`)."""
     vectors: dict[str, bytes | None] = field(default_factory=dict)
     """Embeddings by sample, where the embedding model is an engine beside the others."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
@@ -140,18 +143,13 @@ def _run_shard(run: Run, round_: int, number: int, lead_s: int, signals: Signals
     config, plan = run.config, run.plan
     if lead_s:
         config = replace(config, site=replace(config.site, signal_lead_s=lead_s))
-    round_plan = RoundPlan.load(run.round(round_))
-    shard = run.round(round_).shard(number)
-    if not 0 <= number < round_plan.shards:
-        raise GraError(
-            f"shard {number}: round {round_} has shards 0 to {round_plan.shards - 1}", f"gra status {run.path}"
-        )
+    shard, shards = run.round(round_).shard(number), run.shards_of(round_)
+    if not 0 <= number < shards:
+        raise GraError(f"shard {number}: round {round_} has shards 0 to {shards - 1}", f"gra status {run.path}")
     if publish.is_published(shard):
         publish.sweep(shard)
         return End.already
-    pool = Pool.read(pool_of(run, plan, round_))
-    units = list(slice_of(config, round_plan, pool, number))
-    del pool
+    basis, round_plan, units = _drawn(run, round_, number)
     here = attempts.begin(shard)
     if attempts.restart_count() >= 2 and attempts.stuck(shard, here):
         raise IncompleteError(
@@ -169,7 +167,7 @@ def _run_shard(run: Run, round_: int, number: int, lead_s: int, signals: Signals
         )
         with contextlib.closing(journal):
             beat.corrupt = journal.corrupt + journal.unread
-            state = Attempt(run, config, plan, round_plan, shard, here, journal, beat, signals)
+            state = Attempt(run, config, plan, round_plan, shard, here, journal, beat, signals, basis=basis)
             end = asyncio.run(_attempt(state, units))
         beat.phase, beat.message = end.name, end.value
         return end
@@ -184,6 +182,30 @@ def _run_shard(run: Run, round_: int, number: int, lead_s: int, signals: Signals
         raise
     finally:
         beat.write(here)
+
+
+def _drawn(run: Run, round_: int, number: int) -> tuple[str, RoundPlan, list[Unit]]:
+    """The candidates of a shard, and what they rest on. A partial merge of the round before may be replaced while it is
+    read: then it is read again."""
+    while True:
+        basis = basis_of(run, round_)
+        try:
+            round_plan = RoundPlan.load(run.round(round_))
+            units = list(slice_of(run.config, round_plan, Pool.read(pool_of(run, run.plan, round_)), number))
+        except GraError:
+            if basis_of(run, round_) == basis:
+                raise
+            continue
+        if basis_of(run, round_) == basis:
+            return basis, round_plan, units
+
+
+def _is_overtaken(state: Attempt) -> bool:
+    """Whether what the candidates rest on has been replaced; a merge that is away for a moment is asked for again."""
+    try:
+        return basis_of(state.run, state.round_plan.round) != state.basis
+    except (GraError, OSError):
+        return False
 
 
 async def _attempt(state: Attempt, units: list[Unit]) -> End:
@@ -219,6 +241,8 @@ def _unfinished(state: Attempt) -> End:
     """Why an attempt that admits no more calls ends; an error if nothing is gained by another one."""
     if publish.is_published(state.shard):
         return End.already
+    if _is_overtaken(state):
+        return End.overtaken
     if state.signals.first == signal.SIGTERM:
         return End.stopped
     if state.beat.calls == 0 and attempts.stuck(state.shard, state.dir, 1):
@@ -349,6 +373,8 @@ def _embed(state: Attempt) -> list[bytes | None]:
 def _publish(
     state: Attempt, units: list[Unit], embeddings: list[bytes | None], stats: dict[str, Any], began: float
 ) -> End:
+    if _is_overtaken(state):
+        return End.overtaken
     order = {u.sample.id: i for i, u in enumerate(units)}
     rows = sorted(zip(state.samples, embeddings, strict=True), key=lambda pair: order[pair[0].id])
     ledger = Ledger.of(len(units), ((s.status, s.stage, s.reason) for s in state.samples))
@@ -363,6 +389,7 @@ def _publish(
         calls=state.journal.used(),
         thoughts=state.plan.thinks,
         details={
+            "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},
             "timings": {"started": began, "ended": time.time(), "seconds": round(state.beat.lasted, 3)},
             "host": state.beat.host,
@@ -390,10 +417,22 @@ def _publish(
 
 
 async def _beat(state: Attempt) -> None:
+    before = state.run.round(state.round_plan.round - 1).manifest if state.basis else None
+    seen = None
     while True:
         state.beat.write(state.dir)
         with contextlib.suppress(OSError):  # a file system that hesitates is asked again
             if publish.is_published(state.shard) and state.beat.phase == "running":
                 log.info("another attempt has published this shard")
                 state.draining.set()
+            if before is not None and (now := _place(before)) != seen:
+                seen = now
+                if await asyncio.to_thread(_is_overtaken, state):
+                    log.warning("round %d was merged anew; this attempt begins again", state.round_plan.round - 1)
+                    state.draining.set()
         await asyncio.sleep(state.config.launch.heartbeat_s)
+
+
+def _place(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns

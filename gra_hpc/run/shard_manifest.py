@@ -35,6 +35,8 @@ class ShardManifest:
     calls: dict[str, Any] | None
     """Bytes and SHA-256 of the calls table."""
     ledger: Ledger
+    basis: str
+    """What it rests on (`merged.basis_of`)."""
     digest: str
     """Hex SHA-256 of the manifest itself."""
 
@@ -116,6 +118,7 @@ def _checked(data: Any, digest: str) -> ShardManifest:
         sha256=sha256,
         calls=calls,
         ledger=_ledger(_object(top.get("ledger"), "ledger")),
+        basis=_text(top.get("basis", ""), "basis"),
         digest=digest,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.errors import IncompleteError, LaunchError, ReleaseError, StorageError
+from gra_hpc.errors import GraError, IncompleteError, LaunchError, ReleaseError, StorageError
 from gra_hpc.foreign import all_fit
 from gra_hpc.launch.log_files import Finder
 from gra_hpc.owner import Owner, Sightings
@@ -16,6 +16,7 @@ from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.run.slices import planned
@@ -128,7 +129,7 @@ def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
     """The state of every shard of every round that is planned."""
     plan = run.plan
     found: list[tuple[RoundPlan, list[ShardStatus | _Seen]]] = []
-    stopped: IncompleteError | None = None
+    stopped: GraError | None = None
     for number in run.rounds:
         directory = run.round(number)
         try:
@@ -138,6 +139,11 @@ def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
             break
         found.append((round_plan, [_look(directory.shard(s)) for s in range(run.shards_of(number))]))
     done = (run.release / "manifest.json").is_file()
+    if done and not stopped:
+        try:
+            done = not remaining(run)  # a shard that came late, or a death before the release was built anew
+        except GraError as e:
+            done, stopped = False, e
     queue, trouble = _Queue(), ""
     slurm = any(run.submissions.glob("*.json")) or any(
         isinstance(s, _Seen) and s.beat is not None and s.beat.job for _, shards in found for s in shards
