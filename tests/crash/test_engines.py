@@ -125,7 +125,11 @@ def test_calls_that_wait_for_an_engine_are_not_asked_in_a_drain(
         async with Node(models, placement, settings, short_dir, log_dir, launcher(Faults(latency_s=1.0))) as node:
 
             async def warn() -> None:
-                while not (name in node._pools and node._pools[name].in_flight == 2 and node._pools[name].waiting):
+                while not (
+                    name in node._dispatchers
+                    and node._dispatchers[name].in_flight == 2
+                    and node._dispatchers[name].waiting
+                ):
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.3)
                 taken.append(node._replicas[0].taken)

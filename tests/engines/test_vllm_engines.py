@@ -89,7 +89,8 @@ def test_tensor_parallel_and_a_killed_core(
     while the engine starts again, or goes on (by default one rank does: test_main_job.py)."""
     template = short_dir / "refuses.jinja"
     template.write_text(REFUSES_SYSTEM)
-    length, long = 256, 160  # as short as can be: every step of two ranks takes both cores
+    # where they are to end, as short as can be: every step of two ranks takes both cores
+    length, long = (256, 160) if goes_on else (1024, 900)
     models = {"wide": tiny(tiny_llama, length, chat_template=str(template))}
     placement = Placement((EnginePlace("wide", 0, cores(), len(cores())),), "cpu")
 

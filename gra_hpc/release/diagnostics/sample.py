@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gra_hpc.merge.semantic.embedding_column import to_matrix
 from gra_hpc.merge.semantic.embedding_store import Store
-from gra_hpc.models.embedder import encode
+from gra_hpc.models import embedder
 from gra_hpc.release.inputs import Inputs, read_slices
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.run.merged import pool_of
@@ -98,7 +98,7 @@ def embed(inputs: Inputs, texts: Texts) -> None:
     there = np.concatenate([np.empty(0, np.int64), *(at for at, _ in known)])
     lacking = np.setdiff1d(np.arange(len(texts)), there)
     if len(lacking):
-        known.append((lacking, encode([texts.instructions[i] for i in lacking.tolist()], model.directory)))
+        known.append((lacking, embedder.encode([texts.instructions[i] for i in lacking.tolist()], model.directory)))
     vectors = np.empty((len(texts), known[0][1].shape[1]), np.float16)
     for at, some in known:
         vectors[at] = some
