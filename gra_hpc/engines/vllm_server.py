@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
+from gra_hpc.engines import guard
 from gra_hpc.engines.leftovers import SOCKET_PATH_MAX
 from gra_hpc.errors import EngineError
 from gra_hpc.log_tail import ANY, LINES, tail, telling
@@ -90,6 +91,11 @@ def check(spec: EngineSpec, directory: Path) -> None:
         EngineError: naming the model, the key and what was expected.
     """
     name, place = spec.place.name, spec.place
+    if spec.engine.own_network is OwnNetwork.always and not guard.can_have_own_network():
+        raise EngineError(
+            "engine.own_network=always: this node's kernel gives an engine no network of its own",
+            "engine.own_network=auto, or nodes with user namespaces",
+        )
     python = spec.engine.python
     if python:
         if not os.access(python, os.X_OK):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.config.settings import EngineConfig, ModelConfig
-from gra_hpc.engines import vllm_server
+from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
+from gra_hpc.engines import guard, vllm_server
 from gra_hpc.engines.vllm_server import EngineSpec
 from gra_hpc.errors import EngineError
 from gra_hpc.placement.placement import EnginePlace
@@ -200,3 +200,10 @@ def test_last_error_is_the_cause_not_the_echo(tmp_path: Path) -> None:
     log.write_text("")
     assert vllm_server.last_error(log) == ""
     assert vllm_server.last_error(tmp_path / "none") == ""
+
+
+def test_always_a_network_of_its_own_means_always(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kernel that refuses is told; with `auto` the engine does without."""
+    monkeypatch.setattr(guard, "own_network", lambda: False)
+    with pytest.raises(EngineError, match=r"own_network=always: this node's kernel .* -> engine.own_network=auto"):
+        vllm_server.check(spec(engine=EngineConfig(own_network=OwnNetwork.always)), tmp_path)
