@@ -5,7 +5,8 @@
 Every round disturbs one shard of the run (or its merge) in one way, then lets one undisturbed attempt go over it. Jobs
 are plain processes (`python jobs/synthesize.py RUN SHARD`) with the simulated engine, whose answers are always the
 same: each shard, and the release at the end, must equal those of a run that was never disturbed. Every answered call
-is followed from the journals to the published table. Ends with exit code 1 unless all columns that must be zero are.
+is followed from the journals to the published table. What disturbs a run between its rounds has small runs of its own
+(`run_faults.py`). Ends with exit code 1 unless all columns that must be zero are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 import random
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from gra_hpc.errors import GraError
 from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
@@ -46,6 +47,8 @@ from tools.faults.faults import (
     undisturbed,
     wait_for,
 )
+from tools.faults.outcome import Round, failed, table
+from tools.faults.run_faults import NEEDS_ROOT, RUN_FAULTS, Stages, disturb
 
 SEEDS_PER_SHARD = 4
 LATENCY_S = 0.01
@@ -55,25 +58,6 @@ PUBLISHING = (
     ("open", 3), ("open", 4), ("link", 1), ("remove", 3), ("rmtree", 1), ("rmdir", 1), ("rmdir", 2),
 )  # fmt: skip
 """Write boundaries of a publication, in order (tools/faults/dying.py). The first rename begins the attempt."""
-
-
-@dataclass
-class Round:
-    """What one round found."""
-
-    kind: str
-    calls: int = 0
-    """Answered calls in the shard's table; 0 for a merge."""
-    lost: int = 0
-    reasked: int = 0
-    destroyed: int = 0
-    """Answered calls that the fault itself took from the disk (a torn or corrupt line)."""
-    rows: int = 0
-    rows_lost: int = 0
-    rows_duplicated: int = 0
-    rows_changed: int = 0
-    recovery_s: float = 0.0
-    """Seconds from the start of the next process to its end: with Python's own start."""
 
 
 @dataclass
@@ -242,13 +226,16 @@ FAULTS: dict[str, Callable[[Bench, ShardDir, Audit, random.Random], None]] = {
     "disk full": disk_full,
 }
 MERGE_KILL = "SIGKILL of the merge"
-WEIGHTS = {"SIGKILL while it runs": 6, "SIGKILL in publish": 4, "two copies at once": 2, MERGE_KILL: 2}
+WEIGHTS = {
+    "SIGKILL while it runs": 6, "SIGKILL in publish": 4, "two copies at once": 2, MERGE_KILL: 2,
+    "SIGKILL between rounds": 2, "SIGKILL anywhere in a run": 2, "partial merge": 2, "late shard": 2, "flipped bit": 4,
+}  # fmt: skip
 """Rounds of a kind in every cycle; 1 where not named."""
 
 
 def kinds(rounds: int, draw: random.Random, mount: bool) -> Iterator[str]:
     """What happens in each round: whole cycles of all kinds, shuffled, so that none is missing."""
-    cycle = [k for k in (*FAULTS, MERGE_KILL) if mount or k != "disk full"]
+    cycle = [k for k in (*FAULTS, MERGE_KILL, *RUN_FAULTS) if mount or k not in ("disk full", *NEEDS_ROOT)]
     rest = [k for k in cycle for _ in range(WEIGHTS.get(k, 1) - 1)]
     draw.shuffle(rest)
     for i in range(rounds):
@@ -291,6 +278,19 @@ def merge_round(bench: Bench, seed: str) -> Round:
     return result
 
 
+def run_round(stages: Stages, where: Path, kind: str, seed: str, problems: list[str]) -> Round:
+    """One fault on a small run of its own; every accepted row of it is followed into a merge and the release."""
+    result = Round(kind)
+    try:
+        case = disturb(stages, where, kind, seed)
+        problems += [f"{kind}: {case.run.path}: {p}" for p in case.problems]
+        result.recovery_s, result.rows = case.recovery_s, case.rows
+        result.rows_lost, result.rows_duplicated = case.lost, case.twice
+    except (TimeoutError, AssertionError, OSError, ValueError, GraError) as e:
+        problems.append(f"{kind} {seed}: {type(e).__name__}: {e}")
+    return result
+
+
 def compare_release(bench: Bench, result: Round) -> None:
     """Rows of the merged table against the undisturbed run's; then every byte of the release."""
     found, expected = (
@@ -303,39 +303,12 @@ def compare_release(bench: Bench, result: Round) -> None:
         bench.problems.append(f"{result.kind}: the release differs from the undisturbed run's")
 
 
-# ---- the table -------------------------------------------------------------------------------------------------------
-
-COLUMNS = (
-    "fault", "rounds", "calls answered", "calls lost", "calls asked again", "destroyed by the fault itself", "rows",
-    "rows lost", "rows duplicated", "rows changed", "seconds to recover (median, longest)",
-)  # fmt: skip
-
-
-def table(results: Sequence[Round]) -> Iterator[str]:
-    """Markdown: a line per kind of fault, and the sum."""
-    yield f"| {' | '.join(COLUMNS)} |"
-    yield f"|---|{'---:|' * (len(COLUMNS) - 1)}"
-    groups = {k: [r for r in results if r.kind == k] for k in dict.fromkeys(r.kind for r in results)}
-    for kind, rounds in [*sorted(groups.items()), ("**all**", list(results))]:
-        total = [
-            sum(getattr(r, name) for r in rounds)
-            for name in (
-                "calls", "lost", "reasked", "destroyed", "rows", "rows_lost", "rows_duplicated", "rows_changed",
-            )
-        ]  # fmt: skip
-        times = [r.recovery_s for r in rounds]
-        spread = f"{statistics.median(times):.1f}, {max(times):.1f}"
-        yield f"| {kind} | {len(rounds)} | {' | '.join(str(n) for n in total)} | {spread} |"
-
-
-def failed(results: Sequence[Round]) -> bool:
-    """Whether any figure that must be zero is not."""
-    return any(r.lost or r.reasked or r.rows_lost or r.rows_duplicated or r.rows_changed for r in results)
+# ---- all of it -------------------------------------------------------------------------------------------------------
 
 
 def prepare(where: Path, rounds: Sequence[str]) -> Bench:
     """Plan the run and its twin, and let the twin run."""
-    shards = max(1, sum(k != MERGE_KILL for k in rounds))
+    shards = max(1, sum(k in FAULTS for k in rounds))
     seeds, cut = shards * SEEDS_PER_SHARD, f"launch.shards={shards}"
     slow = (f"engine.simulated_latency_s={LATENCY_S}", f"launch.window={WINDOW}")
     run = make_run(where / "run", seeds, [cut, *slow])
@@ -368,7 +341,7 @@ def main() -> None:
         bench = prepare(Path(path), rounds)
         began = time.monotonic()
         with ThreadPoolExecutor(args.at_once) as pool:
-            shards = [k for k in rounds if k != MERGE_KILL]
+            shards = [k for k in rounds if k in FAULTS]
             seeds = [f"{args.seed}/{i}" for i in range(len(shards))]
             results = list(pool.map(lambda i: shard_round(bench, i, shards[i], seeds[i]), range(len(shards))))
         t = time.monotonic()
@@ -380,6 +353,11 @@ def main() -> None:
         for directory in (bench.run.release, bench.run.round(1).merged):
             shutil.rmtree(directory, ignore_errors=True)
         results += [merge_round(bench, f"{args.seed}/merge/{i}") for i in range(sum(k == MERGE_KILL for k in rounds))]
+        if runs := [k for k in rounds if k in RUN_FAULTS]:
+            stages = Stages.make(Path(path))
+            with ThreadPoolExecutor(args.at_once) as pool:
+                tries = [(k, f"{args.seed}/{i}") for i, k in enumerate(runs)]
+                results += pool.map(lambda t: run_round(stages, Path(path), *t, bench.problems), tries)
     for line in table(results):
         print(line)
     print(f"\n{len(results)} rounds, seed {args.seed}, {time.monotonic() - began:.0f} s.", end=" ")
@@ -389,7 +367,7 @@ def main() -> None:
         "undisturbed run's."
     )
     if not mount:
-        print("No rounds with a full disk: no right to mount a tmpfs.")
+        print("No rounds with a full disk or node names: no right to mount a tmpfs.")
     for problem in bench.problems:
         print(f"PROBLEM {problem}", file=sys.stderr)
     sys.exit(1 if bench.problems or failed([*results, last]) else 0)

@@ -21,6 +21,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Boundaries:
         listing: Path | None = None,
         number: int = signal.SIGKILL,
         after: str = "",
+        clock: float = 0.0,
     ) -> None:
         """
         Args:
@@ -57,9 +59,10 @@ class Boundaries:
             listing: a file for the boundaries, a line each: kind and path below the directory.
             number: the signal.
             after: die at the boundary that follows the first whose line begins so (a regular expression).
+            clock: seconds by which a simulated clock steps, to and fro, at every fifth boundary; `time.time` alone.
         """
         self.below, self.at, self.only, self.torn = f"{below.absolute()}/", at, only, torn
-        self.count, self.number = 0, number
+        self.count, self.number, self.clock = 0, number, clock
         self.after, self._passed = re.compile(after) if after else None, False
         self._open, self._write, self._fsync, self._readlink = os.open, os.write, os.fsync, os.readlink
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -68,6 +71,9 @@ class Boundaries:
     def install(self) -> None:
         """Watch this process from now on; there is no way back."""
         sys.addaudithook(self._audit)
+        if self.clock:
+            now = time.time
+            time.time = lambda: now() + self.clock * (self.count // 5 % 2)
         os.write, os.fsync = self._os_write, self._os_fsync  # type: ignore[assignment]
         write_table: Callable[..., Any] = pq.ParquetWriter.write_table
 
@@ -178,6 +184,7 @@ def _become(order: dict[str, Any]) -> None:
                 Path(listing) if listing else None,
                 order.get("number", signal.SIGKILL),
                 order.get("after", ""),
+                order.get("clock", 0.0),
             ).install()
         run(order["script"], order["args"])
         code = 0
@@ -200,6 +207,7 @@ def main() -> None:
     parser.add_argument("--below", type=Path, help="directory whose changes are counted")
     parser.add_argument("--at", type=int, default=0, help="the boundary to die at, from 1")
     parser.add_argument("--after", default="", help="die at the boundary after one that begins so (a regex)")
+    parser.add_argument("--clock", type=float, default=0.0, help="seconds by which a simulated clock steps to and fro")
     parser.add_argument("--only", default="", help="count only boundaries of this kind: write, fsync, rename, ...")
     parser.add_argument("--signal", type=int, default=signal.SIGKILL, help="send another signal than SIGKILL")
     parser.add_argument("--torn", action="store_true", help="write half first, where the boundary is a write")
@@ -211,7 +219,7 @@ def main() -> None:
         return serve()
     if not args.script or not args.below:
         parser.error("SCRIPT and --below are needed")
-    Boundaries(args.below, args.at, args.only, args.torn, args.list, args.signal, args.after).install()
+    Boundaries(args.below, args.at, args.only, args.torn, args.list, args.signal, args.after, args.clock).install()
     return run(args.script, args.args)
 
 

@@ -125,16 +125,18 @@ class Started:
         return self.log.read_text(errors="replace", encoding="utf-8")[-characters:]
 
 
-def start(script: Path, *args: object, log: Path, dying: Sequence[object] = (), **env: str) -> Started:
+def start(script: Path, *args: object, log: Path, dying: Sequence[object] = (), host: str = "", **env: str) -> Started:
     """A plain process: `python SCRIPT ARGS`, with its output in `log`.
 
     Args:
         dying: options of tools/faults/dying.py, to die at a boundary.
+        host: a node name of its own (needs root).
     """
     wrapper = [str(DYING), *map(str, dying)] if dying else []
+    named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host] if host else []
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, *wrapper, str(script), *map(str, args)],
+            [*named, sys.executable, *wrapper, str(script), *map(str, args)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
