@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gra_hpc.config import presets
 from gra_hpc.errors import GraError
-from gra_hpc.launch.round_end import finish_round
+from gra_hpc.launch.round_end import finish_round, tidy
 from gra_hpc.launch.submissions import sole_submitter
 from gra_hpc.launch.tasks import leave_unless_published, start_job
 from gra_hpc.run import planning
@@ -38,6 +38,7 @@ def run_whole(path: Path, preset: str, site: str, overrides: Sequence[str]) -> R
                 leave_unless_published(run_shard(run, step.round, shard))
             # The round's samples without duplicates: what the next round draws from. After the last one, the release.
             print(finish_round(run, step.round), flush=True)
+        tidy(run)
     return run
 
 

@@ -29,7 +29,7 @@ from gra_hpc.storage import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SYNTHESIZE, MERGE, DYING = ROOT / "jobs/synthesize.py", ROOT / "jobs/merge.py", ROOT / "tools/faults/dying.py"
-WHOLE_RUN = ROOT / "tools/faults/whole_run.py"
+WHOLE_RUN = ROOT / "jobs/run.py"
 
 PRESET = """\
 # Five seats over one model that is never loaded: the simulated engine answers, the same at every attempt.
