@@ -59,7 +59,7 @@ class Boundaries:
             listing: a file for the boundaries, a line each: kind and path below the directory.
             number: the signal.
             after: die at the boundary that follows the first whose line begins so (a regular expression).
-            clock: seconds by which a simulated clock steps, to and fro, at every fifth boundary; `time.time` alone.
+            clock: seconds by which a simulated clock steps, back and forth, at every fifth boundary; `time.time` alone.
         """
         self.below, self.at, self.only, self.torn = f"{below.absolute()}/", at, only, torn
         self.count, self.number, self.clock = 0, number, clock
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--below", type=Path, help="directory whose changes are counted")
     parser.add_argument("--at", type=int, default=0, help="the boundary to die at, from 1")
     parser.add_argument("--after", default="", help="die at the boundary after one that begins so (a regex)")
-    parser.add_argument("--clock", type=float, default=0.0, help="seconds by which a simulated clock steps to and fro")
+    parser.add_argument("--clock", type=float, default=0.0, help="seconds a simulated clock steps back and forth")
     parser.add_argument("--only", default="", help="count only boundaries of this kind: write, fsync, rename, ...")
     parser.add_argument("--signal", type=int, default=signal.SIGKILL, help="send another signal than SIGKILL")
     parser.add_argument("--torn", action="store_true", help="write half first, where the boundary is a write")

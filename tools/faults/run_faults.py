@@ -184,7 +184,7 @@ def flipped_bit(case: Case) -> None:
 
 
 def clock_steps(case: Case) -> None:
-    """The clock of a job that dies steps to and fro at its writes, that of the next one is off by as much."""
+    """The clock of a job that dies steps back and forth at its writes, that of the next one is off by as much."""
     step = case.draw.choice(STEPS_S)
     case.die(WHOLE_RUN, dying=("--at", case.draw.randrange(1, case.stages.boundaries), "--clock", step))
     process = case.start(WHOLE_RUN, dying=("--clock", -step))
