@@ -29,8 +29,6 @@ class Fit:
     curve: RateCurve
     gains: Gains
     """What it does with its devices for itself, by the calls that it runs."""
-    best: float
-    """Samples a second per device with a full KV cache."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,8 @@ class Space:
             free = need.generates and not need.kv_bytes
             more = need.kv_full(t, self.constants) - least + 1.0 if free else 0.0
             curve = rate_curve(need, t, self.constants)
-            best = curve.samples_per_s(least + more) / t
             size = need.fixed_bytes(t, self.constants) + least
-            self._fits[key] = Fit(need, t, size, least, more, curve, Gains.of(curve), best)
+            self._fits[key] = Fit(need, t, size, least, more, curve, Gains.of(curve))
         return self._fits[key]
 
     def splits(self, need: Need) -> list[int]:
@@ -169,6 +166,12 @@ def share_time(space: Space, hosts: Sequence[Host]) -> tuple[float, tuple[Host, 
     )
 
 
+def value(space: Space, engines: Engines) -> tuple[float, tuple[Host, ...]]:
+    """What engines do together: the rate of the slowest model, and each with memory and time; 0 if they do not fit."""
+    hosts = place(space, engines)
+    return share_time(space, hosts) if hosts else (0.0, ())
+
+
 def prices(space: Space, hosts: Sequence[Host]) -> Prices:
     """Prices at which no other division of the calls is worth more."""
     return _shares(space, hosts)[0].prices
@@ -220,3 +223,30 @@ def explained(space: Space, hosts: Sequence[Host]) -> tuple[Host, ...]:
     return tuple(
         replace(h, rate=space.fit(h.need, h.tensor_parallel).curve.rate(h.kv_bytes, max(1.0, h.calls))) for h in hosts
     )
+
+
+def ideal(space: Space) -> tuple[Prices, float]:
+    """Prices at which the node's time and calls are worth least, and the rate that no layout exceeds.
+
+    All devices' time and all calls in flight are divided at will, nothing is lost, every model has its best size. With
+    z and l the prices of a device's time and of a call in flight, the rate is the least of
+
+        (devices z + calls l) / sum over models of min over options (z + l calls per device) / (rate per device)
+
+    Any prices give a bound; the quotient falls and then rises along their ratio.
+    """
+    devices, calls = space.devices, space.constants.calls_in_flight
+    options = [[(c / t, r / t) for t in space.splits(n) for c, r in space.fit(n, t).gains.points] for n in space.needs]
+
+    def costs(part: float) -> list[float]:
+        """Of one sample a second of each model, if this part of the node's worth is that of its calls."""
+        z, call = (1 - part) / devices, part / calls
+        return [min((z + call * c) / r for c, r in own) for own in options]
+
+    low, high = 0.0, 1.0
+    for _ in range(25):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (low, right) if sum(costs(left)) >= sum(costs(right)) else (left, high)
+    samples = costs(low)
+    rate = 1 / sum(samples)
+    return Prices({n.name: s * rate for n, s in zip(space.needs, samples, strict=True)}, low / calls * rate), rate

@@ -1,14 +1,12 @@
 """The search for a layout: which engines go on which devices of a node, for the highest rate of the slowest model.
 
-It looks at a fixed number of layouts, drawn with a fixed seed: every machine finds the same one. From the best of some
-simple layouts it goes on by
+Its work is counted in layouts, which are drawn with a fixed seed: every machine finds the same one. From the best of
+some simple layouts it goes on by
 
 - refilling: the engines of some devices are removed, and all ways to fill these devices with a pattern each (or many
-  of the ways, drawn) are compared at the prices of the ideal; what looks best is tried;
+  of the ways, drawn) are compared; what looks best is tried;
 - kicking: two or three engines are moved, added or left out at random;
 - climbing, after both: one engine moved, split otherwise, added or left out, or two exchanged, as long as it helps.
-
-`ideal` is what no layout exceeds.
 """
 
 from __future__ import annotations
@@ -21,14 +19,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gra_hpc.placement.call_shares import Ladder, Prices, common_rate
-from gra_hpc.placement.hosts import Engines, Fit, Host, Space, explained, place, share_time
+from gra_hpc.placement.call_shares import Ladder, common_rate
+from gra_hpc.placement.hosts import Host, Space, explained, ideal, value
 from gra_hpc.placement.performance import Need
 
-REFILLS = 320
-"""Times that devices are refilled, in a search of the usual effort."""
-TRIALS = 12_000
-"""Layouts that it looks at; with one kick at most after each refill."""
+MOST_WORK = 32_000
+WORK = 40
+"""A search ends after so much work for each pair of places where an engine could be, and no more than the most: five
+models on eight GPUs have 75 places. To look at a layout is 1; to compare ways to refill devices, `REFILL` and 1 for
+every `FIGURES` figures."""
+REFILL = 10
+FIGURES = 2000
+KICKS = 0.35
+"""Part of the work that goes on kicks."""
+QUICK, MANY = 0.2, 7
+"""With less effort than this, or more models, patterns have no two models beside a wide one."""
+PATTERNS = 4000
+"""What a block of devices may hold: so many patterns at most, small ones first."""
 WAYS = 20_000
 """Ways to fill devices that are compared at once."""
 TRIED = 3
@@ -41,7 +48,6 @@ AIM = 1.1
 """Times the best rate so far: a model that could do more is fast enough."""
 LITTLE = 0.02
 """What rates of models up to the aim count for, against that of the slowest: of layouts as fast, the roomier one."""
-FACTORS = (0.0, 1.0)
 TURNED_BACK = 2000
 """Engines placed at most when a first layout is looked for."""
 
@@ -68,57 +74,18 @@ def best_layout(space: Space, effort: float = 1.0) -> Layout | None:
     """
     light = [n for n in space.needs if not n.generates and not n.replicas]
     rest = tuple(n for n in space.needs if n not in light)
-    if not light or not rest:
-        search = Search(space)
-        return _layout(space, search.run(effort), search.ideal)
+    if not rest:
+        light, rest = [], space.needs
     # Embedding models need little of everything: the others are laid out first, with room left on every device.
     room = sum(n.fixed_bytes(1, space.constants) for n in light)
-    inner = Space(rest, space.devices, space.memory - room, space.constants, space.host_bytes)
-    search = Search(inner)
+    search = Search(Space(rest, space.devices, space.memory - room, space.constants, space.host_bytes))
     engines = search.run(effort)
     for k, need in enumerate(light if engines else ()):
         at_hand = Space((*rest, *light[: k + 1]), space.devices, space.memory, space.constants)
         rates = [value(at_hand, [*engines, (need, 1, d)])[0] for d in range(space.devices)]
         engines.append((need, 1, max(range(space.devices), key=lambda d: (round(rates[d], 9), d))))
-    return _layout(space, engines, search.ideal)
-
-
-def _layout(space: Space, engines: Engines, most: float) -> Layout | None:
     rate, hosts = value(space, engines)
-    return Layout(explained(space, hosts), rate, max(rate, most)) if rate else None
-
-
-def value(space: Space, engines: Engines) -> tuple[float, tuple[Host, ...]]:
-    """What engines do together: the rate of the slowest model, and each with memory and time; 0 if they do not fit."""
-    hosts = place(space, engines)
-    return share_time(space, hosts) if hosts else (0.0, ())
-
-
-def ideal(space: Space) -> tuple[Prices, float]:
-    """Prices at which the node's time and calls are worth least, and the rate that no layout exceeds.
-
-    All devices' time and all calls in flight are divided at will, nothing is lost, every model has its best size. With
-    z and l the prices of a device's time and of a call in flight, the rate is the least of
-
-        (devices z + calls l) / sum over models of min over options (z + l calls per device) / (rate per device)
-
-    Any prices give a bound; the quotient falls and then rises along their ratio.
-    """
-    devices, calls = space.devices, space.constants.calls_in_flight
-    options = [[(c / t, r / t) for t in space.splits(n) for c, r in space.fit(n, t).gains.points] for n in space.needs]
-
-    def costs(part: float) -> list[float]:
-        """Of one sample a second of each model, if this part of the node's worth is that of its calls."""
-        z, call = (1 - part) / devices, part / calls
-        return [min((z + call * c) / r for c, r in own) for own in options]
-
-    low, high = 0.0, 1.0
-    for _ in range(25):
-        left, right = low + (high - low) / 3, high - (high - low) / 3
-        low, high = (low, right) if sum(costs(left)) >= sum(costs(right)) else (left, high)
-    samples = costs(low)
-    rate = 1 / sum(samples)
-    return Prices({n.name: s * rate for n, s in zip(space.needs, samples, strict=True)}, low / calls * rate), rate
+    return Layout(explained(space, hosts), rate, max(rate, search.ideal)) if rate else None
 
 
 @functools.lru_cache(maxsize=256)
@@ -129,14 +96,10 @@ def ways(patterns: int, slots: int) -> Any:
     return np.array(list(itertools.combinations_with_replacement(range(patterns), slots)), dtype=np.intp).T.copy()
 
 
-@dataclass(frozen=True)
-class Patterns:
-    """What a block of devices may hold."""
-
-    posts: list[tuple[Post, ...]]
-    """Engines of each, on devices from 0."""
-    figures: Any
-    """`(figures, patterns)`: rate of each model at the ideal's prices, engines of each pinned one, bytes of weights."""
+@functools.cache
+def most_patterns(slots: int) -> int:
+    """The largest number of patterns that fill like slots in no more than `WAYS` ways."""
+    return next(n for n in itertools.count(1) if math.comb(n + slots, slots) > WAYS)
 
 
 class Search:
@@ -147,43 +110,46 @@ class Search:
         self.random = random.Random(1).random
         self.pins = [n.replicas for n in space.needs]
         self.weights = [n.facts.weight_bytes for n in space.needs]
-        fits = [[space.fit(n, t) for t in space.splits(n)] for n in space.needs]
-        self.fits: list[dict[int, Fit]] = [
-            {f.tensor_parallel: f for f in own if f.size <= space.memory} for own in fits
-        ]
+        fits = [{t: space.fit(n, t) for t in space.splits(n)} for n in space.needs]
+        self.fits = [{t: f for t, f in own.items() if f.size <= space.memory} for own in fits]
         self.spots = [[(t, s) for t in own for s in range(0, space.devices - t + 1, t)] for own in self.fits]
-        self.ideal = self.aim = 0.0
+        self.work = 0
+        self.ideal = self.aim = self.top = 0.0
         self.best: list[Post] = []
-        self.top = 0.0
         self.now: list[Post] = []
-        self.looked = 0
+        self.patterns: dict[int, list[tuple[Post, ...]]] = {}  # by width: what a block of devices may hold, from 0
+        self.figures: dict[int, list[Any]] = {}  # for each price: an array `(figures of an engine, patterns)`
         self._ladders: dict[tuple[Any, ...], Ladder] = {}
         self._climbed: set[tuple[Any, ...]] = set()
 
     def run(self, effort: float) -> list[tuple[Need, int, int]]:
         """The best engines found; none if no layout fits."""
         self.now = max(self.starts(), key=self.score, default=[])
-        if not self.now:
+        if not self.score(self.now):
             return []
         self.climb(self.now)
         self.now = self.best
         self.at, self.ideal = ideal(self.space)
-        self.prices = [self.at.call * f for f in FACTORS]
-        self.patterns = {w: self._patterns(w) for w in sorted({t for own in self.fits for t in own})}
-        refills = math.ceil(effort * REFILLS)
-        for k in range(refills):
+        self.prices = [0.0, self.at.call]  # refills compare engines with all calls they hold, or what pays at the ideal
+        for width in sorted({t for own in self.fits for t in own}):
+            self._patterns(width, beside=1 if effort < QUICK or len(self.pins) > MANY else 2)
+        places = sum(map(len, self.spots))
+        end = effort * min(MOST_WORK, WORK * places**2)
+        kicks = 0
+        while self.work < end:
             self.aim = AIM * self.top
             if tried := max(self.refills(*self.ruined()), key=self.score, default=None):
                 self.step(tried, NEAR)
-            if self.looked < effort * TRIALS * (k + 1) / refills:
+            if kicks < KICKS * (before := self.work):
                 self.step(self.kicked(), 0.0)
-        return [(self.space.needs[m], t, s) for m, t, s in self.best]
+                kicks += self.work - before
+        return [(self.space.needs[m], t, s) for m, t, s in sorted(self.best)]
 
     def step(self, posts: list[Post], near: float) -> None:
         """Climb from a layout that is near enough, and go on from there if not much is lost."""
         now = self.score(self.now)
-        devices = range(self.space.devices)
-        like = tuple(sorted(tuple(sorted((m, t) for m, t, s in posts if s <= d < s + t)) for d in devices))
+        held = [sorted((m, t) for m, t, s in posts if s <= d < s + t) for d in range(self.space.devices)]
+        like = tuple(sorted(map(tuple, held)))
         if self.score(posts) > near * now and like not in self._climbed:
             self._climbed.add(like)
             posts = self.climb(posts)
@@ -210,31 +176,26 @@ class Search:
         engines: dict[int, list[tuple[int, int, float]]] = {}
         for m, t, s in posts:
             fit = self.fits[m][t]
-            kv, generating = fit.least, on[s]
-            if t > 1:
-                generating = max(on[s : s + t])
+            generating = (on[s] if t == 1 else max(on[s : s + t])) + (not fit.need.generates)
+            kv = fit.least
             if fit.more:
                 kv += fit.more * (left[s] / wanted[s] if t == 1 else min(left[d] / wanted[d] for d in range(s, s + t)))
-            batch = round(fit.curve.batch(kv), 3)
-            engines.setdefault(m, []).append((t, generating + (not fit.need.generates), batch))
+            engines.setdefault(m, []).append((t, generating, round(fit.curve.batch(kv), 3)))
         return {m: self._ladder(m, sorted(own)) for m, own in engines.items()}
 
     def _ladder(self, model: int, engines: list[tuple[int, int, float]]) -> Ladder:
         key = (model, *engines)
-        ladder = self._ladders.get(key)
-        if ladder is None:
-            rungs: list[tuple[float, float]] = []
-            for t, generating, batch in engines:
-                rungs += self.fits[model][t].gains.rungs(self.space.share(generating), batch)
-            ladder = self._ladders[key] = Ladder.of(sorted(rungs))
-        return ladder
+        if key not in self._ladders:
+            rungs = [self.fits[model][t].gains.rungs(self.space.share(n), batch) for t, n, batch in engines]
+            self._ladders[key] = Ladder.of(sorted(itertools.chain.from_iterable(rungs)))
+        return self._ladders[key]
 
     def score(self, posts: Sequence[Post], floor: float = 0.0) -> float:
         """The rate less what engines cost to start, and a little for what each model could do; 0 if not above a floor.
 
         Engines are those of a layout, or some of them: then of the models that have one.
         """
-        self.looked += 1
+        self.work += 1
         ladders = self.ladders(posts)
         if not ladders:
             return 0.0
@@ -243,11 +204,10 @@ class Search:
         most = [ladder.rates[-1] for ladder in ladders.values()]
         little = LITTLE * sum(rate if rate < self.aim else self.aim for rate in most) / len(most)
         least = floor / kept - little
-        if min(most) <= least:
+        calls = constants.calls_in_flight
+        if min(most) <= least or (least > 0 and sum(ladder.needed(least) for ladder in ladders.values()) >= calls):
             return 0.0
-        if least > 0 and sum(ladder.needed(least) for ladder in ladders.values()) >= constants.calls_in_flight:
-            return 0.0
-        return (common_rate(ladders.values(), constants.calls_in_flight) + little) * kept
+        return (common_rate(ladders.values(), calls) + little) * kept
 
     # Simple layouts
 
@@ -336,8 +296,7 @@ class Search:
         """The present layout with two or three changes that fit."""
         posts = self.now
         for _ in range(2 + int(2 * self.random())):
-            trials = list(self.neighbours(posts))
-            some = self.drawn(trials, 8)
+            some = self.drawn(self.neighbours(posts), 8)
             posts = next((trial for trial in some if self.ladders(trial)), posts)
         return posts
 
@@ -351,33 +310,40 @@ class Search:
             left[i], left[j] = left[j], left[i]
         return left[:count]
 
-    def _patterns(self, width: int) -> Patterns:
-        """Of a block of so many devices: any models that cover it; or one, with another one or none on each half."""
-        models = [m for m, own in enumerate(self.fits) if width in own]
-        posts: list[tuple[Post, ...]] = []
-        for size in range(len(models) + 1):
-            posts += [tuple((m, width, 0) for m in some) for some in itertools.combinations(models, size)]
-        if width % 2 == 0:
-            half = width // 2
-            for m in models:
-                rest = [k for k, own in enumerate(self.fits) if k != m and half in own]
-                for one, two in itertools.combinations_with_replacement([*rest, None], 2):
-                    if one is not None:
-                        beside = () if two is None else ((two, half, half),)
-                        posts.append(((m, width, 0), (one, half, 0), *beside))
-        posts = [p for p in posts if not p or self.ladders(p)]
+    def _patterns(self, width: int, beside: int) -> None:
+        """Work out what blocks of so many devices may hold, and what that does."""
+        found = itertools.islice(self._blocks(width, beside), PATTERNS)
+        posts = [p for p in found if not p or self.ladders(p)]
         import numpy as np
 
-        return Patterns(posts, [np.array([self._figures(p, call) for p in posts]).T.copy() for call in self.prices])
+        self.patterns[width] = posts
+        self.figures[width] = [np.array([self._figures(p, call) for p in posts]).T.copy() for call in self.prices]
+
+    def _blocks(self, width: int, beside: int) -> Iterator[tuple[Post, ...]]:
+        """Any models that cover a block; or one that does, and up to so many others on each half. They may not fit."""
+        models = [m for m, own in enumerate(self.fits) if width in own]
+        for size in range(len(models) + 1):
+            yield from (tuple((m, width, 0) for m in some) for some in itertools.combinations(models, size))
+        half = width // 2 if width % 2 == 0 else 0
+        for m in models:
+            room = self.space.memory - self.fits[m][width].size
+            sizes = {k: own[half].size for k, own in enumerate(self.fits) if k != m and half in own}
+            parts = [part for k in range(beside + 1) for part in itertools.combinations(sizes, k)]
+            parts = [part for part in parts if sum(sizes[k] for k in part) <= room]
+            for one, two in itertools.combinations_with_replacement(parts, 2):
+                if two:
+                    yield (m, width, 0), *((k, half, 0) for k in one), *((k, half, half) for k in two)
 
     def _figures(self, posts: Sequence[Post], call: float) -> list[float]:
-        """What engines add up to, as in `Patterns`: a model is given calls as long as they are worth their price."""
+        """What engines add up to: rate of each model, engines of each pinned one, bytes of weights.
+
+        A model is given calls as long as they are worth their price.
+        """
         ladders = self.ladders(posts) or {}
         rates = [0.0] * len(self.pins)
         for m, ladder in ladders.items():
             worth = self.at.samples[self.space.needs[m].name]
-            rung = max(1, sum(cost * call <= worth for cost in ladder.costs))
-            rates[m] = ladder.rates[rung]
+            rates[m] = ladder.rates[max(1, sum(cost * call <= worth for cost in ladder.costs))]
         counts = [float(sum(m == e[0] for e in posts)) for m, pin in enumerate(self.pins) if pin]
         return [*rates, *counts, float(sum(self.weights[m] for m, _, _ in posts))]
 
@@ -385,7 +351,7 @@ class Search:
         """The present layout without the engines of some devices; and free blocks, `(width, first device)`."""
         devices, widths = self.space.devices, list(self.patterns)
         width = self.drawn(widths, 1)[0] if self.random() < 0.5 else widths[0]
-        number = len(self.patterns[width].posts)
+        number = len(self.patterns[width])
         most = max(4, *(k for k in range(1, 17) if math.comb(number + k - 1, k) <= WAYS))
         some = self.drawn(range(0, devices - width + 1, width), 1 + int(most * self.random()))
         gone = {d for s in some for d in range(s, s + width)}
@@ -397,8 +363,7 @@ class Search:
             fitting = [w for w in widths if first % w == 0 and free.issuperset(range(first, first + w))]
             width = self.drawn(fitting, 1)[0] if fitting and self.random() < 0.5 else min(fitting, default=1)
             free -= set(range(first, first + width))
-            if fitting:
-                blocks.append((width, first))
+            blocks += [(width, first)] if fitting else []
         return kept, blocks
 
     def refills(self, kept: list[Post], blocks: list[tuple[int, int]]) -> Iterator[list[Post]]:
@@ -407,20 +372,20 @@ class Search:
 
         widths = sorted({w for w, _ in blocks})
         firsts = [[s for w, s in blocks if w == width] for width in widths]
-        sizes = [len(self.patterns[w].posts) for w in widths]
+        sizes = [min(len(self.patterns[w]), most_patterns(len(own))) for w, own in zip(widths, firsts, strict=True)]
         while math.prod(math.comb(n + len(own) - 1, len(own)) for n, own in zip(sizes, firsts, strict=True)) > WAYS:
             sizes[max(range(len(sizes)), key=lambda k: sizes[k])] -= 1
         price = int(len(self.prices) * self.random())
         total = np.array(self._figures(kept, self.prices[price]))[:, None]
         drawn, filled = [], []
         for width, size, own in zip(widths, sizes, firsts, strict=True):
-            patterns = self.patterns[width]
-            drawn.append(self.drawn(range(len(patterns.posts)), size))
+            drawn.append(self.drawn(range(len(self.patterns[width])), size))
             filled.append(ways(size, len(own)))
-            figures = patterns.figures[price][:, drawn[-1]]
+            figures = self.figures[width][price][:, drawn[-1]]
             added = sum(figures.take(row, axis=1, mode="clip") for row in filled[-1])
             total = (total[:, :, None] + added[:, None, :]).reshape(len(total), -1)
         models = len(self.pins)
+        self.work += REFILL + total.size // FIGURES
         slowest, score = total[0].copy(), np.zeros(total.shape[1])
         for rates in total[:models]:
             np.minimum(slowest, rates, out=slowest)
@@ -439,5 +404,5 @@ class Search:
             index = np.unravel_index(best, [rows.shape[1] for rows in filled])
             for width, some, rows, at, own in zip(widths, drawn, filled, index, firsts, strict=True):
                 for first, row in zip(own, rows[:, at], strict=True):
-                    posts += [(m, t, first + s) for m, t, s in self.patterns[width].posts[some[row]]]
+                    posts += [(m, t, first + s) for m, t, s in self.patterns[width][some[row]]]
             yield posts

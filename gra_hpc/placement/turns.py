@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 
 from gra_hpc.config.settings import Residency
 from gra_hpc.placement.cpu import Seat, host_bytes, seat
-from gra_hpc.placement.hosts import Host, Space
+from gra_hpc.placement.hosts import Host, Space, ideal
 from gra_hpc.placement.performance import GB, Constants, Need
-from gra_hpc.placement.search import Layout, best_layout, ideal
+from gra_hpc.placement.search import Layout, best_layout
 
 MOST_MODELS = 7
 """Up to this many models all partitions into turns are compared (877 for seven)."""
-MOST_SETS = 40
+MOST_SETS = 32
 """Up to so many sets of models are laid out to compare partitions."""
 QUICK = 0.04
 """Part of a whole search's effort that each of them is given."""
@@ -163,7 +163,7 @@ class NodeModel:
         if awake and self.cpu:  # a swap restarts engines there: only where memory leaves no choice
             return awake
         least = awake.samples_per_s * (1 + self.constants.turn_gain) if awake else 0.0
-        best, chosen = awake, None
+        best = awake
         for groups in self.partitions():
             if best and len(self._known) >= MOST_SETS:
                 break
@@ -171,11 +171,12 @@ class NodeModel:
             if rota and rota.samples_per_s > least:
                 rota = self._with_light(groups, QUICK)
                 if rota and rota.samples_per_s > least:
-                    best, least, chosen = rota, rota.samples_per_s, groups
-        if chosen is None or self.cpu:
+                    best, least = rota, rota.samples_per_s
+        if best is None or best is awake or self.cpu:
             return best
-        thorough = self._with_light(chosen, 1 / len(chosen))
-        return max((r for r in (best, thorough) if r), key=lambda r: r.samples_per_s)
+        names = [{e.need.name for e in turn.engines} for turn in best.turns]
+        thorough = self.rota([[n for n in self.needs if n.name in own] for own in names], 1 / len(names))
+        return thorough if thorough and thorough.samples_per_s > best.samples_per_s else best
 
     def one_by_one(self) -> Rota | None:
         """One generating model awake at a time, embedding models beside one of them."""

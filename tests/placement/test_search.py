@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from placement_models import FIVE, LLAMA_8B, MINILM, PAPER, QWEN_32B, QWEN_72B, space
+from placement_models import FIVE, LLAMA_8B, MINILM, PAPER, QWEN_32B, QWEN_72B, need, space
 
 from gra_hpc.models.facts import ModelFacts, stated_facts
-from gra_hpc.placement.hosts import Host, Space, divide_kv, place, prices, reach, share_time
+from gra_hpc.placement.hosts import Host, Space, divide_kv, ideal, place, prices, reach, share_time, value
 from gra_hpc.placement.performance import constants_for
-from gra_hpc.placement.search import TRIALS, Layout, Search, best_layout, ideal, value
+from gra_hpc.placement.search import MOST_WORK, Layout, Search, best_layout
 from gra_hpc.placement.workload import ModelLoad, RoleLoad
 
 
@@ -205,22 +205,63 @@ def test_no_simple_layout_is_better(eight_gpus: Space, chosen: Layout) -> None:
     ],
 )
 def test_a_search_looks_at_a_bounded_number_of_layouts(
-    facts: dict[str, ModelFacts], devices: int, memory_gb: float, monkeypatch: pytest.MonkeyPatch
+    facts: dict[str, ModelFacts], devices: int, memory_gb: float
 ) -> None:
     """Its time is counted in layouts, on every machine: how fast one looks at them is the benchmark's matter."""
-    looked = []
-    run = Search.run
-
-    def counted(self: Search, effort: float) -> list:
-        found = run(self, effort)
-        looked.append(self.looked)
-        return found
-
-    monkeypatch.setattr(Search, "run", counted)
+    search = Search(space({n: f for n, f in facts.items() if f is not MINILM}, devices, memory_gb))
+    assert search.run(1.0)
+    assert 0 < search.work <= 1.2 * MOST_WORK  # the last step is taken to its end
     layout = best_layout(space(facts, devices, memory_gb))
     assert layout is not None
     assert layout.samples_per_s > 0.6 * layout.ideal
-    assert 0 < looked[0] <= 6 * TRIALS
+
+
+def test_the_search_values_layouts_as_the_yardstick_does(eight_gpus: Space) -> None:
+    """It works out quickly what `place` and `share_time` say."""
+    for window in (64, 256, 4096):
+        at = with_window(eight_gpus, window)
+        search = Search(at)
+        search.now = next(search.starts())
+        for _ in range(30):
+            search.now = search.kicked()
+            rate = value(at, [(at.needs[m], t, s) for m, t, s in search.now])[0]
+            kept = rate * (1 - at.constants.engine_cost * len(search.now))
+            assert search.score(search.now) == pytest.approx(kept, rel=1e-4)
+            assert search.score(search.now, kept * 1.001) == 0 < search.score(search.now, kept * 0.999)
+
+
+def test_refilled_devices_leave_the_other_engines_and_fit(eight_gpus: Space) -> None:
+    search = Search(eight_gpus)
+    search.run(0.02)
+    found = 0
+    for _ in range(20):
+        kept, blocks = search.ruined()
+        free = {d for w, s in blocks for d in range(s, s + w)}
+        assert free.isdisjoint(d for _, t, s in kept for d in range(s, s + t))
+        for posts in search.refills(kept, blocks):
+            found += 1
+            assert set(kept) <= set(posts) and {m for m, _, _ in posts} == set(range(5))
+            assert value(eight_gpus, [(eight_gpus.needs[m], t, s) for m, t, s in posts])[0] > 0
+    assert found > 10
+
+
+def test_climbing_never_descends(eight_gpus: Space) -> None:
+    search = Search(eight_gpus)
+    for posts in search.starts():
+        assert search.score(search.climb(posts)) >= search.score(posts)
+
+
+def test_room_is_found_where_large_models_first_leaves_none() -> None:
+    """Models of 8, 7, 6, 5 and 4 on two devices of 15: on the emptiest each time, the last finds 13 taken on both."""
+    sizes = (8, 7, 6, 5, 4)
+    usual = space({"x": model(1)}, 2, 80)
+    beside = usual.fit(usual.needs[0], 1).size - usual.needs[0].facts.weight_bytes
+    facts = {f"m{k}": dataclasses.replace(model(1), weight_bytes=int(4e9 * s - beside)) for k, s in enumerate(sizes)}
+    needs = tuple(need(name, f, tensor_parallel=1) for name, f in facts.items())
+    layout = best_layout(Space(needs, 2, 15.1 * 4e9, usual.constants))
+    assert layout is not None
+    held = [sum(sizes[int(h.need.name[1:])] for h in layout.hosts if h.first == d) for d in range(2)]
+    assert held == [15, 15]
 
 
 def test_every_process_finds_the_same_layout() -> None:
