@@ -23,6 +23,7 @@ from gra_hpc.engines.node import Node
 from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Request, Sampling
 from gra_hpc.models.files import embedding_length
+from gra_hpc.models.thinking import Thinking, thinking_of
 from gra_hpc.placement.placement import EnginePlace, Placement
 from gra_hpc.run.engines import EMBEDDER, embed
 from tests.conftest import known_classes
@@ -331,3 +332,55 @@ def test_rotation_of_three_models_gives_the_same_answers(
     assert (one.living, three.living) == (1, 3)
     print(f"memory of the engines: {one.peak_mb:.0f} MiB in turns, {three.peak_mb:.0f} MiB together")
     assert one.peak_mb < 0.7 * three.peak_mb  # Gemma alone takes 6.0 of the 10.6 GB
+
+
+def thinking_model(source: Path, directory: Path) -> ModelConfig:
+    """A model whose template opens a thought, and whose tokenizer has marks of thoughts in place of two others."""
+    directory.mkdir()
+    for file in source.iterdir():
+        (directory / file.name).symlink_to(file)
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        (directory / name).unlink()
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    marks = {"<issue_start>": "<think>", "<issue_closed>": "</think>"}
+    for token in tokenizer["added_tokens"]:
+        if token["content"] in marks:  # not special, as in models that think: an answer's text is without special ones
+            token |= {"content": marks[token["content"]], "special": False}
+    tokenizer["model"]["vocab"] = {marks.get(k, k): v for k, v in tokenizer["model"]["vocab"].items()}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (directory / "chat_template.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n<think>\n"
+    )
+    return tiny(directory)
+
+
+@pytest.mark.slow
+def test_a_model_that_thinks(tiny_llama: Path, short_dir: Path) -> None:
+    """vLLM's parser tells thoughts apart, its budget ends them, and what is guided begins behind them."""
+    model = thinking_model(tiny_llama, short_dir / "thinks")
+    thinking = thinking_of(Path(model.path), model)
+    assert thinking == Thinking(True, "<think>", True, "deepseek_r1")
+    placement = Placement((EnginePlace("m", 0, cores()[:1]),), "cpu")
+
+    def asked(text: str, tokens: int, schema: object = None) -> Request:
+        sampling = Sampling(0.0, 1.0, tokens, 1, 1.1, 12)
+        messages = ({"role": "user", "content": text},)
+        return Request("m", "", messages, sampling, schema, thinking)  # type: ignore[arg-type]
+
+    async def work() -> None:
+        local, parsers = short_dir / "l", {"m": thinking.parser}
+        async with Node({"m": model}, placement, EngineConfig(), local, short_dir / "logs", parsers=parsers) as node:
+            free, verdict = await asyncio.gather(
+                node.ask(asked("Name a colour.", 24)), node.ask(asked("Judge this: 2 + 2 = 4.", 96, VERDICT))
+            )
+            assert free.thoughts and free.text and "think>" not in free.text + free.thoughts
+            assert free.completion_tokens == 24 + 12
+            assert verdict.thoughts and verdict.finish == "stop"
+            assert 1 <= json.loads(verdict.text)["clarity"] <= 10
+            # without a budget the thoughts of random weights do not end: they are no answer
+            node._replicas[0].process.client._budget = False  # type: ignore[union-attr]
+            endless = await node.ask(asked("Name a colour.", 4))
+            assert (endless.text, endless.finish) == ("", "thoughts") and endless.thoughts
+
+    asyncio.run(work())
