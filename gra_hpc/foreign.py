@@ -86,6 +86,8 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, a) for a in args)
     if kind is list:
         return isinstance(value, list) and all(fits(v, args[0]) for v in value)
+    if kind is tuple and args[-1:] == (...,):
+        return isinstance(value, tuple) and all(fits(v, args[0]) for v in value)
     if kind is dict:
         return isinstance(value, dict) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
     if kind is float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +29,9 @@ def tail(path: Path, lines: int, start: int = 0) -> list[str]:
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as f:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:  # a FIFO would wait
+        if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         size = f.seek(0, os.SEEK_END)
         f.seek(max(start, size - max(_BYTES, _LINE_BYTES * lines)))
         text = _COLOURS.sub("", f.read().decode("utf-8", "replace"))

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -81,7 +82,9 @@ class Owner:
     def read(cls, path: Path) -> Owner | None:
         """From a file; none if it cannot be read, or describes no process."""
         try:
-            return cls.of(json.loads(path.read_bytes()))
+            with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as f:  # a FIFO would wait
+                data = f.read() if stat.S_ISREG(os.fstat(f.fileno()).st_mode) else b""
+            return cls.of(json.loads(data))
         except (OSError, ValueError):
             return None
 

@@ -16,8 +16,8 @@ import orjson
 
 from gra_hpc.errors import ReleaseError, StorageError
 
-JSON_BYTES = 512 << 20
-"""Longest JSON file that is read."""
+WHOLE_BYTES = 512 << 20
+"""Longest file that is read whole."""
 SEAL = "seal"
 """Key of a JSON object that holds the digest of all others."""
 LOCAL_TYPES = frozenset(
@@ -148,11 +148,17 @@ def unsealed(value: Any) -> Any:
     return rest
 
 
-def _json_bytes(path: Path) -> bytes:
+def read_regular(path: Path) -> bytes:
+    """A file's bytes, if it is one (`open_regular`).
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+        StorageError: it is larger than any that is read whole.
+    """
     with open_regular(path) as f:
-        if os.fstat(f.fileno()).st_size > JSON_BYTES:
-            raise StorageError(f"{path}: more than {JSON_BYTES >> 20} MiB of JSON", "bring the file back")
-        return f.read(JSON_BYTES)
+        if os.fstat(f.fileno()).st_size > WHOLE_BYTES:
+            raise StorageError(f"{path}: more than {WHOLE_BYTES >> 20} MiB", "bring the file back")
+        return f.read(WHOLE_BYTES)
 
 
 def read_json(path: Path, read: Callable[[Path], bytes] | None = None) -> Any:
@@ -166,7 +172,7 @@ def read_json(path: Path, read: Callable[[Path], bytes] | None = None) -> Any:
         FileNotFoundError: when it does not exist.
     """
     try:
-        value = orjson.loads((read or _json_bytes)(path))
+        value = orjson.loads((read or read_regular)(path))
     except orjson.JSONDecodeError as e:
         raise StorageError(f"{path}: not valid JSON ({e})", "bring the file back, then type that again") from None
     try:

@@ -23,6 +23,7 @@ from gra_hpc.config.site import SiteConfig
 from gra_hpc.config.typed_yaml import hint_of, parsed, types_of
 from gra_hpc.errors import ConfigError
 from gra_hpc.permissions import own_bytes, refuse_in_other_hands
+from gra_hpc.storage import read_regular
 
 C = TypeVar("C")
 
@@ -62,7 +63,7 @@ def nearest(word: str, options: Sequence[str]) -> str:
 
 def _text(path: Path, own: bool = False) -> str:
     try:
-        return own_bytes(path, "begin one of your own").decode() if own else path.read_text(encoding="utf-8")
+        return own_bytes(path, "begin one of your own").decode() if own else read_regular(path).decode()
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
     except UnicodeDecodeError as e:

@@ -6,8 +6,8 @@ or stated by hand where a model lies elsewhere (`stated_facts`).
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from gra_hpc.errors import ConfigError
+from gra_hpc.foreign import fits
+from gra_hpc.storage import open_regular, read_regular
 
 if TYPE_CHECKING:
     from gra_hpc.config.settings import ModelConfig
@@ -139,6 +141,19 @@ def facts_of(model: ModelConfig) -> ModelFacts:
 def read_facts(
     path: Path | str, dtype: str = "auto", kv_cache_dtype: str = "auto", quantization: str = ""
 ) -> ModelFacts:
+    """Facts of a model directory; see `_facts`.
+
+    Raises:
+        ConfigError: also where a value of config.json is of another type than any model's.
+    """
+    try:
+        return _facts(path, dtype, kv_cache_dtype, quantization)
+    except (AttributeError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as e:
+        file = Path(path) / "config.json"
+        raise ConfigError(f"{file}: not of a language model ({e})", "gra stage ORG/NAME fetches a model anew") from None
+
+
+def _facts(path: Path | str, dtype: str, kv_cache_dtype: str, quantization: str) -> ModelFacts:
     """Facts of a model directory.
 
     Args:
@@ -153,7 +168,7 @@ def read_facts(
     directory = Path(path)
     file = directory / "config.json"
     try:
-        raw = orjson.loads(file.read_bytes())
+        raw = orjson.loads(read_regular(file))
     except FileNotFoundError:
         raise ConfigError(f"{file}: missing; expected a model directory with config.json", f"ls {directory}") from None
     except (OSError, orjson.JSONDecodeError) as e:
@@ -258,16 +273,37 @@ def _headers(directory: Path) -> list[dict[str, Any]]:
     tables = []
     for file in sorted(directory.glob("*.safetensors")):
         try:
-            with file.open("rb") as f:
+            with open_regular(file) as f:
                 (length,) = struct.unpack("<Q", f.read(8))
                 if not 0 < length < 100_000_000:
                     raise ValueError(f"header of {length} bytes")
-                tables.append(json.loads(f.read(length)))
+                if length > os.fstat(f.fileno()).st_size - 8:
+                    raise ValueError(f"header of {length} bytes, which it does not have")
+                tables.append(_table(orjson.loads(f.read(length))))
         except (OSError, struct.error, ValueError) as e:
             raise ConfigError(
                 f"{file}: not a safetensors file ({e})", "gra stage  (checks and completes models)"
             ) from e
     return tables
+
+
+def _table(header: Any) -> dict[str, Any]:
+    """A header that is one.
+
+    Raises:
+        ValueError: a tensor without dtype and shape.
+    """
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
+    for name, tensor in header.items():
+        if name != "__metadata__" and not (
+            isinstance(tensor, dict)
+            and fits(tensor.get("dtype"), str)
+            and fits(tensor.get("shape"), list[int])
+            and all(n >= 0 for n in tensor["shape"])
+        ):
+            raise ValueError(f"its tensor {name[:60]} has no dtype and shape")
+    return header
 
 
 def _weights(

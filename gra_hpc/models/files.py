@@ -5,22 +5,18 @@ Nothing here needs torch, vllm or transformers, so that planning and `gra doctor
 
 from __future__ import annotations
 
-import json
-import re
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import yaml
 
 from gra_hpc.config.settings import ModelConfig, SystemRole
-from gra_hpc.errors import EngineError
+from gra_hpc.errors import EngineError, GraError
 from gra_hpc.foreign import load_yaml
 from gra_hpc.models import hub
-
-if TYPE_CHECKING:
-    import jinja2
+from gra_hpc.models import template as template_process
+from gra_hpc.storage import read_regular
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
@@ -62,7 +58,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.json"
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(read_regular(path))
     except FileNotFoundError:
         raise EngineError(
             f"{path}: missing; a model directory has config.json and safetensors",
@@ -88,7 +84,7 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 def stated_licence(directory: Path) -> str:
     """The licence that a model's own card (README.md, as on the Hub) states in its header; empty if none does."""
     try:
-        text = (directory / "README.md").read_text(encoding="utf-8")
+        text = read_regular(directory / "README.md").decode()
         header = load_yaml(text.split("---\n", 2)[1]) if text.startswith("---\n") else None
     except (OSError, ValueError, IndexError, yaml.YAMLError):
         return ""
@@ -109,7 +105,7 @@ def embedding_length(directory: Path) -> int:
     config = text_config(read_config(directory))
     longest = int(config.get("max_position_embeddings", 512))
     try:
-        own = orjson.loads((directory / "sentence_bert_config.json").read_bytes())["max_seq_length"]
+        own = orjson.loads(read_regular(directory / "sentence_bert_config.json"))["max_seq_length"]
         return min(longest, int(own))
     except (OSError, ValueError, KeyError, TypeError):
         return longest
@@ -135,8 +131,8 @@ def check_files(directory: Path, model: ModelConfig, chat: bool = True) -> None:
         index = directory / "model.safetensors.index.json"
         if index.is_file():
             try:
-                wanted = set(orjson.loads(index.read_bytes())["weight_map"].values())
-            except (ValueError, KeyError, AttributeError):
+                wanted = set(orjson.loads(read_regular(index))["weight_map"].values())
+            except (OSError, ValueError, KeyError, AttributeError, TypeError):
                 raise EngineError(f"{index}: not a weight index", again) from None
             missing = sorted(wanted - {w.name for w in weights})
             if missing:
@@ -168,25 +164,34 @@ def _has_mistral_tokenizer(directory: Path) -> bool:
 
 def _tokenizer_config(directory: Path) -> dict[str, Any]:
     try:
-        value = orjson.loads((directory / "tokenizer_config.json").read_bytes())
-    except (OSError, orjson.JSONDecodeError):
+        value = orjson.loads(read_regular(directory / "tokenizer_config.json"))
+    except (OSError, GraError, orjson.JSONDecodeError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def chat_template(directory: Path, model: ModelConfig) -> str | None:
-    """The Jinja text that turns messages into a prompt; none when the model has none."""
-    if model.chat_template:
-        return Path(model.chat_template).read_text(encoding="utf-8")
-    file = directory / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = _tokenizer_config(directory).get("chat_template")
-    if template is None and (directory / "chat_template.json").is_file():
-        template = json.loads((directory / "chat_template.json").read_text(encoding="utf-8")).get("chat_template")
+    """The Jinja text that turns messages into a prompt; none when the model has none.
+
+    Raises:
+        EngineError: a file of it that cannot be read.
+    """
+    named = Path(model.chat_template) if model.chat_template else directory / "chat_template.jinja"
+    other = directory / "chat_template.json"
+    file = named
+    try:
+        if model.chat_template or named.is_file():
+            return read_regular(named).decode()
+        template = _tokenizer_config(directory).get("chat_template")
+        if template is None and other.is_file():
+            file = other
+            found = orjson.loads(read_regular(other))
+            template = found.get("chat_template") if isinstance(found, dict) else None
+    except (OSError, ValueError) as e:
+        raise EngineError(f"{file}: cannot be read ({e})", "set models.NAME.chat_template=FILE.jinja") from None
     if isinstance(template, list):  # several named ones
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default") or next(iter(named.values()), None)
+        by_name = {str(t.get("name")): t.get("template") for t in template if isinstance(t, dict)}
+        template = by_name.get("default") or next(iter(by_name.values()), None)
     return template if isinstance(template, str) else None
 
 
@@ -214,6 +219,9 @@ def render_template(template: str, messages: list[dict[str, str]], directory: Pa
 
     Returns:
         None where the template's code refuses the messages, or cannot be run here.
+
+    Raises:
+        EngineError: it runs or grows without an end.
     """
     tokens = {
         key: value.get("content", "") if isinstance(value, dict) else value
@@ -222,25 +230,12 @@ def render_template(template: str, messages: list[dict[str, str]], directory: Pa
     }
     variables = {"bos_token": "", "eos_token": "", **tokens, **switches}
     try:
-        return str(_compiled(template).render(messages=messages, add_generation_prompt=True, **variables))
-    except Exception:  # the template's own refusal, or whatever its code does with these messages
-        return None
-
-
-@lru_cache(maxsize=64)
-def _compiled(template: str) -> jinja2.Template:
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-    environment.globals.update(raise_exception=refuse, strftime_now=lambda _: "2025-01-01")
-    return environment.from_string(re.sub(r"\{%-?\s*(generation|endgeneration)\s*-?%\}", "", template))
+        return template_process.render(template, messages, variables)
+    except template_process.Endless:
+        raise EngineError(
+            f"{directory}: its chat template does not end, or fills the memory",
+            "set models.NAME.chat_template=FILE.jinja",
+        ) from None
 
 
 def fold_system(messages: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:

@@ -15,7 +15,9 @@ from typing import Any
 import orjson
 
 from gra_hpc.config.settings import ModelConfig
+from gra_hpc.errors import GraError
 from gra_hpc.models.files import chat_template, render_template
+from gra_hpc.storage import read_regular
 
 _SHAPES = (
     r"<\|[A-Za-z][\w.\-]{0,60}\|>"  # <|im_start|>, <|eot_id|>, <|endoftext|>, <|start_header_id|>, <|user|>
@@ -45,9 +47,7 @@ def special_tokens(directory: Path, model: ModelConfig) -> tuple[str, ...] | Non
     found = {t for name in _FILES for t in _named(_read(directory / name))}
     found |= set(_tekken(_read(directory / "tekken.json")))
     if not found and (directory / "tokenizer.model").is_file():
-        found = {
-            text for text, kind in _pieces((directory / "tokenizer.model").read_bytes()) if kind in _CONTROL_PIECES
-        }
+        found = {text for text, kind in _pieces(read_regular(directory / "tokenizer.model")) if kind in _CONTROL_PIECES}
     found = {t for t in found if _is_mark(t)}
     if not found:
         return None
@@ -66,8 +66,8 @@ def _is_mark(token: str) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is none."""
     try:
-        value = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
+        value = orjson.loads(read_regular(path))
+    except (OSError, GraError, orjson.JSONDecodeError):
         return {}
     return value if isinstance(value, dict) else {}
 

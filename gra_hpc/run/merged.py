@@ -6,11 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.errors import IncompleteError
+from gra_hpc.errors import IncompleteError, StorageError
+from gra_hpc.foreign import fits
 from gra_hpc.records import digest
 from gra_hpc.run.directory import RoundDir, RunDir
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.storage import checked, read_object
+
+_TYPES = {
+    "coverage": dict[str, Any],
+    "files": dict[str, dict[str, Any]],
+    "ledger": dict[str, int | dict[str, int]],
+    "counts": dict[str, int | dict[str, int]],
+    "shards": list[dict[str, Any]],
+}
+"""What is read of a merge's manifest."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +37,19 @@ class Merged:
         Raises:
             StorageError: its manifest cannot be read, or is none.
         """
-        keys = ("coverage.complete", "files", "ledger", "counts", "shards")
         try:
-            return cls(directory, read_object(directory.manifest, *keys, then=_again(directory)))
+            found = read_object(directory.manifest, *_TYPES, then=_again(directory))
         except FileNotFoundError:
             return None
+        if not all(fits(found[key], hint) for key, hint in _TYPES.items()) or not (
+            all(fits(s.get("shard"), int) and fits(s.get("round", 0), int) for s in found["shards"])
+            and all(fits(f.get("sha256"), str) for f in found["files"].values())
+            and fits(found["coverage"].get("complete"), bool)
+            and fits(found["counts"].get("kept", 0), int)
+            and fits(found.get("late", []), list[dict[str, Any]])
+        ):
+            raise StorageError(f"{directory.manifest}: not the manifest of a merge", _again(directory))
+        return cls(directory, found)
 
     @classmethod
     def of(cls, directory: RoundDir) -> Merged:

@@ -16,6 +16,7 @@ from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
 from gra_hpc.flows.render import prompts_digest
+from gra_hpc.foreign import all_fit
 from gra_hpc.permissions import own_bytes
 from gra_hpc.records import digest
 from gra_hpc.run.code import code_digest
@@ -70,7 +71,7 @@ class Plan:
             GraError: when it was made by an incompatible version.
             OwnershipError: it is in other hands.
         """
-        data = read_object(run.plan_file, read=own_bytes if own else Path.read_bytes)
+        data = read_object(run.plan_file, read=own_bytes if own else None)
         then = f"gra plan {run.path}-2 ..."
         if data.get("format") not in READABLE:
             raise GraError(
@@ -80,7 +81,10 @@ class Plan:
             data["models"] = {k: ModelPin.read(v) for k, v in data["models"].items()}
             data["embed"] = ModelPin.read(data["embed"]) if data["embed"] else None
             data["benchmarks"] = {k: BenchmarkPin(**v) for k, v in data["benchmarks"].items()}
-            return cls(**data)
+            plan = cls(**data)
+            if not all(map(all_fit, (plan, *plan.models.values(), *plan.benchmarks.values()))):
+                raise TypeError("a value of another type than a plan's")
+            return plan
         except (AttributeError, KeyError, TypeError) as e:
             raise GraError(f"{run.plan_file}: not a plan ({e})", then) from None
 
@@ -151,7 +155,10 @@ class RoundPlan:
         elif not file.is_file():
             raise GraError(f"{file}: is missing", f"bring it back, or {then}")
         try:
-            return cls(**read_object(file, "round", "candidates", "shards"))
+            plan = cls(**read_object(file, "round", "candidates", "shards"))
+            if not all_fit(plan) or plan.round != directory.number:
+                raise TypeError("values of another type, or of another round")
+            return plan
         except TypeError as e:
             raise GraError(f"{file}: not the plan of a round ({e})", then) from None
 

@@ -12,7 +12,7 @@ import orjson
 from gra_hpc.errors import ReleaseError
 from gra_hpc.run.directory import ATTEMPT_NAME, ShardDir
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.storage import checked, unsealed
+from gra_hpc.storage import checked, read_regular, unsealed
 
 FORMAT = 1
 
@@ -49,7 +49,7 @@ class ShardManifest:
         """
         where = shard.manifest
         try:
-            raw = where.read_bytes()
+            raw = read_regular(where)
         except OSError as e:
             raise ReleaseError(f"{where}: {e.strerror}", _then(shard)) from None
         try:
@@ -57,7 +57,7 @@ class ShardManifest:
             manifest = _checked(found, hashlib.sha256(raw).hexdigest())
             unsealed(found)
             return manifest
-        except ValueError as e:
+        except (ValueError, TypeError) as e:  # TypeError: nested more deeply than any of ours
             raise ReleaseError(f"{where}: not a shard manifest ({e})", _then(shard)) from None
 
     def samples_table(self, shard: ShardDir) -> Path:

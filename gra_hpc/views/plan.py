@@ -11,6 +11,7 @@ from gra_hpc.config.site import Executor
 from gra_hpc.run import disk_space
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
+from gra_hpc.storage import read_regular
 from gra_hpc.views import estimate
 from gra_hpc.views.status import collect
 
@@ -36,7 +37,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     import orjson
 
     config, plan = run.config, run.plan
-    rejects = Counter(orjson.loads(line)["reason"] for line in run.seed_rejects.read_bytes().splitlines())
+    rejects = Counter(orjson.loads(line)["reason"] for line in read_regular(run.seed_rejects).splitlines())
     yield f"run          {run.path}"
     yield f"fingerprint  {plan.fingerprint}"
     yield (
