@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gra_hpc.terminal import printable
 
 
@@ -64,3 +66,11 @@ class LaunchError(GraError):
 
 class SlurmDownError(LaunchError):
     """Slurm's controller does not answer. What is running goes on; files still tell what is done."""
+
+
+def nearest(word: str, options: Sequence[str]) -> str:
+    """`; did you mean X?`, or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

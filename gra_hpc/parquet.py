@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.storage import whole_file
@@ -32,6 +32,28 @@ def whole_table(path: Path, schema: pa.Schema, level: int | None = None) -> Iter
         pq.ParquetWriter(file, schema, compression="zstd", compression_level=level) as writer,
     ):
         yield writer
+
+
+def column(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
+    """Texts, lists of texts or numbers as Arrow holds them; None is null.
+
+    As `pa.array`, which takes twice as long for texts and imports pandas first, in 0.2 s.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_list(type_):
+        ends = np.cumsum([0, *(len(v) for v in values)], dtype=np.int32)
+        inner = column([item for v in values for item in v], type_.value_type)
+        return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(ends)], children=[inner])
+    if pa.types.is_string(type_):
+        builder = pa.lib.StringBuilder()
+        builder.append_values(values)
+        return builder.finish()
+    known = np.array([v is not None for v in values], dtype=bool)
+    data = np.array([0 if v is None else v for v in values], dtype=type_.to_pandas_dtype())
+    nulls = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(type_, len(values), [nulls, pa.py_buffer(data)])
 
 
 @contextmanager

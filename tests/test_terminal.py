@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 import gra_hpc
 from gra_hpc.errors import GraError
-from gra_hpc.terminal import Formatter, block, code, markdown, printable, say, show_traceback
+from gra_hpc.log_lines import Formatter
+from gra_hpc.release.markdown import block, code, markdown
+from gra_hpc.terminal import printable, say, show_traceback
 
 HOSTILE = "a\x1b[2J\x9b31m\x07\r\x08\u202egnp\u2066\u2028\x85\udcff\U000e0041\nnext: b"
 SHOWN = (
@@ -65,7 +67,7 @@ def test_it_is_printed_in_one_place() -> None:
         for path in PACKAGE.rglob("*.py")
         if "logging.Formatter" in path.read_text(encoding="utf-8")
     ]
-    assert foreign == ["terminal.py"]
+    assert foreign == ["log_lines.py"]
 
 
 def test_errors_logs_and_tracebacks_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:

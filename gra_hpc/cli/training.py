@@ -37,7 +37,7 @@ def finetune(
 
     Without --preset the settings OUT was begun with are taken.
     """
-    from gra_hpc.config.frozen import preset_of
+    from gra_hpc.config.output_settings import preset_of
     from gra_hpc.training.config import compose
     from gra_hpc.training.job import explain, submit_finetune
 
@@ -69,7 +69,7 @@ def evaluate(
 
     Without --preset the settings OUT was begun with are taken.
     """
-    from gra_hpc.config.frozen import preset_of
+    from gra_hpc.config.output_settings import preset_of
     from gra_hpc.evaluation.config import compose
     from gra_hpc.evaluation.job import explain, stage_data, submit_evaluate
 

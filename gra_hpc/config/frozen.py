@@ -5,53 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from enum import Enum
-from pathlib import Path
 from typing import Any
-
-from gra_hpc.config import presets
-from gra_hpc.errors import ConfigError, FingerprintError, LaunchError
-from gra_hpc.storage import OWN, write_atomic
-
-
-def preset_of(out: Path, preset: str, verb: str) -> str:
-    """The preset that was named, else the settings that the directory was begun with.
-
-    Args:
-        verb: finetune or evaluate.
-
-    Raises:
-        ConfigError: neither is there.
-    """
-    if preset:
-        return preset
-    if not (out / "config.yaml").is_file():
-        raise ConfigError(f"{out}: was not begun yet", f"gra {verb} {out} --preset paper")
-    return str(out / "config.yaml")
-
-
-def freeze(out: Path, config: Any) -> Path:
-    """Save the configuration in the output directory; what the result depends on may not change any more.
-
-    Returns:
-        The directory, absolute.
-
-    Raises:
-        FingerprintError: there is one, and it differs.
-        OwnershipError: it is another user's, or others may write it.
-        LaunchError: a name that Slurm cannot take.
-    """
-    out = out.absolute()
-    if "%" in str(out):
-        raise LaunchError(f"{out}: Slurm reads % in the names of logs", "choose a directory without one")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "config.yaml"
-    if path.is_file():
-        before = presets.load_as(type(config), path, own=True)
-        if before.fingerprint != config.fingerprint:
-            keys = ", ".join(differences(fingerprinted(before), fingerprinted(config)))
-            raise FingerprintError(f"{out}: was begun with other settings: {keys}", "choose another directory")
-    write_atomic(path, presets.dump(config).encode(), mode=OWN)
-    return out
 
 
 def differences(planned: Any, now: Any, prefix: str = "") -> Iterator[str]:

@@ -16,27 +16,17 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
+from gra_hpc.config.directories import config_dirs, package_dirs
 from gra_hpc.config.references import escaped, expanded, refuse_resolvers
 from gra_hpc.config.rules import check, check_bounds, expecting
 from gra_hpc.config.settings import MemberConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.config.typed_yaml import hint_of, parsed, types_of
-from gra_hpc.errors import ConfigError
+from gra_hpc.errors import ConfigError, nearest
 from gra_hpc.permissions import own_bytes, refuse_in_other_hands
 from gra_hpc.storage import read_regular
 
 C = TypeVar("C")
-
-
-def config_dirs() -> list[Path]:
-    """Where presets are looked up."""
-    return [d for d in (Path("configs"), *_package_dirs()) if d.is_dir()]
-
-
-def _package_dirs() -> tuple[Path, Path]:
-    """What came with the code is trusted as the code is."""
-    package = Path(__file__).resolve().parent.parent
-    return package.parent / "configs", package / "_configs"
 
 
 def find(name: str) -> Path:
@@ -53,12 +43,6 @@ def find(name: str) -> Path:
             return candidate
     known = sorted({str(p.relative_to(d).with_suffix("")) for d in config_dirs() for p in d.rglob("*.yaml")})
     raise ConfigError(f"preset {name}: no such file or preset{nearest(name, known)}", f"presets: {', '.join(known)}")
-
-
-def nearest(word: str, options: Sequence[str]) -> str:
-    """`; did you mean X?`, or nothing."""
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _text(path: Path, own: bool = False) -> str:
@@ -87,7 +71,7 @@ def _data(text: str, path: Path, kind: type = RunConfig) -> dict[str, Any]:
 def _layers(path: Path, kind: type = RunConfig, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: includes itself", "take its name out of `include:`")
-    if not any(path.resolve().is_relative_to(d.resolve()) for d in _package_dirs()):
+    if not any(path.resolve().is_relative_to(d.resolve()) for d in package_dirs()):
         refuse_in_other_hands(path)
     data = _data(_text(path), path, kind)
     includes = data.pop("include", [])

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING
-
-from gra_hpc.config.fields import Most, setting, unfrozen
+from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.site import SiteConfig
 
 ROLES = ("generator", "reviewer", "adjudicator")

@@ -7,11 +7,10 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from gra_hpc.config.presets import nearest
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
-from gra_hpc.errors import LaunchError, SlurmDownError
+from gra_hpc.errors import LaunchError, SlurmDownError, nearest
 from gra_hpc.launch import slurm
 from gra_hpc.launch.arrays import script_of, shard_executor
 from gra_hpc.launch.slurm import advice

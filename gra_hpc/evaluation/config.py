@@ -8,14 +8,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 from gra_hpc.config import presets
-from gra_hpc.config.fields import Most, setting, unfrozen
+from gra_hpc.config.directories import config_dirs
+from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
-from gra_hpc.config.presets import nearest
 from gra_hpc.config.rules import check_bounds, expecting
 from gra_hpc.config.site import SiteConfig
+from gra_hpc.errors import nearest
 from gra_hpc.records import digest
 from gra_hpc.training.templates import check_template
 
@@ -155,7 +154,7 @@ class EvaluateConfig:
 
 def located(path: str) -> Path | None:
     """A file or directory: from the working directory, or beside the configs (`configs/evaluate/tasks`)."""
-    return next((p for p in (Path(path), *(d.parent / path for d in presets.config_dirs())) if p.exists()), None)
+    return next((p for p in (Path(path), *(d.parent / path for d in config_dirs())) if p.exists()), None)
 
 
 def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> EvaluateConfig:

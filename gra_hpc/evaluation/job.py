@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config import frozen
+from gra_hpc.config import output_settings
 from gra_hpc.config.site import Executor, SiteConfig
 from gra_hpc.engines import guard
 from gra_hpc.errors import IncompleteError, LaunchError
@@ -63,7 +63,7 @@ def submit_evaluate(
     Raises:
         GraError: other settings, Slurm refused, or (here) a benchmark failed.
     """
-    made = EvaluateDir(frozen.freeze(out, config))
+    made = EvaluateDir(output_settings.freeze(out, config))
     if config.site.executor is Executor.local:
         evaluate_here(made, config, say)
         return None
@@ -99,7 +99,7 @@ def submit_evaluate(
 
 def explain(out: Path, config: EvaluateConfig, plan: bool) -> Iterator[str]:
     """What an evaluation will do, for people; with `plan`, its sbatch text too. Freezes its settings."""
-    made = EvaluateDir(frozen.freeze(out, config))
+    made = EvaluateDir(output_settings.freeze(out, config))
     left = table.remaining(made, config)
     yield f"model {config.model.path}, {config.backend.kind.value}: {len(left)} of {len(config.names)} benchmarks left"
     if plan and config.site.executor is Executor.slurm:
@@ -257,7 +257,7 @@ def stage_data(out: Path, config: EvaluateConfig, say: Callable[[str], None] = p
     Raises:
         IncompleteError: benchmarks whose data cannot be had, with the reason.
     """
-    made = EvaluateDir(frozen.freeze(out, config))
+    made = EvaluateDir(output_settings.freeze(out, config))
     command = [sys.executable, "-P", "-m", "gra_hpc.evaluation.process.worker", str(made.path)]
     problems = []
     for name in config.names:

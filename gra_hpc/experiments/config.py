@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from gra_hpc.config import presets
+from gra_hpc.config.directories import config_dirs
 from gra_hpc.config.fields import Most, setting
 from gra_hpc.config.rules import check_bounds, expecting
-from gra_hpc.errors import ConfigError
+from gra_hpc.errors import ConfigError, nearest
 
 FOLDER = "experiments"
 """Where in `configs/` experiments are."""
@@ -164,7 +165,7 @@ def rows_of(config: ExperimentConfig, patterns: Sequence[str] = ()) -> list[Row]
     for pattern in patterns:
         if not any(fnmatchcase(str(row), pattern) for row in found):
             raise ConfigError(
-                f"{pattern}: matches no row{presets.nearest(pattern, [str(r) for r in found])}",
+                f"{pattern}: matches no row{nearest(pattern, [str(r) for r in found])}",
                 "SEEDS/DATA/BASE, * for all: gra experiment rows NAME",
             )
     return [r for r in found if not patterns or any(fnmatchcase(str(r), p) for p in patterns)]
@@ -175,9 +176,7 @@ def _names(wanted: Sequence[str], known: Sequence[str], key: str) -> list[str]:
     for pattern in wanted:
         matching = [name for name in known if fnmatchcase(name, pattern)]
         if not matching:
-            raise ConfigError(
-                f"{key}: {pattern}{presets.nearest(pattern, known)}", f"there are: {', '.join(known) or 'none'}"
-            )
+            raise ConfigError(f"{key}: {pattern}{nearest(pattern, known)}", f"there are: {', '.join(known) or 'none'}")
         out |= dict.fromkeys(matching)
     return list(out)
 
@@ -242,7 +241,7 @@ def repositories(config: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
                 named += [run.merge.embed_model] if run.merge.semantic else []
             for name in named:
                 plain = name.removeprefix("datasets/")
-                here = any((d / plain).exists() for d in (Path(), *presets.config_dirs()))
+                here = any((d / plain).exists() for d in (Path(), *config_dirs()))
                 if hub.ID.fullmatch(plain) and not here:
                     found.setdefault(name)
     return list(found)

@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gra_hpc.log_lines import Formatter
 from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id
 from gra_hpc.run.run import Run
-from gra_hpc.terminal import Formatter
 
 if TYPE_CHECKING:
     from gra_hpc.run.shard import End

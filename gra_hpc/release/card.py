@@ -15,9 +15,10 @@ from markupsafe import Markup
 from gra_hpc.flows.gra.questions import DOMAIN_NAMES
 from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.parquet import open_table
+from gra_hpc.release.markdown import block, code, markdown
 from gra_hpc.release.schema import OUTCOMES
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.terminal import block, code, markdown, printable
+from gra_hpc.terminal import printable
 
 NAME = "README.md"
 PAPER = {"accept_mean": 8.0, "accept_sd": 1.5, "adjudicate_mean": 8.0}

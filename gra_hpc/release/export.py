@@ -14,8 +14,7 @@ from typing import Any
 import orjson
 
 from gra_hpc import parquet, storage
-from gra_hpc.config.presets import nearest
-from gra_hpc.errors import ReleaseError
+from gra_hpc.errors import ReleaseError, nearest
 from gra_hpc.release.manifest import NAME
 
 SUFFIX = {"alpaca": ".json", "sharegpt": ".json", "chat": ".jsonl"}

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gra_hpc import __version__
 from gra_hpc.config import engine_args
 from gra_hpc.config.frozen import differences, fingerprinted
-from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
 from gra_hpc.flows.render import prompts_digest
 from gra_hpc.foreign import all_fit
@@ -24,6 +23,9 @@ from gra_hpc.run.directory import RoundDir, RunDir
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.sources.benchmarks import BenchmarkPin
 from gra_hpc.storage import checked, read_object, sealed, write_atomic
+
+if TYPE_CHECKING:
+    from gra_hpc.config.settings import RunConfig
 
 FORMAT = 4
 READABLE = range(2, FORMAT + 1)
@@ -54,6 +56,11 @@ class Plan:
     """Bytes and SHA-256 of what was written with the plan, by its path in the run."""
     seed_thoughts: int = 0
     """Seeds whose response came with thoughts."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of synthesis; describing the seeds is none."""
+        return int(self.frozen["method"]["rounds"])
 
     @property
     def thinks(self) -> bool:
@@ -161,6 +168,22 @@ class RoundPlan:
             return plan
         except TypeError as e:
             raise GraError(f"{file}: not the plan of a round ({e})", then) from None
+
+    def of_shard(self, shard: int, seeds: int) -> int:
+        """Candidates of one shard, counted without drawing them."""
+        if self.round == 0:
+            return len(range(shard, self.candidates, self.shards))
+        return sum(self.of_seed(i, seeds) for i in range(shard, seeds, self.shards))
+
+    def of_seed(self, index: int, seeds: int) -> int:
+        """Candidates anchored on one seed: spread evenly.
+
+        Which seeds get one more moves on from round to round: a target that needs fewer candidates than there are seeds
+        does not rest on the same ones every time.
+        """
+        more = self.candidates % seeds
+        position = (index - (self.round - 1) * more) % seeds
+        return self.candidates // seeds + (position < more)
 
     def save(self, directory: RoundDir) -> None:
         """Write the plan of round 0 or 1."""

@@ -94,7 +94,7 @@ def make(
         if before_writing:
             before_writing(config, plan)
         write_atomic(run.config_file, presets.dump(config).encode(), mode=OWN)
-        return Run(run.path, config, before)
+        return Run(run.path, before, lambda: config)
     if plan.shards > plan.seeds:
         raise GraError(
             f"launch.shards={plan.shards}: more shards than seeds ({plan.seeds})", f"launch.shards={plan.seeds}"
@@ -133,4 +133,4 @@ def make(
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    return Run(run.path, config, plan)
+    return Run(run.path, plan, lambda: config)

@@ -54,23 +54,8 @@ def slice_of(config: RunConfig, round_plan: RoundPlan, pool: Pool, shard: int) -
             yield _unit(config, pool, 0, seed, 0)
         return
     for i in range(shard, len(pool.anchors), round_plan.shards):
-        for index in range(candidates_of(round_plan, i, len(pool.anchors))):
+        for index in range(round_plan.of_seed(i, len(pool.anchors))):
             yield _unit(config, pool, round_plan.round, pool.anchors[i], index)
-
-
-def planned(round_plan: RoundPlan, seeds: int, shard: int) -> int:
-    """Number of candidates of one shard, without drawing them."""
-    if round_plan.round == 0:
-        return len(range(shard, round_plan.candidates, round_plan.shards))
-    return sum(candidates_of(round_plan, i, seeds) for i in range(shard, seeds, round_plan.shards))
-
-
-def candidates_of(round_plan: RoundPlan, seed_index: int, seeds: int) -> int:
-    """Candidates anchored on one seed: spread evenly. Which seeds get one more moves on from round to round: a target
-    that needs fewer candidates than there are seeds does not rest on the same ones every time."""
-    more = round_plan.candidates % seeds
-    position = (seed_index - (round_plan.round - 1) * more) % seeds
-    return round_plan.candidates // seeds + (position < more)
 
 
 def _unit(config: RunConfig, pool: Pool, number: int, anchor: Record, index: int) -> Unit:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
-from gra_hpc.config.presets import config_dirs
+from gra_hpc.config.directories import config_dirs
 from gra_hpc.errors import SeedError
 
 LINES, TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from gra_hpc.config.presets import nearest
-from gra_hpc.errors import SeedError
+from gra_hpc.errors import SeedError, nearest
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.rows import Source
 from gra_hpc.thoughts import apart, mark_in

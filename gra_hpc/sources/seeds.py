@@ -43,7 +43,7 @@ import orjson
 from gra_hpc.config.settings import SeedsConfig
 from gra_hpc.errors import SeedError
 from gra_hpc.models import special_tokens
-from gra_hpc.parquet import open_table, whole_table
+from gra_hpc.parquet import column, open_table, whole_table
 from gra_hpc.records import DOMAINS, THOUGHTS, Record, digest, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
@@ -245,7 +245,7 @@ def write_records(path: Path, records: Iterable[Record], thoughts: bool = False)
     schema, rows, left = record_schema(thoughts), 0, iter(records)
     with whole_table(path, schema) as writer:
         while batch := list(islice(left, BATCH)):
-            columns = [pa.array([getattr(r, f.name) for r in batch], f.type) for f in schema]
+            columns = [column([getattr(r, f.name) for r in batch], f.type) for f in schema]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             rows += len(batch)
     return rows

@@ -13,10 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 from gra_hpc.config import presets
-from gra_hpc.config.fields import Most, setting, unfrozen
+from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.config.rules import check_bounds, expecting
 from gra_hpc.config.site import SiteConfig

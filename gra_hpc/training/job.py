@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from gra_hpc.config import frozen
+from gra_hpc.config import output_settings
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.launch import submissions
@@ -52,7 +52,7 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
     Raises:
         GraError: other settings, Slurm refused, or (here) the training failed.
     """
-    made = FinetuneDir(frozen.freeze(out, config))
+    made = FinetuneDir(output_settings.freeze(out, config))
     if config.site.executor is Executor.local:
         end = finetune(made)
         if end is End.stopped:
@@ -76,7 +76,7 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
 def explain(out: Path, config: FinetuneConfig, plan: bool) -> Iterator[str]:
     """What a job will do, for people; with `plan`, its sbatch text too. Freezes its settings."""
     o = config.optimizer
-    made = FinetuneDir(frozen.freeze(out, config))
+    made = FinetuneDir(output_settings.freeze(out, config))
     yield f"model {config.model.path}, data {config.data.path}"
     yield (
         f"{config.world} rank{'s' * (config.world > 1)} on {config.launch.nodes} node{'s' * (config.launch.nodes > 1)}:"

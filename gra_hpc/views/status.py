@@ -19,7 +19,6 @@ from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
-from gra_hpc.run.slices import planned
 from gra_hpc.storage import read_json
 from gra_hpc.views.logs import last_words
 
@@ -161,7 +160,7 @@ def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
             states = [
                 s
                 if isinstance(s, ShardStatus)
-                else judge.shard(number, s, planned(round_plan, plan.seeds, s.dir.number))
+                else judge.shard(number, s, round_plan.of_shard(s.dir.number, plan.seeds))
                 for s in seen
             ]
             merged = run.round(number).manifest.is_file()

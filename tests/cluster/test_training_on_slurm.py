@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.config import frozen
+from gra_hpc.config import output_settings
 from gra_hpc.evaluation import config as evaluation
 from gra_hpc.evaluation.job import submit_evaluate
 from gra_hpc.storage import read_json
@@ -64,7 +64,7 @@ def test_plain_sbatch(slurm_env: Any, tmp_path: Path, small_model: Path, chats: 
     slurm_env.wait_until(lambda: out.done.is_file(), 280, lambda: logs(out.path))
     assert read_json(out.done)["metrics"]["ranks"] == 2
     words = ["backend.kind=hf", f"model.path={out.path}", "only=[heldout]", "model.max_model_len=512", *SITE[:-1]]
-    measured = frozen.freeze(tmp_path / "eval", evaluation.compose("mini", words))
+    measured = output_settings.freeze(tmp_path / "eval", evaluation.compose("mini", words))
     script = ROOT / "slurm" / "evaluate.sbatch"
     array = slurm_env.sbatch(export, "--array=0-0", "--partition=low", "--time=30", script, measured)
     slurm_env.sbatch(

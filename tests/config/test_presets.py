@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from gra_hpc.config import explain, presets
+from gra_hpc.config.directories import config_dirs
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import ConfigError
@@ -158,7 +159,7 @@ def test_placement_is_not_part_of_the_fingerprint() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(str(p) for d in presets.config_dirs()[:1] for p in d.glob("*.yaml")), ids=lambda p: Path(p).stem
+    "path", sorted(str(p) for d in config_dirs()[:1] for p in d.glob("*.yaml")), ids=lambda p: Path(p).stem
 )
 def test_every_shipped_preset_composes(path: str) -> None:
     assert OmegaConf.structured(RunConfig)

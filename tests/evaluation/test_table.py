@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.config import frozen
+from gra_hpc.config import output_settings
 from gra_hpc.errors import ConfigError, FingerprintError, IncompleteError
 from gra_hpc.evaluation import table
 from gra_hpc.evaluation.config import compose
@@ -61,7 +61,7 @@ def result(name: str, value: float, kind: str = "harness") -> Result:
 
 def test_merge(tmp_path: Path) -> None:
     c = compose("mini")
-    out = EvaluateDir(frozen.freeze(tmp_path / "out", c))
+    out = EvaluateDir(output_settings.freeze(tmp_path / "out", c))
     with pytest.raises(IncompleteError, match=r"no result of yes_no, capitals, heldout .*-> gra evaluate"):
         table.merge(out, c)
     for name, value in (("yes_no", 60.0), ("capitals", 40.0), ("heldout", 2.5)):
@@ -76,7 +76,7 @@ def test_merge(tmp_path: Path) -> None:
     assert "| heldout | 2.5000 | 1.5000 to 3.5000 | 100 |" in out.table.read_text()
     assert list(table.plain(results))[-1].split()[:2] == ["mean", "50.00"]
     with pytest.raises(FingerprintError, match="seed"):
-        frozen.freeze(tmp_path / "out", compose("mini", ["seed=1"]))
+        output_settings.freeze(tmp_path / "out", compose("mini", ["seed=1"]))
 
 
 def test_interval() -> None:

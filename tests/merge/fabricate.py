@@ -91,8 +91,9 @@ def make_run(
     config.method.rounds = rounds
     path.mkdir(parents=True)
     pin = ModelPin(embed, _identity(Path(embed)), "", "") if embed else None
-    plan = Plan(digest("plan", 1), {}, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin)
-    run = Run(path, config, plan)
+    frozen = {"method": {"rounds": rounds}}
+    plan = Plan(digest("plan", 1), frozen, "0", 0.0, shards, len(seeds), 0, undescribed, {}, pin)
+    run = Run(path, plan, lambda: config)
     configure(run, **merge)
     plan.benchmarks.update({s: benchmarks.find(s) for s in config.merge.decontamination.sources})
     run.plan_file.write_text(json.dumps(asdict(plan)))

@@ -14,7 +14,7 @@ from gra_hpc.run import plan, planning
 from gra_hpc.run.merged import pool_of
 from gra_hpc.run.plan import Plan, RoundPlan, size_round
 from gra_hpc.run.run import Run
-from gra_hpc.run.slices import Pool, candidates_of, planned, slice_of
+from gra_hpc.run.slices import Pool, slice_of
 from gra_hpc.storage import read_json
 from gra_hpc.views.plan import engines_of, preview
 
@@ -160,7 +160,7 @@ def test_slices_cover_every_candidate_once_whatever_the_sharding(tmp_path: Path,
     config, plan, round_plan = presets.load(run.config_file), Plan.load(run), RoundPlan.load(run.round(1))
     pool = Pool.read(pool_of(run, plan, 1))
     units = [list(slice_of(config, round_plan, pool, s)) for s in range(shards)]
-    assert [len(u) for u in units] == [planned(round_plan, plan.seeds, s) for s in range(shards)]
+    assert [len(u) for u in units] == [round_plan.of_shard(s, plan.seeds) for s in range(shards)]
     ids = [u.sample.id for shard in units for u in shard]
     assert len(ids) == len(set(ids)) == 12 * per_seed
     one = make(tmp_path, "launch.shards=1", f"method.samples_per_seed={per_seed}", name="one")
@@ -186,8 +186,8 @@ def test_rounds_are_sized_by_the_acceptance(tmp_path: Path) -> None:
     config = presets.compose("demo", ["method.target_accepted=100"])
     round_plan = size_round(2, config, seeds=42, shards=2, acceptance=0.25)
     assert round_plan.target == 100 and round_plan.candidates == 470  # two standard deviations more than 400
-    assert sum(candidates_of(round_plan, i, 42) for i in range(42)) == round_plan.candidates
-    counts = {candidates_of(round_plan, i, 42) for i in range(42)}
+    assert sum(round_plan.of_seed(i, 42) for i in range(42)) == round_plan.candidates
+    counts = {round_plan.of_seed(i, 42) for i in range(42)}
     assert max(counts) - min(counts) <= 1
 
 
@@ -197,7 +197,7 @@ def test_rounds_of_a_small_target_rest_on_different_seeds() -> None:
     for number in (1, 2, 3):
         round_plan = size_round(number, config, seeds=42, shards=2, acceptance=0.6)
         assert round_plan.candidates == 20
-        anchors.append({i for i in range(42) if candidates_of(round_plan, i, 42)})
+        anchors.append({i for i in range(42) if round_plan.of_seed(i, 42)})
     assert [len(a) for a in anchors] == [20] * 3
     assert set.union(*anchors) == set(range(42))
 

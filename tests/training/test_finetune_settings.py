@@ -17,7 +17,7 @@ import pytest
 
 from gra_hpc import storage
 from gra_hpc.config import explain as explain_module
-from gra_hpc.config import frozen
+from gra_hpc.config import output_settings
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.signals import Signals
@@ -84,13 +84,17 @@ def test_values_that_are_needed() -> None:
 def test_what_is_frozen(tmp_path: Path) -> None:
     """Where a job runs may change, what it makes may not; the number of ranks counts as what it makes."""
     c = compose("paper", PAPER)
-    frozen.freeze(tmp_path / "job", c)
-    frozen.freeze(tmp_path / "job", compose("paper", [*PAPER, "site.partition=long", "checkpoint.every_steps=5"]))
+    output_settings.freeze(tmp_path / "job", c)
+    output_settings.freeze(
+        tmp_path / "job", compose("paper", [*PAPER, "site.partition=long", "checkpoint.every_steps=5"])
+    )
     assert "partition: long" in (tmp_path / "job" / "config.yaml").read_text()
     with pytest.raises(FingerprintError, match=r"optimizer\.learning_rate"):
-        frozen.freeze(tmp_path / "job", compose("paper", [*PAPER, "optimizer.learning_rate=1e-5"]))
+        output_settings.freeze(tmp_path / "job", compose("paper", [*PAPER, "optimizer.learning_rate=1e-5"]))
     with pytest.raises(FingerprintError):
-        frozen.freeze(tmp_path / "job", compose("paper", ["model.path=m", "data.path=d", "site.gpus_per_node=4"]))
+        output_settings.freeze(
+            tmp_path / "job", compose("paper", ["model.path=m", "data.path=d", "site.gpus_per_node=4"])
+        )
 
 
 def test_what_slurm_is_asked_for(tmp_path: Path) -> None:

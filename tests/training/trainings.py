@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from gra_hpc.config import frozen
+from gra_hpc.config import output_settings
 from gra_hpc.storage import read_json
 from gra_hpc.training import config as configs
 from gra_hpc.training.directory import FinetuneDir, attempts, checkpoints
@@ -41,7 +41,7 @@ def preset(path: Path, model: Path, data: Path, **keys: Any) -> Path:
 def begun(out: Path, model: Path, data: Path, **keys: Any) -> FinetuneDir:
     """A job that is planned but not started."""
     yaml = preset(out.with_suffix(".yaml"), model, data, **keys)
-    return FinetuneDir(frozen.freeze(out, configs.compose(str(yaml))))
+    return FinetuneDir(output_settings.freeze(out, configs.compose(str(yaml))))
 
 
 def start(out: FinetuneDir) -> subprocess.Popen[str]:

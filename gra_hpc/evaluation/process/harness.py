@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config.presets import nearest
-from gra_hpc.errors import ConfigError
+from gra_hpc.errors import ConfigError, nearest
 from gra_hpc.evaluation.config import Backend, BenchmarkConfig, EvaluateConfig, located
 from gra_hpc.models.facts import read_facts
 

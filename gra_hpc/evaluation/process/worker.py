@@ -22,9 +22,10 @@ from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.evaluation import config as configs
 from gra_hpc.evaluation.config import EvaluateConfig, Kind
 from gra_hpc.evaluation.directory import EvaluateDir, Result
+from gra_hpc.log_lines import log_to_stderr
 from gra_hpc.models import hub
 from gra_hpc.storage import full_disk_as_error, to_json, write_atomic
-from gra_hpc.terminal import complain, log_to_stderr
+from gra_hpc.terminal import complain
 
 log = logging.getLogger(__name__)
 

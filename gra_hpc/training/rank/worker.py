@@ -13,9 +13,10 @@ import time
 import warnings
 
 from gra_hpc.errors import GraError
+from gra_hpc.log_lines import log_to_stderr
 from gra_hpc.models import hub
 from gra_hpc.signals import Stop
-from gra_hpc.terminal import complain, log_to_stderr
+from gra_hpc.terminal import complain
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
 from gra_hpc.training.directory import FinetuneDir
