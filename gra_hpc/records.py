@@ -194,7 +194,8 @@ class Call:
     model: str
     text: str
     finish: str
-    """stop, length, thoughts (they did not end), or error (the engine refused the request; text holds its words)."""
+    """stop, length, thoughts (they did not end), encoding (not valid Unicode: text holds it written out), or error (the
+    engine refused the request; text holds its words)."""
     prompt_tokens: int
     completion_tokens: int
     seed: int

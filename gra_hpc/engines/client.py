@@ -7,6 +7,7 @@ an exception for `node.Node`, which decides what becomes of the call.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from base64 import b64encode
@@ -111,6 +112,21 @@ def told_apart(request: Request, text: str, thoughts: str, finish: str) -> tuple
     return (found.answer, found.thoughts, finish) if found.ended else ("", found.thoughts, "thoughts")
 
 
+def decoded(data: bytes) -> Any:
+    """A server's JSON. Halves of surrogate pairs, which orjson refuses, are let through: that answer alone is bad.
+
+    Raises:
+        ValueError: no JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as e:
+        try:
+            return json.loads(data)
+        except RecursionError:
+            raise e from None
+
+
 class Client:
     """Connections to one engine.
 
@@ -180,7 +196,7 @@ class Client:
         seconds = time.perf_counter() - start
         if status == 200:
             try:
-                reply = orjson.loads(data)
+                reply = decoded(data)
                 choice, usage = reply["choices"][0], reply["usage"]
                 message = choice["message"]
                 finish, text = choice["finish_reason"], message["content"] or ""
@@ -214,7 +230,7 @@ class Client:
         seconds = time.perf_counter() - start
         if status == 200:
             try:
-                reply = orjson.loads(data)
+                reply = decoded(data)
                 vector = np.array(reply["data"][0]["embedding"], np.float32)
                 tokens = int(reply["usage"]["prompt_tokens"])
             except (ValueError, LookupError, TypeError) as e:

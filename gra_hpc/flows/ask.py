@@ -114,6 +114,10 @@ class Asker:
             return f"thoughts in the answer: {mark}" if apart(call.text).ended else "thoughts did not end"
         if call.finish == "length":
             return "answer cut off at max_tokens"
+        if call.finish == "encoding":
+            return "answer is not valid Unicode"
+        if "\0" in call.text:
+            return "NUL character in the answer"
         if found := self.special.search(call.text):
             return f"control token {found[0]}"
         return ""
@@ -160,23 +164,31 @@ class Asker:
             self.answered(role, known, False)
             return known
         answer = await self.engine.ask(request)
+        text, finish = _writable(answer.text), answer.finish
+        if text != answer.text and finish == "stop":
+            finish = "encoding"
         call = Call(
             key=key,
             digest=request_digest,
             member=member,
             model=request.model,
-            text=answer.text,
-            finish=answer.finish,
+            text=text,
+            finish=finish,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
             seed=request.sampling.seed,
             at=time.time(),
             seconds=answer.seconds,
-            thoughts=answer.thoughts,
+            thoughts=_writable(answer.thoughts),
         )
         self.calls.append(call)
         self.answered(role, call, True)
         return call
+
+
+def _writable(text: str) -> str:
+    """A text that UTF-8 can hold: half of a pair, which no file takes, is written out (`\\ud83d`)."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 async def together(questions: Sequence[Awaitable[T]]) -> list[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
@@ -11,6 +12,7 @@ from typing import Any
 import orjson
 
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.text import lists
 
 _FENCE = re.compile(r"\A```[\w-]*\n(.*?)\n?```\s*\Z", re.S)
 _THING = r"(?:task|instruction|prompt|question|keywords?|topic|summary)"
@@ -24,7 +26,9 @@ _AROUND = " \t.*_`\"'“”:-"
 _MARKS = re.compile(r'[{}"\\]')
 _PARSED = 8 << 20
 """Characters of an answer that are tried as JSON, all tries together."""
-_BULLET = re.compile(r"\A\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
+_QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "„": "“”", "「": "」", "『": "』", "‹": "›", "»": "«"}
+_LABEL = re.compile(r"\A[^\W\d_ ]+(?: [^\W\d_]+){0,3}\s*：\s*")
+"""A word or two before a full-width colon, in whatever language: `关键词：`."""
 
 
 class Unparsable(ValueError):
@@ -42,7 +46,7 @@ def text(answer: str) -> str:
         out = m.group(1).strip()
     for wrapping in _WRAPPING:
         out = wrapping.sub("", out, count=1).strip()
-    if len(out) > 1 and out[0] + out[-1] in ('""', "“”", "''") and out[0] not in out[1:-1]:
+    if len(out) > 1 and out[-1] in _QUOTES.get(out[0], "\n") and not {out[0], out[-1]} & set(out[1:-1]):
         out = out[1:-1].strip()
     if not out:
         raise Unparsable("empty answer")
@@ -62,26 +66,42 @@ def verbatim(answer: str) -> str:
 
 
 def keywords(answer: str, count: int, taken: Iterable[str] = ()) -> tuple[str, ...]:
-    """The first `count` different keywords, on one line or one per line, that are not taken already.
+    """The first `count` different keywords, in a list of any form (`lists.items`), that are not taken already.
 
     Raises:
         Unparsable: when there are fewer.
     """
-    body = text(answer)
-    lines = [_BULLET.sub("", line).strip() for line in body.splitlines() if line.strip()]
-    first = lines[0] if lines else ""
-    parts = re.split(r"[,;|]", first) if re.search(r"[,;|]", first) else lines
+    body = _LABEL.sub("", text(answer), count=1)
     seen = {fold(w) for w in taken}
     out: list[str] = []
-    for part in parts:
-        word = re.sub(r"\s+", " ", part).lstrip(_AROUND + "#").rstrip(_AROUND)  # C# keeps its own
-        if not word or len(word) > 60 or len(word.split()) > 6 or fold(word) in seen:
+    for part in lists.items(body):
+        word = _bare(re.sub(r"\s+", " ", part))
+        if not word or len(word) > 60 or _length(word) > 6 or fold(word) in seen:
             continue
         seen.add(fold(word))
         out.append(word)
     if len(out) < count:
         raise Unparsable(f"fewer than {count} new keywords")
     return tuple(out[:count])
+
+
+def _bare(word: str) -> str:
+    """A keyword without the punctuation around it; C# and C++ keep their own."""
+    while word and (word[0] in _AROUND + "#" or (not word[0].isascii() and _is_mark(word[0]))):
+        word = word[1:]
+    while word and (word[-1] in _AROUND or (not word[-1].isascii() and _is_mark(word[-1]))):
+        word = word[:-1]
+    return word
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char).startswith(("P", "Z"))
+
+
+def _length(word: str) -> int:
+    """Words of a keyword; of a script with wide letters, which has no spaces, three letters or so are one."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in word) if not word.isascii() else 0
+    return len(word.split()) + wide // 3
 
 
 def fold(word: str) -> str:
@@ -102,37 +122,55 @@ def summary(answer: str, words: int) -> str:
     return " ".join(parts[:words])
 
 
-def json_object(answer: str) -> dict[str, Any]:
-    """The first JSON object in an answer, also inside prose or a fence.
+def json_object(answer: str, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """The last JSON object in an answer that has one of the keys, also inside prose or a fence.
+
+    Models draft, and write what they mean at the end. What stands within an object is no object of its own.
+
+    Args:
+        keys: those of which one is enough; none: the first object.
 
     Raises:
         Unparsable: when there is none.
     """
     try:
-        value = orjson.loads(answer)
+        found = [orjson.loads(answer)]
     except orjson.JSONDecodeError:
-        value = _first_object(answer)
-    if not isinstance(value, dict):
+        found = []
+    if not found or not isinstance(found[0], dict):
+        found = list(_objects(answer)) if keys else [_first_object(answer)]
+    objects = [value for value in found if isinstance(value, dict)]
+    if not objects:
         raise Unparsable("no JSON object")
-    return value
+    wanted = frozenset(keys)
+    return next((value for value in reversed(objects) if wanted & value.keys()), objects[0])
 
 
 def _first_object(answer: str) -> Any:
-    """What the first `{` encloses that is JSON, up to its own `}`; none if there is none.
+    """What the first `{` encloses that is JSON, up to its own `}`; none if there is none."""
+    return next(_objects(answer), None)
+
+
+def _objects(answer: str) -> Iterator[Any]:
+    """What each `{` encloses that is JSON, up to its own `}`, and stands in no other such.
 
     A brace inside quotes does not count, and whether there are quotes around it depends on where one begins to read: so
     each `{` has its own reading of what follows.
     """
     budget = max(_PARSED, len(answer))
+    free = 0
     for start, end in _enclosed(answer):
+        if start < free:
+            continue
         budget -= end + 1 - start
         if budget < 0:
-            return None
+            return
         try:
-            return orjson.loads(answer[start : end + 1])
+            value = orjson.loads(answer[start : end + 1])
         except orjson.JSONDecodeError:
             continue
-    return None
+        free = end + 1
+        yield value
 
 
 class _Readings:
@@ -201,12 +239,15 @@ def plain(value: Any) -> str:
     """A value of an answer where a text belongs.
 
     Raises:
-        Unparsable: it is nested too deeply.
+        Unparsable: it is nested too deeply, or holds a NUL (JSON can write one that the answer does not show).
     """
     try:
-        return str(value)
+        found = str(value)
     except RecursionError:
         raise Unparsable("nested too deeply") from None
+    if "\0" in found:
+        raise Unparsable("NUL character")
+    return found
 
 
 def scores(answer: str, criteria: Sequence[str], low: int, high: int) -> tuple[dict[str, int], str]:
@@ -215,7 +256,7 @@ def scores(answer: str, criteria: Sequence[str], low: int, high: int) -> tuple[d
     Raises:
         Unparsable: a criterion missing, one too many, or a score that is not an integer from low to high.
     """
-    value = json_object(answer)
+    value = json_object(answer, (*criteria, "scores"))
     inner = value.get("scores")
     if isinstance(inner, list):  # the paper's own examples show lists, some of the wrong length
         if len(inner) != len(criteria):

@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent.parent
 EVERY_FLOW = (
     "records.py",
     "thoughts.py",
+    "text/lists.py",
     "models/special_tokens.py",
     "models/thinking.py",
     "flows/*.py",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from gra_hpc.errors import SeedError, nearest
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.rows import Source
+from gra_hpc.text import lists
 from gra_hpc.thoughts import apart, mark_in
 
 NOT_OBJECT, UNKNOWN_LAYOUT = "not_an_object", "unknown_layout"
@@ -294,9 +294,9 @@ def has_content(value: str) -> bool:
 
 
 def keywords(value: object) -> tuple[str, ...]:
-    """Keywords out of a list, or a text with commas; of any other type: none."""
+    """Keywords out of a list, or a text with commas of any script; of any other type: none."""
     if isinstance(value, str):
-        value = re.split(r"[,;|\n]", value)
+        value = lists.split(value)
     if not isinstance(value, (list, tuple)):
         return ()
     words: dict[str, str] = {}

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gra_hpc.engines.client import Client, EngineGone, EngineTrouble, body, parse_metrics, words
+from gra_hpc.engines.client import Client, EngineGone, EngineTrouble, body, decoded, parse_metrics, words
 from gra_hpc.flows.calls import Answer, Request, Sampling
 from gra_hpc.models.thinking import Thinking
 from tests.waiting import until_it_is
@@ -252,3 +252,10 @@ def test_words_of_a_server() -> None:
     assert words(b"[1]") == "[1]"
     assert words(b"plain\n text") == "plain text"
     assert len(words(b"x" * 10_000)) == 500
+
+
+def test_half_a_surrogate_pair_in_a_reply_spoils_that_answer_alone() -> None:
+    assert decoded(b'{"text": "\\ud83d"}') == {"text": "\ud83d"}
+    for broken in (b'{"text": ', b"[" * 100_000):
+        with pytest.raises(ValueError):
+            decoded(broken)

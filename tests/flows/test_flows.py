@@ -293,6 +293,26 @@ def test_an_answer_may_speak_of_marks() -> None:
     assert (sample.status, sample.response) == ("accepted", "Put `<think>` before, `</think>` behind.")
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason", "kept"),
+    [
+        ("Suppose\0 so.", "NUL character in the answer", "Suppose\0 so."),
+        ("Suppose \ud83d.", "answer is not valid Unicode", "Suppose \\ud83d."),
+        ("\udcff", "answer is not valid Unicode", "\\udcff"),
+    ],
+)
+def test_what_the_seeds_reader_refuses_is_no_answer_either(answer: str, reason: str, kept: str) -> None:
+    sample, script = run(changed(response=answer))
+    assert (sample.status, sample.reason) == ("failed", reason)
+    calls = [c for key, c in script.calls.items() if "/response/" in key]
+    assert [c.text for c in calls] == [kept] * 3, "what the journal holds can be written, and is the same when resumed"
+
+
+def test_half_a_surrogate_pair_is_asked_again() -> None:
+    sample, _ = run(changed(response=lambda attempt: "\ud83d" if attempt == 0 else "It is \U0001f600."))
+    assert (sample.status, sample.response) == ("accepted", "It is \U0001f600.")
+
+
 def test_what_no_model_of_the_pool_knows_is_text_also_in_a_verdict() -> None:
     html, own = "Write <s>old</s> prices so.", pattern([("[BOS]",)])
     sample, _ = run(changed(response=html), special=own)

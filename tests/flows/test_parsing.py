@@ -35,6 +35,27 @@ def test_keywords(answer: str, expected: tuple[str, ...]) -> None:
     assert parsing.keywords(answer, 3) == expected
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("1. tides, 2. moon phases, 3. gravity.", ("tides", "moon phases", "gravity")),
+        ("Keywords: 1) tides 2) moon phases 3) gravity", ("tides", "moon phases", "gravity")),
+        ('```json\n["tides", "moon phases", "gravity"]\n```', ("tides", "moon phases", "gravity")),
+        ("关键词：河流，长江，中国。", ("河流", "长江", "中国")),
+        ("「湖」、「琵琶湖」、「日本」", ("湖", "琵琶湖", "日本")),
+        ("نهر، جبل، بحر", ("نهر", "جبل", "بحر")),
+        ("नदी, पर्वत, समुद्र।", ("नदी", "पर्वत", "समुद्र")),
+    ],
+)
+def test_keywords_of_any_form_and_script(answer: str, expected: tuple[str, ...]) -> None:
+    assert parsing.keywords(answer, 3) == expected
+
+
+def test_a_sentence_without_spaces_is_no_keyword() -> None:
+    with pytest.raises(Unparsable):
+        parsing.keywords("我已经准备好为您提供您所需要的任何形式的帮助\n河流\n长江", 3)
+
+
 @pytest.mark.parametrize("answer", ["", "tides", "tides, moon", "I am ready to help with anything that you need."])
 def test_too_few_keywords(answer: str) -> None:
     with pytest.raises(Unparsable):
@@ -55,6 +76,10 @@ def test_keywords_of_the_examples_do_not_count() -> None:
         ('Say "tide" and "moon".', 'Say "tide" and "moon".'),
         ("**Instruction:** Explain tides.", "Explain tides."),
         ("```\nExplain tides.\n```", "Explain tides."),
+        ("「潮汐を説明してください。」", "潮汐を説明してください。"),
+        ("« Expliquez les marées. »", "Expliquez les marées."),
+        ("„Erkläre die Gezeiten.“", "Erkläre die Gezeiten."),
+        ("「潮」と「汐」", "「潮」と「汐」"),
         ("Write a task force report.", "Write a task force report."),
     ],
 )
@@ -72,6 +97,32 @@ def test_scores_in_prose(wrap: str) -> None:
 
     scores, comment = parsing.response_scores(wrap.format(json.dumps(verdict())))
     assert set(scores) == set(CRITERIA) and comment == "fine"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Draft: {draft}\nOn reflection: {final}",
+        "```json\n{draft}\n```\nNo, better:\n```json\n{final}\n```",
+        '{{"plan": "score it"}} {draft} {final} {{"done": true}}',
+        "[{draft}, {final}]",
+        '{draft}\n{{"scores": {final}}}',
+    ],
+)
+def test_the_last_verdict_counts_and_no_draft(answer: str) -> None:
+    draft, final = (orjson.dumps(verdict(correctness=c)).decode() for c in (2, 9))
+    assert parsing.response_scores(answer.format(draft=draft, final=final))[0]["correctness"] == 9
+
+
+def test_a_last_verdict_that_cannot_be_used_is_not_made_up_for_by_a_draft() -> None:
+    draft = orjson.dumps(verdict()).decode()
+    with pytest.raises(Unparsable):
+        parsing.response_scores(f'{draft} Final: {{"correctness": 9}}')
+
+
+def test_a_nul_that_json_hides_is_found() -> None:
+    with pytest.raises(Unparsable, match="NUL"):
+        parsing.response_scores(orjson.dumps(verdict(comment="a\0b")).decode())
 
 
 @pytest.mark.parametrize(

@@ -305,3 +305,8 @@ def test_limit(jsonl: Write) -> None:
 def test_all_rejected_is_a_set_without_seeds(jsonl: Write) -> None:
     result = jsonl(b"x", {"instruction": ""}, b"y")
     assert not result.seeds and result.reasons == {"malformed": 2, "empty_instruction": 1}
+
+
+def test_keywords_may_be_joined_by_the_commas_of_any_script() -> None:
+    found = load(SeedsConfig(path=str(ROOT / "tests/cases/keywords_cjk.jsonl")))
+    assert [s.keywords for s in found.seeds] == [("河流", "长江", "中国"), ("湖", "琵琶湖", "日本")]

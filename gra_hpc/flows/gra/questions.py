@@ -32,14 +32,14 @@ def _verdict_schema(criteria: Sequence[str], low: int, high: int) -> Callable[[d
 
 
 def _description(answer: str, v: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
-    value = parsing.json_object(answer)
+    value = parsing.json_object(answer, ("domain", "keywords", "summary"))
     domain = value.get("domain")
     if domain not in DOMAINS:
         raise parsing.Unparsable("domain is not one of the seven")
     words = value.get("keywords")
     if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
         raise parsing.Unparsable("keywords are not a list of strings")
-    found = tuple(dict.fromkeys(" ".join(w.split()) for w in words if w.strip()))
+    found = tuple(dict.fromkeys(" ".join(parsing.plain(w).split()) for w in words if w.strip()))
     if not found:
         raise parsing.Unparsable("no keywords")
     return domain, found[: v["keywords"]], parsing.summary(parsing.plain(value.get("summary", "")), v["summary_words"])

@@ -1,0 +1,1 @@
+"""Texts by what they hold, whatever their language: lists written as text."""
