@@ -50,9 +50,9 @@ def say(text: object = "", *, lines: bool = False, to: TextIO | None = None) -> 
     print(printable(text, lines), end="" if lines and str(text).endswith("\n") else "\n", file=to, flush=True)
 
 
-def complain(text: object) -> None:
-    """Print a line on standard error."""
-    say(text, to=sys.stderr)
+def complain(text: object, *, lines: bool = False) -> None:
+    """Print a line on standard error; with `lines`, several."""
+    say(text, lines=lines, to=sys.stderr)
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

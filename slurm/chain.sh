@@ -16,6 +16,27 @@ python=${GRA_PYTHON:-python3}
 merge_options=("$@")
 [[ -z ${GRA_MERGE_OPTIONS:-} ]] || read -ra merge_options <<<"$GRA_MERGE_OPTIONS"
 
+# Inside an allocation or a job there are variables that belong to it: srun would take them for orders in our jobs.
+for name in $(compgen -e); do
+    case $name in
+        SLURM_CONF | SLURM_CONF_SERVER | SLURM_JWT | SLURM_CLUSTERS) ;;
+        SLURM* | SRUN_* | PMI* | SUBMITIT_* | SBATCH_SIGNAL | SBATCH_EXPORT | SBATCH_MEM_* | SBATCH_ARRAY_INX | \
+            SBATCH_NO_REQUEUE | SBATCH_OPEN_MODE | SBATCH_OUTPUT | SBATCH_ERROR)
+            [[ $name != SLURM_JOB_ID ]] || unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES ZE_AFFINITY_MASK TMPDIR
+            unset "$name"
+            ;;
+    esac
+done
+
+for option in "$@" ${GRA_MERGE_OPTIONS:-}; do
+    case $option in
+        -a* | --ar* | -d* | --dep* | -o* | --out* | -e | --err* | -J* | --job-n* | --comm* | --kill-on* | --parsable | -W | --wait | --wrap* | --no-req*)
+            echo "chain: $option: the arrays, their names, logs and dependencies are this script's own -> leave it out" >&2
+            exit 1
+            ;;
+    esac
+done
+
 common=(--parsable --output=/dev/null --kill-on-invalid-dep=yes)
 name=gra-$(basename "$run")
 left=$("$python" jobs/remaining.py "$run")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from gra_hpc.config import engine_args
+from gra_hpc.config import engine_args, sbatch_options
 from gra_hpc.config.fields import bounded_values, bounds_of
 from gra_hpc.config.settings import Flow, MethodConfig, Policy, RunConfig
 from gra_hpc.errors import ConfigError
@@ -57,6 +57,7 @@ def check(c: RunConfig) -> None:
         f"at most a fifth of the time limit ({int(12 * c.site.time_minutes)} s): beyond it submitit takes a time limit"
         " for a preemption",
     )
+    sbatch_options.check(c.site)
     container = c.site.container
     need(
         not container or container.split(":", 1)[0] in ("apptainer", "pyxis"),

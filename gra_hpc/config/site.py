@@ -75,7 +75,7 @@ class SiteConfig:
     setup: list[str] = unfrozen([])
     """Shell lines run in the job before Python (trusted: they come from the site file)."""
     sbatch: dict[str, Any] = unfrozen({})
-    """More sbatch options, as `name: value`."""
+    """More sbatch options, as `name: value`, of jobs and merges; none that the suite or a setting above gives."""
     python: str = unfrozen("")
     """Python for the jobs. Empty: the one that submits."""
     container: str = unfrozen("")

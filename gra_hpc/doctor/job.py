@@ -21,7 +21,7 @@ from gra_hpc.launch import slurm
 from gra_hpc.launch.arrays import shard_executor, submit_one
 from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import write_atomic
-from gra_hpc.views.logs import last_words
+from gra_hpc.views.last_words import last_words
 
 MINUTES = 10
 """Time limit of the job: it takes two minutes, but `import vllm` from a cold file system may take longer."""

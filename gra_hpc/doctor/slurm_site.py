@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,9 +10,7 @@ from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.errors import LaunchError, SlurmDownError, nearest
-from gra_hpc.launch import slurm
-from gra_hpc.launch.arrays import script_of, shard_executor
-from gra_hpc.launch.slurm import advice
+from gra_hpc.launch.arrays import merge_executor, refuse_refused, shard_executor
 from gra_hpc.run.directory import RunDir
 from gra_hpc.site.cluster import ClusterInfo, NodeKind, Partition
 
@@ -135,16 +132,16 @@ def _limits(site: SiteConfig, info: ClusterInfo) -> Iterable[Finding]:
 
 def submittable(config: RunConfig, directory: Path) -> Iterable[Finding]:
     """Show Slurm the script of a shard, without submitting it (`sbatch --test-only`)."""
-    executor = shard_executor(RunDir(directory / "RUN"), config, "gra:doctor")
-    with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as script:
-        script.write(script_of(executor))
-        script.flush()
+    run = RunDir(directory / "RUN")
+    for what, executor in (
+        ("a shard", shard_executor(run, config, "gra:doctor")),
+        ("a merge", merge_executor(run, config, "gra:doctor")),
+    ):
         try:
-            slurm.output_of(["sbatch", "--test-only", script.name])
+            refuse_refused(executor)
         except SlurmDownError:
             raise
         except LaunchError as e:
-            said = e.what.partition("Slurm refused: ")[2] or e.what
-            yield failure(f"sbatch would refuse a shard: {said}", advice(said))
+            yield failure(f"sbatch would refuse {what}: {e.what.removeprefix('sbatch refused: ')}", e.then)
             return
-    yield ok("sbatch would take a shard's job (--test-only)")
+    yield ok("sbatch would take a shard's job and a merge's (--test-only)")

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config import presets
+from gra_hpc.config import presets, sbatch_options
 from gra_hpc.config.directories import config_dirs
 from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
@@ -180,6 +180,7 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
     need = expecting("gra config show --preset evaluate/paper  (explains every key)")
     check_bounds(c, need)
     check_template(c.model.chat_template, need)
+    sbatch_options.check(c.site)
     need(bool(c.benchmarks), "benchmarks", "{}", "at least one benchmark")
     for name in c.only:
         near = nearest(name, list(c.benchmarks))

@@ -25,7 +25,7 @@ from gra_hpc.evaluation import table
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.evaluation.directory import EvaluateDir
 from gra_hpc.launch import submissions
-from gra_hpc.launch.arrays import Demand, executor_for, script_of, submit_array, submit_one
+from gra_hpc.launch.arrays import Demand, executor_for, refuse_refused, script_of, submit_array, submit_one
 from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_work
 from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
 from gra_hpc.log_tail import ANY, last_words, telling
@@ -79,6 +79,10 @@ def submit_evaluate(
     left = table.remaining(made, config)
     numbers = [n for n, name in enumerate(config.names) if name in left and n not in alive]
     jobs = ([Job("evaluate", 0, numbers)] if numbers else []) + [Job("evaluate-merge", 0)]
+    refuse_refused(
+        executor_for(made, config.site, demand(config), "gra:"),
+        executor_for(made, config.site, Demand.of_merge(config.site, "evaluate-merge"), "gra:"),
+    )
     submission = Submission.new(made, jobs)
     submissions.record(made, submission)
     for number, job in enumerate(jobs):

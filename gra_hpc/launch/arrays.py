@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.site import SiteConfig
-from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
+from gra_hpc.launch.environment import overruled
 from gra_hpc.launch.queue_gap import find_gap, settings_digest
-from gra_hpc.launch.slurm import advice
 from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_while_at_work
 from gra_hpc.launch.tasks import MergeTask, ShardTask
 from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step
 from gra_hpc.storage import PRIVATE, write_atomic
-from gra_hpc.terminal import say
+from gra_hpc.terminal import complain
 
 UNLIMITED = 10**9
 """submitit bounds requeues by time limit; ours are bounded by progress (`shard.run_shard`)."""
@@ -40,7 +40,8 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
         One line per job.
 
     Raises:
-        LaunchError: Slurm refused a job; those before it are recorded and stay.
+        LaunchError: Slurm refuses the jobs, none of which is submitted; or, of late, one of them: those before it are
+            recorded and stay.
     """
     refuse_while_at_work(run)
     queue = slurm.queue()
@@ -53,6 +54,11 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
     steps = [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps]
     size = config.site.max_array_size or slurm.max_array_size()
     gap = find_gap(steps, in_queue, settings_digest(config), size)
+    if gap.jobs:
+        examples = {"shards": shard_executor(run, config, "gra:"), "merge": merge_executor(run, config, "gra:")}
+        refuse_refused(*(examples[kind] for kind in sorted({job.kind for job in gap.jobs})))
+        if note := overruled_note(examples["merge"]):
+            yield note
     if gap.cancel:
         slurm.cancel(gap.cancel)
         yield f"{len(gap.cancel)} tasks of earlier submissions cancelled: replaced, or done already"
@@ -192,6 +198,8 @@ def _executor(run: OutputDir, site: SiteConfig, timeouts: int = UNLIMITED) -> An
 
     from gra_hpc.launch import task_file
 
+    submitit.JobEnvironment.USR_SIG = "USR2"  # whatever SUBMITIT_PREEMPT_SIGNAL says here: the jobs are not told
+
     class Executor(submitit.SlurmExecutor):
         @classmethod
         def affinity(cls) -> int:
@@ -275,7 +283,7 @@ def submit_one(executor: Any, task: Any) -> str:
 
 def _submit(executor: Any, tasks: Sequence[Any]) -> str:
     """Hand tasks to Slurm. What the jobs begin with is this user's alone, whatever the umask (`task_file`)."""
-    from submitit.core.utils import CommandFunction, JobPaths
+    from submitit.core.utils import JobPaths
 
     from gra_hpc.launch import task_file
 
@@ -285,30 +293,32 @@ def _submit(executor: Any, tasks: Sequence[Any]) -> str:
     script = logs / f".submission_file_{files[0].stem}.sh"
     array = len(tasks) if len(tasks) > 1 else 0  # one submission is no array: its id has no index
     write_atomic(script, script_of(executor, array).encode(), durable=False, mode=PRIVATE)
-    words = executor._make_submission_command(script)
-    job = str(executor._get_job_id_from_submission_command(_guarded(CommandFunction(words, verbose=False))))
+    job, notices = slurm.sbatch(script)
+    if notices:
+        complain(notices, lines=True)
     for number, file in enumerate(files):
         task_file.place(file, JobPaths(executor.folder, f"{job}_{number}" if array else job), "submitted_pickle")
     task_file.place(script, JobPaths(executor.folder, job), "submission_file")
     return job
 
 
-def _guarded(act: Any) -> Any:
-    """submitit's and sbatch's refusals as one line."""
-    import submitit
+def refuse_refused(*executors: Any) -> None:
+    """Show Slurm the scripts of what will be submitted, before any of it is.
 
-    heard = io.StringIO()  # submitit repeats what sbatch said, which the one line says too
-    try:
-        with contextlib.redirect_stderr(heard):
-            done = act()
-        if heard.getvalue():
-            say(heard.getvalue(), lines=True, to=sys.stderr)
-        return done
-    except FileNotFoundError as e:
-        raise LaunchError(
-            f"{e.filename or 'sbatch'}: command not found", "site.executor=local, or load Slurm"
-        ) from None
-    except submitit.core.utils.FailedJobError as e:
-        lines = [x for x in str(e).splitlines() if "error" in x.lower()] or str(e).splitlines()[-1:]
-        said = "; ".join(dict.fromkeys(x.strip().removeprefix("sbatch: error: ") for x in lines))
-        raise LaunchError(f"sbatch refused: {said}", advice(said)) from None
+    Raises:
+        LaunchError: it would refuse one.
+    """
+    for executor in executors:
+        with tempfile.NamedTemporaryFile("w", prefix="gra-", suffix=".sh", encoding="utf-8") as script:
+            script.write(script_of(executor))
+            script.flush()
+            slurm.refused(Path(script.name))
+
+
+def overruled_note(executor: Any) -> str:
+    """What of the user's environment does not count for jobs; empty if there is nothing."""
+    names = overruled(os.environ, script_of(executor))
+    one = len(names) == 1
+    return (
+        f"{', '.join(names)} in your environment do{'es' * one} not count: the site's settings say it" if names else ""
+    )

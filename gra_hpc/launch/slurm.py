@@ -10,13 +10,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gra_hpc.errors import LaunchError, SlurmDownError
+from gra_hpc.launch.environment import for_sbatch
 
 TIMEOUT_S = 30.0
 """Longest time a client command may take. With its controller gone, squeue gives up after Slurm's MessageTimeout."""
+
+SUBMIT_TIMEOUT_S = 300.0
+"""The same for sbatch: one that is given up may have submitted all the same."""
 
 _DOWN = re.compile(
     r"Unable to contact slurm controller|Connection refused|connect failure|Connection timed out"
@@ -26,6 +31,13 @@ _DOWN = re.compile(
 )
 _ABSENT = re.compile(r"Could not establish a config|Unable to process configuration file", re.IGNORECASE)
 _WAIT = "try again later: running jobs go on, and gra status RUN reads the files alone"
+_ADVICE = re.compile(r"^(\w+: )?Try [\"'`].*--(help|usage)|^Usage: ")
+_ERROR = re.compile(
+    r"\b(error|fatal): |(unrecognized|invalid|ambiguous|unknown) option|option .* (requires|doesn't)", re.I
+)
+_PREFIX = re.compile(r"^(\w+: )?((error|fatal): )?((Batch job submission failed|allocation failure): )?", re.I)
+_PASSING = re.compile(r"not available now|Required node not available|are busy|down, drained", re.IGNORECASE)
+"""What `sbatch --test-only` says of jobs that would wait, not be refused."""
 _UNKNOWN_JOB = re.compile(r"Invalid job id specified|Job/step already completing or completed", re.IGNORECASE)
 _USER_FORMATS = ("SQUEUE_", "SINFO_", "SCONTROL_", "SACCT_", "SACCTMGR_", "SLURM_TIME_FORMAT", "SCANCEL_")
 _WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
@@ -99,6 +111,12 @@ def output_of(args: Sequence[str], timeout: float = TIMEOUT_S) -> str:
 
 def _run(args: Sequence[str], timeout: float, unknown_ok: bool = False) -> str:
     env = {k: v for k, v in os.environ.items() if not k.startswith(_USER_FORMATS)}
+    return _answer(args, timeout, {**env, "LC_ALL": "C"}, unknown_ok).stdout
+
+
+def _answer(
+    args: Sequence[str], timeout: float, env: Mapping[str, str], unknown_ok: bool = False
+) -> subprocess.CompletedProcess[str]:
     try:
         # A session of its own: Ctrl-C in a terminal must not cut a command between asking and being told.
         done = subprocess.run(
@@ -107,7 +125,7 @@ def _run(args: Sequence[str], timeout: float, unknown_ok: bool = False) -> str:
             text=True,
             errors="replace",
             timeout=timeout,
-            env={**env, "LC_ALL": "C"},
+            env=env,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             check=False,
@@ -122,8 +140,8 @@ def _run(args: Sequence[str], timeout: float, unknown_ok: bool = False) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmDownError(f"{args[0]}: no answer from Slurm within {timeout:g} s", _WAIT) from None
     if done.returncode == 0 or (unknown_ok and _UNKNOWN_JOB.search(done.stderr)):
-        return done.stdout
-    said = _errors(done.stderr) or _errors(done.stdout) or f"exit code {done.returncode}"
+        return done
+    said = reason(done.stderr) or reason(done.stdout) or f"exit code {done.returncode}"
     if _ABSENT.search(said):
         raise LaunchError(
             f"{args[0]}: Slurm is installed here but not configured: no slurm.conf, and no server that gives one",
@@ -134,11 +152,58 @@ def _run(args: Sequence[str], timeout: float, unknown_ok: bool = False) -> str:
     raise LaunchError(f"{' '.join(args[:2])}: Slurm refused: {said}", "gra doctor")
 
 
-def _errors(text: str) -> str:
-    """Slurm's own lines, without its notes."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [re.sub(r"^(\w+: )?(error|fatal): ", "", line) for line in lines]
+def reason(text: str) -> str:
+    """What Slurm says about a refusal, in one line: its errors, without its advice and a site's banners; all that it
+    says where nothing is marked as an error."""
+    lines = [line.strip() for line in text.splitlines() if re.search(r"\w", line)]
+    lines = [line for line in lines if not _ADVICE.search(line)]
+    lines = [line for line in lines if _ERROR.search(line)] or lines
+    lines = [_PREFIX.sub("", line) for line in lines]
     return "; ".join(dict.fromkeys(lines))[:500]
+
+
+def sbatch(script: Path, timeout: float = SUBMIT_TIMEOUT_S) -> tuple[str, str]:
+    """Submit a script, with an environment that holds nothing of another job.
+
+    Returns:
+        The job's id, and what else sbatch had to say (a site's notices).
+
+    Raises:
+        SlurmDownError: no answer.
+        LaunchError: sbatch is missing, or refused; with its reason and what to change.
+    """
+    env = for_sbatch(os.environ, script.read_text(encoding="utf-8"))
+    done = _sbatch([str(script)], timeout, env)
+    found = re.search(r"job (\d+)", done.stdout)
+    if not found:
+        raise LaunchError(f"sbatch: no job's id in its answer {done.stdout.strip()!r}", "squeue --me")
+    return found[1], done.stderr.strip()
+
+
+def refused(script: Path, timeout: float = TIMEOUT_S) -> None:
+    """Show a script to Slurm without submitting it (`sbatch --test-only`).
+
+    Raises:
+        LaunchError: it would be refused; with the reason and what to change.
+    """
+    env = for_sbatch(os.environ, script.read_text(encoding="utf-8"))
+    try:
+        _sbatch(["--test-only", str(script)], timeout, env)
+    except LaunchError as e:
+        if isinstance(e, SlurmDownError) or not _PASSING.search(e.what):
+            raise
+
+
+def _sbatch(words: Sequence[str], timeout: float, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return _answer(["sbatch", *words], timeout, env)
+    except SlurmDownError:
+        raise
+    except LaunchError as e:
+        said = e.what.partition(": Slurm refused: ")[2]
+        if not said:
+            raise
+        raise LaunchError(f"sbatch refused: {said}", advice(said)) from None
 
 
 def queue(
@@ -286,6 +351,10 @@ def leading_number(text: str, default: int = 0) -> int:
 
 
 _REFUSALS = (
+    (
+        r"(unrecognized|unknown|ambiguous|invalid) option|option .* (requires|doesn't)",
+        "mend site.sbatch: sbatch --help",
+    ),
     (r"account|association", "site.account=ONE OF YOURS: sacctmgr show assoc user=$USER format=account,qos"),
     (r"qos", "site.qos=ONE OF YOURS: sacctmgr show assoc user=$USER format=account,qos"),
     (r"invalid partition|partition.*not|no partition", "site.partition=ONE OF: sinfo -s"),

@@ -81,9 +81,15 @@ def started(run: Run) -> bool:
 def finish(run: Run) -> None:
     """Say what a finished run has made."""
     manifest = read_json(run.release / "manifest.json")
+    ledger = Ledger.from_dict(manifest["ledger"])
+    rows = sum(split["rows"] for split in manifest["splits"].values())
     say()
     say(f"release: {run.release}")
-    say(f"open it: datasets.load_dataset({str(run.release)!r})")
-    say(f"ledger:  {Ledger.from_dict(manifest['ledger']).line()}")
-    rows = sum(split["rows"] for split in manifest["splits"].values())
+    if rows:
+        say(f"open it: datasets.load_dataset({str(run.release)!r})")
+    say(f"ledger:  {ledger.line()}")
     say(f"rows:    {rows} after deduplication")
+    if not rows:
+        why = ", ".join(f"{n} {reason}" for reason, n in ledger.causes()[:3])
+        say(f"         it is empty: {why or 'the merge dropped all that was accepted'}")
+        say(f"next: gra inspect {run.path}{ledger.to_inspect}")

@@ -78,6 +78,17 @@ class Ledger:
             f" + failed {self.failed_total} + pending {self.pending}"
         )
 
+    def causes(self) -> list[tuple[str, int]]:
+        """Why samples were rejected or failed, the most frequent first."""
+        return sorted((self.rejected | self.failed).items(), key=lambda pair: -pair[1])
+
+    @property
+    def to_inspect(self) -> str:
+        """What to give `gra inspect` so that it finds a sample: nothing, where one was accepted."""
+        if self.accepted or not self.rejected_total + self.failed_total:
+            return ""
+        return f" --status {REJECTED if self.rejected_total else FAILED}"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "planned": self.planned,

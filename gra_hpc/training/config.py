@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config import presets
+from gra_hpc.config import presets, sbatch_options
 from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.config.rules import check_bounds, expecting
@@ -259,6 +259,7 @@ def checked(c: FinetuneConfig) -> FinetuneConfig:
     need = expecting("gra config show --preset finetune/paper  (explains every key)")
     check_bounds(c, need)
     check_template(c.model.chat_template, need)
+    sbatch_options.check(c.site)
     o = c.optimizer
     once = o.micro_batch * c.world
     need(

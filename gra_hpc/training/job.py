@@ -15,7 +15,7 @@ from gra_hpc.config import output_settings
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.launch import submissions
-from gra_hpc.launch.arrays import Demand, executor_for, script_of, submit_one
+from gra_hpc.launch.arrays import Demand, executor_for, refuse_refused, script_of, submit_one
 from gra_hpc.launch.submissions import Job, Submission
 from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
 from gra_hpc.signals import Signals
@@ -63,6 +63,7 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
     waiting = submissions.in_queue(made, "finetune")
     if waiting:
         return waiting
+    refuse_refused(executor_for(made, config.site, demand(config), "gra:"))
     submission = Submission.new(made, [Job("finetune", 0)])
     submissions.record(made, submission)
     executor = executor_for(

@@ -1,4 +1,4 @@
-"""Logs of a run: which file belongs to which shard, its last lines, and the cause they name.
+"""Logs of a run, shown: which file belongs to which shard, and its last lines.
 
 RUN/logs/JOB/JOB_INDEX_0_log.out    an array task, over all its restarts (JOB_0_log.out: a job that is no array)
 RUN/logs/local/PID_0_log.{out,err}  a job of the local executor
@@ -7,49 +7,13 @@ RUN/logs/ATTEMPT/*.log              the engines of one attempt, one file per sta
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from gra_hpc.errors import GraError, IncompleteError
 from gra_hpc.launch.log_files import Finder, job_number
-from gra_hpc.log_tail import OURS, tail, telling
+from gra_hpc.log_tail import tail
 from gra_hpc.run.rounds import current_round
 from gra_hpc.run.run import Run
-
-_SLURM = (
-    (re.compile(r"DUE TO TIME LIMIT"), "killed at its time limit"),
-    (re.compile(r"DUE TO PREEMPTION|PREEMPTED"), "preempted"),
-    (re.compile(r"DUE TO NODE FAILURE|NODE FAIL"), "its node failed"),
-    (re.compile(r"oom.?kill|Out Of Memory|OUT_OF_MEMORY", re.IGNORECASE), "out of memory: raise site.memory_gb"),
-    (re.compile(r"CANCELLED AT|DUE TO TASK FAILURE|STEP .* CANCELLED"), "cancelled"),
-    (re.compile(r"srun: error: .*: Killed"), "killed (SIGKILL)"),
-)
-_OTHERS = (
-    re.compile(r"^(?:srun: )?(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Failed)\w*: "),
-    re.compile(r"No such file or directory|command not found|Permission denied|Unable to locate a modulefile"),
-    re.compile(r"slurmstepd: error: |srun: error: "),
-)
-"""An exception, then what looks like a refusal."""
-
-
-def last_words(path: Path) -> str:
-    """What a job's log says about its end, in one line; empty when it says nothing.
-
-    An exception of the last attempt first, then Slurm's own words, then the last line that looks like a refusal.
-    """
-    try:
-        lines = tail(path, 80)
-    except OSError:
-        return ""
-    begin = max((i for i, line in enumerate(lines) if "submitit INFO" in line and "Starting with" in line), default=0)
-    lines = lines[begin:]
-    if ours := telling(lines, OURS):
-        return ours
-    for pattern, meaning in _SLURM:
-        if telling(lines, pattern):
-            return meaning
-    return telling(lines, *_OTHERS)
 
 
 def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: int) -> Iterator[str]:

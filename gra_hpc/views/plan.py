@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gra_hpc.config.settings import EngineKind, Flow, RunConfig
 from gra_hpc.config.site import Executor
+from gra_hpc.errors import LaunchError, SlurmDownError
 from gra_hpc.run import disk_space
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
@@ -30,6 +32,21 @@ def engines_of(config: RunConfig, plan: Plan) -> Solution | None:
     from gra_hpc.run.engines import plan_engines
 
     return plan_engines(config, plan)
+
+
+def _judgement(run: Run) -> str:
+    """What Slurm says to the jobs of a run, before any is submitted."""
+    from gra_hpc.launch.arrays import merge_executor, overruled_note, refuse_refused, shard_executor
+
+    shards, merge = (make(run, run.config, "gra:") for make in (shard_executor, merge_executor))
+    try:
+        refuse_refused(shards, merge)
+    except SlurmDownError as e:
+        return f"not shown to Slurm: {e.what}"
+    except LaunchError as e:
+        return f"as it is, {e}"
+    note = overruled_note(merge)
+    return f"Slurm would take it{f'; {note}' if note else ''}"
 
 
 def preview(run: Run, solution: Solution | None) -> Iterator[str]:
@@ -91,5 +108,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
 
         yield "sbatch       the array of round 1:"
         yield from (f"    {line}" for line in sbatch_text(run, config, plan.shards).splitlines())
+        if shutil.which("sbatch"):
+            yield f"             {_judgement(run)}"
     else:
         yield f"executor     local, {config.launch.parallel or 1} shard at a time"

@@ -20,7 +20,7 @@ from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.storage import read_json
-from gra_hpc.views.logs import last_words
+from gra_hpc.views.last_words import last_words
 
 SILENT_S = 90.0
 """An attempt on another node that Slurm does not know, and whose heartbeat was seen to stand still for so long, is
@@ -345,7 +345,7 @@ class _Judge:
             self.finder = self.finder or Finder(self.run)
             log = self.finder.merge(round_).main
             if log is not None:
-                found.append(Failure(last_words(log) or "ended without a word", "merge", [], str(log)))
+                found.append(Failure(last_words(log, merge=True) or "ended without a word", "merge", [], str(log)))
         return found
 
 

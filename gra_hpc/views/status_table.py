@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gra_hpc.launch.slurm import index_ranges
+from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.run import Run
 from gra_hpc.terminal import printable, say
 from gra_hpc.views.status import RoundStatus, RunStatus, collect
@@ -107,7 +108,8 @@ def next_command(status: RunStatus) -> str:
     """What to type now; empty when there is nothing but waiting."""
     states = {s.state for r in status.rounds for s in r.shards}
     if status.release:
-        return f"gra inspect {status.run}"
+        books = sum((r.ledger for r in status.rounds if r.round), Ledger())
+        return f"gra inspect {status.run}{books.to_inspect}"
     if states & {"running", "queued"} or any(r.merging for r in status.rounds):
         return ""
     if status.then:

@@ -52,6 +52,12 @@ def test_refused_jobs_name_the_key(
         assert said.startswith("gra: sbatch refused: ") and said.count("\n") == 1, said
         assert then in said, said
     assert strict.run("squeue", "-h") == ""
+    for words, said in [
+        (["site.partition=gup"], "as it is, sbatch refused: invalid partition specified: gup"),
+        (["site.sbatch.nodez=3"], "as it is, sbatch refused: unrecognized option '--nodez=3' -> mend site.sbatch"),
+        ([], "Slurm would take it"),
+    ]:
+        assert said in gra("plan", run, "--preset", tmp_path / "run.yaml", *good, *words)
     # mended, the same run goes on
     assert "array" in gra("resume", run, *good)
     strict.wait_until(lambda: (run / "release" / "manifest.json").exists(), 120)

@@ -1,0 +1,42 @@
+"""What a finished run says of itself: no hint that its result contradicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.launch.submit import finish
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.views.sample import find_sample
+from gra_hpc.views.status import collect
+from gra_hpc.views.status_table import next_command
+from tools.faults.faults import make_run, undisturbed
+
+
+def test_an_empty_release_is_not_to_be_opened(
+    tmp_path: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict = ["method.accept_mean=10", "method.accept_sd=0", "method.adjudicate_mean=10", "engine.simulated_failures=0"]
+    run = undisturbed(make_run(tmp_path / "run", 4, ["launch.shards=1", *strict]))
+    finish(run)
+    said = capsys.readouterr().out
+    assert "open it" not in said
+    assert "rows:    0" in said and "it is empty: " in said
+    hint = f"gra inspect {run.path} --status rejected"
+    assert f"next: {hint}" in said
+    assert next_command(collect(run)) == hint
+    find_sample(run, status="rejected")  # what the hint finds
+
+
+@pytest.mark.parametrize(
+    ("ledger", "words"),
+    [
+        (Ledger(5, 1, {"review: low": 4}), ""),
+        (Ledger(5, 0, {"review: low": 4}, {"answer: cut": 1}), " --status rejected"),
+        (Ledger(5, 0, {}, {"answer: cut": 5}), " --status failed"),
+        (Ledger(5, pending=5), ""),
+    ],
+)
+def test_what_there_is_to_inspect(ledger: Ledger, words: str) -> None:
+    assert ledger.to_inspect == words
