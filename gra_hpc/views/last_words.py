@@ -20,7 +20,7 @@ _GENERAL = (
     (r"due to time.?limit|time.?limit (?:exceeded|reached)|exceeded (?:\w+ )*time.?limit|\btimeout\b(?! waiting)",
      "killed at its time limit ({time})"),
     (r"due to preempt\w*|\bpreempted\b", "preempted"),
-    (r"due to node.?fail\w*|\bnode.?fail(?:ed|ure)?\b", "its node failed"),
+    (r"due to node.?fail\w*|\bnode.?fail\w*", "its node failed"),
     (r"uncorrectable memory error", "its node's memory is broken (uncorrectable memory error): site.exclude=NODE"),
     (r"not ending with signals", "its processes did not end when they were killed: site.exclude=NODE"),
     (r"due to job.?requeue|\brequeued\b", "put back in the queue"),
