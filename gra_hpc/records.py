@@ -144,9 +144,11 @@ class Sample:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    thoughts: str = ""
+    """What the response was thought out with, without marks."""
 
     def row(self) -> dict[str, Any]:
-        """As a row of `sample_schema`."""
+        """As a row of `sample_schema`, with thoughts."""
         return {
             "id": self.id,
             "round": self.round,
@@ -179,6 +181,7 @@ class Sample:
             "calls": self.calls,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
+            THOUGHTS: self.thoughts,
         }
 
 
@@ -235,8 +238,12 @@ def record_schema(thoughts: bool = False) -> pa.Schema:
     )
 
 
-def sample_schema() -> pa.Schema:
-    """Arrow schema of `Sample`: a shard's samples.parquet. `embedding` holds float16 little-endian bytes or null."""
+def sample_schema(thoughts: bool = False) -> pa.Schema:
+    """Arrow schema of `Sample`: a shard's samples.parquet. `embedding` holds float16 little-endian bytes or null.
+
+    Args:
+        thoughts: with their column.
+    """
     import pyarrow as pa
 
     names = [("member", pa.string()), ("comment", pa.string())]
@@ -272,6 +279,7 @@ def sample_schema() -> pa.Schema:
             ("prompt_tokens", pa.int64()),
             ("completion_tokens", pa.int64()),
             ("embedding", pa.binary()),
+            *([(THOUGHTS, pa.string())] if thoughts else []),
         ]
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 _NAME = r"(?:[A-Za-z]\w*[:|])?(?:[A-Za-z]+_)?(?i:think(?:ing)?|thoughts?|reasoning)(?:[:_]\w+)?"
 _HARMONY = r"(?:<\|start\|>assistant)?<\|channel\|>\s*"
@@ -54,6 +55,14 @@ _ENVELOPES = (
     re.compile(r"<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>)?", re.S),
 )
 """What some families put around the answer behind their thoughts."""
+
+
+class Thoughts(Enum):
+    """What becomes of the thoughts behind the responses in a release."""
+
+    drop = "drop"
+    column = "column"
+    inline = "inline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,12 @@ def _unwrapped(answer: str) -> str:
     return answer
 
 
+MAY_MARK = (
+    r"(?i)[<\[◁][^\s<]{0,60}?(?:think|thought|reasoning|channel|unused9)|here(?:'s| is) my thought|assistantfinal"
+)
+"""What every text with a mark holds, and few others: for engines of patterns that are faster and know less."""
+
+
 def mark_in(text: str) -> str:
     """A mark of thoughts in a text, opening or closing, of any family; empty if there is none.
 
@@ -142,6 +157,19 @@ def _quoted(text: str, found: re.Match[str]) -> bool:
     return text[found.start() - 1 : found.start()] == "`" == text[found.end() : found.end() + 1]
 
 
+def without_marks(thoughts: str) -> str:
+    """Thoughts without what would end them early, or begin others, once they stand inline; quoted or not."""
+    while next(_all(_ANYWHERE, thoughts), None):
+        thoughts = _ANYWHERE.sub("", thoughts)
+    while mark := mark_in(thoughts):
+        thoughts = thoughts.lstrip()[len(mark) :]
+    return thoughts.strip()
+
+
+OPENING, CLOSING = "<think>\n", "\n</think>\n\n"
+"""What trainers put around thoughts, whatever the model's own marks were."""
+
+
 def inline(thoughts: str, answer: str) -> str:
-    """Thoughts and answer in one text, as trainers write them: `<think>`, whatever the model's own marks were."""
-    return f"<think>\n{thoughts}\n</think>\n\n{answer}" if thoughts else answer
+    """Thoughts and answer in one text."""
+    return f"{OPENING}{thoughts}{CLOSING}{answer}" if thoughts else answer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from gra_hpc.thoughts import Apart, apart, inline, mark_in
+from gra_hpc.thoughts import MAY_MARK, Apart, apart, inline, mark_in, without_marks
 
 FAMILIES = {
     "<think>Two and two.</think>\n\n4": "Qwen, DeepSeek",
@@ -31,10 +33,16 @@ FAMILIES = {
 }
 
 
+def suspected(text: str) -> bool:
+    return bool(pc.match_substring_regex(pa.scalar(text), MAY_MARK).as_py())
+
+
 @pytest.mark.parametrize("text", FAMILIES)
 def test_every_family(text: str) -> None:
     assert apart(text) == Apart("Two and two.", "4")
     assert mark_in(text) and not mark_in("Two and two. 4")
+    assert suspected(text)
+    assert without_marks(f"So: {text}") == without_marks(without_marks(f"So: {text}"))
 
 
 @pytest.mark.parametrize("text", [t for t in FAMILIES if "final" not in t and "Here" not in t])
@@ -45,6 +53,7 @@ def test_half_a_pair(text: str) -> None:
     cut = apart(text[:end])
     assert (cut.thoughts.strip(), cut.answer, cut.ended) == ("Two and two.", "", False)
     assert mark_in(text[begin:].strip()) and mark_in(text[:end])
+    assert suspected(text[begin:]) and suspected(text[:end])
 
 
 def test_a_prompt_that_opens_the_thoughts() -> None:
@@ -57,6 +66,20 @@ def test_several_thoughts_and_none() -> None:
     assert apart("<think>a</think>\n<think>b</think>c") == Apart("a\n\nb", "c")
     assert apart("<think>\n\n</think>\n\n4") == Apart("", "4")
     assert apart(" 4\n") == Apart("", " 4\n")
+
+
+def test_thoughts_that_stand_inline_end_where_they_end() -> None:
+    """Marks within thoughts, quoted or in pieces, would end them early."""
+    for thoughts in (
+        "Two <think> and",
+        "The `</think>` mark.",
+        "a</think</think>>b",
+        "[THINK]\n a",
+        "x\n</think>\n<think>y",
+    ):
+        assert apart(inline(without_marks(thoughts), "4")) == Apart(without_marks(thoughts), "4")
+        assert not mark_in(without_marks(thoughts)) and without_marks(thoughts)
+    assert without_marks("I think, <b>so</b>.") == "I think, <b>so</b>."
 
 
 def test_thoughts_within_an_answer_are_not_taken_out_but_found() -> None:

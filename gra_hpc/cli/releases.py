@@ -41,12 +41,13 @@ def release_export(
     release: Release,
     form: Annotated[str, typer.Option("--format", help="alpaca, sharegpt or chat.")],
     to: Annotated[Path | None, typer.Option("--to", help="Directory; DIR-FORMAT if left out.")] = None,
+    thoughts: Annotated[str, typer.Option(help="inline or drop; as the release has them if left out.")] = "",
 ) -> None:
     """Write a release as LLaMA-Factory and TRL read it."""
     from gra_hpc.release.export import export
 
     directory = _directory(release)
-    for file in export(directory, form, to or directory.with_name(f"{directory.name}-{form}")):
+    for file in export(directory, form, to or directory.with_name(f"{directory.name}-{form}"), thoughts):
         say(file)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.site import SiteConfig
+from gra_hpc.thoughts import Thoughts
 
 ROLES = ("generator", "reviewer", "adjudicator")
 
@@ -309,6 +310,9 @@ class ReleaseConfig:
     """Size of one Parquet file, in MB."""
     formats: list[str] = setting([], choices=("alpaca", "sharegpt", "chat"))
     """Exports beside Parquet: alpaca, sharegpt, chat."""
+    thoughts: Thoughts = Thoughts.drop
+    """What the models thought before the responses. drop: not released; column: in a column `thoughts`; inline: that,
+    and in `<think>` marks before the response in `messages` and exports."""
     diagnostics: DiagnosticsConfig = setting(DiagnosticsConfig)
     """Diversity, coverage and overlap of the rows, for the report."""
 

@@ -16,7 +16,7 @@ from gra_hpc.flows.render import render
 from gra_hpc.models import special_tokens
 from gra_hpc.models.thinking import Thinking
 from gra_hpc.records import Call, Sample, digest
-from gra_hpc.thoughts import apart, mark_in
+from gra_hpc.thoughts import apart, mark_in, without_marks
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ class Question(Generic[T]):
     """From the answer and the template's variables to a value; raises `parsing.Unparsable`."""
     schema: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     """From the template's variables to the JSON schema for guided decoding."""
+    keeps_thoughts: bool = False
+    """What was thought before the answer stays with the sample."""
 
 
 class Unanswered(Exception):
@@ -92,20 +94,24 @@ class Asker:
                 sample.prompt_tokens += call.prompt_tokens
                 sample.completion_tokens += call.completion_tokens
                 raw = "" if mark_in(call.text) else call.text  # rejects are released too, and without thoughts
-                if reason := self._unusable(call):
+                if reason := self._unusable(call, question.keeps_thoughts):
                     if call.finish == "error":
                         break
                     continue
                 try:
-                    return question.parse(call.text, variables)
+                    answer = question.parse(call.text, variables)
                 except Unparsable as e:
                     reason = str(e)
+                    continue
+                if question.keeps_thoughts:
+                    sample.thoughts = without_marks(call.thoughts)
+                return answer
             raise Unanswered(question.stage, reason, raw)
 
         return ask
 
-    def _unusable(self, call: Call) -> str:
-        """Why an answer is none, whatever was asked; empty: it may be one."""
+    def _unusable(self, call: Call, keeps_thoughts: bool) -> str:
+        """Why an answer is none; empty: it may be one."""
         if call.finish == "error":
             return "engine died" if "engine died" in call.text else "refused by the engine"
         if call.finish == "thoughts":
@@ -120,6 +126,8 @@ class Asker:
             return "NUL character in the answer"
         if found := self.special.search(call.text):
             return f"control token {found[0]}"
+        if keeps_thoughts and (found := self.special.search(call.thoughts)):
+            return f"control token {found[0]} in the thoughts"
         return ""
 
     def request(self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]) -> Request:

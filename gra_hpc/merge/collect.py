@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
-from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED, THOUGHTS, sample_schema
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import basis_of
@@ -222,7 +222,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: st
     except OSError as e:
         raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
     need(digest == manifest.sha256, f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...")
-    with parquet.open_table(table, schema=sample_schema()) as file:
+    with parquet.open_table(table, schema=sample_schema(), optional=[THOUGHTS]) as file:
         need(file.metadata.num_rows == rows, f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}")
         groups, ids, scores = [], [], []
         counts = dict.fromkeys((ACCEPTED, REJECTED, FAILED), 0)

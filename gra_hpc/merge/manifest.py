@@ -36,14 +36,18 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
     """
     ix, alive, dropped = steps.ix, steps.alive, steps.dropped
     kept = np.flatnonzero(alive[ix.pool :]) + ix.pool
+    schema = sample_schema(steps.run.plan.thought_out)
     with (
-        Writer(out / "kept.parquet", sample_schema()) as kept_file,
+        Writer(out / "kept.parquet", schema) as kept_file,
         Writer(out / "pool.parquet", record_schema()) as pool_file,
         Writer(out / "dropped.parquet", tables.dropped_schema()) as dropped_file,
     ):
         for table in tables.pool_rows(ix):
             pool_file.write(table)
-        for table in tables.sorted_samples(ix, kept, steps.fill, steps.scratch, steps.memory // 4, steps.workers):
+        best_first = tables.sorted_samples(
+            ix, kept, steps.fill, steps.scratch, steps.memory // 4, steps.workers, schema
+        )
+        for table in best_first:
             kept_file.write(table)
             pool_file.write(tables.as_records(table))
         for table in dropped.tables(ix):

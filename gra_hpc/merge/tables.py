@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from gra_hpc.merge import index
 from gra_hpc.merge.index import Index, Unit
 from gra_hpc.parquet import open_table
-from gra_hpc.records import record_schema, sample_schema
+from gra_hpc.records import record_schema
 from gra_hpc.workers import Workers
 
 ROW_GROUP = 16_384
@@ -97,7 +97,13 @@ class Writer:
 
 
 def sorted_samples(
-    ix: Index, kept: np.ndarray, embeddings: Embeddings, scratch: Path, memory: int, workers: Workers
+    ix: Index,
+    kept: np.ndarray,
+    embeddings: Embeddings,
+    scratch: Path,
+    memory: int,
+    workers: Workers,
+    schema: pa.Schema,
 ) -> Iterator[pa.Table]:
     """Kept samples, best first.
 
@@ -111,9 +117,10 @@ def sorted_samples(
         scratch: where buckets go.
         memory: bytes a bucket may take.
         workers: processes that deal.
+        schema: that of the samples' tables (`records.sample_schema`).
 
     Yields:
-        Tables of `sample_schema`.
+        Tables of `schema`.
     """
     place = np.full(len(ix), -1, np.int64)
     place[ix.row[kept]] = np.arange(len(kept))
@@ -122,17 +129,17 @@ def sorted_samples(
     per = max(1, -(-len(kept) // buckets))
     units = [u for u in ix.units() if u.part.accepted_only and u.rows]
     if buckets == 1:
-        batches = [t for unit in units for t in _placed(unit, place[unit.start : unit.start + unit.rows])]
-        dealt: Iterator[pa.Table] = iter([pa.concat_tables([_placed_schema().empty_table(), *batches])])
+        batches = [t for u in units for t in _placed(u, place[u.start : u.start + u.rows], schema)]
+        dealt: Iterator[pa.Table] = iter([pa.concat_tables([_placed_schema(schema).empty_table(), *batches])])
     else:
         hands = min(2 * workers.count, len(units))
         asked = []
         for hand in range(hands):
             own = units[hand::hands]
-            asked.append((hand, [(u, place[u.start : u.start + u.rows]) for u in own], per, scratch))
+            asked.append((hand, [(u, place[u.start : u.start + u.rows]) for u in own], per, scratch, schema))
         for _ in workers.map(_deal, asked):
             pass
-        dealt = (_gather(scratch, b, hands) for b in range(buckets))
+        dealt = (_gather(scratch, b, hands, schema) for b in range(buckets))
     for table in dealt:
         at = table["place"].to_numpy()
         order = np.argsort(at)
@@ -144,41 +151,42 @@ def sorted_samples(
             yield part.set_column(part.schema.get_field_index("embedding"), "embedding", given)
 
 
-def _placed_schema() -> pa.Schema:
-    return sample_schema().append(pa.field("place", pa.int64()))
+def _placed_schema(schema: pa.Schema) -> pa.Schema:
+    return schema.append(pa.field("place", pa.int64()))
 
 
-def _placed(unit: Unit, place: np.ndarray) -> Iterator[pa.Table]:
+def _placed(unit: Unit, place: np.ndarray, schema: pa.Schema) -> Iterator[pa.Table]:
     """Kept rows of a unit with their place among all kept, ascending within each table.
 
     Args:
         unit: what to read.
         place: int64 [rows of the unit]; -1 for rows that are not kept.
+        schema: of its table.
     """
-    for row, batch in index.read(unit, sample_schema().names, batch=16_384):
+    for row, batch in index.read(unit, schema.names, batch=16_384):
         at = place[row - unit.start :][: len(batch["id"])]
         order = np.argsort(at, kind="stable")
         order = order[np.searchsorted(at[order], 0) :]
         if len(order):
             table = pa.table(batch).take(pa.array(order))
-            yield table.append_column("place", pa.array(at[order])).cast(_placed_schema())
+            yield table.append_column("place", pa.array(at[order])).cast(_placed_schema(schema))
 
 
-def _deal(asked: tuple[int, list[tuple[Unit, np.ndarray]], int, Path]) -> None:
+def _deal(asked: tuple[int, list[tuple[Unit, np.ndarray]], int, Path, pa.Schema]) -> None:
     """Write the kept rows of some units into this hand's bucket files, by place."""
-    hand, units, per, scratch = asked
+    hand, units, per, scratch, schema = asked
     sinks: dict[int, Any] = {}
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     try:
         for unit, place in units:
-            for table in _placed(unit, place):
+            for table in _placed(unit, place, schema):
                 bucket = table["place"].to_numpy() // per
                 cuts = np.flatnonzero(np.diff(bucket)) + 1
                 for s, e in pairwise([0, *cuts.tolist(), len(bucket)]):
                     b = int(bucket[s])
                     if b not in sinks:
                         path = str(_bucket(scratch, b, hand))
-                        sinks[b] = pa.ipc.new_stream(path, _placed_schema(), options=options)
+                        sinks[b] = pa.ipc.new_stream(path, _placed_schema(schema), options=options)
                     sinks[b].write_table(table.slice(s, e - s))
     finally:
         for sink in sinks.values():
@@ -189,9 +197,9 @@ def _bucket(scratch: Path, bucket: int, hand: int) -> Path:
     return scratch / f"bucket-{bucket:03d}-{hand:03d}"
 
 
-def _gather(scratch: Path, bucket: int, hands: int) -> pa.Table:
+def _gather(scratch: Path, bucket: int, hands: int, schema: pa.Schema) -> pa.Table:
     """One bucket, from all hands; its files are removed."""
-    tables = [_placed_schema().empty_table()]
+    tables = [_placed_schema(schema).empty_table()]
     for hand in range(hands):
         path = _bucket(scratch, bucket, hand)
         if path.exists():

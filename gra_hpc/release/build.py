@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
-from gra_hpc.records import ACCEPTED, FAILED, REJECTED, sample_schema
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED, THOUGHTS, sample_schema
 from gra_hpc.release import card
 from gra_hpc.release import manifest as manifests
 from gra_hpc.release.diagnostics.measure import measure
@@ -31,6 +31,7 @@ from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
 from gra_hpc.run.merged import as_planned
 from gra_hpc.run.run import Run
+from gra_hpc.thoughts import Thoughts
 from gra_hpc.whole_directory import Staging, build_whole
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,12 @@ class Builder:
         self.inputs, self.out, self.scratch = inputs, out, scratch
         self.config = inputs.run.config.release
         self.models = inputs.model_of
+        self.thoughts = inputs.run.plan.thought_out and self.config.thoughts is not Thoughts.drop
+        """Whether the rows bring thoughts to be released."""
         self.rows: dict[str, int] = {}
         """Rows by Parquet file."""
+        self.thought_out = 0
+        """Rows of the data with thoughts."""
 
     def build(self) -> None:
         """Fill `out`."""
@@ -117,10 +122,12 @@ class Builder:
                 shutil.copyfile(as_planned(run, run.plan, run.seed_rejects), self.out / "rejects" / "seeds.jsonl")
             # As they will be read from the file: card and report see nothing else.
             diagnosis = measure(self.inputs)
-            described = manifests.describe(self.inputs, splits, rejects) | {"diagnostics": diagnosis.facts}
+            described = manifests.describe(self.inputs, splits, rejects, self.thought_out)
+            described |= {"diagnostics": diagnosis.facts}
             facts = orjson.loads(storage.to_json(described))
+            inline = self.config.thoughts is Thoughts.inline
             for form in self.config.formats:
-                export_splits(self.out, facts["name"], list(splits), form, self.out / "exports")
+                export_splits(self.out, facts["name"], list(splits), form, self.out / "exports", inline)
             report.write(self.inputs, facts, diagnosis, self.out)
             card.write(facts, self.out)
             facts["files"] = self._files()
@@ -137,14 +144,18 @@ class Builder:
         if not len(every) or int(unique[-1]) < bound:  # nothing would be left to train on
             bound = 0
         held_out = {"train": np.uint64(bound) <= every, "validation": every < np.uint64(bound)}
-        size = Size.of((r.file("kept.parquet") for r in self.inputs.rounds), text_twice=True)
+        twice = ("instruction", "response", *([THOUGHTS] if self.config.thoughts is Thoughts.inline else []))
+        size = Size.of((r.file("kept.parquet") for r in self.inputs.rounds), twice, self._schema.names)
         shuffles, counts = {}, {}
         for split, rows in held_out.items():
-            shuffles[split] = self._shuffle(split, size, float(rows.mean()) if len(every) else 0.0)
+            share = float(rows.mean()) if len(every) else 0.0
+            shuffles[split] = self._shuffle(split, size, share, self._schema)
             in_split = unique >= bound if split == "train" else unique < bound
             counts[split] = {"rows": int(rows.sum()), "seeds": int(in_split.sum()), "files": shuffles[split].groups}
-        for table in self._kept(_kept_schema().names):
+        for table in self._kept(self._schema.names):
             mine = keys_of(table["seed_id"], "split") >= np.uint64(bound)
+            if self.thoughts:
+                self.thought_out += int(pc.sum(pc.not_equal(table[THOUGHTS], "")).as_py() or 0)
             order = keys_of(table["id"])
             for split, which in (("train", mine), ("validation", ~mine)):
                 shuffles[split].add(table.filter(which), order[which])
@@ -153,9 +164,14 @@ class Builder:
             if split == "train" or shuffle.rows:
                 for number in range(shuffle.groups):
                     name = f"data/{split}-{number:05d}-of-{shuffle.groups:05d}.parquet"
-                    tables = (data_rows(t, self.models) for t in slices(shuffle.group(number)))
-                    self._write(name, tables, data_schema())
+                    tables = (data_rows(t, self.models, self.config.thoughts) for t in slices(shuffle.group(number)))
+                    self._write(name, tables, data_schema(self.config.thoughts))
         return {s: c for s, c in counts.items() if s == "train" or c["rows"]}
+
+    @property
+    def _schema(self) -> pa.Schema:
+        """Of the kept rows, as the data need them."""
+        return _kept_schema(self.thoughts)
 
     def _kept(self, columns: list[str]) -> Iterator[pa.Table]:
         for r in self.inputs.rounds:
@@ -175,7 +191,7 @@ class Builder:
             "dropped": sum(len(k) for k in dropped.values()),
         }
         tables = [t for r in rounds for t in r.tables()]
-        size = Size.of(t.samples for t in tables)
+        size = Size.of((t.samples for t in tables), (), _kept_schema().names)
         rows = max(1, sum(t.manifest["samples"]["rows"] for t in tables))
         shuffles = {o: self._shuffle(o, size, counts[o] / rows) for o in OUTCOMES}
         why = Shuffle(self.scratch / "why", _why_schema(), 0, shuffles["dropped"].buckets)
@@ -210,10 +226,10 @@ class Builder:
             which = dropped[np.minimum(at, len(dropped) - 1)] == keys
             shuffles["dropped"].add(accepted.filter(which), keys[which])
 
-    def _shuffle(self, name: str, size: Size, share: float) -> Shuffle:
+    def _shuffle(self, name: str, size: Size, share: float, schema: pa.Schema | None = None) -> Shuffle:
         """Of a share of rows, one group per file."""
         files = max(1, round(size.disk * share / (self.config.shard_mb * MB)))
-        return Shuffle(self.scratch / name, _kept_schema(), int(size.memory * share), files)
+        return Shuffle(self.scratch / name, schema or _kept_schema(), int(size.memory * share), files)
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -256,7 +272,7 @@ class Builder:
 
 @dataclass(frozen=True)
 class Size:
-    """Bytes of tables without their embeddings."""
+    """Bytes of some columns of tables."""
 
     disk: int
     """As Parquet lies on the disk."""
@@ -264,11 +280,12 @@ class Size:
     """Before compression."""
 
     @classmethod
-    def of(cls, paths: Iterable[Path], text_twice: bool = False) -> Size:
+    def of(cls, paths: Iterable[Path], twice: Collection[str], columns: Collection[str]) -> Size:
         """Add up what the tables' own metadata say.
 
         Args:
-            text_twice: count instruction and response twice, as `messages` repeats them.
+            twice: columns that count twice, as `messages` repeats them.
+            columns: that count; no others do.
         """
         disk = memory = 0
         for path in paths:
@@ -279,9 +296,7 @@ class Size:
                 for c in range(group.num_columns):
                     column = group.column(c)
                     top = column.path_in_schema.split(".")[0]
-                    times = 0 if top == "embedding" else 1
-                    if text_twice and top in ("instruction", "response"):
-                        times = 2
+                    times = (top in columns) * (1 + (top in twice))
                     disk += times * column.total_compressed_size
                     memory += times * column.total_uncompressed_size
         return cls(disk, memory)
@@ -316,9 +331,9 @@ def _with_reasons(rows: pa.Table, reasons: pa.Table) -> pa.Table:
     return out.drop_columns(KEY).append_column(KEY, rows[KEY])
 
 
-def _kept_schema() -> pa.Schema:
-    """Samples without their embeddings."""
-    schema = sample_schema()
+def _kept_schema(thoughts: bool = False) -> pa.Schema:
+    """Samples without their embeddings, with or without thoughts."""
+    schema = sample_schema(thoughts)
     return schema.remove(schema.get_field_index("embedding"))
 
 

@@ -57,6 +57,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         sampling=sampling(facts),
         decontamination=decontamination(facts),
         domains=DOMAIN_NAMES,
+        thinking=Markup(thoughts(facts, markdown)),
         sample=sample,
     )
     return f"---\n{header}---\n\n{body.strip()}\n"
@@ -160,6 +161,8 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
             " independent evidence."
         )
     out += _checks(facts)
+    if facts["thoughts"]["rows"]:
+        out.append("Nobody reviewed the thoughts: the Reviewers saw responses alone.")
     out.append("Scores are opinions of language models. No human has checked the rows, nor their facts.")
     return out
 
@@ -184,6 +187,30 @@ def _checks(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{short} rows short of the target."
     if not facts["config"]["merge"]["decontamination"]["sources"]:
         yield "Not checked for overlap with any benchmark."
+
+
+def thoughts(facts: dict[str, Any], named: Callable[[str], str] = printable) -> str:
+    """What is said of thoughts: whose they are, and whether they are here. Empty: there were none.
+
+    Args:
+        named: how the name of a model is shown.
+    """
+    found = facts["thoughts"]
+    released = facts["config"]["release"].get("thoughts", "drop")
+    of_seeds = facts["config"]["method"]["flow"] == "seeds"
+    if of_seeds and found["seeds"]:
+        whose = f"{found['seeds']:,} seeds came with the thoughts behind their responses"
+    elif found["models"] and not of_seeds:
+        names = ", ".join(map(named, found["models"]))
+        whose = f"{names} {'think before they answer' if len(found['models']) > 1 else 'thinks before it answers'}"
+    else:
+        return ""
+    if released == "drop":
+        return f"{whose}: the thoughts are not released."
+    rows = sum(s["rows"] for s in facts["splits"].values())
+    where = f"column `thoughts` holds what led to the response ({found['rows']:,} of {rows:,} rows)"
+    inline = "; `messages` and exports have it within `<think>` before the response" if released == "inline" else ""
+    return f"{whose}: {where}{inline}."
 
 
 def looser(key: str, value: float) -> bool:

@@ -15,7 +15,10 @@ import orjson
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError, nearest
+from gra_hpc.records import THOUGHTS
 from gra_hpc.release.manifest import NAME
+from gra_hpc.thoughts import Thoughts
+from gra_hpc.thoughts import inline as with_thoughts
 
 SUFFIX = {"alpaca": ".json", "sharegpt": ".json", "chat": ".jsonl"}
 """The forms, and the kind of file each is."""
@@ -38,27 +41,32 @@ _LLAMA_FACTORY: dict[str, dict[str, Any]] = {
 }
 
 
-def export(release: Path, form: str, target: Path) -> list[Path]:
+def export(release: Path, form: str, target: Path, thoughts: str = "") -> list[Path]:
     """Write one file per split, and `dataset_info.json` for all forms that lie in `target`.
 
     Args:
         release: a release directory.
         form: alpaca, sharegpt or chat.
         target: directory for the files; made when needed.
+        thoughts: inline (within `<think>` before the response) or drop; empty: as the release has them in `messages`.
 
     Returns:
         The files with rows, one per split.
 
     Raises:
-        ReleaseError: no release there, one whose data are not as its manifest says, or an unknown form.
+        ReleaseError: no release there, one whose data are not as its manifest says, one without the thoughts that are
+            wanted, or an unknown form.
         StorageError: no room.
     """
     if form not in SUFFIX:
         raise ReleaseError(f"format {form}: not known{nearest(form, list(SUFFIX))}", f"--format {' | '.join(SUFFIX)}")
+    if thoughts not in ("", Thoughts.inline.value, Thoughts.drop.value):
+        raise ReleaseError(f"thoughts {thoughts}: not known", "--thoughts inline | drop")
     then = f"gra release verify {release}"
     try:
         manifest = storage.read_json(release / NAME)
         name, splits = manifest["name"], list(manifest["splits"])
+        released = manifest["config"]["release"].get("thoughts", Thoughts.drop.value)
         said = {n: f for n, f in manifest["files"].items() if n.startswith("data/")}
     except (OSError, KeyError, TypeError, AttributeError):
         raise ReleaseError(f"{release}: not a release (no {NAME})", then) from None
@@ -67,26 +75,40 @@ def export(release: Path, form: str, target: Path) -> list[Path]:
             raise ReleaseError(f"{path}: not in the manifest; nothing was exported", then)
     for file, recorded in said.items():
         storage.checked(release / file, recorded, then)
-    return export_splits(release, name, splits, form, target)
+    if thoughts == Thoughts.inline.value and released == Thoughts.drop.value:
+        raise ReleaseError(f"{release}: has no thoughts", "gra merge RUN release.thoughts=column")
+    return export_splits(release, name, splits, form, target, (thoughts or released) == Thoughts.inline.value)
 
 
-def export_splits(release: Path, name: str, splits: list[str], form: str, target: Path) -> list[Path]:
-    """The same for a release that has no manifest yet."""
+def export_splits(
+    release: Path, name: str, splits: list[str], form: str, target: Path, inline: bool = False
+) -> list[Path]:
+    """The same for a release that has no manifest yet.
+
+    Args:
+        inline: with the thoughts.
+    """
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for split in splits:
         path = target / f"{form}-{split}{SUFFIX[form]}"
-        _write(path, (convert(row, form) for row in rows(release, split)), lines=SUFFIX[form] == ".jsonl")
+        _write(path, (convert(row, form) for row in rows(release, split, inline)), lines=SUFFIX[form] == ".jsonl")
         written.append(path)
     storage.write_atomic(target / INFO, storage.to_json(dataset_info(name, target)))
     return written
 
 
-def rows(release: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Instruction and response of every row of a split, in its order."""
+def rows(release: Path, split: str, inline: bool = False) -> Iterator[dict[str, Any]]:
+    """Instruction and response of every row of a split, in its order.
+
+    Args:
+        inline: the response with its thoughts.
+    """
+    columns = ["instruction", "response", *([THOUGHTS] if inline else [])]
     for path in sorted(release.glob(f"data/{split}-*.parquet")):
-        for batch in parquet.read_batches(path, ["instruction", "response"], then=f"gra release verify {release}"):
-            yield from batch.to_pylist()
+        for batch in parquet.read_batches(path, columns, then=f"gra release verify {release}"):
+            for row in batch.to_pylist():
+                yield row | {"response": with_thoughts(row[THOUGHTS], row["response"])} if inline else row
 
 
 def convert(row: dict[str, Any], form: str) -> dict[str, Any]:
@@ -113,9 +135,9 @@ def dataset_info(name: str, directory: Path) -> dict[str, Any]:
     return out
 
 
-def is_export(path: Path, release: Path, split: str, form: str) -> bool:
+def is_export(path: Path, release: Path, split: str, form: str, inline: bool = False) -> bool:
     """Whether a file is what `export` writes of a split, byte by byte."""
-    items = (convert(row, form) for row in rows(release, split))
+    items = (convert(row, form) for row in rows(release, split, inline))
     with path.open("rb") as f:
         same = all(f.read(len(c)) == c for c in _chunks(items, SUFFIX[form] == ".jsonl"))
         return same and not f.read(1)

@@ -24,7 +24,7 @@ FORMAT = 2
 KEYS = (
     "config", "coverage", "created", "diagnostics", "dropped", "embedding", "files", "fingerprint", "format", "frozen",
     "funnel", "ledger", "made_from", "models", "name", "planned_with", "prepared", "prompts", "rejects", "rounds",
-    "run", "seeds", "simulated", "splits", "version", "work",
+    "run", "seeds", "simulated", "splits", "thoughts", "version", "work",
 )  # fmt: skip
 """What a manifest has."""
 PRIVATE = ("site", "engine.env", "engine.python")
@@ -50,12 +50,15 @@ def write_run_config(config: RunConfig, path: Path) -> None:
     )
 
 
-def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[str, int]) -> dict[str, Any]:
+def describe(
+    inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[str, int], thought_out: int = 0
+) -> dict[str, Any]:
     """The manifest without the files' digests.
 
     Args:
         splits: rows, seeds and files by split.
         rejects: rows by outcome.
+        thought_out: rows of the data with thoughts.
     """
     plan, config = inputs.run.plan, inputs.run.config
     ledger = sum((r.ledger for r in inputs.rounds), Ledger())
@@ -85,6 +88,11 @@ def describe(inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[st
             "rejected": plan.seed_rejects,
             "described": plan.undescribed,
             "digest": plan.frozen["seeds"],
+        },
+        "thoughts": {
+            "models": [name for name, pin in sorted(plan.models.items()) if pin.thinking and pin.thinking.on],
+            "seeds": plan.seed_thoughts,
+            "rows": thought_out,
         },
         "simulated": config.engine.kind.value == "simulated",
         "ledger": ledger.to_dict(),

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA, THOUGHTS
+from gra_hpc.thoughts import CLOSING, OPENING, Thoughts
 
 OUTCOMES = ("rejected", "failed", "dropped")
 """Kinds of rejects, one set of files each: by the committee, without a judgement, by the merge."""
@@ -34,8 +35,12 @@ def _messages() -> pa.DataType:
     return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
-def data_schema() -> pa.Schema:
-    """Arrow schema of data/*.parquet. `models` and `members` say who did what: the Adjudicator is null unless asked."""
+def data_schema(thoughts: Thoughts = Thoughts.drop) -> pa.Schema:
+    """Arrow schema of data/*.parquet. `models` and `members` say who did what: the Adjudicator is null unless asked.
+
+    Args:
+        thoughts: as released; their column is the last, and empty where there were none.
+    """
     return pa.schema(
         [
             ("id", pa.string()),
@@ -55,6 +60,7 @@ def data_schema() -> pa.Schema:
             ("verdict", _review(CRITERIA)),
             ("models", _roles()),
             ("members", _roles()),
+            *([(THOUGHTS, pa.string())] if thoughts is not Thoughts.drop else []),
         ]
     )
 
@@ -85,14 +91,18 @@ def rejects_schema() -> pa.Schema:
     )
 
 
-def data_rows(samples: pa.Table, models: Mapping[str, str]) -> pa.Table:
+def data_rows(samples: pa.Table, models: Mapping[str, str], thoughts: Thoughts = Thoughts.drop) -> pa.Table:
     """Samples as rows of `data_schema`.
 
     Args:
         samples: rows of `records.sample_schema`, a few thousand at a time.
         models: model of each committee member.
+        thoughts: as released.
     """
-    return _conform({**_shared(samples, models), "messages": chat(samples)}, data_schema())
+    if THOUGHTS not in samples.column_names:
+        samples = samples.append_column(THOUGHTS, pa.repeat("", len(samples)))
+    columns = {**_shared(samples, models), THOUGHTS: samples[THOUGHTS], "messages": chat(samples, thoughts)}
+    return _conform(columns, data_schema(thoughts))
 
 
 def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> pa.Table:
@@ -183,14 +193,19 @@ def _offsets(lists: pa.Array) -> pa.Array:
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
 
-def chat(samples: pa.Table) -> pa.Array:
-    """Each sample as `[{user, instruction}, {assistant, response}]`."""
+def chat(samples: pa.Table, thoughts: Thoughts = Thoughts.drop) -> pa.Array:
+    """Each sample as `[{user, instruction}, {assistant, response}]`, with its thoughts as `thoughts.inline` has it."""
     table, rows = samples.combine_chunks(), len(samples)
-    both = pa.concat_arrays([_array(table["instruction"]), _array(table["response"])])
+    said = _array(table["response"])
+    if thoughts is Thoughts.inline:
+        before = _array(table[THOUGHTS])
+        with_thoughts = pc.binary_join_element_wise(OPENING, before, CLOSING, said, "")
+        said = pc.if_else(pc.equal(before, ""), said, with_thoughts)
+    both = pa.concat_arrays([_array(table["instruction"]), said])
     turns = np.arange(2 * rows).reshape(2, rows).T.ravel()  # 0, n, 1, n + 1, ...
     speaker = pa.array(["user", "assistant"]).take(pa.array(np.arange(2 * rows) % 2))
-    said = pa.StructArray.from_arrays([speaker, both.take(pa.array(turns))], fields=list(_messages().value_type))
-    return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2).astype(np.int32)), said)
+    each = pa.StructArray.from_arrays([speaker, both.take(pa.array(turns))], fields=list(_messages().value_type))
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2).astype(np.int32)), each)
 
 
 def _conform(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:

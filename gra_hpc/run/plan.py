@@ -67,6 +67,11 @@ class Plan:
         """Whether any model of the pool thinks: then the calls' tables have a column for it."""
         return any(pin.thinking and pin.thinking.on for pin in self.models.values())
 
+    @property
+    def thought_out(self) -> bool:
+        """Whether samples may have thoughts, of a model or of their seed: then their tables have a column for them."""
+        return self.thinks or (self.seed_thoughts > 0 and self.frozen["method"]["flow"] == "seeds")
+
     @classmethod
     def load(cls, run: RunDir, own: bool = False) -> Plan:
         """The plan of a run.

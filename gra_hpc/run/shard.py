@@ -388,6 +388,7 @@ def _publish(
         embeddings=[e for _, e in rows],
         calls=state.journal.used(),
         thoughts=state.plan.thinks,
+        thought_out=state.plan.thought_out,
         details={
             "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},

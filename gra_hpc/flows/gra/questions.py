@@ -72,9 +72,9 @@ KEYWORDS: Question[tuple[str, ...]] = Question(
 
 INSTRUCTION: Question[str] = Question("instruction", "instruction", lambda a, _: parsing.text(a))
 
-RESPONSE: Question[str] = Question("response", "response", lambda a, _: parsing.verbatim(a))
+RESPONSE: Question[str] = Question("response", "response", lambda a, _: parsing.verbatim(a), keeps_thoughts=True)
 
-REFINE: Question[str] = Question("refine", "response", lambda a, _: parsing.verbatim(a))
+REFINE: Question[str] = Question("refine", "response", lambda a, _: parsing.verbatim(a), keeps_thoughts=True)
 
 REVIEW_INSTRUCTION: Question[tuple[dict[str, int], str]] = Question(
     "review_instruction",

@@ -14,19 +14,27 @@ import pyarrow.compute as pc
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.parquet import open_table
+from gra_hpc.records import THOUGHTS
 from gra_hpc.release.schema import OUTCOMES, REASONS, chat, data_schema, models_of, rejects_schema
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.verify import counts
+from gra_hpc.thoughts import MAY_MARK, Thoughts, mark_in
 
 NAME = re.compile(r"(data|rejects)/([a-z]+)-(\d{5})-of-(\d{5})\.parquet")
 _ID = "^[0-9a-f]{32}$"
 _BATCH = 8192
 _SHARED = ("id", "round", "seed_id", "models", "members")
+_TEXTS = ("keywords", "instruction", "response", "instruction_reviews", "reviews", "verdict")
 _COLUMNS = {
-    "data": (*_SHARED, "instruction", "response", "messages"),
-    "rejects": (*_SHARED, "outcome", "stage", "reason", "winner"),
+    "data": (*_SHARED, *_TEXTS, "summary", "messages"),
+    "rejects": (*_SHARED, *_TEXTS, "raw", "outcome", "stage", "reason", "winner"),
 }
-_OPTIONAL = {"winner"}
+_NEEDED = {*_SHARED, "instruction", "response", "messages", "outcome", "stage", "reason"}
+_OF_SEEDS = {
+    "seeds": ("keywords", "instruction", "summary", "instruction_reviews", "reviews", "verdict", "raw"),
+    "refine": ("keywords", "instruction"),
+}
+"""By flow: texts that are the seeds' own, which may speak of marks, or are none."""
 _WON = ("exact", "fuzzy", "semantic")
 """Steps of the merge that drop a row for another one."""
 
@@ -86,6 +94,10 @@ class Rows:
         self.seed_ids: list[np.ndarray] = []
         """Digests as of ids: a seed may be what a dropped row is a duplicate of."""
         self.winners: list[np.ndarray] = []
+        self.thoughts = Thoughts(manifest["config"]["release"].get("thoughts", "drop"))
+        """As released."""
+        self.thought_out = 0
+        """Rows with thoughts."""
 
     def begin(self, part: str) -> None:
         """The tables that follow are of this split or outcome."""
@@ -95,7 +107,9 @@ class Rows:
     def read(self, path: Path, name: str) -> list[str]:
         """Check one table; the first of each kind of problem."""
         folder = name.split("/", 1)[0]
-        columns, schema = _COLUMNS[folder], data_schema() if folder == "data" else rejects_schema()
+        columns, schema = _COLUMNS[folder], data_schema(self.thoughts) if folder == "data" else rejects_schema()
+        if folder == "data" and THOUGHTS in schema.names:
+            columns = (*columns, THOUGHTS)
         problems: dict[str, None] = {}
         self.whole, whole = False, self.whole
         try:
@@ -105,11 +119,12 @@ class Rows:
                 self.rows[self.part] += file.metadata.num_rows
                 for batch in file.iter_batches(_BATCH, columns=list(columns)):
                     table = pa.Table.from_batches([batch])
-                    empty = [c for c in columns if c not in _OPTIONAL and table[c].null_count]
+                    empty = [c for c in columns if c in {*_NEEDED, THOUGHTS} and table[c].null_count]
                     if empty:
                         return [f"{name}: rows without {', '.join(empty)}"]
                     problems |= dict.fromkeys(self._shared(table))
                     problems |= dict.fromkeys(self._data(table) if folder == "data" else self._reject(table))
+                    problems |= dict.fromkeys(self._marks(table))
         except ReleaseError as e:
             return [e.what.replace(str(path), name)]
         self.whole = whole
@@ -138,8 +153,11 @@ class Rows:
         for column in ("instruction", "response"):
             if pc.any(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(table[column])), 0)).as_py():
                 yield f"rows with an empty {column}"
-        if not chat(table).equals(table["messages"].combine_chunks()):
-            yield "messages are not instruction and response"
+        if not chat(table, self.thoughts).equals(table["messages"].combine_chunks()):
+            inline = ", with its thoughts" if self.thoughts is Thoughts.inline else ""
+            yield f"messages are not instruction and response{inline}"
+        if THOUGHTS in table.column_names:
+            self.thought_out += int(pc.sum(pc.not_equal(table[THOUGHTS], "")).as_py())
         nobody = pc.struct_field(table["models"].combine_chunks(), "generator").null_count
         if nobody and self.manifest["config"]["method"]["flow"] != "seeds":  # those nobody generated
             yield "rows that no model of the committee generated"
@@ -155,6 +173,13 @@ class Rows:
         if pc.any(pc.invert(pc.match_substring_regex(winners, _ID))).as_py():
             yield "winners that are no ids"
         self.winners.append(keys_of(winners))
+
+    def _marks(self, table: pa.Table) -> Iterator[str]:
+        """Thoughts, by their marks, in texts that models gave as answers; and marks within thoughts."""
+        own = _OF_SEEDS.get(self.manifest["config"]["method"]["flow"], ())
+        for name in (*_TEXTS, "summary", "raw", THOUGHTS):
+            if name not in own and name in table.column_names and (mark := _mark(table[name].combine_chunks())):
+                yield f"marks of thoughts in {name}: {mark}"
 
     # ---- all tables --------------------------------------------------------------------------------------------------
 
@@ -182,6 +207,8 @@ class Rows:
         twice = len(every) - len(np.unique(every))
         if twice:
             problems.append(f"{twice} ids occur more than once")
+        if self.thought_out != m["thoughts"]["rows"]:
+            problems.append(f"data: {self.thought_out} rows with thoughts, the manifest says {m['thoughts']['rows']}")
         return problems + self._seeds() + self._winners()
 
     def _seeds(self) -> list[str]:
@@ -219,6 +246,17 @@ def _reasons(table: pa.Table) -> dict[str, int]:
         return {"": len(table)}
     joined = pc.binary_join_element_wise(table["stage"], table["reason"], ": ")
     return {str(c["values"]): c["counts"] for c in pc.value_counts(joined.combine_chunks()).to_pylist()}
+
+
+def _mark(texts: pa.Array) -> str:
+    """The first mark of thoughts in a column of texts, lists of them, or reviews; empty: none."""
+    if pa.types.is_list(texts.type):
+        texts = texts.flatten()
+    if pa.types.is_struct(texts.type):
+        texts = pc.struct_field(texts, "comment")
+    texts = texts.drop_null()
+    suspects = texts.filter(pc.match_substring_regex(texts, MAY_MARK))
+    return next((mark for text in suspects.to_pylist() if (mark := mark_in(text))), "")
 
 
 def _all(parts: Any) -> np.ndarray:

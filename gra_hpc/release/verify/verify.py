@@ -21,6 +21,7 @@ from gra_hpc.release.manifest import FORMAT, KEYS, NAME
 from gra_hpc.release.report import report
 from gra_hpc.release.verify import counts, rows
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.thoughts import Thoughts
 
 REQUIRED = (card.NAME, "run.yaml", report.NAME)
 _SEEDS = "rejects/seeds.jsonl"
@@ -149,13 +150,14 @@ def _exports(release: Path, manifest: dict[str, Any], sound: list[str]) -> list[
         for form in manifest["config"]["release"]["formats"]
         for split in manifest["splits"]
     }
+    inline = manifest["config"]["release"].get("thoughts") == Thoughts.inline.value
     there = {name for name in manifest["files"] if name.startswith("exports/")}
     info = f"exports/{export.INFO}"
     problems = [f"{name}: not an export that was asked for" for name in sorted(there - {*wanted, info})]
     for name, (split, form) in wanted.items():
         if name not in there:
             problems.append(f"{name}: not in the release")
-        elif name in sound and not export.is_export(release / name, release, split, form):
+        elif name in sound and not export.is_export(release / name, release, split, form, inline):
             problems.append(f"{name}: not the rows of the data")
     if wanted and info in sound:
         described = storage.to_json(export.dataset_info(manifest["name"], release / "exports"))
