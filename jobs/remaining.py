@@ -11,8 +11,9 @@ import sys
 from itertools import groupby
 
 from gra_hpc.errors import GraError
+from gra_hpc.launch import slurm
 from gra_hpc.launch.slurm import index_ranges, max_array_size
-from gra_hpc.launch.submissions import Job, Submission, live
+from gra_hpc.launch.submissions import Job, Submission, match, refuse_copy
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 
@@ -26,7 +27,9 @@ def main() -> None:
     try:
         run = Run.open(args.run)
         size = args.largest or max_array_size()
-        in_queue = live(run)
+        queue = slurm.queue()
+        refuse_copy(run, queue)
+        in_queue = match(run, queue)
         if in_queue:
             ids = ", ".join(sorted({str(task.job) for _, task in in_queue})[:5])
             raise GraError(f"{run.path}: jobs of it are in the queue ({ids})", f"gra cancel {run.path}, or wait")

@@ -70,7 +70,7 @@ def submit_evaluate(
     if made.done.is_file():
         return ""
     refuse_while_at_work(made)
-    queue = live(made)
+    queue = [(job, task) for job, task in live(made) if not job.moved]
     waiting = [str(t.job) for job, t in queue if job.kind == "evaluate-merge" and not t.hopeless]
     if waiting:
         return waiting[-1]

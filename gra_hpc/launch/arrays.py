@@ -16,7 +16,7 @@ from gra_hpc.config.site import SiteConfig
 from gra_hpc.launch import slurm
 from gra_hpc.launch.environment import overruled
 from gra_hpc.launch.queue_gap import find_gap, settings_digest
-from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_while_at_work
+from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_copy, refuse_while_at_work
 from gra_hpc.launch.tasks import MergeTask, ShardTask
 from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.run.publish import is_published
@@ -40,11 +40,12 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
         One line per job.
 
     Raises:
-        LaunchError: Slurm refuses the jobs, none of which is submitted; or, of late, one of them: those before it are
-            recorded and stay.
+        LaunchError: it is a copy of a run that is at work; Slurm refuses the jobs, none of which is submitted; or, of
+            late, one of them: those before it are recorded and stay.
     """
     refuse_while_at_work(run)
     queue = slurm.queue()
+    refuse_copy(run, queue)
     in_queue = match(run, queue)
     known = {task.id for _, task in in_queue}
     unknown = [task for task in queue if task.id not in known]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
-from gra_hpc.launch.submissions import live
+from gra_hpc.launch.submissions import Does, match, refuse_copy, sole_submitter
 from gra_hpc.run.run import Run
 
 WAIT_S = 60.0
@@ -16,7 +16,7 @@ WAIT_S = 60.0
 
 
 def cancel(run: Run, waiting_only: bool = False) -> Iterator[str]:
-    """Cancel a run's tasks.
+    """Cancel a run's tasks. A submission that is being made comes to its end before.
 
     Args:
         waiting_only: leave those alone that are on a node.
@@ -25,12 +25,24 @@ def cancel(run: Run, waiting_only: bool = False) -> Iterator[str]:
         What was done, for people.
 
     Raises:
-        LaunchError: Slurm cannot be asked, or refused; or the run does not use Slurm.
+        LaunchError: Slurm cannot be asked, or refused; the run does not use Slurm, or is a copy of one that is at work;
+            or another process submits it, for long.
     """
     submitted = any(run.submissions.glob("*.json"))
     if not submitted and run.config.site.executor is Executor.local:
         raise LaunchError(f"{run.path}: runs on this machine, not in Slurm", "press Ctrl-C where gra submit runs")
-    tasks = [task for _, task in live(run)] if submitted else []
+    if not submitted:
+        yield "nothing of this run is in Slurm's queue"
+        return
+    with sole_submitter(run, Does.cancels):
+        yield from _cancel(run, waiting_only)
+
+
+def _cancel(run: Run, waiting_only: bool) -> Iterator[str]:
+    queue = slurm.queue()
+    tasks = [task for _, task in match(run, queue)]
+    if not tasks:
+        refuse_copy(run, queue)
     chosen = [t for t in tasks if t.waiting or not waiting_only]
     if not chosen:
         yield "nothing of this run is in Slurm's queue" + (" and waiting" if waiting_only and tasks else "")

@@ -20,7 +20,8 @@ class Gap:
     """To submit, in this order: the arrays of a round, then its merge."""
     cancel: list[str] = field(default_factory=list)
     """Tasks that would do what is done already, or with other settings, or wait for what will not come; and all, also
-    running, of jobs whose submitter died before it had written everything that they need."""
+    running, of jobs whose submitter died before it had written everything that they need, or that look for it where the
+    run lay before."""
     stay: list[str] = field(default_factory=list)
     """Tasks that wait or run and are right as they are."""
     alive: dict[int, list[str]] = field(default_factory=dict)
@@ -40,7 +41,7 @@ def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settin
     A task that runs is left alone. One that waits keeps its place in the queue, unless its settings have changed
     since (plain sbatch has settings of its own), or it waits for something that cannot happen. Tasks of a job whose
     submitter died before it had noted the job's id are replaced: what they need may never have been written, and they
-    would fail for lack of it.
+    would fail for lack of it; so would those that were submitted before the run was moved.
 
     Args:
         steps: the rounds that are left, in order.
@@ -99,5 +100,5 @@ def _right(job: Job, task: Task, settings: str) -> bool:
 
 
 def _known(job: Job) -> bool:
-    """Whether its submitter came so far that all it needs was written."""
-    return bool(job.id) or job.plain
+    """Whether its submitter came so far that all it needs was written, and where it looks for it."""
+    return (bool(job.id) or job.plain) and not job.moved

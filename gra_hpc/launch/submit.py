@@ -9,7 +9,7 @@ from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import local
 from gra_hpc.launch.round_end import tidy
-from gra_hpc.launch.submissions import sole_submitter
+from gra_hpc.launch.submissions import Does, sole_submitter
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
@@ -30,7 +30,8 @@ def submit(run: Run, resume: bool, progress: Progress = lambda _: nullcontext(la
     Raises:
         LaunchError: the run was started before, and `resume` is off; or another process submits it.
     """
-    with sole_submitter(run):
+    here = run.config.site.executor is Executor.local
+    with sole_submitter(run, Does.runs if here else Does.submits):
         _submit(run, resume, progress)
 
 

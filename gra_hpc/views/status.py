@@ -115,6 +115,8 @@ class RunStatus:
     """Why no more can be done, though there is no release; empty when there can."""
     then: str = ""
     """What to type about that."""
+    copy_of: str = ""
+    """The run that it is a copy of, where that one's jobs wait or run."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -171,7 +173,8 @@ def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
                 )
             )
     why = (stopped.what, stopped.then) if stopped else ("", "")
-    return RunStatus(str(run.path), plan.fingerprint, rounds, str(run.release) if done else "", trouble, *why)
+    release = str(run.release) if done else ""
+    return RunStatus(str(run.path), plan.fingerprint, rounds, release, trouble, *why, queue.copy_of)
 
 
 @dataclass
@@ -186,6 +189,8 @@ class _Queue:
     """Rounds whose merge waits or runs."""
     tasks: dict[str, Any] = field(default_factory=dict)
     """All of the user's tasks by id, also those that plain sbatch submitted."""
+    copy_of: str = ""
+    """The run that this one is a copy of, and whose jobs wait or run; empty: none."""
 
     @classmethod
     def ask(cls, run: RunDir) -> _Queue:
@@ -195,11 +200,14 @@ class _Queue:
             LaunchError: Slurm cannot be asked.
         """
         from gra_hpc.launch import slurm
-        from gra_hpc.launch.submissions import match
+        from gra_hpc.launch.submissions import match, original
 
         tasks = slurm.queue(timeout=SLURM_TIMEOUT_S)
+        own = match(run, tasks)
+        if not own and (of := original(run, tasks)):  # what the files say of jobs is said of that one's
+            return cls(True, copy_of=of)
         out = cls(True, tasks={t.id: t for t in tasks if t.active})
-        for job, task in match(run, tasks):
+        for job, task in own:
             if job.kind == "merge":
                 out.merging[job.round] = "running" if task.running else "waiting"
             elif not task.hopeless:

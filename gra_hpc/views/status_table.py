@@ -112,6 +112,8 @@ def next_command(status: RunStatus) -> str:
         return f"gra inspect {status.run}{books.to_inspect}"
     if states & {"running", "queued"} or any(r.merging for r in status.rounds):
         return ""
+    if status.copy_of:
+        return f"gra status {status.copy_of}"
     if status.then:
         return status.then
     if any(r.failures for r in status.rounds):
@@ -183,6 +185,8 @@ def table(status: RunStatus) -> Any:
     parts += [words(line, style="yellow") for line in journal_lines(status)]
     if status.stopped:
         parts.append(words(status.stopped, style="red"))
+    if status.copy_of:
+        parts.append(words(f"this is a copy of {status.copy_of}, whose jobs run"))
     if status.slurm:
         parts.append(words(f"Slurm could not be asked ({status.slurm}): from files alone"))
     if status.release:

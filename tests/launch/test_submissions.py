@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gra_hpc.errors import LaunchError
-from gra_hpc.launch.submissions import SILENT_S, Submission, refuse_while_at_work, sole_submitter, somebody_submits
+from gra_hpc.launch.queue_gap import find_gap
+from gra_hpc.launch.slurm import Task
+from gra_hpc.launch.submissions import (
+    SILENT_S,
+    Does,
+    Job,
+    Submission,
+    match,
+    refuse_copy,
+    refuse_while_at_work,
+    sole_submitter,
+    somebody_submits,
+)
 from gra_hpc.owner import Owner
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.rounds import Step
 from tests.conftest import SteadyClock
 
 HOLD = """
@@ -77,3 +93,82 @@ def test_local_jobs_have_their_pickles_as_long_as_their_submitter_lives(tmp_path
     assert not somebody_submits(run)
     with sole_submitter(run):
         assert not somebody_submits(run), "it is ourselves"
+
+
+CANCEL = HOLD.replace("import sole_submitter", "import Does, sole_submitter").replace(
+    "Path(sys.argv[1])))", "Path(sys.argv[1])), Does[sys.argv[2]])"
+)
+
+
+@pytest.mark.parametrize(("first", "second"), [("submits", "cancels"), ("cancels", "submits"), ("cancels", "cancels")])
+def test_of_a_cancel_and_a_submission_the_second_waits(
+    tmp_path: Path, first: str, second: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDir(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", CANCEL, str(tmp_path), first], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "here\n"
+        with pytest.raises(LaunchError, match="is being"), sole_submitter(run, Does[second], wait_s=0):
+            pass
+        waited = threading.Timer(0.5, other.communicate)  # the first comes to its end
+        waited.start()
+        with sole_submitter(run, Does[second]):
+            assert other.poll() == 0
+        waited.join()
+    said = "submits its jobs" if first == "submits" else "cancels its jobs"
+    assert f"waiting for process {other.pid} on " in (heard := capsys.readouterr().err) and said in heard
+
+
+def test_a_cancel_does_not_wait_for_what_runs_on_a_machine(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CANCEL, str(tmp_path), "runs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "here\n"
+        with sole_submitter(RunDir(tmp_path), Does.cancels):
+            assert other.poll() is None
+        assert Owner.read(tmp_path / "submissions" / ".lock") is not None, "its word stays"
+        with pytest.raises(LaunchError, match="is being submitted by"), sole_submitter(RunDir(tmp_path)):
+            pass
+        other.kill()
+
+
+def queued(job: int, name: str, comment: str = "") -> Task:
+    return Task(str(job), job, None, job, "RUNNING", "", "n1", None, 0, "me", name, comment)
+
+
+def test_jobs_belong_to_a_run_at_its_place(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    made = Submission.new(run, [Job("merge", 1, id="7")])
+    made.save(run)
+    by_comment, by_id = queued(7, "gra-run-merge", made.comment(run, 0)), queued(7, "gra-run-merge")
+    link, copy, moved = (RunDir(tmp_path / name) for name in ("link", "copy", "moved"))
+    link.path.symlink_to(run.path)
+    shutil.copytree(run.path, copy.path)
+    for task in (by_comment, by_id):
+        assert [job.moved for job, _ in match(run, [task])] == [False]
+        assert [job.moved for job, _ in match(link, [task])] == [False]
+        assert match(copy, [task]) == []
+        with pytest.raises(LaunchError, match=f"this is a copy of {run.path}, whose jobs run"):
+            refuse_copy(copy, [task])
+    refuse_copy(copy, [])  # nobody is at work: a run of its own
+    own = Submission.new(copy, [Job("merge", 1, id="8")])
+    own.save(copy)
+    assert [str(t.job) for _, t in match(copy, [by_comment, queued(8, "gra-copy-merge", own.comment(copy, 0))])] == [
+        "8"
+    ]
+    run.path.rename(moved.path)
+    for task in (by_comment, by_id):
+        assert [job.moved for job, _ in match(moved, [task])] == [True]
+        assert [job.moved for job, _ in match(copy, [task])] == [True], "the original is gone: the copy may go on"
+    run.submissions.mkdir(parents=True)  # another run has taken its place
+    assert [job.moved for job, _ in match(moved, [by_comment])] == [True]
+
+
+def test_what_was_submitted_before_a_move_is_replaced(tmp_path: Path) -> None:
+    job = Job("shards", 1, [0, 1], "7", "now", moved=True)
+    tasks = [(job, replace(queued(7, "gra-x"), index=i, id=f"7_{i}")) for i in (0, 1)]
+    gap = find_gap([Step(1, (0, 1), 2)], tasks, "now", 100)
+    assert gap.cancel == ["7_0", "7_1"] and [j.kind for j in gap.jobs] == ["shards", "merge"]
