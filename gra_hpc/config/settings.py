@@ -52,6 +52,10 @@ class SystemRole(Enum):
     no = "no"
 
 
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
+"""Levels of thinking that chat templates have; each has some of them."""
+
+
 class Thinks(Enum):
     """Whether a model thinks before it answers."""
 
@@ -121,6 +125,8 @@ class ModelConfig:
     """Whether the chat template takes a system message; otherwise it is put before the first user message."""
     thinking: Thinks = Thinks.auto
     """Whether the model thinks before it answers. auto: as its chat template does (decided when the run is planned)."""
+    effort: str | None = setting(None, choices=EFFORTS)
+    """How much it thinks, where its chat template has levels for it (`reasoning_effort`). Left out: its default."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless named here, per model."""
     tensor_parallel: int = unfrozen(0, ge=0, le=Most.DEVICES)

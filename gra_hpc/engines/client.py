@@ -92,6 +92,8 @@ def body(
     thinking = request.thinking
     if thinking is not None and thinking.switches:
         fields["chat_template_kwargs"] = thinking.switches
+        if (effort := thinking.switches.get("reasoning_effort")) in ("low", "medium", "high"):
+            fields["reasoning_effort"] = effort  # vLLM asks gpt-oss without its template
     if thinking is not None and thinking.on and thinking.parser and budget:
         fields["thinking_token_budget"] = s.thinking_tokens
     return orjson.dumps(fields)
@@ -208,6 +210,8 @@ class Client:
                 finish = "length"
             if finish in ("stop", "length"):
                 text, thoughts, finish = told_apart(request, text, thoughts, finish)
+                if finish == "stop" and thoughts and await self._too_long(request, text, thoughts, usage):
+                    finish = "length"
                 return Answer(text, finish, *tokens, seconds, thoughts)
             raise EngineTrouble(f"answer broken off: finish_reason={finish}")
         if status in (503, 529):
@@ -215,6 +219,28 @@ class Client:
         if status >= 500 or status == 429:
             raise EngineTrouble(f"HTTP {status}: {words(data)}")
         return Answer(words(data), "error", 0, 0, seconds)
+
+    async def _too_long(self, request: Request, text: str, thoughts: str, usage: dict[str, Any]) -> bool:
+        """Whether an answer alone, without its thoughts, is longer than it may be: the server bounds both together, and
+        what the thoughts leave of their budget goes to the answer. Asks the server to count where it may be so.
+
+        Raises:
+            EngineGone: the connection was lost.
+        """
+        longest, both = request.sampling.max_tokens, int(usage["completion_tokens"])
+        counted = usage.get("completion_tokens_details")
+        thought = counted.get("reasoning_tokens") if isinstance(counted, dict) else 0
+        if both - (thought if isinstance(thought, int) else 0) <= longest:
+            return False
+        sent = {"model": self._model, "prompt": text, "add_special_tokens": False}
+        status, data = await self._fetch("POST", "/tokenize", orjson.dumps(sent))
+        try:
+            tokens = int(decoded(data)["count"]) if status == 200 else None
+        except (ValueError, LookupError, TypeError):
+            tokens = None
+        if tokens is None:  # a server that does not count: by its share of the characters
+            tokens = both * len(text) // (len(text) + len(thoughts))
+        return tokens > longest
 
     async def embed(self, _: Request, messages: tuple[dict[str, str], ...]) -> Answer:
         """The vector of one text, of a server that embeds; the answer's text is its float16 values in base64.

@@ -206,6 +206,8 @@ def simulate(request: Request, failures: float = 0.0) -> Answer:
     tokens, finish = max(1, len(text) // 4), "length" if cut else "stop"
     if thinking and thinking.on:
         found = apart(text, thinking.opened)
+        if len(found.answer) // 4 > s.max_tokens:
+            finish = "length"
         return Answer(found.answer, finish if found.ended else "thoughts", prompt, tokens, 0.0, found.thoughts)
     return Answer(text, finish, prompt, tokens, 0.0)
 

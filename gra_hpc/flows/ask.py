@@ -122,7 +122,7 @@ class Asker:
             return "answer cut off at max_tokens"
         if call.finish == "encoding":
             return "answer is not valid Unicode"
-        if "\0" in call.text:
+        if "\0" in call.text or (keeps_thoughts and "\0" in call.thoughts):
             return "NUL character in the answer"
         if found := self.special.search(call.text):
             return f"control token {found[0]}"

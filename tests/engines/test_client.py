@@ -123,6 +123,50 @@ def test_thoughts_come_apart(
     assert (answer.text, answer.finish, answer.thoughts) == expected
 
 
+@pytest.mark.parametrize(
+    ("tokens", "thought", "counted", "finish", "asked"),
+    [
+        (64, None, 65, "stop", 0),  # both together are within the bound: nothing to be counted
+        (150, 100, 65, "stop", 0),
+        (150, None, 64, "stop", 1),
+        (150, None, 65, "length", 1),
+        (150, 80, 65, "length", 1),
+        (150, 0, None, "stop", 1),  # a server that does not count: 50 of 150 characters are the answer
+        (164, 0, None, "stop", 1),
+        (300, 0, None, "length", 1),
+    ],
+)
+def test_the_answer_alone_is_bounded(
+    short_dir: Path, tokens: int, thought: int | None, counted: int | None, finish: str, asked: int
+) -> None:
+    """What thoughts leave of their budget is not the answer's."""
+    bodies: list[dict[str, Any]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/tokenize":
+            bodies.append(orjson.loads(await request.read()))
+            if counted is None:
+                return web.json_response({"error": "not found"}, status=404)
+            return web.json_response({"count": counted, "tokens": []})
+        usage: dict[str, Any] = {"prompt_tokens": 3, "completion_tokens": tokens}
+        if thought is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": thought}
+        message = {"content": "4" * 50, "reasoning": "2" * 100}
+        return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+
+    answer = ask(short_dir, handler, lambda client: client.chat(ASKED, ASKED.messages))
+    assert (answer.finish, answer.text, len(bodies)) == (finish, "4" * 50, asked)
+    assert all(b == {"model": "m", "prompt": "4" * 50, "add_special_tokens": False} for b in bodies)
+
+
+def test_effort_is_said_to_the_template_and_to_the_server() -> None:
+    """vLLM renders gpt-oss without a template, by a field of the protocol, which takes three levels."""
+    for level, field in (("low", "low"), ("high", "high"), ("max", None)):
+        thinking = Thinking(True, "<|channel|>", False, "openai_gptoss", {"reasoning_effort": level})
+        found = orjson.loads(body("m", replace(ASKED, thinking=thinking), REQUEST.messages, 512))
+        assert (found["chat_template_kwargs"], found.get("reasoning_effort")) == ({"reasoning_effort": level}, field)
+
+
 def test_a_server_without_a_budget_for_thoughts_is_asked_without_one(short_dir: Path) -> None:
     bodies: list[dict[str, Any]] = []
 

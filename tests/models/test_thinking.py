@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,29 @@ R1 = TURNS + "<think>\n"
 OLDER_R1 = TURNS.replace("m.content", "m.content.split('</think>')[-1]")
 GPT_OSS = TURNS + "{# <|channel|>analysis<|message|> #}"
 MAGISTRAL = "[SYSTEM]First draft your thinking: [THINK]...[/THINK]" + TURNS
+PRINTS_EFFORT = (  # as gpt-oss
+    "{% if reasoning_effort is not defined %}{% set reasoning_effort = 'medium' %}{% endif %}"
+    "Reasoning: {{ reasoning_effort }}\n" + GPT_OSS
+)
+CHOSEN_EFFORT = (  # as Mistral and others, which refuse what they do not know
+    "{% set e = reasoning_effort | default('none') %}{% if e not in ['none', 'high'] %}{{ raise_exception('no') }}"
+    "{% endif %}[MODEL_SETTINGS]{{ e }}[/MODEL_SETTINGS]{# [THINK] #}" + TURNS
+)
+SWITCH_AND_EFFORT = (
+    DEEPSEEK_V3
+    + "{% if thinking and thinking_effort == 'max' %}Think hard.{% elif thinking_effort == 'low' %}Be quick."
+    "{% endif %}"
+)
 OPEN_THINKER = "Write <|begin_of_thought|>...<|end_of_thought|>" + TURNS
 
 
-def of(tmp_path: Path, template: str, thinking: Thinks = Thinks.auto, **engine_args: str) -> Thinking | None:
+def of(
+    tmp_path: Path, template: str, thinking: Thinks = Thinks.auto, effort: str | None = None, **engine_args: str
+) -> Thinking | None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
-    return thinking_of(tmp_path, ModelConfig(path=str(tmp_path), thinking=thinking, engine_args=engine_args))
+    return thinking_of(
+        tmp_path, ModelConfig(path=str(tmp_path), thinking=thinking, effort=effort, engine_args=engine_args)
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,6 +63,48 @@ def of(tmp_path: Path, template: str, thinking: Thinks = Thinks.auto, **engine_a
 def test_auto_is_what_the_template_does(tmp_path: Path, template: str, auto: Thinking | None) -> None:
     assert of(tmp_path, template) == auto
     assert Thinking.read(None if auto is None else json.loads(json.dumps(auto.digested))) == auto
+
+
+@pytest.mark.parametrize(
+    ("template", "effort", "switches", "opened"),
+    [
+        (PRINTS_EFFORT, "high", {"reasoning_effort": "high"}, False),
+        (PRINTS_EFFORT, "medium", {"reasoning_effort": "medium"}, False),
+        (CHOSEN_EFFORT, "high", {"reasoning_effort": "high"}, False),
+        (SWITCH_AND_EFFORT, "max", {"thinking": True, "thinking_effort": "max"}, False),
+        (SWITCH_AND_EFFORT, "low", {"thinking": True, "thinking_effort": "low"}, False),
+    ],
+)
+def test_effort_is_set_by_the_templates_own_variable(
+    tmp_path: Path, template: str, effort: str, switches: dict[str, str], opened: bool
+) -> None:
+    found = of(tmp_path, template, effort=effort)
+    assert found is not None and (found.on, found.switches, found.opened) == (True, switches, opened)
+    assert Thinking.read(json.loads(json.dumps(found.digested))) == found
+    assert "effort" not in str(of(tmp_path, template)), "left out: nothing is set"
+
+
+@pytest.mark.parametrize(
+    ("template", "effort", "message"),
+    [
+        (TURNS, "low", "has no levels of thinking -> leave models.NAME.effort out"),
+        (QWEN3, "high", "has no levels of thinking"),
+        ("{# effort #}" + R1, "high", "has no levels of thinking"),
+        (PRINTS_EFFORT, "xhigh", "knows low, medium or high -> models.NAME.effort=high"),
+        (CHOSEN_EFFORT, "low", "knows high -> models.NAME.effort=high"),
+        (SWITCH_AND_EFFORT, "high", "knows low or max -> models.NAME.effort=max"),
+    ],
+)
+def test_an_effort_that_the_template_does_not_know_is_refused(
+    tmp_path: Path, template: str, effort: str, message: str
+) -> None:
+    with pytest.raises(EngineError, match=re.escape(message)):
+        of(tmp_path, template, effort=effort)
+
+
+def test_effort_without_thoughts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="effort=low: of thoughts that thinking=off turns off"):
+        of(tmp_path, SWITCH_AND_EFFORT, Thinks.off, effort="low")
 
 
 def test_on_and_off(tmp_path: Path) -> None:
