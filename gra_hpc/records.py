@@ -55,6 +55,8 @@ class Record:
     """For a seed: `file:line` or `dataset:row`."""
     thoughts: str = ""
     """For a seed: what its response was thought out with, as it came with it."""
+    context: str = ""
+    """What the response answers, where that is more than the instruction (`conversation.pack`)."""
 
     @property
     def described(self) -> bool:
@@ -62,9 +64,9 @@ class Record:
         return bool(self.domain and self.keywords and self.summary)
 
 
-def seed_id(instruction: str, response: str, occurrence: int) -> str:
+def seed_id(instruction: str, response: str, occurrence: int, context: str = "") -> str:
     """Id of a seed: its content, and how many seeds with this content came before it."""
-    return digest("seed", instruction, response, occurrence)
+    return digest("seed", instruction, response, occurrence, *([context] if context else []))
 
 
 def sample_id(round_: int, seed: str, index: int) -> str:
@@ -211,13 +213,16 @@ class Call:
 
 THOUGHTS = "thoughts"
 """A column of tables of runs in which there are thoughts; other runs' tables do not have it."""
+CONTEXT = "context"
+"""A column of tables of runs whose seeds have context; other runs' tables do not have it."""
 
 
-def record_schema(thoughts: bool = False) -> pa.Schema:
+def record_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
     """Arrow schema of `Record`: seeds.parquet and pool.parquet.
 
     Args:
         thoughts: with their column.
+        context: with its column.
     """
     import pyarrow as pa
 
@@ -234,6 +239,7 @@ def record_schema(thoughts: bool = False) -> pa.Schema:
             ("seed_id", pa.string()),
             ("source", pa.string()),
             *([(THOUGHTS, pa.string())] if thoughts else []),
+            *([(CONTEXT, pa.string())] if context else []),
         ]
     )
 

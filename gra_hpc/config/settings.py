@@ -229,18 +229,18 @@ class SeedsConfig:
     name: str = ""
     """Configuration name of a Hub dataset."""
     split: str = "train"
-    """Split of a Hub dataset, or of a JSON file with a list for each."""
+    """Split of a Hub dataset, of a JSON file with a list for each, or of a directory of files named after splits."""
     revision: str = ""
     """Commit of a Hub dataset."""
     licence: str = ""
     """Licence of the seeds, printed in the dataset card."""
     fields: dict[str, str] = setting({})
-    """Field map `instruction|input|response|thoughts|domain|keywords|summary|messages: source field` for other
-    layouts."""
+    """Field map `instruction|input|response|messages|system|history|tools|rejected|media|thoughts|domain|keywords|
+    summary: source field` for other layouts; with an empty one no field is read for it."""
     limit: int = setting(0, ge=0, le=Most.COUNT)
     """Use the first N accepted records. 0: all."""
     max_chars: int = setting(20000, ge=1, le=Most.COUNT)
-    """Longer instructions or responses are rejected."""
+    """Longer instructions, responses or contexts are rejected."""
     duplicates: str = setting("reject", choices=("reject", "keep"))
     """reject: the second record with the same text is rejected; keep: it is a seed of its own (its id counts it)."""
 

@@ -56,6 +56,10 @@ class Plan:
     """Bytes and SHA-256 of what was written with the plan, by its path in the run."""
     seed_thoughts: int = 0
     """Seeds whose response came with thoughts."""
+    seed_contexts: int = 0
+    """Seeds with turns before their last exchange, or with tools."""
+    seed_aside: dict[str, int] = field(default_factory=dict)
+    """What was left aside in the seeds' source, by its kind (`seeds.SeedSet`)."""
 
     @property
     def rounds(self) -> int:

@@ -79,6 +79,8 @@ def make(
         seed_rejects=len(seed_set.rejects),
         undescribed=undescribed,
         seed_thoughts=sum(bool(s.thoughts) for s in seed_set.seeds),
+        seed_contexts=sum(bool(s.context) for s in seed_set.seeds),
+        seed_aside=seed_set.aside,
         models=pins,
         embed=embed,
         benchmarks=benchmarks,
@@ -112,7 +114,9 @@ def make(
             closed_directory(draft.logs)
             closed_directory(draft.submissions, 0o700)
             write_atomic(draft.config_file, presets.dump(config).encode(), mode=OWN)
-            seed_module.write_records(draft.seeds, seed_set.seeds, thoughts=bool(plan.seed_thoughts))
+            seed_module.write_records(
+                draft.seeds, seed_set.seeds, thoughts=bool(plan.seed_thoughts), context=bool(plan.seed_contexts)
+            )
             seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
             if undescribed:
                 draft.round(0).path.mkdir(parents=True)

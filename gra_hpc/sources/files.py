@@ -21,6 +21,13 @@ SUFFIXES = (*LINES, ".json", *TABLES, ".parquet")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Compressions of text files, by a second suffix."""
 
+SPLITS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+"""Words at the beginning or the end of a file's name that say of which split it is."""
+
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """A file that cannot be read, or whose compression is damaged."""
 
@@ -81,6 +88,37 @@ def data_files(path: Path) -> list[Path]:
     if kind_of(path) not in SUFFIXES:
         raise SeedError(f"{path}: unknown kind of file", f"expected one of {every}")
     return [path]
+
+
+def of_split(files: list[Path], split: str) -> tuple[list[Path], list[Path]]:
+    """The files of a directory that belong to a split, or to none, and those that are named after another one.
+
+    Raises:
+        SeedError: all are.
+    """
+    splits = ["" if _stem(f).startswith(split.lower()) else _split_of(f) for f in files]
+    own = [f for f, s in zip(files, splits, strict=True) if s in ("", SPLITS.get(split))]
+    others = [f for f in files if f not in own]
+    if others and not own:
+        raise SeedError(
+            f"{files[0].parent}: no file of the split {split}; there are {', '.join(f.name for f in files[:5])}",
+            f"seeds.split={splits[0]}",
+        )
+    return own, others
+
+
+def _split_of(file: Path) -> str:
+    """The split that a file's name says; empty: none."""
+    words = [w for w in re.findall(r"[a-z]+", _stem(file)) if w != "of"]  # train-00000-of-00002
+    return next((SPLITS[w] for w in (words[:1] + words[-1:]) if w in SPLITS), "")
+
+
+def _stem(file: Path) -> str:
+    """A file's name without what says its kind, in lower case."""
+    name = file.name.lower()
+    for kinds in (COMPRESSED, SUFFIXES):
+        name = next((name.removesuffix(k) for k in kinds if name.endswith(k)), name)
+    return name
 
 
 def open_unpacked(path: Path) -> IO[bytes]:

@@ -1,52 +1,49 @@
-"""Layouts of seed records: which field of a record holds what, and the texts in it. See `seeds` for the list."""
+"""Layouts of records: which field holds what. What the fields say together is read by `conversations`."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-import math
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
+from gra_hpc.conversation import Message, json_text, pack
 from gra_hpc.errors import SeedError, nearest
+from gra_hpc.sources import conversations, dialects
+from gra_hpc.sources.conversations import Conversation
+from gra_hpc.sources.dialects import Turn
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.rows import Source
+from gra_hpc.sources.texts import EMPTY, Refused, has_content, is_absent, paragraphs, says_nothing
 from gra_hpc.text import lists
-from gra_hpc.thoughts import apart, mark_in
 
-NOT_OBJECT, UNKNOWN_LAYOUT = "not_an_object", "unknown_layout"
-WRONG_TYPE, EMPTY, THOUGHTS = "wrong_type", "empty_instruction", "thoughts"
+NOT_OBJECT, UNKNOWN_LAYOUT, ENDS_WITH_CALL = "not_an_object", "unknown_layout", "ends_with_call"
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "instruction": ("instruction", "prompt", "question", "query", "problem", "input"),
     "input": ("input", "context"),
-    "response": ("response", "output", "completion", "answer", "solution"),
+    "response": ("response", "output", "completion", "answer", "solution", "chosen"),
     "messages": ("messages", "conversations", "conversation"),
     "instances": ("instances",),
+    "system": ("system", "system_prompt", "system_message", "developer", "instructions"),
+    "history": ("history",),
+    "tools": ("tools", "functions"),
+    "rejected": ("rejected",),
+    "label": ("label",),
+    "media": dialects.MEDIA,
     "domain": ("domain",),
     "keywords": ("keywords",),
     "summary": ("summary",),
-    "thoughts": ("reasoning_content", "reasoning", "thoughts", "thinking"),
+    "thoughts": dialects.THINKING,
 }
-"""Names of source fields by what they hold, the first found counts."""
+"""Names of source fields by what they hold; the first that holds something counts."""
 
-MAPPABLE = tuple(t for t in TARGETS if t != "instances")
+MAPPABLE = tuple(t for t in TARGETS if t not in ("instances", "label"))
 """Keys of `seeds.fields`."""
 
-USER, ASSISTANT = ("user", "human", "prompter"), ("assistant", "gpt", "model", "bot", "chatgpt")
-NO_INPUT = ("<noinput>", "<no input>", "noinput")
+ASKED = ("instruction", "input", "messages", "instances")
+"""Targets that hold what is asked."""
 MAX_KEYWORDS = 10
-THINKING_PARTS = ("thinking", "reasoning", "reasoning_text")
-"""Types of a message's parts that hold thoughts."""
-
-
-class Refused(ValueError):
-    """A record that a rule rejects: reason, detail, and the text it is about."""
-
-    def __init__(self, reason: str, detail: str, text: object = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail, self.text = reason, detail, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +51,38 @@ class Texts:
     """What a record says, before the rules of `seeds` are applied."""
 
     instruction: str
+    """What the user said last."""
     response: str
+    """What the assistant said to it at the end; empty: nothing."""
     domain: str
     keywords: tuple[str, ...]
     summary: str
     thoughts: str = ""
     """What the response was thought out with."""
+    before: tuple[Message, ...] = ()
+    """The turns before the response."""
+    tools: tuple[dict[str, Any], ...] = ()
+    aside: tuple[str, ...] = ()
+    """Kinds of things in the record that were left aside."""
 
     def named(self) -> list[tuple[str, str]]:
         """The texts that models get to see, by name."""
-        return [
+        out = [
             ("instruction", self.instruction),
             ("response", self.response),
             ("summary", self.summary),
             ("keywords", ", ".join(self.keywords)),
         ]
+        if self.tools or len(self.before) > 1:
+            said = [m["content"] for m in self.before]
+            called = [json_text(m["tool_calls"]) for m in self.before if "tool_calls" in m]
+            out.append(("context", paragraphs(*said, *called, json_text(self.tools) if self.tools else "")))
+        return out
+
+    @property
+    def context(self) -> str:
+        """As `conversation.pack` makes it."""
+        return pack(self.before, self.tools)
 
 
 class Layout:
@@ -96,7 +110,7 @@ class Layout:
         """Mapped fields that no record has had so far."""
         self.known = 0
         """Records with a field that could hold an instruction."""
-        self.resolve = functools.lru_cache(maxsize=1024)(self._resolve)
+        self._resolve = functools.lru_cache(maxsize=1024)(self._resolved)
 
     @property
     def wanted(self) -> set[str]:
@@ -104,21 +118,31 @@ class Layout:
         names = {name for options in TARGETS.values() for name in options}
         return names | set(self.fields.values()) | {name.split(".")[0] for name in self.fields.values()}
 
-    def _resolve(self, keys: frozenset[str]) -> dict[str, str]:
-        """Source fields by target, for a record with these keys; without `instruction` and `messages` if unknown."""
-        by_name = {k.casefold(): k for k in sorted(keys, reverse=True) if isinstance(k, str)}
-        found = {
-            target: by_name[name]
-            for target, names in TARGETS.items()
-            if (name := next((n for n in names if n in by_name), None))
-        }
+    def _resolved(self, there: frozenset[str], full: frozenset[str]) -> dict[str, str]:
+        """Source fields by target.
+
+        Args:
+            there: keys of a record with a value.
+            full: those of them whose value is not blank.
+        """
+        by_name = {k.casefold(): k for k in sorted(there, reverse=True) if isinstance(k, str)}
+
+        def first(*names: str) -> str | None:
+            known = [by_name[n] for n in names if n in by_name]
+            return next((k for k in known if k in full), known[0] if known else None)
+
+        found = {target: name for target, names in TARGETS.items() if (name := first(*names))}
+        *better, last = TARGETS["instruction"]
+        if asked := first(*better) or first(last):  # a blank instruction is not made good by its input
+            found["instruction"] = asked
         if "instruction" in self.fields or "messages" in self.fields:
-            described = ("domain", "keywords", "summary")
-            found = {t: n for t, n in found.items() if t in ("input", "response", *described, "thoughts")}
-        elif "messages" in found and found.get("instruction", "").casefold() == "instruction":
-            del found["messages"]
-        elif "messages" in found:  # `prompt` beside messages only repeats them
-            found = {t: n for t, n in found.items() if t not in ("instruction", "input", "response", "instances")}
+            found = {t: n for t, n in found.items() if t not in ("instruction", "messages", "instances")}
+        elif "messages" in found and "instruction" in found:
+            if found["messages"] not in full and found["instruction"] in full:
+                del found["messages"]
+            elif found["instruction"] not in full or found["instruction"].casefold() != "instruction":
+                # `prompt` beside messages only repeats them
+                found = {t: n for t, n in found.items() if t not in ("instruction", "input", "instances")}
         found = {target: name for target, name in (found | self.fields).items() if name}
         if "input" in found and found["input"] in (found.get("instruction"), found.get("response")):
             del found["input"]
@@ -126,42 +150,57 @@ class Layout:
             del found["response"]
         return found
 
-    def texts(self, record: dict[str, Any]) -> Texts:
-        """The texts of a record; the instruction may still be empty.
+    def values(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What a record's fields hold, by target.
 
         Raises:
-            Refused: no field that could hold an instruction, or a field of a wrong type.
+            Refused: no field that could hold what is asked.
         """
-        places = self.resolve(frozenset(record))
-        if "instruction" not in places and "messages" not in places:
+        there = frozenset(k for k, v in record.items() if not is_absent(v))
+        full = frozenset(k for k in there if not says_nothing(record[k]))
+        places = self._resolve(there, full)
+        if not _asks(places, record) and len(there) < len(record):
+            places = self._resolve(frozenset(record), full)
+        if not _asks(places, record):
             raise Refused(UNKNOWN_LAYOUT, f"fields: {excerpt(', '.join(map(str, record)))}", record)
         self.known += 1
-        values = {target: self._value(record, target, name) for target, name in places.items()}
-        if "messages" in places:
-            instruction, response, thoughts = exchange(values["messages"])
-        else:
-            instruction = text(values["instruction"], "instruction")
-            if "instances" in places:
-                first = first_instance(values["instances"])
-                values |= {"input": first.get("input"), "response": first.get("output")}
-            added = text(values.get("input"), "input", numbers=True)
-            if has_content(instruction) and added.casefold() not in NO_INPUT:
-                instruction = paragraphs(instruction, added)
-            response = text(values.get("response"), "response", numbers=True)
-            thoughts = ""
-        inline = apart(response)
-        if not inline.ended:
-            raise Refused(THOUGHTS, "the thoughts in the response do not end", response)
-        if mark := mark_in(inline.answer):
-            raise Refused(THOUGHTS, f"{mark} within the response", response)
+        return {target: self._value(record, target, name) for target, name in places.items()}
+
+    def conversation(self, record: dict[str, Any]) -> Conversation:
+        """A record as a whole conversation.
+
+        Raises:
+            Refused: by one of the rules of `conversations`.
+        """
+        return conversations.read(self.values(record))
+
+    def texts(self, record: dict[str, Any]) -> Texts:
+        """The texts of a record.
+
+        Raises:
+            Refused: by one of the rules of `conversations`; nothing is asked; it ends with a call of a tool.
+        """
+        values = self.values(record)
+        found = conversations.read(values)
+        before, answer = found.turns, Turn("assistant", "")
+        if before[-1].role == "assistant":
+            *before, answer = before
+        if answer.calls:
+            raise Refused(ENDS_WITH_CALL, f"ends with a call of {answer.calls[0][1]}, and a response is text", record)
+        asked = next((t.content for t in reversed(before) if t.role == "user"), "")
+        if not has_content(asked):
+            raise Refused(EMPTY, "no message of the user before the response", record)
         domain, summary = values.get("domain"), values.get("summary")
         return Texts(
-            instruction,
-            inline.answer,
+            asked,
+            answer.content,
             domain if isinstance(domain, str) else "",
             keywords(values.get("keywords")),
             summary.strip() if isinstance(summary, str) else "",
-            paragraphs(*dict.fromkeys((thoughts, text_of(values.get("thoughts")), inline.thoughts))),
+            answer.thoughts,
+            tuple(t.message for t in before),
+            tuple(found.tools),
+            tuple(found.aside),
         )
 
     def _value(self, record: dict[str, Any], target: str, name: str) -> Any:
@@ -199,98 +238,11 @@ class Layout:
             )
 
 
-def text(value: object, name: str, numbers: bool = False) -> str:
-    """A text field without outer white space; missing is empty. A number is text only where that makes sense.
-
-    Raises:
-        Refused: another type.
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, str):
-        return value.strip()
-    if numbers and isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        return str(value)
-    raise Refused(WRONG_TYPE, f"{name} is a {type(value).__name__}, expected text", value)
-
-
-def first_instance(value: object) -> dict[str, Any]:
-    """Input and output of a self-instruct record's first instance; empty if it has none."""
-    if value is None or value == []:
-        return {}
-    if isinstance(value, list) and isinstance(value[0], dict):
-        return value[0]
-    raise Refused(WRONG_TYPE, "instances: expected a list of objects", value)
-
-
-def exchange(messages: object) -> tuple[str, str, str]:
-    """The first user message, after a system message before it as a paragraph; the answer to it, and its thoughts.
-
-    Raises:
-        Refused: not a list of messages, or no user message.
-    """
-    if messages is None:
-        return "", "", ""
-    if not isinstance(messages, list):
-        raise Refused(WRONG_TYPE, f"messages is a {type(messages).__name__}, expected a list", messages)
-    system = user = response = thoughts = ""
-    for message in messages:
-        role, content = one_message(message)
-        if role == "system" and not user:
-            system = paragraphs(system, content)
-        elif role in USER:
-            if user:
-                break
-            user = content
-        elif role in ASSISTANT and user:
-            response, thoughts = content, thoughts_of(message)
-            break
-    if not has_content(user):
-        raise Refused(EMPTY, "no user message with text", messages)
-    return paragraphs(system, user), response, thoughts
-
-
-def one_message(message: object) -> tuple[str, str]:
-    """Role, in lower case, and text of a chat message; of a message in parts, the parts that are text.
-
-    Raises:
-        Refused: not a message.
-    """
-    if not isinstance(message, dict):
-        raise Refused(WRONG_TYPE, f"a message is a {type(message).__name__}, expected an object", message)
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):
-        parts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type", "text") == "text"]
-        content = paragraphs(*(p for p in parts if isinstance(p, str)))
-    return role.casefold() if isinstance(role, str) else "", text(content, "message")
-
-
-def thoughts_of(message: object) -> str:
-    """The thoughts that a message carries beside its content (`reasoning_content` and its like), or among its parts."""
-    if not isinstance(message, dict):
-        return ""
-    found = [text_of(message.get(name)) for name in TARGETS["thoughts"]]
-    content = message.get("content", message.get("value"))
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict) and part.get("type") in THINKING_PARTS:
-            found += [text_of(part.get(name)) for name in ("thinking", "reasoning", "text")]
-    return paragraphs(*dict.fromkeys(found))
-
-
-def text_of(value: object) -> str:
-    """A text without outer white space; of anything else nothing."""
-    return value.strip() if isinstance(value, str) else ""
-
-
-def paragraphs(*parts: str) -> str:
-    """The parts that are not empty, as paragraphs."""
-    return "\n\n".join(p for p in parts if p)
-
-
-def has_content(value: str) -> bool:
-    """Whether there is anything to see."""
-    return any(c.isprintable() and not c.isspace() for c in value)
+def _asks(places: dict[str, str], record: dict[str, Any]) -> bool:
+    """Whether a record has a field that could hold what is asked; an answer may hold the whole conversation."""
+    return bool({"instruction", "messages"} & set(places)) or dialects.is_conversation(
+        record.get(places.get("response", ""))
+    )
 
 
 def keywords(value: object) -> tuple[str, ...]:

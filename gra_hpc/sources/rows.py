@@ -21,7 +21,18 @@ import orjson
 
 from gra_hpc.errors import SeedError
 from gra_hpc.models import hub
-from gra_hpc.sources.files import LINES, READ_ERRORS, TABLES, data_files, excerpt, find_file, kind_of, open_unpacked
+from gra_hpc.sources.files import (
+    LINES,
+    READ_ERRORS,
+    SPLITS,
+    TABLES,
+    data_files,
+    excerpt,
+    find_file,
+    kind_of,
+    of_split,
+    open_unpacked,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,8 +47,6 @@ ARROW_BATCH = 1024
 
 LISTS = ("data", "train", "examples", "records", "rows")
 """Keys under which a JSON object holds its records."""
-SPLITS = ("train", "validation", "valid", "val", "dev", "test", "eval")
-"""Keys of a JSON object that `seeds.split` chooses from."""
 
 BOM = b"\xef\xbb\xbf"
 _LONG_NUMBER = re.compile(rb"\d{16}")
@@ -95,6 +104,10 @@ class Source:
         """Names of all columns or keys seen so far, in order."""
         self.local = find_file(path)
         self.files = data_files(self.local) if self.local else []
+        self.other_splits: list[Path] = []
+        """Files of a directory that are named after another split."""
+        if self.local and self.local.is_dir():
+            self.files, self.other_splits = of_split(self.files, split)
 
     @property
     def label(self) -> str:
@@ -181,7 +194,7 @@ class Source:
         Raises:
             SeedError: several keys hold records, and `seeds.split` does not choose between them.
         """
-        key = next((k for k in (self.split, *LISTS) if k in LISTS + SPLITS and isinstance(value.get(k), list)), None)
+        key = next((k for k in (self.split, *LISTS) if k in {*LISTS, *SPLITS} and isinstance(value.get(k), list)), None)
         held = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
         if key and set(held) - {key} and not (key == self.split and set(held) <= set(SPLITS)):
             raise SeedError(

@@ -5,20 +5,28 @@ Layouts recognised, by the names of a record's fields (upper or lower case):
     alpaca          instruction, input, output
     described       instruction, response, domain, keywords, summary
     self-instruct   instruction, instances: [{input, output}]    (the first instance counts)
-    chat            messages or conversations: [{role, content}], or ShareGPT's [{from, value}]; the first exchange
-                    counts, with a system message before it as its first paragraph
-    pair            prompt, question, query, problem or input, with response, output, completion, answer or solution
+    chat            messages or conversations, in the dialects of `dialects`
+    pair            prompt, question, query, problem or input, with response, output, completion, answer or solution;
+                    each may be messages
+    preference      prompt, chosen, rejected: chosen is the response
 
-Any other: `seeds.fields`; what it leaves out is looked for under the names above. Instruction and input (also
-`context`) are joined as paragraphs. A record without a response is a seed too. What a record says of domain, keywords
-and summary is kept where it is usable; the rest is left to round 0.
+each with system (also system_prompt, ...), history and tools. Any other: `seeds.fields`; what it leaves out is looked
+for under the names above. A field that is null, as tables have it, is not there. Instruction and input (also `context`)
+are joined as paragraphs. A record without a response is a seed too. What a record says of domain, keywords and summary
+is kept where it is usable; the rest is left to round 0.
+
+A record is carried whole: instruction and response are its last exchange, and all that stands before the response is
+the seed's context, where it is more than the instruction. What is left aside (rejected answers and their like) is
+counted by kind.
 
 A record is rejected, with its line and the reason, when it is
     malformed, long_line, encoding   no JSON or CSV row; not UTF-8; holds a NUL
     not_an_object, unknown_layout    no fields; none of the fields above
     wrong_type                       a text that is a list, an object, a truth value; an instruction that is a number
-    empty_instruction                nothing printable in it
-    oversized                        instruction or response longer than `seeds.max_chars`
+    empty_instruction, empty_turn    nothing printable in it; in a turn before the last
+    unknown_turn, not_text           a turn of a role that no dialect has; images, sound, files
+    other_prompt, ends_with_call     an answer that begins with another prompt; no text at the end, but a tool's call
+    oversized                        instruction, response or context longer than `seeds.max_chars`
     control_token                    a special token of a model of the pool as literal text: it could end a prompt early
     thoughts                         a response that is thoughts without an end, or has marks of thoughts within it
     duplicate                        the same text as an earlier record but for case, spaces and Unicode form
@@ -34,7 +42,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -44,10 +52,11 @@ from gra_hpc.config.settings import SeedsConfig
 from gra_hpc.errors import SeedError
 from gra_hpc.models import special_tokens
 from gra_hpc.parquet import column, open_table, whole_table
-from gra_hpc.records import DOMAINS, THOUGHTS, Record, digest, record_schema, seed_id
+from gra_hpc.records import CONTEXT, DOMAINS, THOUGHTS, Record, digest, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
-from gra_hpc.sources.layouts import EMPTY, NOT_OBJECT, Layout, Refused, Texts, has_content
+from gra_hpc.sources.layouts import NOT_OBJECT, Layout, Texts
 from gra_hpc.sources.rows import ENCODING, Row, Source
+from gra_hpc.sources.texts import Refused
 from gra_hpc.storage import write_atomic
 
 OVERSIZED, CONTROL_TOKEN, DUPLICATE = "oversized", "control_token", "duplicate"
@@ -91,6 +100,8 @@ class SeedSet:
     """Digest of the seeds and their order; what was rejected, and where the seeds lay, does not count."""
     source: str
     """What was read, for people."""
+    aside: dict[str, int] = field(default_factory=dict)
+    """What was left aside, by its kind: in how many seeds' records; of files, how many."""
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -124,6 +135,7 @@ def load(
     seeds: list[Record] = []
     rejects: list[Reject] = []
     seen: dict[bytes, tuple[int, str]] = {}
+    aside: Counter[str] = Counter()
     read = objects = 0
     marks: re.Pattern[str] | None = None
     for row in source:
@@ -138,7 +150,8 @@ def load(
             if times and config.duplicates == "reject":
                 raise Refused(DUPLICATE, f"same text as {first}", found.instruction)
             seen[key] = times + 1, first
-            id_ = seed_id(found.instruction, found.response, times)
+            context = found.context
+            id_ = seed_id(found.instruction, found.response, times, context)
             seeds.append(
                 Record(
                     id=id_,
@@ -150,17 +163,21 @@ def load(
                     seed_id=id_,
                     source=source_line,
                     thoughts=found.thoughts,
+                    context=context,
                 )
             )
+            aside.update(dict.fromkeys(found.aside, 1))
         except Refused as e:
             rejects.append(Reject(row.file, row.line, e.reason, e.detail, excerpt(e.text)))
         if config.limit and len(seeds) >= config.limit:
             break
+    if source.other_splits:
+        aside["files of other splits"] = len(source.other_splits)
     if not read:
         raise SeedError(f"{source.label}: no record in it", "check seeds.path")
     if objects:
         layout.check(source)
-    return SeedSet(seeds, rejects, read, _digest(seeds), source.label)
+    return SeedSet(seeds, rejects, read, _digest(seeds), source.label, dict(aside.most_common()))
 
 
 def _digest(seeds: Iterable[Record]) -> str:
@@ -182,8 +199,6 @@ def accept(row: Row, layout: Layout, max_chars: int, special: re.Pattern[str]) -
     if not isinstance(row.value, dict):
         raise Refused(NOT_OBJECT, f"a {type(row.value).__name__}, expected an object", row.value)
     found = layout.texts(row.value)
-    if not has_content(found.instruction):
-        raise Refused(EMPTY, "nothing printable in the instruction", row.value)
     for name, value in found.named():
         if value:
             check_text(name, value, max_chars, special)
@@ -221,8 +236,8 @@ def check_text(name: str, value: str, max_chars: int, special: re.Pattern[str]) 
 
 
 def normalised(found: Texts) -> str:
-    """Instruction and response without differences of case, spaces and Unicode form."""
-    both = f"{found.instruction} \0 {found.response}"
+    """Context, instruction and response without differences of case, spaces and Unicode form."""
+    both = f"{found.context or found.instruction} \0 {found.response}"
     return " ".join(unicodedata.normalize("NFKC", both).casefold().split())
 
 
@@ -231,18 +246,19 @@ def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
     write_atomic(path, b"".join(orjson.dumps(asdict(r)) + b"\n" for r in rejects))
 
 
-def write_records(path: Path, records: Iterable[Record], thoughts: bool = False) -> int:
+def write_records(path: Path, records: Iterable[Record], thoughts: bool = False, context: bool = False) -> int:
     """A Parquet table of `records.record_schema`, whole or not at all, one batch in memory at a time.
 
     Args:
         thoughts: keep the records' thoughts.
+        context: keep their contexts.
 
     Returns:
         Rows written.
     """
     import pyarrow as pa
 
-    schema, rows, left = record_schema(thoughts), 0, iter(records)
+    schema, rows, left = record_schema(thoughts, context), 0, iter(records)
     with whole_table(path, schema) as writer:
         while batch := list(islice(left, BATCH)):
             columns = [column([getattr(r, f.name) for r in batch], f.type) for f in schema]
@@ -257,7 +273,7 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         ReleaseError: no such file, damaged, or another table.
     """
-    with open_table(path, schema=record_schema(), optional=[THOUGHTS]) as table:
+    with open_table(path, schema=record_schema(), optional=[THOUGHTS, CONTEXT]) as table:
         for batch in table.iter_batches(BATCH):
             for row in batch.to_pylist():
                 row["keywords"] = tuple(row["keywords"] or ())

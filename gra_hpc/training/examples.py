@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ReleaseError, SeedError
 from gra_hpc.parquet import read_batches
-from gra_hpc.sources.layouts import ASSISTANT, USER, Layout, Refused, one_message
-from gra_hpc.sources.rows import Source
+from gra_hpc.sources.conversations import Conversation
+from gra_hpc.sources.layouts import NOT_OBJECT, Layout
+from gra_hpc.sources.rows import ENCODING, Source
+from gra_hpc.sources.texts import Refused, unpacked, without_nulls
 from gra_hpc.storage import checked, read_json
+from gra_hpc.thoughts import inline
 
-Messages = list[dict[str, str]]
-"""Turns `{role, content}`; the last one is the assistant's."""
+Messages = list[dict[str, Any]]
+"""Turns `{role, content}`, some with `tool_calls`; the last one is the assistant's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One conversation."""
+
+    messages: Messages
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """What the assistant may call, as OpenAI describes it."""
 
 
 @dataclass
 class Examples:
     """What was read."""
 
-    conversations: list[Messages] = field(default_factory=list)
+    conversations: list[Example] = field(default_factory=list)
     read: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     """Rows that are no examples, by reason."""
+    aside: Counter[str] = field(default_factory=Counter)
+    """Rows of which something was left aside, by its kind."""
     source: str = ""
     """What was read, for people: a release by its fingerprint."""
 
@@ -105,7 +118,7 @@ def _release(release: Path, split: str, min_score: float, last_round: int) -> Ex
                 elif last_round and row["round"] > last_round:
                     out.refused["after data.last_round"] += 1
                 else:
-                    out.conversations.append(row["messages"])
+                    out.conversations.append(Example(list(map(for_template, row["messages"]))))
     return out
 
 
@@ -117,38 +130,40 @@ def _source(path: str, split: str, scratch: str) -> Examples:
         out.read += 1
         try:
             if row.problem or not isinstance(row.value, dict):
-                raise Refused(row.problem.reason if row.problem else "not an object", "")
-            out.conversations.append(conversation(row.value, layout))
+                raise Refused(row.problem.reason if row.problem else NOT_OBJECT, "")
+            found = layout.conversation(row.value)
+            out.conversations.append(_example(found))
+            out.aside.update(dict.fromkeys(found.aside, 1))
         except Refused as e:
             out.refused[e.reason] += 1
     return out
 
 
-def conversation(record: dict[str, Any], layout: Layout) -> Messages:
-    """The turns of one record, up to the assistant's last.
+def _example(found: Conversation) -> Example:
+    """A conversation up to the assistant's last turn, the thoughts before it in `<think>`.
 
     Raises:
-        Refused: no assistant's turn with text.
+        Refused: nothing is asked, or nothing is answered; text that is not Unicode.
     """
-    places = layout.resolve(frozenset(record))
-    if "messages" in places:
-        turns = list(_turns(record[places["messages"]]))
-    else:
-        texts = layout.texts(record)
-        turns = [{"role": "user", "content": texts.instruction}, {"role": "assistant", "content": texts.response}]
-    while turns and turns[-1]["role"] != "assistant":
+    turns = found.turns
+    while turns and turns[-1].role != "assistant":
         turns.pop()
-    if not any(t["role"] == "user" and t["content"] for t in turns):
-        raise Refused("without a question", "")
-    if not all(t["content"] for t in turns if t["role"] == "assistant"):
+    if not turns:
         raise Refused("with an empty response", "")
-    return turns
+    if not any(t.role == "user" for t in turns):
+        raise Refused("without a question", "")
+    try:
+        "".join(t.content for t in turns).encode()
+    except UnicodeEncodeError:
+        raise Refused(ENCODING, "") from None
+    turns[-1].content = inline(turns[-1].thoughts, turns[-1].content)
+    return Example([for_template(t.message) for t in turns], found.tools)
 
 
-def _turns(messages: object) -> Iterator[dict[str, str]]:
-    for message in messages if isinstance(messages, list) else ():
-        role, content = one_message(message)
-        known = "user" if role in USER else "assistant" if role in ASSISTANT else role
-        if known not in ("system", "user", "assistant"):
-            raise Refused(f"with a turn of role {role or '(none)'}", "")
-        yield {"role": known, "content": content}
+def for_template(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as chat templates take it: without fields that are null, a call's arguments as an object."""
+    message = without_nulls(message)
+    if calls := message.get("tool_calls"):
+        functions = [{**c["function"], "arguments": unpacked(c["function"]["arguments"])} for c in calls]
+        message["tool_calls"] = [{**c, "function": f} for c, f in zip(calls, functions, strict=True)]
+    return message

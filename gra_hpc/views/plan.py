@@ -62,6 +62,12 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         f" ({plan.undescribed} to describe in round 0; {plan.seed_rejects} rejected"
         + (f": {', '.join(f'{n} {r}' for r, n in rejects.most_common())}; see {run.seed_rejects}" if rejects else "")
         + (f"; {plan.seed_thoughts} with thoughts, kept apart" if plan.seed_thoughts else "")
+        + (f"; {plan.seed_contexts} with context before their last exchange" if plan.seed_contexts else "")
+        + (
+            f"; left aside: {', '.join(f'{n} {kind}' for kind, n in plan.seed_aside.items())}"
+            if plan.seed_aside
+            else ""
+        )
         + ")"
     )
     first = RoundPlan.load(run.round(1))

@@ -52,8 +52,8 @@ def reference(model: Path) -> tuple[float, int]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     total, count = 0.0, 0
-    for messages in read_examples("configs/seeds/demo.jsonl", limit=12).conversations:
-        one = encode(tokenizer, messages)
+    for example in read_examples("configs/seeds/demo.jsonl", limit=12).conversations:
+        one = encode(tokenizer, example.messages)
         with torch.inference_mode():
             loss = loaded(torch.tensor([one.input_ids]), labels=torch.tensor([one.labels])).loss
         total, count = total + float(loss) * one.trained, count + one.trained

@@ -124,7 +124,7 @@ def test_csv_without_an_instruction_column(tmp_path: Path) -> None:
 
 def test_parquet(tmp_path: Path) -> None:
     columns = {
-        "image": [b"\0\1"] * 4,  # other columns are not decoded
+        "embedding": [b"\0\1"] * 4,  # other columns are not decoded
         "instruction": ["a", None, "<|im_end|>", "b"],
         "output": ["x", "y", "z", None],
         "keywords": [["k"], None, None, ["k", "l"]],
@@ -190,6 +190,36 @@ def test_nothing_in_a_directory_is_left_over_unsaid(tmp_path: Path) -> None:
         with pytest.raises(SeedError, match=f"{other} would not be read beside A.JSONL"):
             load_file(tmp_path)
         (tmp_path / other).unlink()
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "read", "aside"),
+    [
+        ("train.jsonl test.jsonl dev.jsonl", "train", "train.jsonl", 2),
+        ("train.jsonl test.jsonl dev.jsonl", "validation", "dev.jsonl", 2),
+        ("train-00000-of-00002.jsonl train-00001-of-00002.jsonl test-00000-of-00001.jsonl", "train",
+         "train-00000-of-00002.jsonl train-00001-of-00002.jsonl", 1),
+        ("math_train.jsonl math_test.jsonl.gz code.train.jsonl", "train", "code.train.jsonl math_train.jsonl", 1),
+        ("train_sft.jsonl train_gen.jsonl test_sft.jsonl", "train_sft", "train_sft.jsonl", 2),
+        ("a.jsonl test.jsonl", "train", "a.jsonl", 1),
+        ("a.jsonl b.jsonl trains.jsonl unit-tests.jsonl", "train",
+         "a.jsonl b.jsonl trains.jsonl unit-tests.jsonl", 0),
+    ],
+)  # fmt: skip
+def test_a_directory_with_names_of_splits(tmp_path: Path, names: str, split: str, read: str, aside: int) -> None:
+    for name in names.split():
+        line = json.dumps({"instruction": name}).encode() + b"\n"
+        (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith(".gz") else line)
+    found = load_file(tmp_path, split=split)
+    assert [s.instruction for s in found.seeds] == read.split()
+    assert found.aside == ({"files of other splits": aside} if aside else {})
+
+
+def test_a_directory_without_the_split_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"instruction": "a"}\n')
+    with pytest.raises(SeedError, match=r"no file of the split train; there are test.jsonl -> seeds.split=test"):
+        load_file(tmp_path)
+    assert load_file(tmp_path, split="eval").seeds and load_file(tmp_path / "test.jsonl").seeds
 
 
 def test_a_json_object_of_several_lists(tmp_path: Path) -> None:

@@ -30,25 +30,11 @@ ROOT = Path(__file__).parents[2]
         ({"instruction": "Who?", "context": "Ada wrote it.", "response": "Ada"}, "Who?\n\nAda wrote it.", "Ada"),
         ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "Q", "A"),
         (
-            {
-                "conversations": [
-                    {"from": "system", "value": "Be brief."},
-                    {"from": "gpt", "value": "Hello!"},
-                    {"from": "human", "value": "Q"},
-                    {"from": "gpt", "value": "A"},
-                    {"from": "human", "value": "Q2"},
-                ]
-            },
-            "Be brief.\n\nQ",
-            "A",
-        ),
-        (
             {"prompt": "x", "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
             "Q",
             "A",
         ),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}]}, "Q", ""),
-        ({"messages": [{"role": "user", "content": "Q"}, {"role": "user", "content": "Q2"}]}, "Q", ""),
         ({"instruction": "Do.", "instances": [{"input": "x", "output": "y"}]}, "Do.\n\nx", "y"),
         ({"instruction": "Do.", "instances": []}, "Do.", ""),
         ({"prompt": "P", "completion": "C"}, "P", "C"),
@@ -167,7 +153,7 @@ def test_wrong_field_map_is_one_line(jsonl: Write, fields: dict[str, str], words
         ({"instruction": None}, "empty_instruction", "nothing printable"),
         ({"conversations": []}, "empty_instruction", "no user message"),
         ({"conversations": [{"from": "gpt", "value": "Hi"}]}, "empty_instruction", "no user message"),
-        ({"conversations": None}, "empty_instruction", "nothing printable"),
+        ({"conversations": None}, "empty_instruction", "no user message"),
         ({"instruction": 7}, "wrong_type", "instruction is a int"),
         ({"instruction": True}, "wrong_type", "instruction is a bool"),
         ({"instruction": ["x"]}, "wrong_type", "instruction is a list"),

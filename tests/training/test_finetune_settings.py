@@ -129,8 +129,8 @@ def test_examples_of_files(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows) + "not json\n")
     found = read_examples(str(path))
-    assert [m[-1]["content"] for m in found.conversations] == ["3", "Hello", "B"]
-    assert found.conversations[0][0]["content"] == "Add.\n\n1 and 2"
+    assert [c.messages[-1]["content"] for c in found.conversations] == ["3", "Hello", "B"]
+    assert found.conversations[0].messages[0]["content"] == "Add.\n\n1 and 2"
     assert found.read == 6 and sum(found.refused.values()) == 3, found.refused
     limited = read_examples(str(path), limit=2, limit_seed=1)
     assert len(limited.conversations) == 2 and limited.refused["beyond data.limit"] == 1

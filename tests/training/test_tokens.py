@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from gra_hpc.errors import ConfigError
 from gra_hpc.training import templates
 from gra_hpc.training.config import compose
+from gra_hpc.training.examples import Example
 from gra_hpc.training.rank import tokens
 from gra_hpc.training.rank.tokens import IGNORED, encode, end_of_turn, prepare
 from tests.training.trainings import preset
@@ -111,3 +113,60 @@ def test_too_long(tmp_path: Path, small_model: Path, chats: Path, tokenizer: Any
     assert dropped["examples"] == 32 and dropped["left_out"] == {"longer than data.max_length": 1}
     cut = prepare(compose(yaml, ["data.too_long=truncate"]), tokenizer, tmp_path / "cut")
     assert cut["examples"] == 33 and cut["truncated"] == 1
+
+
+STRICT = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m['content'] }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "bad", "words"),
+    [
+        (STRICT, CHAT[2:3] + CHAT[3:], "roles must alternate"),  # the assistant begins
+        (STRICT, CHAT[:3], "roles must alternate"),
+        (STRICT, [CHAT[1], CHAT[1], CHAT[2]], "roles must alternate"),
+        ("{% for m in messages %}{{ m['content'] if loop.index < 4 else 1 / 0 }}{% endfor %}", CHAT[1:], "division"),
+        ("{{ messages | length > 3 }}{% for m in messages %}{{ m['content'] }}{% endfor %}", CHAT[1:], "earlier turns"),
+        ("{% for m in messages %}{{ m['content'] + '' }}{% endfor %}", [{"role": "user"}, CHAT[2]], "does not take"),
+    ],
+)
+def test_a_conversation_that_a_template_does_not_take_is_left_out(
+    tokenizer: Any, template: str, bad: list[dict[str, Any]], words: str
+) -> None:
+    """Whatever the template raises: no record ends a job."""
+    before, left_out = tokenizer.chat_template, Counter[str]()
+    try:
+        tokenizer.chat_template = template
+        found = list(tokens.encodings(tokenizer, [Example(bad), Example(CHAT[1:3])], left_out))
+        assert len(found) == 1 and said(tokenizer, found[0]).endswith("The Elbe.")
+        ((why, count),) = left_out.items()
+        assert words in why and count == 1 and "\n" not in why
+        with pytest.raises(ConfigError, match="chat_template"):  # where it takes none of them
+            list(tokens.encodings(tokenizer, [Example(bad)], left_out))
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_words_that_begin_a_conversation_have_no_loss(tokenizer: Any) -> None:
+    encoded = encode(tokenizer, CHAT[2:])
+    assert said(tokenizer, encoded) == "|The Rhine.<|im_end|>"
+    assert "The Elbe." in tokenizer.decode(encoded.input_ids)
+
+
+def test_calls_of_tools_have_a_loss(tokenizer: Any) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    messages = [CHAT[1], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    before = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (
+            "{% for t in tools %}{{ t.function.name }};{% endfor %}{% for m in messages %}{{ m['content'] }}"
+            "{% for c in m.tool_calls or [] %}{{ c.function.name }}({{ c.function.arguments.city }}){% endfor %}"
+            "{% endfor %}"
+        )
+        encoded = encode(tokenizer, messages, [{"type": "function", "function": {"name": "weather"}}])
+    finally:
+        tokenizer.chat_template = before
+    assert said(tokenizer, encoded) == "|weather(Oslo)"
+    assert tokenizer.decode(encoded.input_ids).startswith("weather;Name a river.")

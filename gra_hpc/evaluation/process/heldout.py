@@ -16,7 +16,7 @@ import numpy as np
 from gra_hpc.errors import SeedError
 from gra_hpc.evaluation.config import BenchmarkConfig, EvaluateConfig, located
 from gra_hpc.training.examples import read_examples
-from gra_hpc.training.rank.tokens import IGNORED, Encoded, encode
+from gra_hpc.training.rank.tokens import IGNORED, Encoded, encodings
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,12 @@ def rows_of(config: EvaluateConfig, benchmark: BenchmarkConfig, tokenizer: Any) 
     """The rows as tokens, and what was left out.
 
     Raises:
+        Unfit: the chat template takes none of them.
         SeedError: none fits into the model's context.
     """
     path = str(located(benchmark.path) or benchmark.path)
     found = read_examples(path, split="validation", limit=benchmark.limit, scratch=config.site.scratch)
-    encoded = [encode(tokenizer, messages) for messages in found.conversations]
+    encoded = list(encodings(tokenizer, found.conversations, found.refused))
     fitting = [e for e in encoded if len(e.input_ids) <= config.model.max_model_len]
     if not fitting:
         raise SeedError(

@@ -66,6 +66,7 @@ def _finish(attempt: Attempt, trainer: Any, staging: Staging, began: float) -> N
             "tokens": attempt.data["tokens"],
             "trained_tokens": attempt.data["trained_tokens"],
             "left_out": attempt.data["left_out"],
+            "left_aside": attempt.data.get("left_aside", {}),
             "attempts": attempt.attempts,
             "seconds_last_attempt": round(time.time() - began, 1),
             "ranks": dist.get_world_size(),

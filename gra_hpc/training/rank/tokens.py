@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ConfigError, SeedError
+from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import full_disk_as_error, read_json, to_json
 from gra_hpc.training.config import FinetuneConfig, TooLong
-from gra_hpc.training.examples import Messages
+from gra_hpc.training.examples import Example, Messages
 from gra_hpc.training.examples import read_examples as read_examples
 from gra_hpc.whole_directory import Staging
 
@@ -41,17 +43,19 @@ class Encoded:
         return sum(label != IGNORED for label in self.labels)
 
 
-def encode(tokenizer: Any, messages: Messages) -> Encoded:
+def encode(tokenizer: Any, messages: Messages, tools: Sequence[dict[str, Any]] = ()) -> Encoded:
     """Apply the chat template, and find what the assistant says in it: its words and its end-of-turn token.
 
     Args:
         tokenizer: a fast tokenizer (it knows where each token lies in the text).
         messages: ends with an assistant's turn.
+        tools: what the assistant may call.
 
     Raises:
-        ConfigError: no chat template, or one that rewrites earlier turns, so that turns cannot be told apart.
+        ConfigError: no chat template.
+        Unfit: one that does not take the conversation, or rewrites earlier turns, so that turns cannot be told apart.
     """
-    whole, spans = render(tokenizer, messages)
+    whole, spans = render(tokenizer, messages, tools)
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     ids, labels = list(encoded["input_ids"]), []
     for token, (start, _) in zip(ids, encoded["offset_mapping"], strict=True):
@@ -64,25 +68,56 @@ def encode(tokenizer: Any, messages: Messages) -> Encoded:
     return Encoded(ids[:last], labels[:last])
 
 
-def render(tokenizer: Any, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+class Unfit(ConfigError):
+    """A conversation that a chat template does not take; others may be fine."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"model.chat_template: {why}", "model.chat_template=alpaca, or a template that only appends")
+        self.why = why
+
+
+def render(
+    tokenizer: Any, messages: Messages, tools: Sequence[dict[str, Any]] = ()
+) -> tuple[str, list[tuple[int, int]]]:
     """The text of a conversation, and from where to where in it the assistant speaks."""
     if not tokenizer.chat_template:
         raise ConfigError("model: its tokenizer has no chat template", "model.chat_template=alpaca")
     spans, whole = [], ""
     for number, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or not number:  # words that begin a conversation answer nothing
             continue
-        before = tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True)
-        after = tokenizer.apply_chat_template(messages[: number + 1], tokenize=False)
+        try:
+            text = partial(tokenizer.apply_chat_template, tokenize=False, tools=list(tools) or None)
+            before, after = text(messages[:number], add_generation_prompt=True), text(messages[: number + 1])
+        except Exception as e:  # whatever a template raises for a conversation that it was not written for
+            raise Unfit(f"the template does not take the conversation ({excerpt(e, 80)})") from None
         if not before.startswith(whole) or not after.startswith(before):
-            raise ConfigError(
-                "model.chat_template: the template changes earlier turns when later ones come, so the assistant's words"
-                " cannot be found in it",
-                "model.chat_template=alpaca, or a template that only appends",
+            raise Unfit(
+                "the template changes earlier turns when later ones come, so the assistant's words cannot be found"
             )
         spans.append((len(before), len(after)))
         whole = after
     return whole, spans
+
+
+def encodings(tokenizer: Any, examples: Iterable[Example], left_out: Counter[str]) -> Iterator[Encoded]:
+    """The examples that the chat template takes; the others are counted by the reason.
+
+    Raises:
+        Unfit: it takes none of them.
+    """
+    taken, unfit = 0, Counter[str]()
+    for example in examples:
+        try:
+            one = encode(tokenizer, example.messages, example.tools)
+        except Unfit as e:
+            unfit[e.why] += 1
+            continue
+        taken += 1
+        yield one
+    if unfit and not taken:
+        raise Unfit(unfit.most_common(1)[0][0])
+    left_out.update(unfit)
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
@@ -116,7 +151,8 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
         scratch=config.site.scratch,
     )
     counts: Counter[str] = Counter()
-    table = _table(_fitting(tokenizer, found.conversations, d.max_length, d.too_long, counts))
+    encoded = encodings(tokenizer, found.conversations, found.refused)
+    table = _table(_fitting(encoded, d.max_length, d.too_long, counts))
     if not len(table):
         raise SeedError(
             f"{d.path}: no example of at most {d.max_length} tokens", "data.max_length=MORE, data.too_long=truncate"
@@ -128,6 +164,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
         "source": found.source,
         "read": found.read,
         "left_out": dict(found.refused) | {k: counts[k] for k in ("longer than data.max_length",) if counts[k]},
+        "left_aside": dict(found.aside),
         "truncated": counts["truncated"],
         "examples": len(table),
         "tokens": counts["tokens"],
@@ -151,11 +188,8 @@ def load(target: Path) -> Any:
     return load_from_disk(str(target / "data"))
 
 
-def _fitting(
-    tokenizer: Any, conversations: Iterable[Messages], longest: int, too_long: TooLong, counts: Counter[str]
-) -> Iterator[Encoded]:
-    for messages in conversations:
-        one = encode(tokenizer, messages)
+def _fitting(examples: Iterable[Encoded], longest: int, too_long: TooLong, counts: Counter[str]) -> Iterator[Encoded]:
+    for one in examples:
         if len(one.input_ids) > longest:
             cut = Encoded(one.input_ids[:longest], one.labels[:longest])
             if too_long is TooLong.drop or not cut.trained:
