@@ -174,7 +174,7 @@ def test_messages_of_the_failure_catalogue_exist() -> None:
     """Each is in the source; those that Slurm and others say are named here."""
     theirs = (
         "Invalid account", "Invalid qos", "invalid partition", "Requested time", "Invalid generic", "Requested node",
-        "Invalid wckey", "No such file", "No module named", "no such file or directory",
+        "Invalid wckey", "No such file", "No module named", "no such file or directory", "unrecognized",
     )  # fmt: skip
     source = "\n".join(p.read_text() for p in (ROOT / "gra_hpc").rglob("*.py"))
     joined = re.sub(r'"\s*\n\s*f?"', "", source)

@@ -319,7 +319,4 @@ def refuse_refused(*executors: Any) -> None:
 def overruled_note(executor: Any) -> str:
     """What of the user's environment does not count for jobs; empty if there is nothing."""
     names = overruled(os.environ, script_of(executor))
-    one = len(names) == 1
-    return (
-        f"{', '.join(names)} in your environment do{'es' * one} not count: the site's settings say it" if names else ""
-    )
+    return f"{', '.join(names)} in your environment: left out; the site's settings count" if names else ""
