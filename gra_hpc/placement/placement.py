@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, Any
@@ -173,7 +173,11 @@ def solve(
 
 
 def constants_of(
-    config: RunConfig, node: NodeSpec, calibration: Mapping[str, Any] | None = None, rates: MethodRates | None = None
+    config: RunConfig,
+    node: NodeSpec,
+    calibration: Mapping[str, Any] | None = None,
+    rates: MethodRates | None = None,
+    thinking: Collection[str] = (),
 ) -> Constants:
     """The performance model's constants for a run: its node's device, its window and batch limits, what was measured.
 
@@ -182,6 +186,7 @@ def constants_of(
         node: kind, device type and memory.
         calibration: the `performance` part of a calibration file (`workload.read_calibration`).
         rates: its `method` part; stated defaults if not given.
+        thinking: models that think before they answer.
     """
     from gra_hpc.placement.performance import constants_for
     from gra_hpc.placement.workload import calls_per_sample
@@ -190,7 +195,7 @@ def constants_of(
     own = {
         "max_running": min(defaults.max_running, config.engine.max_running),
         "window": config.launch.window,
-        "calls_per_sample": calls_per_sample(config, rates),
+        "calls_per_sample": calls_per_sample(config, rates, thinking),
     }
     return defaults.calibrated(own).calibrated(calibration or {})
 

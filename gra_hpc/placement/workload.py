@@ -10,7 +10,7 @@ The defaults are stated here, in one place; a calibration file replaces them by 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ class RoleLoad:
     prompt_tokens: float
     """Over all these calls."""
     completion_tokens: float
-    """Over all these calls."""
+    """Over all these calls, thoughts included."""
     cached_tokens: float = 0.0
     """Part of the prompt tokens that the prefix cache is expected to hold already."""
+    thought_tokens: float = 0.0
+    """Part of the completion tokens that are thoughts."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class ModelLoad:
         return sum(r.cached_tokens for r in self.roles.values())
 
 
+THOUGHT_TOKENS = 700.0
+"""Stated default of thoughts before an answer, whatever is asked: of models of 4 to 8 billion parameters, some write a
+few hundred and some thousands."""
+
+
 @dataclass(frozen=True)
 class StepSize:
     """One question, on average."""
@@ -65,6 +72,8 @@ class StepSize:
     completion_tokens: float
     tries: float = 1.0
     """Calls until the answer can be used."""
+    thought_tokens: float = THOUGHT_TOKENS
+    """What a model that thinks writes before its answer."""
 
 
 STEPS = {
@@ -221,16 +230,19 @@ def seats(config: RunConfig) -> dict[str, dict[str, float]]:
     }
 
 
-def method_load(config: RunConfig, rates: MethodRates | None = None, stage: str = "samples") -> dict[str, ModelLoad]:
+def method_load(
+    config: RunConfig, rates: MethodRates | None = None, stage: str = "samples", thinking: Collection[str] = ()
+) -> dict[str, ModelLoad]:
     """Expected work per sample of every model in `config.models`; a model that is never asked has no roles.
 
     Args:
         config: method, committee and models.
         rates: acceptance and sizes; stated defaults if not given.
         stage: `samples` for a round; `prepare` for round 0, per seed to be described.
+        thinking: models that think before they answer.
     """
     rates = rates or MethodRates()
-    members = config.committee or {name: MemberConfig(model=name) for name in config.models}
+    members = _members(config)
     totals: dict[str, dict[str, RoleLoad]] = {name: {} for name in config.models}
     for question in asked(config, rates, stage):
         size = rates.steps[question.step]
@@ -243,8 +255,9 @@ def method_load(config: RunConfig, rates: MethodRates | None = None, stage: str 
                 continue
             prompt = calls * (size.prompt_tokens + len(member.persona) / 4)
             answer = calls * min(size.completion_tokens, _longest(config, member, question.role))
+            thoughts = calls * _thoughts(config, member, question.role, size, thinking)
             by_model[member.model] = by_model.get(member.model, 0.0) + count
-            _add(totals[member.model], question.role, RoleLoad(calls, prompt, answer))
+            _add(totals[member.model], question.role, RoleLoad(calls, prompt, answer + thoughts, 0.0, thoughts))
         if question.role == "reviewer":
             for model, count in by_model.items():
                 again = _repeated(config, model, count)
@@ -253,14 +266,19 @@ def method_load(config: RunConfig, rates: MethodRates | None = None, stage: str 
     return {name: ModelLoad(roles) for name, roles in totals.items()}
 
 
-def calls_per_sample(config: RunConfig, rates: MethodRates | None = None) -> float:
-    """Calls in flight per sample in flight, on average: of its time, by answer tokens, what several seats share."""
+def calls_per_sample(config: RunConfig, rates: MethodRates | None = None, thinking: Collection[str] = ()) -> float:
+    """Calls in flight per sample in flight, on average: of its time, by tokens written, what several seats share."""
     rates = rates or MethodRates()
+    members = _members(config)
     at_once = in_a_row = 0.0
     for question in asked(config, rates) if config.models else []:
-        size = rates.steps[question.step]
-        tokens = question.times * min(size.tries, config.method.max_tries) * size.completion_tokens
-        count = sum(seats(config)[question.role].values())
+        size, seated = rates.steps[question.step], seats(config)[question.role]
+        count = sum(seated.values())
+        if not count:
+            continue
+        thoughts = sum(n * _thoughts(config, members[s], question.role, size, thinking) for s, n in seated.items())
+        written = size.completion_tokens + thoughts / count
+        tokens = question.times * min(size.tries, config.method.max_tries) * written
         at_once += count * tokens
         in_a_row += min(1.0, count) * tokens
     return at_once / in_a_row if in_a_row else 1.0
@@ -279,12 +297,25 @@ def _longest(config: RunConfig, member: MemberConfig, role: str) -> float:
     return min(longest, m.verdict_tokens) if role in ROLES[1:] else longest
 
 
+def _thoughts(config: RunConfig, member: MemberConfig, role: str, size: StepSize, thinking: Collection[str]) -> float:
+    """Tokens that a member thinks before one answer, as far as sampling lets it."""
+    if member.model not in thinking:
+        return 0.0
+    layers = [member.sampling, config.method.role_sampling.get(role), config.method.sampling]
+    return min(size.thought_tokens, next((s.thinking_tokens for s in layers if s and s.thinking_tokens), 2048))
+
+
+def _members(config: RunConfig) -> dict[str, MemberConfig]:
+    """The committee; where none is named, each model is a member."""
+    return config.committee or {name: MemberConfig(model=name) for name in config.models}
+
+
 def _repeated(config: RunConfig, model: str, seats_of_model: float) -> float:
     """Expected Reviewers of one sample whose prompt this model has just seen: all of its seats but the first.
 
     Several members may share a model (personas), and Reviewers are asked the same but for the persona at the end.
     """
-    members = config.committee or {name: MemberConfig(model=name) for name in config.models}
+    members = _members(config)
     m = config.method
     if m.policy is not Policy.random or len(members) == 1:
         return max(0.0, seats_of_model - 1)

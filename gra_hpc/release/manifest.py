@@ -90,7 +90,7 @@ def describe(
             "digest": plan.frozen["seeds"],
         },
         "thoughts": {
-            "models": [name for name, pin in sorted(plan.models.items()) if pin.thinking and pin.thinking.on],
+            "models": plan.thinking_models,
             "seeds": plan.seed_thoughts,
             "rows": thought_out,
         },

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gra_hpc.config.settings import RunConfig, SamplingConfig
 from gra_hpc.errors import StorageError
+from gra_hpc.placement.workload import THOUGHT_TOKENS
 from gra_hpc.storage import file_system, mount_of
 
 BYTES_PER_TOKEN = 4.5
@@ -40,19 +41,23 @@ class DiskSpace:
         return f"{size}{files}"
 
 
-def needed(config: RunConfig, candidates: int, shards: int) -> DiskSpace:
+def needed(config: RunConfig, candidates: int, shards: int, thinking: Collection[str] = ()) -> DiskSpace:
     """About what a run takes at most, all rounds together: an estimate from usual lengths of answers.
 
     Args:
         candidates: of one round.
         shards: of one round.
+        thinking: models that think before they answer.
     """
     m = config.method
     longest = _max_tokens(m.sampling, 4096)
     verdicts = (2 * m.reviewers + 1) * min(120, m.verdict_tokens)
     tokens = min(LONG_ANSWER, longest) + min(96, longest) + verdicts + 60
     calls = 4 + 2 * m.reviewers + 1
-    each = COPIES * BYTES_PER_TOKEN * tokens + calls * CALL_BYTES + EMBEDDING_BYTES
+    members = [member.model for member in config.committee.values()] or list(config.models)
+    thinkers = sum(name in thinking for name in members) / max(1, len(members))
+    thoughts = calls * thinkers * min(THOUGHT_TOKENS, m.sampling.thinking_tokens or THOUGHT_TOKENS)
+    each = COPIES * BYTES_PER_TOKEN * (tokens + thoughts) + calls * CALL_BYTES + EMBEDDING_BYTES
     return DiskSpace(int(each * candidates * m.rounds), FILES_PER_RUN + FILES_PER_SHARD * shards * m.rounds)
 
 

@@ -160,7 +160,9 @@ def plan_engines(config: RunConfig, plan: Plan) -> Solution:
     models = pinned_models(config, plan) | embedder
     facts = {name: facts_of(m) for name, m in models.items()}
     rates, performance = calibration_of(config)
-    load = {name: work for name, work in method_load(config, rates).items() if name in models}
+    load = {
+        name: work for name, work in method_load(config, rates, thinking=plan.thinking_models).items() if name in models
+    }
     load |= dict.fromkeys(embedder, embedding_load(config, rates))
-    constants = constants_of(config, node, performance, rates)
+    constants = constants_of(config, node, performance, rates, plan.thinking_models)
     return solve(models, facts, node, load, config.engine.residency, constants=constants)

@@ -69,7 +69,12 @@ class Plan:
     @property
     def thinks(self) -> bool:
         """Whether any model of the pool thinks: then the calls' tables have a column for it."""
-        return any(pin.thinking and pin.thinking.on for pin in self.models.values())
+        return bool(self.thinking_models)
+
+    @property
+    def thinking_models(self) -> list[str]:
+        """The models that think before they answer, by name."""
+        return [name for name, pin in sorted(self.models.items()) if pin.thinking and pin.thinking.on]
 
     @property
     def thought_out(self) -> bool:

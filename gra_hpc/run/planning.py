@@ -104,7 +104,8 @@ def make(
     if before_writing:
         before_writing(config, plan)
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    disk_space.check(run.path, disk_space.needed(config, first_round(config, plan).candidates, plan.shards))
+    candidates = first_round(config, plan).candidates
+    disk_space.check(run.path, disk_space.needed(config, candidates, plan.shards, plan.thinking_models))
     with full_disk_as_error(run.path):
         once.check(run.path.parent)
         temporary = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.path.parent))

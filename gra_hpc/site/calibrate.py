@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.errors import ConfigError, IncompleteError
 from gra_hpc.parquet import read_table
+from gra_hpc.records import THOUGHTS
 from gra_hpc.run import planning
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan
@@ -74,8 +75,8 @@ def measure(run: Run) -> dict[str, Any]:
     shards = [(path.parent, read_json(path)) for path in sorted(run.round(1).shards.glob("[0-9]*/manifest.json"))]
     if not shards:
         raise IncompleteError(f"{run.path}: no shard of round 1 is published", f"gra status {run.path}")
-    calls, samples = _tables(shards)
-    method = _method(calls, samples)
+    calls, samples = _tables(shards, plan.thinks)
+    method = _method(calls, samples, plan.thinking_models)
     engines = [e for _, m in shards for e in m["engines"]["engines"].values()]
     starts = sum(e["starts"] for e in engines)
     return {
@@ -118,20 +119,20 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
         yield (
             f"  {step:18} {size['prompt_tokens']:.0f} + {size['completion_tokens']:.0f} tokens,"
             f" {size['tries']:.2f} tries"
+            + (f", {size['thought_tokens']:.0f} tokens of thoughts" if "thought_tokens" in size else "")
         )
     yield f"  engine start       {performance['start_s']:.0f} s"
     for model, speed in performance["speed"].items():
         yield f"  speed of {model}: {speed:.2f} of the model's"
 
 
-def _tables(shards: list[tuple[Path, dict[str, Any]]]) -> tuple[pa.Table, pa.Table]:
-    """Calls and samples of the shards."""
+def _tables(shards: list[tuple[Path, dict[str, Any]]], thinks: bool) -> tuple[pa.Table, pa.Table]:
+    """Calls and samples of the shards; calls with their texts where some model thinks."""
     import pyarrow as pa
 
-    calls = [
-        read_table(d / m["calls"]["file"], ["key", "model", "prompt_tokens", "completion_tokens", "seconds"])
-        for d, m in shards
-    ]
+    columns = ["key", "model", "prompt_tokens", "completion_tokens", "seconds"]
+    columns += ["text", THOUGHTS] if thinks else []
+    calls = [read_table(d / m["calls"]["file"], columns) for d, m in shards]
     samples = [
         read_table(d / m["samples"]["file"], ["status", "stage", "instruction_reviews", "mean", "verdict"])
         for d, m in shards
@@ -139,16 +140,26 @@ def _tables(shards: list[tuple[Path, dict[str, Any]]]) -> tuple[pa.Table, pa.Tab
     return pa.concat_tables(calls), pa.concat_tables(samples)
 
 
-def _method(calls: pa.Table, samples: pa.Table) -> dict[str, Any]:
-    """Acceptance and sizes of the steps. What did not occur is left to the defaults."""
+def _method(calls: pa.Table, samples: pa.Table, thinking: Collection[str] = ()) -> dict[str, Any]:
+    """Acceptance and sizes of the steps. What did not occur is left to the defaults.
+
+    Args:
+        thinking: models that think: their tokens are shared out between thoughts and answer by characters.
+    """
     from gra_hpc.records import ACCEPTED, FAILED, INSTRUCTION_CRITERIA
 
     sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    thoughts: dict[str, list[int]] = defaultdict(list)
     questions: dict[str, set[str]] = defaultdict(set)
     for row in calls.to_pylist():
         question = row["key"].rsplit("/", 1)[0]
         step = question.split("/")[1]
-        sizes[step].append((row["prompt_tokens"], row["completion_tokens"]))
+        written = row["completion_tokens"]
+        if row["model"] in thinking:
+            both = len(row["text"]) + len(row[THOUGHTS])
+            thoughts[step].append(written * len(row[THOUGHTS]) // max(1, both))
+            written -= thoughts[step][-1]
+        sizes[step].append((row["prompt_tokens"], written))
         questions[step].add(question)
     rows = samples.to_pylist()
     found: dict[str, Any] = {
@@ -157,6 +168,7 @@ def _method(calls: pa.Table, samples: pa.Table) -> dict[str, Any]:
                 "prompt_tokens": round(sum(p for p, _ in s) / len(s), 1),
                 "completion_tokens": round(sum(c for _, c in s) / len(s), 1),
                 "tries": round(len(s) / len(questions[step]), 3),
+                **({"thought_tokens": round(sum(t) / len(t), 1)} if (t := thoughts.get(step)) else {}),
             }
             for step, s in sizes.items()
         }
@@ -205,14 +217,14 @@ def _solution(config: RunConfig, plan: Plan, method: dict[str, Any]) -> Solution
     models = pinned_models(config, plan)
     facts = {name: facts_of(m) for name, m in models.items()}
     rates = MethodRates().calibrated(method)
-    load = method_load(config, rates)
+    load = method_load(config, rates, thinking=plan.thinking_models)
     return solve(
         models,
         facts,
         node,
         {name: work for name, work in load.items() if name in models},
         config.engine.residency,
-        constants=constants_of(config, node, rates=rates),
+        constants=constants_of(config, node, rates=rates, thinking=plan.thinking_models),
     )
 
 

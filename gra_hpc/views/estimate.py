@@ -78,7 +78,7 @@ def estimate(config: RunConfig, plan: Plan, candidates: int, shards: int, soluti
         ConfigError: a calibration that cannot be read.
     """
     rates, _ = calibration_of(config)
-    load = method_load(config, rates)
+    load = method_load(config, rates, thinking=plan.thinking_models)
     if solution is not None:
         engines = [e for turn in solution.rota.turns for e in turn.engines]
         starts = max(1, len(engines)) if solution.model.cpu else len({e.need.name for e in engines})
@@ -93,7 +93,7 @@ def estimate(config: RunConfig, plan: Plan, candidates: int, shards: int, soluti
         candidates,
         shards,
         _by_role(load, candidates),
-        _describing(config, rates, plan.undescribed),
+        _describing(config, rates, plan),
         speed,
         start,
         max(0.0, 60.0 * site.time_minutes - site.signal_lead_s) if site.executor is Executor.slurm else 0.0,
@@ -110,12 +110,14 @@ def _by_role(load: dict[str, ModelLoad], times: int) -> dict[str, RoleLoad]:
                 old.calls + times * work.calls,
                 old.prompt_tokens + times * work.prompt_tokens,
                 old.completion_tokens + times * work.completion_tokens,
+                thought_tokens=old.thought_tokens + times * work.thought_tokens,
             )
     return roles
 
 
-def _describing(config: RunConfig, rates: MethodRates, seeds: int) -> RoleLoad | None:
-    return _by_role(method_load(config, rates, "prepare"), seeds).get("generator") if seeds else None
+def _describing(config: RunConfig, rates: MethodRates, plan: Plan) -> RoleLoad | None:
+    load = method_load(config, rates, "prepare", plan.thinking_models)
+    return _by_role(load, plan.undescribed).get("generator") if plan.undescribed else None
 
 
 def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
@@ -158,7 +160,8 @@ def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
 def _work(work: RoleLoad) -> str:
     return (
         f"{_count(work.calls):>6} calls, {_count(work.prompt_tokens):>6} prompt"
-        f" and {_count(work.completion_tokens):>6} answer tokens"
+        f" and {_count(work.completion_tokens - work.thought_tokens):>6} answer tokens"
+        + (f", {_count(work.thought_tokens)} of thoughts" if work.thought_tokens else "")
     )
 
 

@@ -73,7 +73,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     first = RoundPlan.load(run.round(1))
     books = next(r.ledger for r in collect(run, ask_slurm=False).rounds if r.round == 1)  # it may be planned again
     yield f"round 1      {first.candidates} candidates in {plan.shards} shards; {books.line()}"
-    need = disk_space.needed(config, first.candidates, plan.shards)
+    need = disk_space.needed(config, first.candidates, plan.shards, plan.thinking_models)
     yield f"disk         about {need} at most; {disk_space.free(run.path)} free"
     if config.method.rounds > 1:
         later = "sized by the acceptance measured" if config.method.target_accepted else "of the same size"

@@ -58,6 +58,33 @@ def calls(run: RunConfig, rates: MethodRates | None = None) -> dict[str, float]:
     return dict(total)
 
 
+def test_thoughts_are_written_before_every_answer_and_bounded() -> None:
+    """By the models that think alone; all of their calls take longer, so that more are in flight at once."""
+    run = config(models=2)
+    plain, loads = method_load(run), method_load(run, thinking=["a"])
+    assert loads["b"] == plain["b"]
+    for role, work in loads["a"].roles.items():
+        assert work.thought_tokens == pytest.approx(700 * work.calls)
+        assert work.completion_tokens - work.thought_tokens == pytest.approx(plain["a"].roles[role].completion_tokens)
+        assert (work.calls, work.prompt_tokens) == (plain["a"].roles[role].calls, plain["a"].roles[role].prompt_tokens)
+    run.method.sampling.thinking_tokens = 100
+    run.method.role_sampling["reviewer"] = SamplingConfig(thinking_tokens=50)
+    roles = method_load(run, thinking=["a"])["a"].roles
+    assert roles["reviewer"].thought_tokens == pytest.approx(50 * roles["reviewer"].calls)
+    assert roles["generator"].thought_tokens == pytest.approx(100 * roles["generator"].calls)
+    assert (
+        calls_per_sample(config(), thinking="abcde")
+        > calls_per_sample(config(), thinking="a")
+        > calls_per_sample(config())
+    )
+    measured = MethodRates().calibrated({"steps": {"response": {"thought_tokens": 1500.0}}})
+    more = method_load(config(), measured, thinking=["a"])["a"].roles["generator"]
+    usual = method_load(config(), thinking=["a"])["a"].roles["generator"]
+    assert more.thought_tokens > usual.thought_tokens > 0
+    described = method_load(config(), stage="prepare", thinking=["a"])["a"].roles["generator"]
+    assert described.thought_tokens == pytest.approx(700 * described.calls)
+
+
 def test_reviewers_are_asked_at_once() -> None:
     """Calls in flight per sample: by answer tokens, three Reviewers beside each other and all else in a row."""
     size = StepSize(100, 50)

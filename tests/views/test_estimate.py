@@ -6,16 +6,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from gra_hpc.config import presets
 from gra_hpc.config.settings import ModelConfig, RunConfig
 from gra_hpc.errors import ConfigError
 from gra_hpc.models.facts import stated_facts
+from gra_hpc.models.thinking import Thinking
 from gra_hpc.placement.placement import NodeSpec, constants_of, solve
 from gra_hpc.placement.workload import RoleLoad, method_load
+from gra_hpc.run import disk_space
+from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan
-from gra_hpc.site.calibrate import plan_small, save
+from gra_hpc.site.calibrate import _method, plan_small, save
 from gra_hpc.views.estimate import Estimate, estimate, lines
 
 HOUR = 3600.0
@@ -65,6 +69,42 @@ def test_the_text_names_work_time_limit_and_widths() -> None:
     assert "gra calibrate" in text
     config.site.calibration = "here.json"
     assert "calibrated by here.json" in "\n".join(lines(round_of(), config))
+
+
+def test_thoughts_are_told_beside_answers() -> None:
+    config = presets.compose("demo")
+    work = RoleLoad(3000, 6e5, 2.5e6, thought_tokens=2.1e6)
+    text = "\n".join(lines(round_of(roles={"generator": work}), config))
+    assert "600k prompt and   400k answer tokens, 2.1M of thoughts" in text
+    assert "thoughts" not in "\n".join(lines(round_of(), config))
+
+
+def test_models_that_think_take_longer_and_more_room() -> None:
+    facts = dict.fromkeys("abc", stated_facts(parameters=8e9, layers=32, heads=32, kv_heads=8, intermediate=14336))
+    node = NodeSpec("gpu", 8, 80, device_type="a100")
+    config = RunConfig(models={n: ModelConfig(path=n) for n in facts})
+    thinks = {n: ModelPin(n, n, "", "", thinking=Thinking(n != "c")) for n in facts}
+    seconds, space = [], []
+    for pins in ({}, thinks):
+        plan = Plan("", {}, "", 0.0, 1, 1000, 0, 0, pins, None)
+        load = method_load(config, thinking=plan.thinking_models)
+        constants = constants_of(config, node, thinking=plan.thinking_models)
+        solution = solve(config.models, facts, node, load, constants=constants)
+        made = estimate(config, plan, 1000, 1, solution)
+        seconds.append(made.shard_s)
+        space.append(disk_space.needed(config, 1000, 1, plan.thinking_models).bytes)
+    assert made.roles["generator"].thought_tokens > 1000 * 700
+    assert seconds[1] > 2 * seconds[0] and space[1] > 2 * space[0]
+
+
+@pytest.mark.parametrize(("text", "thoughts", "expected"), [("4" * 25, "2" * 75, 75), ("", "2" * 9, 100), ("4", "", 0)])
+def test_a_calibration_tells_thoughts_from_answers(text: str, thoughts: str, expected: float) -> None:
+    call = {"key": "s/response/generator/0", "model": "a", "prompt_tokens": 9, "completion_tokens": 100, "seconds": 1.0}
+    calls = pa.Table.from_pylist([{**call, "text": text, "thoughts": thoughts}])
+    samples = pa.Table.from_pylist([{"status": "accepted", "stage": "", "instruction_reviews": [], "mean": None}])
+    found = _method(calls, samples, ["a"])["steps"]["response"]
+    assert (found["thought_tokens"], found["completion_tokens"]) == (expected, 100 - expected)
+    assert "thought_tokens" not in _method(calls, samples)["steps"]["response"]
 
 
 def test_a_calibration_is_kept_per_site_and_model(tmp_path: Path) -> None:
