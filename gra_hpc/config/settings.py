@@ -349,7 +349,7 @@ class EngineConfig:
     """Environment variables for the engines."""
     own_network: OwnNetwork = unfrozen(OwnNetwork.auto)
     """Give each engine a network namespace of its own, so that nobody else on the node reaches its internal TCP ports:
-    where the kernel allows it. auto: on CPU nodes (not tried on GPUs)."""
+    where the kernel allows it. auto: an engine on GPUs that does not start in one is started without."""
     simulated_latency_s: float = unfrozen(0.0, ge=0, le=Most.SECONDS)
     """Simulated engine: seconds a call takes."""
     simulated_failures: float = setting(0.0, ge=0, le=1)

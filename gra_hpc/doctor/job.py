@@ -38,6 +38,7 @@ def node_checks(config: RunConfig, directory: Path) -> list[Check]:
         functools.partial(node.cores, config),
         functools.partial(node.gpus, config),
         node.machine,
+        functools.partial(node.own_network, config),
         node.requeueing,
         node.network,
         functools.partial(software.models, config),

@@ -9,8 +9,9 @@ import socket
 import subprocess
 from collections.abc import Iterable
 
-from gra_hpc.config.settings import EngineKind, RunConfig
+from gra_hpc.config.settings import EngineKind, OwnNetwork, RunConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
+from gra_hpc.engines import guard
 
 OPEN_FILES = 4096
 SHM_GB = 1.0
@@ -99,6 +100,29 @@ def machine() -> Iterable[Finding]:
         yield warning(f"open files: {hard}", "ask support for 4096 or more: each call in flight is a connection")
     else:
         yield ok(f"open files: {soft} (may be raised to {'any' if hard == resource.RLIM_INFINITY else hard})")
+
+
+def own_network(config: RunConfig) -> Iterable[Finding]:
+    """Whether engines get a network that no other user of the node reaches."""
+    mode = config.engine.own_network
+    if mode is OwnNetwork.never:
+        yield ok("engines share the node's network (engine.own_network=never)")
+        return
+    if not guard.can_have_own_network():
+        what = "this node's kernel gives engines no network of their own"
+        if mode is OwnNetwork.always:
+            yield failure(f"{what}, engine.own_network=always", "engine.own_network=auto, or other nodes")
+        else:
+            yield warning(
+                f"{what}: other users of the node reach the loopback ports of their parts",
+                "nodes for you alone (site.sbatch={exclusive: true}), or ask support for user namespaces",
+            )
+    elif config.site.gpus_per_node and not guard.can_have_own_network(cuda=True):
+        yield warning(
+            "CUDA does not start in a network of its own: engines share the node's", "engine.own_network=never"
+        )
+    else:
+        yield ok("engines get a network of their own")
 
 
 def requeueing() -> Iterable[Finding]:

@@ -73,11 +73,19 @@ def own_network() -> bool:
     return True
 
 
-def can_have_own_network() -> bool:
-    """Whether `own_network` works here, tried in a fork."""
+def can_have_own_network(cuda: bool = False) -> bool:
+    """Whether `own_network` works here, tried in a fork.
+
+    Args:
+        cuda: and CUDA's driver in it; without a driver there is nothing to try.
+    """
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if own_network() else 1)
+        works = own_network()
+        if works and cuda:
+            with contextlib.suppress(OSError, AttributeError):
+                works = ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+        os._exit(0 if works else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 

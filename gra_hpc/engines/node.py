@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gra_hpc.config.settings import EngineConfig, ModelConfig
+from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
 from gra_hpc.engines import leftovers, vllm_server
 from gra_hpc.engines.dispatcher import Dispatcher
 from gra_hpc.engines.process import EngineProcess
@@ -169,14 +169,21 @@ class Node:
     def _builder(self, index: int, spec: EngineSpec) -> Callable[[int], EngineProcess]:
         """Makes the process of the n-th start: fresh paths each time, so that nothing of a dead engine is met again."""
 
+        before: EngineProcess | None = None
+
         def build(n: int) -> EngineProcess:
+            nonlocal before, spec
             assert self._private is not None
+            if _fails_alone(before):
+                log.warning("engine %s: without a network of its own from now on (engine.own_network)", spec.place.name)
+                spec = replace(spec, shares_network=True)
             name = f"e{index:02d}-{n}"
             fresh = replace(spec, socket=self._private / f"{name}.s", private=self._private / name)
             host = os.uname().nodename.split(".")[0]
             token = self._private.name[-8:]
             log_path = self._log_dir / f"engine-{spec.place.name}-{host}-{token}-{n}.log"
-            return EngineProcess(fresh, self._command(fresh), self._private / f"{name}.state", log_path)
+            before = EngineProcess(fresh, self._command(fresh), self._private / f"{name}.state", log_path)
+            return before
 
         return build
 
@@ -274,3 +281,10 @@ class Node:
             "rotation": rotation.report(),
             "given_up": sum(p.quarantined for p in self._dispatchers.values()),
         }
+
+
+def _fails_alone(process: EngineProcess | None) -> bool:
+    """Whether an engine may not have started for its network's sake: no driver must keep a run from its engines."""
+    if process is None or process.was_ready or process.terminated or not process.launch.own_network:
+        return False
+    return process.spec.kind == "gpu" and process.spec.engine.own_network is OwnNetwork.auto

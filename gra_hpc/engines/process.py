@@ -50,6 +50,8 @@ class EngineProcess:
         self.cause = ""
         """Why we killed it, when we did."""
         self.exit_code: int | None = None
+        self.was_ready = False
+        """It has answered a health check."""
         self._guard: subprocess.Popen[bytes] | None = None
         self._guard_start = 0
         self._loop = asyncio.get_running_loop()
@@ -121,6 +123,7 @@ class EngineProcess:
         except BaseException:
             await self.stop(grace=0.5)
             raise
+        self.was_ready = True
         return time.monotonic() - begin
 
     @property

@@ -53,6 +53,8 @@ class EngineSpec:
     """Whether the engine must offer sleep mode (it takes turns on a GPU)."""
     parser: str = ""
     """vLLM's reasoning parser, of a model that thinks."""
+    shares_network: bool = False
+    """On a GPU it has not started in a network of its own: with `own_network=auto` it does without."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,14 @@ def launch(spec: EngineSpec) -> Launch:
         argv=command(spec, directory),
         env=environment(spec, os.environ),
         fold_system=not spec.place.embeds and not files.takes_system_role(directory, spec.model),
-        own_network=spec.engine.own_network is OwnNetwork.always
-        or (spec.engine.own_network is OwnNetwork.auto and spec.kind == "cpu"),
+        own_network=has_own_network(spec),
     )
+
+
+def has_own_network(spec: EngineSpec) -> bool:
+    """Whether an engine gets a network of its own, where the kernel allows it."""
+    mode = spec.engine.own_network
+    return mode is OwnNetwork.always or (mode is OwnNetwork.auto and not spec.shares_network)
 
 
 def check(spec: EngineSpec, directory: Path) -> None:

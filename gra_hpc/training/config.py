@@ -168,6 +168,13 @@ class CheckpointConfig:
     """Keep the last ones beside the finished model (they are six times its size)."""
 
 
+class Meeting(Enum):
+    """Where ranks of several nodes meet."""
+
+    file = "file"
+    port = "port"
+
+
 @dataclass
 class RanksConfig:
     """The ranks, and the job they run in."""
@@ -191,6 +198,10 @@ class RanksConfig:
     """Slurm partition. Empty: `site.partition`."""
     interface: str = unfrozen("")
     """Network interface between nodes (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME). Empty: the libraries choose."""
+    meeting: Meeting = unfrozen(Meeting.file)
+    """Where ranks of several nodes learn each other's addresses. file: in one that only you can reach, below the job's
+    directory; its file system must keep locks between nodes (NFS, GPFS, Lustre with `flock`). port: at a port of the
+    first node, which anybody on the cluster's network can reach."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ OUT/config.yaml                                       frozen when first submitte
     checkpoints/ATTEMPT/checkpoint-N/..., complete.json      complete.json is written last
     model/                                            safetensors and tokenizer, renamed into place
     loss.jsonl  loss.png  done.json                   done.json is written last
+    rendezvous/                                       where ranks of several nodes meet; nobody else enters
     logs/  submissions/
 """
 
@@ -38,6 +39,10 @@ class FinetuneDir(JobDir):
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def meetings(self) -> Path:
+        return self.path / "rendezvous"
 
     @property
     def model(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from gra_hpc.signals import Signals
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
 from gra_hpc.training.directory import FinetuneDir, attempts, newest, next_number
-from gra_hpc.training.ranks import Rendezvous, rendezvous, run_ranks
+from gra_hpc.training.ranks import Rendezvous, place, rendezvous, run_ranks
 
 log = logging.getLogger(__name__)
 
@@ -140,17 +141,20 @@ def finetune(out: FinetuneDir, signals: Signals | None = None) -> End:
     if signals is None:
         return _here(out)
     config = configs.load(out.config)
-    where = rendezvous(config.launch.nodes, next_number(out))
+    where = rendezvous(config.launch.nodes, next_number(out), config.launch.meeting)
     before = newest(out)
     command = [sys.executable, "-P", "-m", "gra_hpc.training.rank.worker", str(out.path)]
     logs = out.path / "logs" / where.attempt
     try:
-        codes = run_ranks(command, config.ranks_per_node, where, logs, signals, config.launch.interface)
+        with place(where, out.meetings) as meet_in:
+            codes = run_ranks(command, config.ranks_per_node, where, logs, signals, config.launch.interface, meet_in)
     except GraError as e:
         if out.done.is_file():  # another copy of this job was faster, and has removed what this one was writing
             return End.already
         raise LaunchError(e.what, f"mend it, then gra finetune {out.path}") from None
     if all(code == 0 for code in codes):
+        if where.node == 0:
+            shutil.rmtree(out.meetings, ignore_errors=True)
         return End.done
     _refuse_standstill(out, where, before.step if before else 0)
     return End.stopped

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import EngineKind, RunConfig
+from gra_hpc.config.settings import EngineConfig, EngineKind, OwnNetwork, RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor import directories, node, slurm_site, software
 from gra_hpc.doctor.finding import FAILURE, OK, WARNING, Finding, examine, worst
 from gra_hpc.doctor.job import ExamineNode
+from gra_hpc.engines import guard
 from gra_hpc.errors import GraError
 from gra_hpc.launch.slurm import advice
 from tests.site.made_up_cluster import A100, CPU, cluster, partition
@@ -119,6 +120,32 @@ def test_node(monkeypatch: pytest.MonkeyPatch) -> None:
     (cpus, _) = node.cores(config)
     assert cpus.level == WARNING
     assert worst(node.machine()) != FAILURE
+
+
+def test_what_a_node_allows_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of their own: said by the node, CUDA in it too, before a run finds out."""
+    possible: dict[bool, bool] = {}
+    monkeypatch.setattr(guard, "can_have_own_network", lambda cuda=False: possible[cuda])
+
+    def said(mode: str, gpus: int, **allows: bool) -> tuple[str, str]:
+        possible.update({False: allows["kernel"], True: allows.get("cuda", False)})
+        (found,) = node.own_network(
+            RunConfig(engine=EngineConfig(own_network=OwnNetwork(mode)), site=SiteConfig(gpus_per_node=gpus))
+        )
+        return found.level, found.what
+
+    assert said("auto", 0, kernel=True) == (OK, "engines get a network of their own")
+    assert said("auto", 2, kernel=True, cuda=True)[0] == OK
+    assert said("auto", 2, kernel=True, cuda=False)[0] == WARNING
+    assert said("auto", 0, kernel=False)[0] == WARNING
+    assert said("always", 0, kernel=False)[0] == FAILURE
+    assert said("never", 0, kernel=False) == (OK, "engines share the node's network (engine.own_network=never)")
+
+
+def test_the_network_of_a_node_is_tried() -> None:
+    config = RunConfig()
+    (found,) = node.own_network(config)
+    assert (found.level == OK) is guard.can_have_own_network()
 
 
 def test_requirements_with_ranges_markers_and_extras() -> None:

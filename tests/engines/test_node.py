@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines import guard, replica
+from gra_hpc.engines.node import Node
 from gra_hpc.engines.simulated import SimulatedEngine
+from gra_hpc.engines.vllm_server import EngineSpec, Launch, has_own_network
 from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.placement.placement import EnginePlace, Placement
@@ -96,6 +100,31 @@ def test_engine_that_does_not_start_is_one_clear_line(host: Host) -> None:
             assert Path(str(e.value).split("log: ")[-1]).read_text().startswith("$ ")
 
     run(work())
+    host.assert_clean()
+
+
+def test_engines_on_gpus_that_do_not_start_in_a_network_of_their_own_do_without(host: Host) -> None:
+    """One that has started keeps it over its deaths."""
+    started: list[tuple[str, bool]] = []
+
+    def command(spec: EngineSpec) -> Launch:
+        own = has_own_network(spec)
+        launch = replace(launcher()(spec), own_network=own)
+        if spec.socket.name.count("-"):  # a start, not the check before any
+            started.append((spec.place.model, own))
+        return replace(launch, argv=["false"]) if own and spec.place.model == "m" else launch
+
+    async def work() -> None:
+        models = {m: ModelConfig(path=m, max_model_len=512) for m in ("m", "n")}
+        two = Placement((EnginePlace("m", 0, ()), EnginePlace("n", 0, ())), "gpu")
+        async with Node(models, two, EngineConfig(start_timeout_s=60), host.base, host.logs, command) as node:
+            assert (await node.ask(request(model="m"))).text and (await node.ask(request(model="n"))).text
+            os.kill(engine_pid(node, 1), signal.SIGKILL)
+            await until_it_is(lambda: node.stats()["engines"]["n-0"]["starts"] == 2)
+            assert (await node.ask(request("again", model="n"))).text
+
+    run(work())
+    assert sorted(started) == [("m", False), ("m", True), ("n", True), ("n", True)]
     host.assert_clean()
 
 

@@ -207,3 +207,16 @@ def test_always_a_network_of_its_own_means_always(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(guard, "own_network", lambda: False)
     with pytest.raises(EngineError, match=r"own_network=always: this node's kernel .* -> engine.own_network=auto"):
         vllm_server.check(spec(engine=EngineConfig(own_network=OwnNetwork.always)), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_a_network_of_its_own(kind: str) -> None:
+    """Wherever the kernel allows it; with `auto` not again on GPUs where an engine did not start in it."""
+    given = {
+        (mode, shares): vllm_server.has_own_network(
+            spec(kind, engine=EngineConfig(own_network=OwnNetwork(mode)), shares_network=shares)
+        )
+        for mode in ("auto", "always", "never")
+        for shares in (False, True)
+    }
+    assert [k for k, own in given.items() if own] == [("auto", False), ("always", False), ("always", True)]

@@ -22,12 +22,12 @@ from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseEr
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.signals import Signals
 from gra_hpc.training import ranks
-from gra_hpc.training.config import FinetuneConfig, compose
+from gra_hpc.training.config import FinetuneConfig, Meeting, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.examples import read_examples
 from gra_hpc.training.job import demand, explain
 from gra_hpc.training.rank.settings import deepspeed_settings
-from gra_hpc.training.ranks import Rendezvous, first_host, free_port, rendezvous, run_ranks
+from gra_hpc.training.ranks import Rendezvous, first_host, rendezvous, run_ranks
 from tests.waiting import ended, until
 
 PAPER = ["model.path=m", "data.path=d", "site.gpus_per_node=8"]
@@ -215,19 +215,25 @@ def test_rendezvous_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in env.items():
         monkeypatch.setenv(key, value)
     here = rendezvous(2, 1)
-    assert (here.node, here.nodes, here.address, here.attempt) == (1, 2, "localhost", "job-42.1")
+    assert (here.node, here.nodes, here.attempt, here.port) == (1, 2, "job-42.1", 0)
     monkeypatch.setenv("SLURM_NODEID", "0")
-    assert rendezvous(2, 1).port == here.port, "the same on all nodes"
+    assert rendezvous(2, 1).file == here.file == "job-42.1.0", "the same on all nodes"
+    monkeypatch.setenv("SLURM_STEP_ID", "3")
+    assert rendezvous(2, 1).file == "job-42.1.3", "another step of the job meets in another file"
+    here = rendezvous(2, 1, Meeting.port)
+    assert (here.address, here.file) == ("localhost", "")
+    monkeypatch.setenv("SLURM_NODEID", "1")
+    assert rendezvous(2, 1, Meeting.port).port == here.port, "the same on all nodes"
     monkeypatch.setenv("SLURM_JOB_NODELIST", "nowhere.invalid")
     monkeypatch.setenv("SLURM_STEP_NODELIST", "nowhere.invalid")
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.7")
-    assert rendezvous(2, 1).address == "10.0.0.7"
+    assert rendezvous(2, 1, Meeting.port).address == "10.0.0.7"
     with pytest.raises(LaunchError, match=r"launch\.nodes=4, but this is 2 nodes"):
         rendezvous(4, 1)
 
 
 def here() -> Rendezvous:
-    return Rendezvous(0, 1, "127.0.0.1", free_port(), "test")
+    return Rendezvous(0, 1, "test")
 
 
 def test_a_failed_rank_ends_the_others(tmp_path: Path) -> None:
@@ -277,7 +283,7 @@ def test_ranks_die_with_their_launcher(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from gra_hpc.training.ranks import *\n"
-        "where = Rendezvous(0, 1, '127.0.0.1', 1, 'test')\n"
+        "where = Rendezvous(0, 1, 'test')\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(10**6)']\n"
         f"run_ranks(sleep, 2, where, pathlib.Path({str(tmp_path)!r}), Signals())\n"
     )

@@ -28,13 +28,12 @@ from gra_hpc.training.config import Dtype, FinetuneConfig
 from gra_hpc.training.directory import FinetuneDir, newest
 from gra_hpc.training.rank import tokens
 from gra_hpc.training.rank.checkpoints import prune, refuse_foreign, seal, sweep
+from gra_hpc.training.rank.meeting import WAIT_S, join
 from gra_hpc.training.rank.model import load_model, load_tokenizer
 from gra_hpc.training.rank.settings import deepspeed_settings
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 7200
-"""Longest time that ranks wait for each other: rank 0 prepares the data before the first step."""
 TELL_S = 10
 """Seconds between two lines about the loss in the log."""
 NOTHING, SAVE, STOP = 0, 1, 2
@@ -64,10 +63,13 @@ class Attempt:
             # compiler, takes a minute, and leaves segments in /dev/shm when a rank is killed. gloo does without.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         name = os.environ["GRA_ATTEMPT"]
+        join(device)
         arguments = _arguments(config, device, out.checkpoints / name)
         # DeepSpeed learns of the group that this joined: ZeRO-3 divides the model among the ranks while it is made.
         deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         tokenizer = load_tokenizer(config)
+        # connects them: else they would look for each other until the data are ready
+        dist.broadcast_object_list([None], src=0)
         start: list[Any] = [None, None, 0]
         if dist.get_rank() == 0:
             closed_directory(out.checkpoints)
