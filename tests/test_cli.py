@@ -66,9 +66,9 @@ def test_help_is_fast() -> None:
     [
         (["submit", "nowhere"], "not a run (no plan.json)", 1),
         (["plan", "r", "--preset", "dmo"], "did you mean demo?", 2),
-        (["plan", "r", "method.reviewrs=2"], "did you mean reviewers?", 2),
-        (["plan", "r", "seeds.path=missing.jsonl"], "missing.jsonl", 1),
-        (["plan", "r", "models.smollm2.path=models/none"], "models/none", 1),
+        (["plan", "r", "--preset", "demo", "method.reviewrs=2"], "did you mean reviewers?", 2),
+        (["plan", "r", "--preset", "demo", "seeds.path=missing.jsonl"], "missing.jsonl", 1),
+        (["plan", "r", "--preset", "demo", "models.smollm2.path=models/none"], "models/none", 1),
         (["status", "nowhere"], "gra plan nowhere", 1),
     ],
 )

@@ -1,8 +1,10 @@
-"""`gra config`: the configuration and the meaning of its keys."""
+"""`gra init` and `gra config`: a preset of one's own, and the meaning of its keys."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +13,31 @@ from gra_hpc.terminal import say
 
 config_app = typer.Typer(help="The configuration and the meaning of its keys.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The preset to write: mine.yaml.")],
+    seeds: Annotated[str, typer.Option("--seeds", help="File, directory or Hub dataset of seeds.")] = "",
+    models: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Preset of models, or a Hub id or directory; repeatable.")
+    ] = None,
+    site: Site = "",
+    licence: Annotated[str, typer.Option("--licence", help="Of the seeds.")] = "",
+) -> None:
+    """Write a preset of your own, with comments; what is not given is asked on a terminal."""
+    from gra_hpc.config import new_preset
+
+    given = {"seeds": seeds, "licence": licence, "models": " ".join(models or []), "site": site}
+    for question in new_preset.questions() if sys.stdin.isatty() else ():
+        if not given[question.name]:
+            say(question.about)
+            given[question.name] = typer.prompt(question.name, default=question.default or None)
+    new_preset.write(
+        file, new_preset.text(file, given["seeds"], given["models"].split(), given["site"], given["licence"])
+    )
+    say(f"{file}: written; open it, every line says what it is for")
+    say(f"next: gra plan runs/first --preset {file}")
 
 
 @config_app.command("show")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, Round, RunPath, Site, app
+from gra_hpc.errors import ConfigError
 from gra_hpc.terminal import say
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def plan(
     run: RunPath,
     overrides: Overrides = None,
-    preset: Preset = "demo",
+    preset: Preset = "",
     site: Site = "",
     prompts: Annotated[bool, typer.Option("--prompts", help="Also a few prompts, rendered.")] = False,
 ) -> None:
@@ -30,6 +31,11 @@ def plan(
     from gra_hpc.views.status import collect
     from gra_hpc.views.status_table import next_command
 
+    if not preset:
+        raise ConfigError(
+            "--preset: none is given; it names the models, the committee and the seeds",
+            f"gra init mine.yaml, then gra plan {run} --preset mine.yaml  (or --preset demo, to see one)",
+        )
     solutions: list[Solution | None] = []
     made = planning.make(
         run,
@@ -45,6 +51,8 @@ def plan(
             say(line)
     then = next_command(collect(made, ask_slurm=False)) or f"gra status {made.path}"
     say()
+    if preset == "demo" and any(word.startswith(presets.SEEDS) for word in overrides or []):
+        say("note: models and thresholds are the demo's, for a model of 135M parameters; your own: gra init mine.yaml")
     say(f"next: {then.replace(str(made.path), str(run))}")
 
 

@@ -19,7 +19,7 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 from gra_hpc.config.directories import config_dirs, package_dirs
 from gra_hpc.config.references import escaped, expanded, refuse_resolvers
 from gra_hpc.config.rules import check, check_bounds, expecting
-from gra_hpc.config.settings import MemberConfig, RunConfig
+from gra_hpc.config.settings import MemberConfig, ReleaseConfig, RunConfig, SeedsConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.config.typed_yaml import hint_of, parsed, types_of
 from gra_hpc.errors import ConfigError, nearest
@@ -27,6 +27,10 @@ from gra_hpc.permissions import own_bytes, refuse_in_other_hands
 from gra_hpc.storage import read_regular
 
 C = TypeVar("C")
+
+SEEDS = "seeds.path="
+OF_ITS_SEEDS = ("name", "split", "revision", "licence", "fields")
+"""Settings that tell of the data at `seeds.path`, beside the rules for records."""
 
 
 def find(name: str) -> Path:
@@ -97,14 +101,36 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
     layers = list(_layers(find(preset)))
     if site:
         layers += _layers(find_site(site))
-    measured = ""
+    measured, lent = "", False  # whether the release's licence was stated with the seeds
     for path, data in layers:
+        seeds, release = _section(data, "seeds"), _section(data, "release")
+        if "path" in seeds:
+            _other_seeds(cfg, seeds["path"], lent)
+        lent = "licence" in release if "path" in seeds else lent and "licence" not in release
         cfg = _merge(cfg, data, str(path))
         if path.parent.name == "sites":
             measured = str(calibration_file(path)) if calibration_file(path).is_file() else ""
     if measured and not cfg.site.calibration:
         cfg.site.calibration = measured
+    other = next((word for word in overrides if word.startswith(SEEDS)), "")
+    if other:
+        _other_seeds(cfg, other.removeprefix(SEEDS), lent)
     return _finish(_typed(apply(cfg, overrides)))
+
+
+def _section(data: dict[str, Any], key: str) -> dict[str, Any]:
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _other_seeds(cfg: DictConfig, path: Any, lent: bool) -> None:
+    """What a preset says of its own seeds, and with them of the licence of what is made, is not true of others."""
+    if OmegaConf.is_missing(cfg.seeds, "path") or path == cfg.seeds.path:
+        return
+    for key in OF_ITS_SEEDS:
+        cfg.seeds[key] = getattr(SeedsConfig(), key)
+    if lent:
+        cfg.release.licence = ReleaseConfig().licence
 
 
 def calibration_file(site_file: Path) -> Path:

@@ -76,7 +76,7 @@ def test_a_runs_own_name(run: Run, said: Said) -> None:
     for words in (["status"], ["logs"], ["inspect"], ["merge"], ["clean"], ["release", "verify"], ["resume"]):
         innocent(said(*words, run.path))
     innocent(said("status", run.path, "--json"))
-    innocent(said("plan", run.path.with_name(f"new{EVIL}"), "nothing.like=that"))
+    innocent(said("plan", run.path.with_name(f"new{EVIL}"), "--preset", "demo", "nothing.like=that"))
     innocent(said("release", "verify", run.path / EVIL.replace("/", "")))
 
 
