@@ -18,7 +18,7 @@ from gra_hpc.run import planning
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import run_shard
+from gra_hpc.run.worker import work
 
 
 def run_whole(path: Path, preset: str, site: str, overrides: Sequence[str]) -> Run:
@@ -33,9 +33,9 @@ def run_whole(path: Path, preset: str, site: str, overrides: Sequence[str]) -> R
         # What is left of a run is known from files alone: nothing here remembers what has been done.
         while steps := remaining(run):
             step = steps[0]
-            for shard in step.shards:
-                # One slice of the seeds through the flow, over this node's engines; its samples published once, whole.
-                leave_unless_published(run_shard(run, step.round, shard))
+            # Slices of the seeds through the flow, one after the other over this node's engines, which start once; the
+            # samples of each are published once, whole.
+            leave_unless_published(work(run, step.round).end)
             # The round's samples without duplicates: what the next round draws from. After the last one, the release.
             print(finish_round(run, step.round), flush=True)
         tidy(run)

@@ -1,4 +1,7 @@
-"""Run one shard: `python jobs/synthesize.py RUN SHARD [--round R]`. By hand, from sbatch, or anywhere else."""
+"""Work through the shards that are left of a round, or run one alone: `python jobs/synthesize.py RUN [SHARD]`.
+
+By hand, from sbatch, or anywhere else; as often as there are nodes, also while others are at it.
+"""
 
 import argparse
 import os
@@ -6,24 +9,28 @@ import signal
 import sys
 
 from gra_hpc.errors import GraError
-from gra_hpc.launch.tasks import ShardTask, requeue
+from gra_hpc.launch.tasks import ShardTask, WorkerTask, requeue
 from gra_hpc.run.rounds import current_round
 from gra_hpc.run.run import Run
 
 
 def main() -> None:
-    """Parse the command line and run the shard."""
-    # Slurm's warning may come before the shard listens: then nothing has been done, and the job is put back at once.
+    """Parse the command line and run."""
+    # Slurm's warning may come before anybody listens: then nothing has been done, and the job is put back at once.
     signal.signal(signal.SIGUSR2, lambda *_: requeue())
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="directory of the run (gra plan made it)")
-    parser.add_argument("shard", type=int, help="number of the shard, from 0")
+    parser.add_argument("shard", type=int, nargs="?", help="this shard alone, whoever else is at it; from 0")
     parser.add_argument("--round", type=int, default=None, help="round; the current one if left out")
     args = parser.parse_args()
     try:
         run = Run.open(args.run)
         number = current_round(run) if args.round is None else args.round
-        print(ShardTask(str(run.path), number, args.shard, int(os.environ.get("GRA_LEAD_S") or 0))())
+        lead_s = int(os.environ.get("GRA_LEAD_S") or 0)
+        if args.shard is None:
+            print(WorkerTask(str(run.path), number, 0, lead_s)())
+        else:
+            print(ShardTask(str(run.path), number, args.shard, lead_s)())
     except GraError as e:
         print(f"synthesize: {e}", file=sys.stderr)
         sys.exit(e.exit_code)

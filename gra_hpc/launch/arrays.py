@@ -25,7 +25,7 @@ from gra_hpc.storage import PRIVATE, write_atomic
 from gra_hpc.terminal import complain
 
 UNLIMITED = 10**9
-"""submitit bounds requeues by time limit; ours are bounded by progress (`shard.run_shard`)."""
+"""submitit bounds requeues by time limit; ours are bounded by progress (`shard.attempt`)."""
 MERGE_TIMEOUTS = 2
 """A merge starts from the beginning: where it is too long twice, it is too long (`site.merge_time_minutes`)."""
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra_hpc.launch import submissions
-from gra_hpc.launch.log_files import PLAIN, Finder, attempts_of
+from gra_hpc.launch.log_files import PLAIN, Finder, attempts_of, local_job
 from gra_hpc.launch.slurm import index_ranges
+from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
 
@@ -107,8 +108,8 @@ def found(run: Run, there: list[Entry]) -> list[Kind]:
     if not live:
         left = re.compile(r"\.submission_file_.*\.sh" if here else r"\.submission_file_.*\.sh|[0-9a-f]{32}\.pkl")
         scripts += [f for f in there if not f.directory and left.fullmatch(f.name)]
-    named, attempts = _logs_of_published(run, live)
-    engines = attempts - {"", *(f.directory for f in jobs)}
+    named, workers = _logs_of_published(run, live)
+    engines = workers - {"", *(f.directory for f in jobs)}
     logs = [f for f in there if (f.directory, f.name) in named or (f.directory in engines and f.name.endswith(".log"))]
     return [
         Kind("files of tasks", tasks),
@@ -123,19 +124,25 @@ def _logs_of_published(run: Run, live: set[str]) -> tuple[set[tuple[str, str]], 
     finder = Finder(run)
     files: set[Path] = set()
     engines: set[str] = set()
+    needed: set[str] = set()
+    unpublished: set[Path] = set()
     for number in run.rounds:
         directory = run.round(number)
         for s in range(run.shards_of(number)):
             shard = directory.shard(s)
             if not is_published(shard):
+                for name in attempt_names(shard):  # its workers have published others, and their logs are one
+                    if beat := Heartbeat.read(shard.attempt(name)):
+                        needed.add(beat.worker)
+                        unpublished |= {*finder.files(beat.job or local_job(name))}
                 continue
             files |= {*finder.shard(number, shard).job}
-            for attempt, job in attempts_of(shard):
-                engines.add(attempt)
+            for worker, job in attempts_of(shard):
+                engines.add(worker)
                 files |= {*finder.files(job)}
         if directory.manifest.is_file():
             files |= {*finder.merge(number).job}
-    return {(f.parent.name, f.name) for f in files if _job_of(f) not in live}, engines
+    return {(f.parent.name, f.name) for f in files - unpublished if _job_of(f) not in live}, engines - needed
 
 
 def _job_of(log: Path) -> str:

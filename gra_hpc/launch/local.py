@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gra_hpc.errors import IncompleteError, LaunchError
-from gra_hpc.launch.tasks import MergeTask, ShardTask
+from gra_hpc.launch.tasks import MergeTask, WorkerTask
 from gra_hpc.log_tail import ANY, OURS, last_words, telling
 from gra_hpc.owner import Owner
 from gra_hpc.permissions import closed_directory
@@ -77,30 +77,23 @@ def _interrupted(*_: object) -> NoReturn:
 
 
 def _shards(run: Run, step: Step, parallel: int, watch: Callable[[], None]) -> None:
-    waiting = list(step.shards)
-    running: list[tuple[int, Any]] = []
-    problems: dict[int, tuple[str, str, Path]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < parallel:
-                shard = waiting.pop(0)
-                running.append((shard, _submit(run, ShardTask(str(run.path), step.round, shard))))
-            for shard, job in [pair for pair in running if pair[1].done()]:
-                running.remove((shard, job))
-                if not is_published(run.round(step.round).shard(shard)):
-                    problems[shard] = _error(job)
-            watch()
-            time.sleep(POLL_S)
-    except BaseException:
-        _stop([job for _, job in running])
-        raise
-    if problems:
-        shards = ", ".join(str(s) for s in problems)
-        cause, advice, log = next(iter(problems.values()))
-        raise IncompleteError(
-            f"round {step.round}: shard {shards} not published: {cause} (log: {log})",
-            f"{advice}, then gra resume {run.path}" if advice else f"gra resume {run.path}",
-        )
+    """Have workers do a round. Where one was killed others follow, as long as that gets further."""
+    left = list(step.shards)
+    while left:
+        places = left[:: -(-len(left) // parallel)]
+        jobs = [_submit(run, WorkerTask(str(run.path), step.round, place)) for place in places]
+        _wait(jobs, watch)
+        before, left = left, [s for s in left if not is_published(run.round(step.round).shard(s))]
+        said = [_outcome(job) for job in jobs]
+        if left and (all(said) or len(left) == len(before)):
+            shards = ", ".join(str(s) for s in left)
+            cause, advice, log = _error(
+                next((j for j, s in zip(jobs, said, strict=True) if "result" not in s), jobs[0])
+            )
+            raise IncompleteError(
+                f"round {step.round}: shard {shards} not published: {cause} (log: {log})",
+                f"{advice}, then gra resume {run.path}" if advice else f"gra resume {run.path}",
+            )
 
 
 def _submit(run: Run, task: Any) -> Any:
@@ -144,12 +137,17 @@ def _stop(jobs: list[Any]) -> None:
             job._process.kill()
 
 
-def _error(job: Any) -> tuple[str, str, Path]:
-    """The last line of what a job raised: cause and advice; and its log."""
+def _outcome(job: Any) -> dict[str, str]:
+    """What a job has left (`task_file.outcome`)."""
     from gra_hpc.launch.task_file import outcome
 
+    return outcome(job.paths)
+
+
+def _error(job: Any) -> tuple[str, str, Path]:
+    """The last line of what a job raised: cause and advice; and its log."""
     log = Path(job.paths.stderr)
-    trace = outcome(job.paths).get("error", "")
+    trace = _outcome(job).get("error", "")
     last = telling(trace.splitlines(), ANY) or last_words(log) or last_words(Path(job.paths.stdout))
     last = last or "the process ended without a result"
     ours = OURS.match(last)
@@ -159,9 +157,7 @@ def _error(job: Any) -> tuple[str, str, Path]:
 
 def _require_result(job: Any, run: Run) -> None:
     """Raises LaunchError unless a job came to its end."""
-    from gra_hpc.launch.task_file import outcome
-
-    if "result" not in outcome(job.paths):
+    if "result" not in _outcome(job):
         cause, advice, log = _error(job)
         raise LaunchError(f"{cause} (log: {log})", f"{advice or 'mend it'}, then gra resume {run.path}")
 

@@ -2,7 +2,7 @@
 
 RUN/logs/JOB/JOB_INDEX_0_log.out    an array task, over all its restarts (JOB_0_log.out: a job that is no array)
 RUN/logs/local/PID_0_log.{out,err}  a job of the local executor
-RUN/logs/ATTEMPT/*.log              the engines of one attempt, one file per start
+RUN/logs/ATTEMPT/*.log              the engines of one worker, one file per start, named by its first attempt
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Logs:
     job: tuple[Path, ...]
     """Of its newest job: one file, or stdout and stderr."""
     engines: tuple[Path, ...]
-    """Of the engines of its newest attempt."""
+    """Of the engines of its newest attempt's worker."""
 
     @property
     def main(self) -> Path | None:
@@ -58,11 +58,11 @@ class Finder:
         engines: tuple[Path, ...] = ()
         if beat is not None:
             names.append(beat.job or local_job(beat.attempt))
-            engines = self._engines(beat.attempt)
+            engines = self._engines(beat.worker or beat.attempt)
         else:
-            for attempt, job in attempts_of(shard)[-1:]:
+            for worker, job in attempts_of(shard)[-1:]:
                 names.append(job)
-                engines = self._engines(attempt)
+                engines = self._engines(worker)
         found = [files for name in names if name and (files := self.files(name))]
         newest = max(reversed(found), key=lambda files: job_number(files[0]), default=())
         return Logs(newest, engines)
@@ -99,10 +99,11 @@ def job_number(log: Path) -> float:
 
 
 def attempts_of(shard: ShardDir) -> list[tuple[str, str]]:
-    """The attempts that a published shard's manifest names, each with its job; none where it cannot be read."""
+    """The workers of the attempts that a published shard's manifest names, each with its job; none where it cannot be
+    read."""
     try:
         said = read_json(shard.manifest)["attempts"]
-        return [(str(a["attempt"]), str(a.get("job") or local_job(str(a["attempt"])))) for a in said]
+        return [(str(a.get("worker") or a["attempt"]), str(a.get("job") or local_job(str(a["attempt"])))) for a in said]
     except (OSError, StorageError, KeyError, TypeError, AttributeError):
         return []
 

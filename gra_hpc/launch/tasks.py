@@ -1,4 +1,4 @@
-"""What a job runs: one shard, or one merge. Called by submitit, by `jobs/*.py`, and so by plain sbatch."""
+"""What a job runs: a worker, one shard, or one merge. Called by submitit, by `jobs/*.py`, and so by plain sbatch."""
 
 from __future__ import annotations
 
@@ -38,8 +38,31 @@ class Restartable:
 
 
 @dataclass(frozen=True)
+class WorkerTask(Restartable):
+    """Shards of one round, until none is left that nobody is at."""
+
+    run: str
+    round: int
+    place: int = 0
+    """The shard to begin at. An argument, never the array index: an array may be one of several."""
+    lead_s: int = 0
+    """Seconds between Slurm's signal and the end, as submitted: a later change of the setting changes nothing here."""
+
+    def __call__(self) -> str:
+        """One worker; returns one sentence. Requeues itself when it had to drain."""
+        from gra_hpc.run.worker import work
+
+        start_job()
+        outcome = work(Run.open(self.run), self.round, self.place, self.lead_s)
+        sentence = f"round {self.round}: {outcome}"
+        log.info("%s", sentence)
+        leave_unless_published(outcome.end)
+        return sentence
+
+
+@dataclass(frozen=True)
 class ShardTask(Restartable):
-    """One shard of one round. The shard is an argument, never the array index: arrays may be sparse or split."""
+    """One shard of one round, whoever else is at it."""
 
     run: str
     round: int
@@ -49,14 +72,12 @@ class ShardTask(Restartable):
 
     def __call__(self) -> str:
         """One attempt; returns one sentence. Requeues itself when it had to drain."""
-        from gra_hpc.run.shard import run_shard
+        from gra_hpc.run.worker import run_shard
 
         start_job()
         end = run_shard(Run.open(self.run), self.round, self.shard, self.lead_s)
-        sentence = f"round {self.round} shard {self.shard}: {end.value}"
-        log.info("%s", sentence)
         leave_unless_published(end)
-        return sentence
+        return f"round {self.round} shard {self.shard}: {end.value}"
 
 
 @dataclass(frozen=True)
@@ -76,8 +97,8 @@ class MergeTask(Restartable):
 
 
 def leave_unless_published(end: End) -> None:
-    """End this job as its shard has ended: put back in the queue where it drained, or has to draw anew; where it was
-    told to stop, wait for the kill."""
+    """End this job as its worker, or its shard, has ended: put back in the queue where it drained, or has to draw anew;
+    where it was told to stop, wait for the kill."""
     from gra_hpc.run.shard import End
 
     if end in (End.drained, End.overtaken):

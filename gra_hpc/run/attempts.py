@@ -95,6 +95,8 @@ class Heartbeat:
     pid: int = field(default_factory=os.getpid)
     owner: dict[str, Any] = field(default_factory=lambda: Owner.me().to_dict())
     """Its process, told from every other one (`Owner.of`)."""
+    worker: str = ""
+    """Its worker: the directory of its engines' logs. Empty: a worker of this attempt alone, and named like it."""
     gpus: int | None = None
     """GPUs that the attempt was given, used or not; none: not recorded."""
     started: float = field(default_factory=time.time)

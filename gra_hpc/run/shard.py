@@ -1,8 +1,8 @@
-"""One shard: its slice of the seeds through the whole method on one node, and its result published once, whole.
+"""One attempt at a shard: its slice of the seeds through the whole method, and its result published once, whole.
 
 A shard may be killed at any moment and run again: calls that a journal of an earlier attempt holds return at once.
 Samples that were cut off and samples not begun come first, so that the engines have work at once; those that seem to be
-finished are replayed beside them.
+finished are replayed beside them. Engines and places in the window belong to the worker (`worker.py`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gra_hpc.config.settings import Flow, RunConfig
-from gra_hpc.engines.rotation_costs import sentence
 from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Draining, Request
@@ -32,7 +32,7 @@ from gra_hpc.records import ACCEPTED, Call, Sample
 from gra_hpc.run import attempts, publish
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir
-from gra_hpc.run.engines import Hosted, embed, hosted_embedder, open_engine
+from gra_hpc.run.engines import Hosted, embed, hosted_embedder
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import basis_of, pool_of
@@ -62,6 +62,21 @@ class End(Enum):
 
 
 @dataclass
+class Shared:
+    """What the attempts of one worker share, beside its engines."""
+
+    window: asyncio.Semaphore
+    """Places for samples in flight: the next shard takes those that the last one leaves free."""
+    calls: int = 0
+    """Calls that engines have answered to this worker."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Shared:
+        """Of a worker that begins."""
+        return cls(asyncio.Semaphore(config.launch.window))
+
+
+@dataclass
 class Attempt:
     """The state of one attempt at one shard."""
 
@@ -74,6 +89,7 @@ class Attempt:
     journal: Journal
     beat: Heartbeat
     signals: Signals
+    shared: Shared
     samples: list[Sample] = field(default_factory=list)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     basis: str = ""
@@ -90,6 +106,7 @@ class Attempt:
             total[i] += n
         if fresh:
             self.beat.calls += 1
+            self.shared.calls += 1
             self.beat.slowest_call_s = max(self.beat.slowest_call_s, round(call.seconds, 2))
             mine = self.beat.tokens.setdefault(role, [0, 0])
             mine[0] += call.prompt_tokens
@@ -115,60 +132,49 @@ class Gate:
             raise Draining
         return await self.engine.ask(request)
 
-    def drain(self) -> None:
-        """Calls that have passed the gate and still wait for an engine are not asked either."""
-        self.engine.drain()
+
+class Host(Protocol):
+    """What an attempt needs of its worker."""
+
+    run: Run
+    config: RunConfig
+    signals: Signals
+    shared: Shared
+    name: str
+    """Of the directory of its engines' logs."""
+
+    async def engine(self) -> Hosted:
+        """The node's engines; they are opened when they are first asked for."""
+
+    def engines_did(self) -> dict[str, Any]:
+        """What the engines did since this was last asked: of a worker's shards each has its part."""
+
+    def joined(self, state: Attempt) -> None:
+        """An attempt is under way: it is to drain when the worker does."""
 
 
-def run_shard(run: Run, round_: int, number: int, lead_s: int = 0) -> End:
-    """Run one attempt at a shard to its end.
+async def attempt(host: Host, round_: int, number: int, here: AttemptDir) -> End:
+    """Run an attempt to its end.
 
     Args:
-        run: opened for this attempt.
-        round_: the round.
         number: the shard.
-        lead_s: seconds from SIGUSR2 to the end, as the job was submitted with; 0: the run's present setting.
+        here: its directory.
 
-    On SIGUSR2 (time limit ahead, preemption) it gives no more calls to engines, waits for those in flight and returns
-    `End.drained`; the caller requeues. On SIGTERM it does the same, only faster, and returns `End.stopped`.
+    When the worker drains (time limit ahead, preemption) it gives no more calls to engines, waits for those in flight
+    and returns `End.drained`, or after SIGTERM `End.stopped`.
 
     Raises:
         GraError: what stops the shard, in one line; the journal keeps what was answered.
     """
-    with Signals().caught() as signals:
-        return _run_shard(run, round_, number, lead_s, signals)
-
-
-def _run_shard(run: Run, round_: int, number: int, lead_s: int, signals: Signals) -> End:
-    config, plan = run.config, run.plan
-    if lead_s:
-        config = replace(config, site=replace(config.site, signal_lead_s=lead_s))
-    shard, shards = run.round(round_).shard(number), run.shards_of(round_)
-    if not 0 <= number < shards:
-        raise GraError(f"shard {number}: round {round_} has shards 0 to {shards - 1}", f"gra status {run.path}")
-    if publish.is_published(shard):
-        publish.sweep(shard)
-        return End.already
-    basis, round_plan, units = _drawn(run, round_, number)
-    here = attempts.begin(shard)
-    if attempts.restart_count() >= 2 and attempts.stuck(shard, here):
-        raise IncompleteError(
-            f"{shard.path}: two attempts in a row ended without an answered call; not tried again",
-            f"read {run.logs}, raise site.time_minutes, then gra resume {run.path}",
-        )
-    beat = Heartbeat(here.id, number, round_, planned=len(units), gpus=config.site.gpus_per_node)
+    run = host.run
+    shard = run.round(round_).shard(number)
+    beat = Heartbeat(here.id, number, round_, gpus=host.config.site.gpus_per_node, worker=host.name)
+    beating = asyncio.create_task(_beats(beat, here, host.config.launch.heartbeat_s))
     try:
         beat.write(here)
-        journal = Journal(
-            [a.journal for a in attempts.earlier(shard, here)],
-            here.journal,
-            config.launch.journal_fsync_s,
-            config.launch.journal_fsync_calls,
-        )
-        with contextlib.closing(journal):
-            beat.corrupt = journal.corrupt + journal.unread
-            state = Attempt(run, config, plan, round_plan, shard, here, journal, beat, signals, basis=basis)
-            end = asyncio.run(_attempt(state, units))
+        state, units = await asyncio.to_thread(_prepared, host, round_, shard, here, beat)
+        with contextlib.closing(state.journal):
+            end = await _run(host, state, units)
         beat.phase, beat.message = end.name, end.value
         return end
     except BaseException as e:
@@ -181,7 +187,33 @@ def _run_shard(run: Run, round_: int, number: int, lead_s: int, signals: Signals
         beat.phase, beat.message = "failed", str(e) or type(e).__name__
         raise
     finally:
+        beating.cancel()
         beat.write(here)
+
+
+def _prepared(
+    host: Host, round_: int, shard: ShardDir, here: AttemptDir, beat: Heartbeat
+) -> tuple[Attempt, list[Unit]]:
+    """The state of an attempt that has read all it needs: beside the event loop, which has others' calls to answer."""
+    run, config = host.run, host.config
+    if attempts.restart_count() >= 2 and attempts.stuck(shard, here):
+        raise IncompleteError(
+            f"{shard.path}: two attempts in a row ended without an answered call; not tried again",
+            f"read {run.logs}, raise site.time_minutes, then gra resume {run.path}",
+        )
+    basis, round_plan, units = _drawn(run, round_, shard.number)
+    beat.planned = len(units)
+    journal = Journal(
+        [a.journal for a in attempts.earlier(shard, here)],
+        here.journal,
+        config.launch.journal_fsync_s,
+        config.launch.journal_fsync_calls,
+    )
+    beat.corrupt = journal.corrupt + journal.unread
+    state = Attempt(
+        run, config, run.plan, round_plan, shard, here, journal, beat, host.signals, host.shared, basis=basis
+    )
+    return state, units
 
 
 def _drawn(run: Run, round_: int, number: int) -> tuple[str, RoundPlan, list[Unit]]:
@@ -208,24 +240,17 @@ def _is_overtaken(state: Attempt) -> bool:
         return False
 
 
-async def _attempt(state: Attempt, units: list[Unit]) -> End:
+async def _run(host: Host, state: Attempt, units: list[Unit]) -> End:
     began = time.time()
-    loop = asyncio.get_running_loop()
-    lead = grace_s(state.config.site.signal_lead_s)
-    state.signals.wake = lambda: loop.call_soon_threadsafe(state.draining.set)
-    if state.signals.first:
-        state.draining.set()
-    beating = loop.create_task(_beat(state))
-    stats: dict[str, Any] = {}
+    host.joined(state)
+    watching = asyncio.create_task(_watch(state))
     try:
-        async with open_engine(state.config, state.plan, state.run.logs / state.dir.id) as engine:
-            state.beat.phase = "running"
-            await _drive(state, units, Gate(engine, state.draining), lead)
-            stats = engine.stats()
-        if turns := sentence(stats.get("rotation", {})):
-            log.info("%s", turns)
+        engine = await host.engine()
+        state.beat.phase = "running"
+        await _drive(state, units, Gate(engine, state.draining), grace_s(state.config.site.signal_lead_s))
         if len(state.samples) < len(units):
             return _unfinished(state)
+        stats = host.engines_did()
         state.beat.phase = "embedding"
         embeddings = await asyncio.to_thread(_embed, state)
         state.beat.phase = "publishing"
@@ -233,8 +258,7 @@ async def _attempt(state: Attempt, units: list[Unit]) -> End:
         state.journal.flush()
         return await asyncio.to_thread(_publish, state, units, embeddings, stats, began)
     finally:
-        state.signals.wake = lambda: None
-        beating.cancel()
+        watching.cancel()
 
 
 def _unfinished(state: Attempt) -> End:
@@ -245,7 +269,7 @@ def _unfinished(state: Attempt) -> End:
         return End.overtaken
     if state.signals.first == signal.SIGTERM:
         return End.stopped
-    if state.beat.calls == 0 and attempts.stuck(state.shard, state.dir, 1):
+    if state.signals.first and state.shared.calls == 0 and attempts.stuck(state.shard, state.dir, 1):
         raise IncompleteError(
             f"{state.shard.path}: two attempts in a row ended without an answered call; not requeued",
             f"raise site.time_minutes or read {state.run.logs / state.dir.id}, then gra resume {state.run.path}",
@@ -270,30 +294,31 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
     first, known = _in_order(units, state.journal.touched(), window)
     first_units, known_units = iter(first), iter(known)
 
-    async def worker(waiting: Iterator[Unit]) -> None:
-        for unit in waiting:
-            if state.draining.is_set():
-                return
-            try:
-                sample = await _make(state.config, unit, asker)
-                if embeds and sample.status == ACCEPTED:
-                    state.vectors[sample.id] = await embed(engine, sample.instruction)
-                state.finished(sample)
-            except Draining:
-                return
+    async def lane(waiting: Iterator[Unit], place: AbstractAsyncContextManager[object]) -> None:
+        while True:
+            async with place:
+                unit = next(waiting, None)
+                if unit is None or state.draining.is_set():
+                    return
+                try:
+                    sample = await _make(state.config, unit, asker)
+                    if embeds and sample.status == ACCEPTED:
+                        state.vectors[sample.id] = await embed(engine, sample.instruction)
+                    state.finished(sample)
+                except Draining:
+                    return
             await asyncio.sleep(0)  # a replayed sample waits for nothing: let others have their turn
 
-    workers = [asyncio.create_task(worker(chain(first_units, known_units))) for _ in range(window)]
-    workers.append(asyncio.create_task(worker(known_units)))
+    lanes = [asyncio.create_task(lane(chain(first_units, known_units), state.shared.window)) for _ in range(window)]
+    lanes.append(asyncio.create_task(lane(known_units, contextlib.nullcontext())))
     drain = asyncio.create_task(state.draining.wait())
     try:
-        pending: set[asyncio.Task[Any]] = {*workers}
+        pending: set[asyncio.Task[Any]] = {*lanes}
         while pending:
             done, rest = await asyncio.wait({*pending, drain}, return_when=asyncio.FIRST_COMPLETED)
             _look(done - {drain}, state.draining.is_set())
             pending = rest - {drain}
             if drain in done and pending:
-                engine.drain()
                 grace = _grace(state, lead)
                 log.info("draining: %d samples in flight, %.0f s for their calls", len(pending), grace)
                 state.beat.phase = "draining"
@@ -301,9 +326,9 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
                 _look(done, True)
                 return
     finally:
-        for task in (*workers, drain):
+        for task in (*lanes, drain):
             task.cancel()
-        await asyncio.gather(*workers, drain, return_exceptions=True)
+        await asyncio.gather(*lanes, drain, return_exceptions=True)
 
 
 def _in_order(units: list[Unit], touched: Sequence[str], window: int) -> tuple[list[Unit], list[Unit]]:
@@ -323,7 +348,7 @@ def _in_order(units: list[Unit], touched: Sequence[str], window: int) -> tuple[l
 
 
 def _look(done: set[asyncio.Task[None]], draining: bool) -> None:
-    """Raise what ended a worker: an engine that cannot be kept running ends the attempt. While draining it ends
+    """Raise what ended a lane: an engine that cannot be kept running ends the attempt. While draining it ends
     anyway, and Slurm may have signalled the engines too."""
     for task in done:
         try:
@@ -339,7 +364,7 @@ def _grace(state: Attempt, lead: float) -> float:
     if state.signals.first:
         log.warning("%s: no more calls are asked", signal.Signals(state.signals.first).name)
         return DRAIN_ON_TERM_S if state.signals.first == signal.SIGTERM else lead
-    return 0.0  # another attempt has published: nothing of this one is needed
+    return 0.0  # another attempt has published, or the engines are gone: nothing more will come
 
 
 async def _make(config: RunConfig, unit: Unit, asker: Asker) -> Sample:
@@ -417,11 +442,17 @@ def _publish(
     return End.published if won else End.already
 
 
-async def _beat(state: Attempt) -> None:
+async def _beats(beat: Heartbeat, here: AttemptDir, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        beat.write(here)
+
+
+async def _watch(state: Attempt) -> None:
+    """Have the attempt drain once another one has published the shard, or what it rests on has been replaced."""
     before = state.run.round(state.round_plan.round - 1).manifest if state.basis else None
     seen = None
     while True:
-        state.beat.write(state.dir)
         with contextlib.suppress(OSError):  # a file system that hesitates is asked again
             if publish.is_published(state.shard) and state.beat.phase == "running":
                 log.info("another attempt has published this shard")

@@ -2,7 +2,7 @@
 
 RUN/logs/JOB/JOB_INDEX_0_log.out    an array task, over all its restarts (JOB_0_log.out: a job that is no array)
 RUN/logs/local/PID_0_log.{out,err}  a job of the local executor
-RUN/logs/ATTEMPT/*.log              the engines of one attempt, one file per start
+RUN/logs/ATTEMPT/*.log              the engines of one worker, one file per start, named by its first attempt
 """
 
 from __future__ import annotations

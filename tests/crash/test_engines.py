@@ -21,7 +21,7 @@ import pytest
 from gra_hpc.config.settings import EngineConfig, RunConfig
 from gra_hpc.engines.node import Node
 from gra_hpc.placement.placement import EnginePlace, Placement
-from gra_hpc.run import shard as shards
+from gra_hpc.run import worker
 from gra_hpc.run.engines import pinned_models
 from gra_hpc.run.plan import Plan
 from gra_hpc.run.run import Run
@@ -100,8 +100,8 @@ def test_engines_struck_while_a_shard_runs(
             with disturbed(node, fault, random.Random(seed), struck):
                 yield node
 
-    monkeypatch.setattr(shards, "open_engine", hosted)
-    assert shards.run_shard(run, 1, 0) is shards.End.published
+    monkeypatch.setattr(worker, "open_engine", hosted)
+    assert worker.run_shard(run, 1, 0) is worker.End.published
     assert len(struck) == STRIKES
     made, reference = run.round(1).shard(0), undisturbed.round(1).shard(0)
     faults.check_shard(made, reference)
@@ -140,7 +140,7 @@ def test_calls_that_wait_for_an_engine_are_not_asked_in_a_drain(
             await warning
             taken.append(node._replicas[0].taken)
 
-    monkeypatch.setattr(shards, "open_engine", hosted)
-    assert shards.run_shard(run, 1, 0) is shards.End.drained
+    monkeypatch.setattr(worker, "open_engine", hosted)
+    assert worker.run_shard(run, 1, 0) is worker.End.drained
     assert taken == [2, 2]
     assert len(faults.journals(run.round(1).shard(0)).popitem()[1]) == 2

@@ -18,7 +18,7 @@ from gra_hpc.release.schema import data_schema
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.run import planning
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import run_shard
+from gra_hpc.run.worker import run_shard
 from gra_hpc.storage import read_json, sha256, to_json
 
 

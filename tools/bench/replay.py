@@ -158,8 +158,9 @@ async def drive(
         with contextlib.closing(Journal([], here.journal)) as journal:
             beat = Heartbeat(here.id, 0, 1, planned=len(units))
             state = shard.Attempt(
-                run, config, plan, round_plan, run.round(1).shard(0), here, journal, beat, signals.Signals()
-            )
+                run, config, plan, round_plan, run.round(1).shard(0), here, journal, beat, signals.Signals(),
+                shard.Shared.of(config),
+            )  # fmt: skip
             began, cpu = time.perf_counter(), time.process_time()
             await shard._drive(state, units, shard.Gate(engine, state.draining), 0.0)
             seconds, spent = time.perf_counter() - began, time.process_time() - cpu

@@ -75,7 +75,7 @@ def make_run(path: Path, seeds: int, overrides: Sequence[str] = ()) -> Run:
 def undisturbed(run: Run) -> Run:
     """Run all shards and merges in this process, one after another, without a fault."""
     from gra_hpc.launch.round_end import finish_round
-    from gra_hpc.run.shard import run_shard
+    from gra_hpc.run.worker import run_shard
 
     while steps := remaining(run):
         for shard in steps[0].shards:

@@ -17,8 +17,8 @@ from gra_hpc.launch.round_end import finish_round
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import run_shard
 from gra_hpc.run.shard_manifest import ShardManifest
+from gra_hpc.run.worker import run_shard
 from gra_hpc.storage import read_json
 from tools.faults.faults import MERGE, SYNTHESIZE, WHOLE_RUN, Started, make_run, release_of, start
 

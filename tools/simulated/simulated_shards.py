@@ -22,7 +22,7 @@ from typing import Any
 from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.placement.placement import NodeSpec
 from gra_hpc.placement.turns import Rota
-from gra_hpc.run import planning, shard
+from gra_hpc.run import planning, worker
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard import End
 from tools.simulated import simulation
@@ -95,13 +95,13 @@ def simulated_engines(rota: Rota, speed: float, stop: tuple[float, int] | None, 
             node.close()
             clock.append(loop.time())
 
-    usual, policy = shard.open_engine, asyncio.get_event_loop_policy()
-    shard.open_engine = opened  # type: ignore[assignment]
+    usual, policy = worker.open_engine, asyncio.get_event_loop_policy()
+    worker.open_engine = opened  # type: ignore[assignment]
     asyncio.set_event_loop_policy(SimulatedTime())
     try:
         yield
     finally:
-        shard.open_engine = usual
+        worker.open_engine = usual
         asyncio.set_event_loop_policy(policy)
 
 
@@ -124,7 +124,7 @@ def real_shard(asked: tuple[Experiment, int, float]) -> Measured:
         while End.published.name not in ends:
             stop = experiment.interruptions[len(ends)] if len(ends) < len(experiment.interruptions) else None
             with simulated_engines(rota, pace * experiment.speed, stop, seconds):
-                ends.append(shard.run_shard(run, 1, 0).name)
+                ends.append(worker.run_shard(run, 1, 0).name)
         manifest = json.loads(run.round(1).shard(0).manifest.read_bytes())
         spent = time.process_time() - began
     attempts = manifest["attempts"]

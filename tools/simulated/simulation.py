@@ -124,6 +124,7 @@ async def drive(piece: Slice, engine: Engine) -> Timed:
                 journal,
                 Heartbeat(here.id, 0, 1, planned=len(units)),
                 signals.Signals(),
+                shard.Shared.of(piece.config),
             )
             await shard._drive(state, units, shard.Gate(engine, state.draining), 0.0)
             assert len(state.samples) == len(units)
