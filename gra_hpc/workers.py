@@ -47,7 +47,7 @@ PASSED = re.compile(
 )
 """Variables that engines, benchmarks, ranks and workers are given; `engine.env` and `backend.env` add others."""
 SECRET = re.compile(
-    r"TOKEN(?!IZERS)|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL|PRIVATE_KEY|JWT|(?:^|_)PAT(?:$|_)|AUTH|^AWS_|^KRB5",
+    r"TOKEN(?!IZERS)|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL|PRIVATE_KEY|JWT|(?:^|_)(?:PAT|KEY)(?:$|_)|AUTH|^AWS_|^KRB5",
     re.IGNORECASE,
 )
 """Names of variables that hold secrets, also among those of the libraries above."""

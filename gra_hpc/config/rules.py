@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from gra_hpc.config import engine_args, sbatch_options
-from gra_hpc.config.fields import bounded_values, bounds_of
-from gra_hpc.config.settings import Flow, MethodConfig, Policy, RunConfig
+from gra_hpc.config.endpoint import unfit
+from gra_hpc.config.fields import MISSING, bounded_values, bounds_of
+from gra_hpc.config.settings import Flow, MethodConfig, ModelConfig, Policy, RunConfig, Thinks
 from gra_hpc.errors import ConfigError
 
 Need: TypeAlias = Callable[[bool, str, object, str], None]
@@ -46,6 +47,7 @@ def check(c: RunConfig) -> None:
         need(member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}")
     for name, model in c.models.items():
         engine_args.check(name, model.engine_args)
+        _check_where(f"models.{name}", model, need)
     few, many = c.method.examples_min, c.method.examples_max
     need(few <= many, "method.examples_min", f"{few} (max {many})", "1 <= examples_min <= examples_max <= 16")
     _check_fixed(c.method, list(c.committee) or list(c.models), need)
@@ -65,6 +67,26 @@ def check(c: RunConfig) -> None:
         container,
         "apptainer:IMAGE or pyxis:IMAGE",
     )
+
+
+def _check_where(key: str, model: ModelConfig, need: Need) -> None:
+    """Refuse a model that is nowhere, or in two places."""
+    if not model.endpoint.url:
+        given = next((f for f in ("model", "key_env", "key_file") if getattr(model.endpoint, f)), "")
+        need(not given, f"{key}.endpoint.url", "", f"an address, since {key}.endpoint.{given} is given")
+        need(model.path not in ("", MISSING), f"{key}.path", model.path, "a Hub id or a directory (or an endpoint)")
+        return
+    need(not model.path, f"{key}.path", model.path, f"nothing, or no {key}.endpoint.url")
+    for name in ("engine_args", "chat_template", "quantization"):
+        need(not getattr(model, name), f"{key}.{name}", "(given)", "nothing: the endpoint's server has its own")
+    need(
+        not model.effort or model.thinking is not Thinks.off,
+        f"{key}.effort",
+        model.effort,
+        "nothing with thinking=off",
+    )
+    if wrong := unfit(model.endpoint):
+        need(False, f"{key}.endpoint.{wrong[0]}", wrong[1], wrong[2])
 
 
 def check_bounds(value: Any, need: Need, key: str = "") -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from gra_hpc.config.endpoint import EndpointConfig
 from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.thoughts import Thoughts
@@ -107,8 +108,10 @@ class SamplingConfig:
 class ModelConfig:
     """One model, and how its engine is started."""
 
-    path: str = setting(MISSING, needed="a Hub id or a directory")
-    """Hub id (`org/name`) or a local directory with config.json and safetensors."""
+    path: str = ""
+    """Hub id (`org/name`) or a local directory with config.json and safetensors; needed but with an endpoint."""
+    endpoint: EndpointConfig = unfrozen(EndpointConfig)
+    """A server of your own that answers for the model, in the place of engines of ours."""
     revision: str = ""
     """Hub commit to use. Empty: the one in the local cache, pinned when the run is planned."""
     licence: str = ""

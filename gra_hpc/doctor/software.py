@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from gra_hpc import __version__
 from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
+from gra_hpc.doctor import endpoints
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.errors import GraError
 from gra_hpc.models.files import check_files, model_directory
@@ -91,6 +92,9 @@ def engine_installed(config: RunConfig) -> Iterable[Finding]:
     """Whether vLLM is there at all: a look at the files, without the half minute of importing it."""
     if config.engine.kind is EngineKind.simulated or config.site.container:
         return
+    if _all_elsewhere(config):
+        yield ok("every model is an endpoint: vllm is not needed")
+        return
     if config.engine.python:
         if os.access(config.engine.python, os.X_OK):
             yield ok(f"engines' Python {config.engine.python}")
@@ -107,6 +111,9 @@ def vllm_import(config: RunConfig) -> Iterable[Finding]:
     """Import vLLM in a process of its own, as an engine will, and count the GPUs it sees."""
     if config.engine.kind is EngineKind.simulated:
         yield ok("engines are simulated: vllm is not needed")
+        return
+    if _all_elsewhere(config):
+        yield ok("every model is an endpoint: vllm is not needed")
         return
     interpreter = config.engine.python or sys.executable
     done = subprocess.run([interpreter, "-c", _VLLM], capture_output=True, text=True, timeout=PROBE_S, check=False)
@@ -130,10 +137,18 @@ def vllm_import(config: RunConfig) -> Iterable[Finding]:
             yield failure(f"site.gpu_memory_gb={stated:g}, the GPU has {memory / 1e9:.0f}", f"set {memory / 1e9:.0f}")
 
 
+def _all_elsewhere(config: RunConfig) -> bool:
+    return bool(config.models) and all(m.endpoint.url for m in config.models.values())
+
+
 def models(config: RunConfig) -> Iterable[Finding]:
     """Every model of the run and the embedding model: there, whole, readable without a network."""
     used = {m.model for m in config.committee.values()} or set(config.models)
     for name in sorted(used):
+        if config.models[name].endpoint.url:
+            if config.engine.kind is EngineKind.vllm:
+                yield from endpoints.answers(name, config.models[name])
+            continue
         yield _model(f"model {name}", config.models[name], config.site.scratch)
     if config.merge.semantic and config.merge.embed_model:
         entry = ModelConfig(path=config.merge.embed_model)

@@ -11,7 +11,7 @@ import json
 import re
 import time
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -114,6 +114,37 @@ def told_apart(request: Request, text: str, thoughts: str, finish: str) -> tuple
     return (found.answer, found.thoughts, finish) if found.ended else ("", found.thoughts, "thoughts")
 
 
+def completion(request: Request, data: bytes, seconds: float) -> Answer:
+    """The answer in a server's chat completion.
+
+    Raises:
+        EngineTrouble: it is none, or was broken off.
+    """
+    try:
+        reply = decoded(data)
+        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        message = choice["message"]
+        finish, text = choice["finish_reason"], message["content"] or ""
+        thoughts = message.get("reasoning") or message.get("reasoning_content") or ""
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        if not isinstance(text, str) or not isinstance(thoughts, str):
+            raise TypeError("its text is no text")
+    except (ValueError, LookupError, TypeError, AttributeError) as e:
+        raise EngineTrouble(f"not a chat completion ({type(e).__name__}: {e}): {words(data)}") from None
+    if finish == "repetition":  # vLLM cut a loop short: as useless as one that ran to the end
+        finish = "length"
+    if finish in ("stop", "length"):
+        text, thoughts, finish = told_apart(request, text, thoughts, finish)
+        return Answer(text, finish, *tokens, seconds, thoughts)
+    raise EngineTrouble(f"answer broken off: finish_reason={finish}")
+
+
+def answer_share(answer: Answer) -> int:
+    """Tokens of an answer without its thoughts, by its share of the characters."""
+    text, thoughts = len(answer.text), len(answer.thoughts)
+    return answer.completion_tokens * text // max(1, text + thoughts)
+
+
 def decoded(data: bytes) -> Any:
     """A server's JSON. Halves of surrogate pairs, which orjson refuses, are let through: that answer alone is bad.
 
@@ -197,49 +228,37 @@ class Client:
             status, data = await self._fetch("POST", "/v1/chat/completions", sent)
         seconds = time.perf_counter() - start
         if status == 200:
-            try:
-                reply = decoded(data)
-                choice, usage = reply["choices"][0], reply["usage"]
-                message = choice["message"]
-                finish, text = choice["finish_reason"], message["content"] or ""
-                thoughts = message.get("reasoning") or message.get("reasoning_content") or ""
-                tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-            except (ValueError, LookupError, TypeError) as e:
-                raise EngineTrouble(f"not a chat completion ({type(e).__name__}: {e}): {words(data)}") from None
-            if finish == "repetition":  # vLLM cut a loop short: as useless as one that ran to the end
-                finish = "length"
-            if finish in ("stop", "length"):
-                text, thoughts, finish = told_apart(request, text, thoughts, finish)
-                if finish == "stop" and thoughts and await self._too_long(request, text, thoughts, usage):
-                    finish = "length"
-                return Answer(text, finish, *tokens, seconds, thoughts)
-            raise EngineTrouble(f"answer broken off: finish_reason={finish}")
+            answer = completion(request, data, seconds)
+            thought = answer.finish == "stop" and answer.thoughts
+            if thought and await self._too_long(request, answer, decoded(data).get("usage") or {}):
+                return replace(answer, finish="length")
+            return answer
         if status in (503, 529):
             raise EngineGone(f"HTTP {status}: {words(data)}")
         if status >= 500 or status == 429:
             raise EngineTrouble(f"HTTP {status}: {words(data)}")
         return Answer(words(data), "error", 0, 0, seconds)
 
-    async def _too_long(self, request: Request, text: str, thoughts: str, usage: dict[str, Any]) -> bool:
+    async def _too_long(self, request: Request, answer: Answer, usage: dict[str, Any]) -> bool:
         """Whether an answer alone, without its thoughts, is longer than it may be: the server bounds both together, and
         what the thoughts leave of their budget goes to the answer. Asks the server to count where it may be so.
 
         Raises:
             EngineGone: the connection was lost.
         """
-        longest, both = request.sampling.max_tokens, int(usage["completion_tokens"])
+        longest, both = request.sampling.max_tokens, answer.completion_tokens
         counted = usage.get("completion_tokens_details")
         thought = counted.get("reasoning_tokens") if isinstance(counted, dict) else 0
         if both - (thought if isinstance(thought, int) else 0) <= longest:
             return False
-        sent = {"model": self._model, "prompt": text, "add_special_tokens": False}
+        sent = {"model": self._model, "prompt": answer.text, "add_special_tokens": False}
         status, data = await self._fetch("POST", "/tokenize", orjson.dumps(sent))
         try:
             tokens = int(decoded(data)["count"]) if status == 200 else None
         except (ValueError, LookupError, TypeError):
             tokens = None
         if tokens is None:  # a server that does not count: by its share of the characters
-            tokens = both * len(text) // (len(text) + len(thoughts))
+            tokens = answer_share(answer)
         return tokens > longest
 
     async def embed(self, _: Request, messages: tuple[dict[str, str], ...]) -> Answer:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jinja2
 import yaml
@@ -148,6 +149,12 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
             f"**How large some models are is not known**: {', '.join(map(named, unknown))}. A high score from one under"
             " one billion parameters is no evidence of quality."
         )
+    hosted = [f"{named(n)} ({named(m['served'])} at {host(m)})" for n, m in facts["models"].items() if m.get("served")]
+    if hosted and not facts["simulated"]:
+        out.append(
+            f"**Hosted elsewhere**: {', '.join(hosted)}. Which weights answered is known by the server's word alone: no"
+            " digest pins them, and the same name may stand for others later."
+        )
     if not method["review_response"]:
         out.append("**Responses were not reviewed**: every response that could be read was accepted.")
     elif not method["review_instruction"]:
@@ -211,6 +218,16 @@ def thoughts(facts: dict[str, Any], named: Callable[[str], str] = printable) -> 
     where = f"column `thoughts` holds what led to the response ({found['rows']:,} of {rows:,} rows)"
     inline = "; `messages` and exports have it within `<think>` before the response" if released == "inline" else ""
     return f"{whose}: {where}{inline}."
+
+
+def host(model: dict[str, Any]) -> str:
+    """The machine that an endpoint's address names."""
+    return urlsplit(model["endpoint"]).hostname or "?"
+
+
+def source(model: dict[str, Any]) -> str:
+    """Where a model comes from: the Hub, a directory, or a server."""
+    return f"{model['served']}, asked at {model['endpoint']}" if model.get("served") else str(model["path"])
 
 
 def looser(key: str, value: float) -> bool:
@@ -293,6 +310,7 @@ def _template() -> jinja2.Template:
     environment.filters["code"] = lambda text: Markup(code(text))
     environment.filters["word"] = lambda text: Markup(printable(shlex.quote(text)))  # within a code block
     environment.filters["approximate"] = approximate
+    environment.filters["source"] = source
     return environment.get_template("card.md.j2")
 
 

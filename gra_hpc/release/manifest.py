@@ -30,6 +30,9 @@ KEYS = (
 PRIVATE = ("site", "engine.env", "engine.python")
 """Keys of the configuration that say nothing of the data, and may say something of its makers."""
 
+OWN_OF_ENDPOINTS = ("key_env", "key_file", "proxy")
+"""Of an endpoint's settings, where its makers keep what opens it."""
+
 
 def public_config(config: RunConfig) -> dict[str, Any]:
     """The run's configuration without `PRIVATE`, as plain values."""
@@ -40,6 +43,12 @@ def public_config(config: RunConfig) -> dict[str, Any]:
         for part in way:
             inner = inner[part]
         del inner[last]
+    for entry in out["models"].values():
+        if entry["endpoint"]["url"]:
+            for key in OWN_OF_ENDPOINTS:
+                del entry["endpoint"][key]
+        else:
+            del entry["endpoint"]
     return dict(out)
 
 
@@ -109,13 +118,14 @@ def describe(
 
 def model(path: str, pin: ModelPin) -> dict[str, Any]:
     """A model: where it comes from, exactly which one it was, under which licence, how large, as planned."""
+    hosted = {"served": pin.served, "endpoint": pin.directory} if pin.served else {}
     return {
         "path": path,
         "revision": pin.revision,
         "identity": pin.identity,
         "licence": pin.licence,
         "parameters": pin.parameters,
-    }
+    } | hosted
 
 
 def stages(config: dict[str, Any]) -> list[str]:

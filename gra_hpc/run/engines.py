@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import tempfile
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from gra_hpc.config.references import expanded
 from gra_hpc.config.settings import EngineKind, Flow, ModelConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
+from gra_hpc.engines.endpoint import Endpoint
 from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Engine, Request, Sampling
 from gra_hpc.models.files import embedding_length
@@ -52,9 +53,32 @@ class Nobody:
         return {"engines": {}, "given_up": 0}
 
 
+class Switchboard:
+    """Engines of ours and endpoints behind one door: each call goes to who answers for its model."""
+
+    def __init__(self, node: Hosted, endpoints: Mapping[str, Endpoint]) -> None:
+        self._node, self._endpoints = node, endpoints
+
+    async def ask(self, request: Request) -> Answer:
+        endpoint = self._endpoints.get(request.model)
+        return await (self._node.ask(request) if endpoint is None else endpoint.ask(request))
+
+    def drain(self) -> None:
+        """Nobody is asked any more."""
+        self._node.drain()
+        for endpoint in self._endpoints.values():
+            endpoint.pace.drain()
+
+    def stats(self) -> dict[str, Any]:
+        node = self._node.stats()
+        asked = {name: endpoint.report() for name, endpoint in self._endpoints.items()}
+        given_up = node["given_up"] + sum(e.given_up for e in self._endpoints.values())
+        return node | {"engines": node["engines"] | asked, "given_up": given_up}
+
+
 @contextlib.asynccontextmanager
 async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIterator[Hosted]:
-    """The engines of one shard, closed and swept on the way out. They start when first asked.
+    """The engines and endpoints of one shard, closed and swept on the way out. Engines start when first asked.
 
     Args:
         log_dir: where the engines' logs go; made when needed.
@@ -74,11 +98,45 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
 
         yield SimulatedEngine(config.engine.simulated_latency_s, config.engine.simulated_failures)
         return
+    async with contextlib.AsyncExitStack() as stack:
+        endpoints = {}
+        for name, model in endpoint_models(config).items():
+            endpoints[name] = await stack.enter_async_context(verified_endpoint(name, model, plan))
+        node = await stack.enter_async_context(_node(config, plan, log_dir))
+        yield Switchboard(node, endpoints) if endpoints else node
+
+
+@contextlib.asynccontextmanager
+async def verified_endpoint(name: str, model: ModelConfig, plan: Plan) -> AsyncIterator[Endpoint]:
+    """An endpoint that serves what it served when the run was planned; its connections are closed on the way out.
+
+    Raises:
+        EngineError: it is not reached, or serves something else.
+    """
+    endpoint = Endpoint(name, model)
+    try:
+        if (await endpoint.served()).identity != plan.models[name].identity:
+            raise EngineError(
+                f"endpoint {name} ({model.endpoint.url}): serves another {plan.models[name].served or name} than when"
+                " the run was planned",
+                "bring back what it served, or plan a new run",
+            )
+        yield endpoint
+    finally:
+        await endpoint.close()
+
+
+@contextlib.asynccontextmanager
+async def _node(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIterator[Hosted]:
+    """The engines of ours; nobody where every model has an endpoint."""
+    solution = plan_engines(config, plan)
+    if solution is None:
+        yield Nobody()
+        return
     from gra_hpc.engines.node import Node
 
     local, models = local_directory(config.site), pinned_models(config, plan)
     await asyncio.to_thread(verify_models, config, plan, models)
-    placement = plan_engines(config, plan).placement
     embedder = hosted_embedder(config, plan)
     async with contextlib.AsyncExitStack() as stack:
         if config.site.copy_weights:
@@ -91,7 +149,7 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
         thinking = {name: pin.thinking for name, pin in plan.models.items()}
         parsers = {name: t.parser for name, t in thinking.items() if t and t.on}
         yield await stack.enter_async_context(
-            Node(models | embedder, placement, config.engine, local, log_dir, parsers=parsers)
+            Node(models | embedder, solution.placement, config.engine, local, log_dir, parsers=parsers)
         )
 
 
@@ -121,9 +179,22 @@ def local_directory(site: SiteConfig) -> Path:
 
 
 def pinned_models(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:
-    """The models that some member of the committee uses, with the directories they were planned with."""
-    used = {m.model for m in config.committee.values()}
-    return {name: replace(m, path=plan.models[name].directory) for name, m in config.models.items() if name in used}
+    """The models of ours that some member of the committee uses, with the directories they were planned with."""
+    used = _used(config)
+    return {
+        name: replace(m, path=plan.models[name].directory)
+        for name, m in config.models.items()
+        if name in used and not m.endpoint.url
+    }
+
+
+def endpoint_models(config: RunConfig) -> dict[str, ModelConfig]:
+    """The models that some member of the committee uses, and that an endpoint answers for."""
+    return {name: m for name, m in config.models.items() if name in _used(config) and m.endpoint.url}
+
+
+def _used(config: RunConfig) -> set[str]:
+    return {m.model for m in config.committee.values()}
 
 
 def hosted_embedder(config: RunConfig, plan: Plan) -> dict[str, ModelConfig]:
@@ -145,8 +216,8 @@ async def embed(engine: Engine, text: str) -> bytes | None:
     return b64decode(answer.text) if answer.finish == "stop" else None
 
 
-def plan_engines(config: RunConfig, plan: Plan) -> Solution:
-    """Where the engines of one shard run, and why (`report.render` prints it).
+def plan_engines(config: RunConfig, plan: Plan) -> Solution | None:
+    """Where the engines of one shard run, and why (`report.render` prints it); none where endpoints answer for all.
 
     Raises:
         ConfigError, EngineError: the models do not fit on the site's nodes.
@@ -158,6 +229,8 @@ def plan_engines(config: RunConfig, plan: Plan) -> Solution:
     node = NodeSpec.of_site(config.site)
     embedder = hosted_embedder(config, plan)
     models = pinned_models(config, plan) | embedder
+    if not models:
+        return None
     facts = {name: facts_of(m) for name, m in models.items()}
     rates, performance = calibration_of(config)
     load = {

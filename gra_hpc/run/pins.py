@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig
+from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig, Thinks
+from gra_hpc.engines.endpoint import Served, what_it_serves
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.models import hub, special_tokens
 from gra_hpc.models.facts import read_facts
@@ -37,6 +38,8 @@ class ModelPin:
     """What its tokenizer and its chat template take for marks; none: its files do not say."""
     thinking: Thinking | None = None
     """How it thinks; none: it does not."""
+    served: str = ""
+    """Name under which an endpoint serves it; `directory` is its address then. Empty: its files are here."""
 
     @classmethod
     def read(cls, data: dict[str, Any]) -> ModelPin:
@@ -51,6 +54,29 @@ class ModelPin:
             "thinking": Thinking.read(data.get("thinking")),
         }
         return cls(**{**data, **read})
+
+    @classmethod
+    def of_endpoint(cls, name: str, model: ModelConfig, ask: bool) -> ModelPin:
+        """What an endpoint says that it serves.
+
+        Args:
+            ask: else its entry is taken at its word (simulated engines answer for it).
+
+        Raises:
+            EngineError: it is not reached, or does not serve the model.
+        """
+        served = what_it_serves(name, model) if ask else Served(model.endpoint.model or name)
+        thinking = {Thinks.on: Thinking(True), Thinks.off: Thinking(False, switches={"enable_thinking": False})}
+        if model.effort:
+            thinking[model.thinking] = Thinking(True, switches={"reasoning_effort": model.effort})
+        return cls(
+            model.endpoint.url,
+            served.identity,
+            "",
+            model.licence,
+            thinking=thinking.get(model.thinking),
+            served=served.name,
+        )
 
     @classmethod
     def of(cls, directory: Path, model: ModelConfig, say: Say, nested: bool = False) -> ModelPin:
@@ -73,10 +99,14 @@ def pin_models(config: RunConfig, say: Say = lambda _: None) -> dict[str, ModelP
         say: told what is read for long.
 
     Raises:
-        EngineError: a model that is not there, with the command that fetches it; or that no engine could load.
+        EngineError: a model that is not there, with the command that fetches it; or that no engine could load; an
+            endpoint that is not reached.
     """
     pins = {}
     for name, model in config.models.items():
+        if model.endpoint.url:
+            pins[name] = ModelPin.of_endpoint(name, model, ask=config.engine.kind is EngineKind.vllm)
+            continue
         directory = model_directory(model.path, model.revision, config.site.scratch)
         if config.engine.kind is EngineKind.vllm:
             check_files(directory, model)

@@ -37,6 +37,8 @@ def plan_small(path: Path, config: RunConfig) -> Run:
     """
     if config.engine.kind is EngineKind.simulated:
         raise ConfigError("engine.kind=simulated: nothing to measure", "gra calibrate RUN engine.kind=vllm")
+    if all(m.endpoint.url for m in config.models.values()):
+        raise ConfigError("every model is an endpoint: no engine of ours to measure", "gra plan RUN without it")
     config.seeds.limit = config.seeds.limit or SEEDS
     config.launch.shards = 1
     config.method.rounds, config.method.target_accepted = 1, 0
@@ -215,6 +217,8 @@ def _solution(config: RunConfig, plan: Plan, method: dict[str, Any]) -> Solution
 
     node = NodeSpec.of_site(config.site)
     models = pinned_models(config, plan)
+    if not models:
+        raise ConfigError("every model is an endpoint: no engine of ours to measure", "gra plan RUN without it")
     facts = {name: facts_of(m) for name, m in models.items()}
     rates = MethodRates().calibrated(method)
     load = method_load(config, rates, thinking=plan.thinking_models)

@@ -96,7 +96,7 @@ def needs(config: RunConfig) -> Iterator[Need]:
     """What a run reads from the Hub; what is a file or directory here is left out."""
     used = {m.model for m in config.committee.values()} or set(config.models)
     for name, model in config.models.items():
-        if name in used and not Path(model.path).expanduser().is_dir():
+        if name in used and not model.endpoint.url and not Path(model.path).expanduser().is_dir():
             yield Need(_id(model.path, f"models.{name}.path"), "model", f"model {name}", model.revision, model)
     embed = config.merge.embed_model
     if config.merge.semantic and embed and not Path(embed).expanduser().is_dir():
@@ -338,6 +338,6 @@ def checked(config: RunConfig, say: Say) -> None:
     """
     for model in config.models.values():
         directory = Path(model.path).expanduser()
-        if directory.is_dir():
+        if not model.endpoint.url and directory.is_dir():
             check_files(directory, replace(model, path=str(directory)))
             identity(directory, model, say=say)

@@ -72,7 +72,8 @@ def estimate(config: RunConfig, plan: Plan, candidates: int, shards: int, soluti
     Args:
         candidates: of the round.
         shards: of the round.
-        solution: where the engines run; none with simulated engines, whose calls take `simulated_latency_s`.
+        solution: where the engines run; none with simulated engines, whose calls take `simulated_latency_s`, and
+            where endpoints answer for every model.
 
     Raises:
         ConfigError: a calibration that cannot be read.
@@ -130,6 +131,10 @@ def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
         yield f"               {role:12} {_work(work)}"
     if config.engine.kind is EngineKind.simulated:
         return
+    elsewhere = [name for name, m in config.models.items() if m.endpoint.url]
+    if len(elsewhere) == len(config.models):
+        yield "time         not known: every model is hosted elsewhere"
+        return
     name = "GPU-hours" if e.gpus else "node-hours"
     hours = e.node_s / 3600 * (e.gpus or 1)
     yield (
@@ -137,6 +142,8 @@ def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
         f" after a start of {duration(e.start_s)}; a round: {hours:,.3g} {name}"
         + (f"; {config.method.rounds} rounds: {hours * config.method.rounds:,.3g}" if config.method.rounds > 1 else "")
     )
+    if elsewhere:
+        yield f"             (what {', '.join(elsewhere)} take, hosted elsewhere, is not in it)"
     if e.limit_s:
         again = e.attempts - 1
         yield (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def engines_of(config: RunConfig, plan: Plan) -> Solution | None:
-    """Where a run's engines would run; none if it has no real ones.
+    """Where a run's engines would run; none if it has no real ones of ours.
 
     Raises:
         GraError: they fit nowhere.
@@ -85,6 +85,8 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         )
     for name, pin in plan.models.items():
         yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()
+        if pin.served:
+            yield f"             {_asked_as(config, name, pin.served)}"
         if pin.thinking:
             t = pin.thinking
             switches = ", ".join(f"{k}={v}" for k, v in t.switches.items())
@@ -101,7 +103,9 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         yield "engines      none: the seeds are kept as they are"
     elif config.engine.kind is EngineKind.simulated:
         yield "engines      simulated: the answers are made up"
-    elif solution:
+    elif solution is None:
+        yield "engines      none of ours: every model is an endpoint"
+    else:
         from gra_hpc.placement.report import render
 
         lines = render(solution).splitlines()
@@ -118,3 +122,11 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
             yield f"             {_judgement(run)}"
     else:
         yield f"executor     local, {config.launch.parallel or 1} shard at a time"
+
+
+def _asked_as(config: RunConfig, name: str, served: str) -> str:
+    """How a model that an endpoint serves is asked."""
+    e = config.models[name].endpoint
+    rate = f", {e.requests_per_minute:g} a minute" if e.requests_per_minute else ""
+    key = "by $" + e.key_env if e.key_env else f"in {e.key_file}" if e.key_file else "none"
+    return f"hosted elsewhere as {served}; at most {e.concurrency} calls at once{rate} from each shard; key: {key}"

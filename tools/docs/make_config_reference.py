@@ -25,7 +25,7 @@ from gra_hpc.config.settings import RunConfig
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 
-BY_CONTENT = ("seeds.", "models.NAME.path", "models.NAME.revision", "merge.embed_model")
+BY_CONTENT = ("seeds.", "models.NAME.path", "models.NAME.revision", "models.NAME.endpoint.model", "merge.embed_model")
 """Keys that name files: the fingerprint takes what is in them, wherever they lie."""
 FREE = ("models.NAME.licence", "seeds.licence")
 """Words for the dataset card; `plan.frozen` leaves them out."""
