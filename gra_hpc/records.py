@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 DOMAINS = ("coding", "math", "qa", "reasoning", "role_play", "language", "creation")
 """The seven domains of the paper, section 3."""
 
+CODING = "coding"
+"""The domain whose texts are compared as code."""
+
 CRITERIA = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")
 """What a Reviewer scores from 1 to 10 (paper, section 3.3)."""
 

@@ -245,7 +245,8 @@ class SeedsConfig:
     max_chars: int = setting(20000, ge=1, le=Most.COUNT)
     """Longer instructions, responses or contexts are rejected."""
     duplicates: str = setting("reject", choices=("reject", "keep"))
-    """reject: the second record with the same text is rejected; keep: it is a seed of its own (its id counts it)."""
+    """reject: the second record with the same text, by the merge's rule, is rejected; keep: it is a seed of its own
+    (its id counts it)."""
 
 
 @dataclass
@@ -264,7 +265,8 @@ class MergeConfig:
     """What the merge does with the accepted samples."""
 
     exact: bool = True
-    """Drop rows whose instruction and response are the same but for case, spacing and the punctuation of sentences."""
+    """Drop rows whose instruction and response are the same but for case, spacing and the punctuation of sentences;
+    code counts to the letter."""
     fuzzy: bool = True
     """Drop near-duplicates (MinHash-LSH, verified)."""
     fuzzy_threshold: float = setting(0.8, gt=0, le=1)
@@ -314,7 +316,7 @@ class ReleaseConfig:
     licence: str = "other"
     """Licence of the released data, for the dataset card."""
     validation: float = setting(0.02, ge=0, lt=1)
-    """Share of seeds whose samples form the validation split (no seed is in both)."""
+    """Share of seeds whose samples form the validation split (no seed is in both, nor any text)."""
     shard_mb: int = setting(256, ge=1, le=1_000_000)
     """Size of one Parquet file, in MB."""
     formats: list[str] = setting([], choices=("alpaca", "sharegpt", "chat"))

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from gra_hpc.errors import ConfigError
-from gra_hpc.merge.text.normal_form import joined, normalise
-from gra_hpc.merge.text.words import Hashes, text_digest, windows, word_hashes
 from gra_hpc.sources.benchmarks import KEY, BenchmarkPin, texts_of, unread
+from gra_hpc.text.normal_form import joined, normalise
+from gra_hpc.text.words import Hashes, text_digest, windows, word_hashes
 
 _QUOTED = 240
 """Characters of a span that are quoted."""

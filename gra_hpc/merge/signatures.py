@@ -16,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gra_hpc.merge import decontaminate, index
 from gra_hpc.merge.index import Index, Unit
-from gra_hpc.merge.text.normal_form import joined, normalise
-from gra_hpc.merge.text.words import Hashes, mix, text_digest, windows, word_hashes
+from gra_hpc.records import CODING
+from gra_hpc.text.code import marked
+from gra_hpc.text.normal_form import compared, joined, normalise
+from gra_hpc.text.words import Hashes, mix, text_digest, windows, word_hashes
 from gra_hpc.workers import Workers
 
 _SEED = 0x6B8B4567
@@ -85,7 +88,7 @@ def sign(ix: Index, what: Signing, workers: Workers) -> np.ndarray:
 
 
 def texts(
-    unit: Unit, batch: int = 2000, rows: np.ndarray | None = None
+    unit: Unit, batch: int = 2000, rows: np.ndarray | None = None, as_prose: bool = False
 ) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
     """Normal forms of the instructions and responses of a unit.
 
@@ -93,20 +96,27 @@ def texts(
         unit: what to read.
         batch: rows at a time.
         rows: only these row numbers (ascending); all if none.
+        as_prose: code counts no more than prose: what benchmarks are looked for in.
 
     Yields:
         Row number of the first, and the texts.
     """
-    for row, columns in index.read(unit, ["instruction", "response"], batch):
-        pair = [columns[c] for c in ("instruction", "response")]
+    for row, pair, coding in _raw(unit, batch, rows):
+        first, second = (normalise(t) if as_prose else compared(t, coding) for t in pair)
+        yield row, first, second
+
+
+def _raw(unit: Unit, batch: int, rows: np.ndarray | None) -> Iterator[tuple[int, list[list[bytes]], list[bool]]]:
+    """Row number of the first of some rows, their instructions and responses, and which are of the coding domain."""
+    for row, columns in index.read(unit, ["instruction", "response", "domain"], batch):
+        found = [columns[c] for c in ("instruction", "response", "domain")]
         if rows is not None:
-            a, b = np.searchsorted(rows, [row, row + len(pair[0])])
+            a, b = np.searchsorted(rows, [row, row + len(found[0])])
             if a == b:
                 continue
-            pair = [c.take(pa.array(rows[a:b] - row)) for c in pair]
+            found = [c.take(pa.array(rows[a:b] - row)) for c in found]
             row = int(rows[a])
-        first, second = (normalise(c.cast(pa.binary()).to_pylist()) for c in pair)
-        yield row, first, second
+        yield row, [c.cast(pa.binary()).to_pylist() for c in found[:2]], pc.equal(found[2], CODING).to_pylist()
 
 
 def shingles(instructions: list[bytes], responses: list[bytes], size: int) -> Hashes:
@@ -120,7 +130,8 @@ def _sign_unit(asked: tuple[Unit, Signing]) -> np.ndarray:
     prepared = decontaminate.Prepared.open(what.benchmarks) if what.benchmarks else None
     digests, counts, hits = [], [], []
     keys: list[np.ndarray] = []
-    for row, instructions, responses in texts(unit):
+    for row, pair, coding in _raw(unit, 2000, None):
+        instructions, responses = (compared(t, coding) for t in pair)
         digests += [text_digest(a, b) for a, b in zip(instructions, responses, strict=True)]
         if not what.banding and prepared is None:
             continue
@@ -130,6 +141,9 @@ def _sign_unit(asked: tuple[Unit, Signing]) -> np.ndarray:
             counts.append(s.counts.astype(np.uint32))
             keys.append(band_keys(minhash(s, what.banding), what.banding))
         if prepared is not None and unit.part.accepted_only:  # the pool stays as it is
+            if any(marked(t, c) is not t for column in pair for t, c in zip(column, coding, strict=True)):
+                instructions, responses = (normalise(t) for t in pair)
+                words = word_hashes(list(map(joined, instructions, responses)))
             hits.append(row + prepared.hits(words, instructions, responses))
     _put(what.digests, unit.start * 16, b"".join(digests))
     if what.banding and keys:

@@ -122,7 +122,7 @@ class Steps:
             if a == b:
                 continue
             rows = suspects[a:b]
-            for row, instructions, responses in signatures.texts(unit, rows=rows):
+            for row, instructions, responses in signatures.texts(unit, rows=rows, as_prose=True):
                 at = int(np.searchsorted(rows, row))
                 for k, (i, r) in enumerate(zip(instructions, responses, strict=True)):
                     matches = benchmarks.match(i, r)

@@ -29,6 +29,7 @@ from gra_hpc.release.inputs import Inputs, read_slices
 from gra_hpc.release.report import report
 from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
+from gra_hpc.release.splits import COLUMNS, split_keys
 from gra_hpc.run.merged import as_planned
 from gra_hpc.run.run import Run
 from gra_hpc.thoughts import Thoughts
@@ -137,11 +138,9 @@ class Builder:
 
     def _data(self) -> dict[str, dict[str, int]]:
         """Write data/*.parquet. Returns rows, seeds and files by split."""
-        seeds = [keys_of(t["seed_id"], "split") for t in self._kept(["seed_id"])]
-        every = np.concatenate(seeds) if seeds else np.empty(0, np.uint64)
-        unique = np.unique(every)
+        every, seeds = split_keys(self._kept(list(COLUMNS)))
         bound = int(self.config.validation * 2**64)
-        if not len(every) or int(unique[-1]) < bound:  # nothing would be left to train on
+        if not len(every) or int(every.max()) < bound:  # nothing would be left to train on
             bound = 0
         held_out = {"train": np.uint64(bound) <= every, "validation": every < np.uint64(bound)}
         twice = ("instruction", "response", *([THOUGHTS] if self.config.thoughts is Thoughts.inline else []))
@@ -150,10 +149,12 @@ class Builder:
         for split, rows in held_out.items():
             share = float(rows.mean()) if len(every) else 0.0
             shuffles[split] = self._shuffle(split, size, share, self._schema)
-            in_split = unique >= bound if split == "train" else unique < bound
+            in_split = seeds >= bound if split == "train" else seeds < bound
             counts[split] = {"rows": int(rows.sum()), "seeds": int(in_split.sum()), "files": shuffles[split].groups}
+        begin = 0
         for table in self._kept(self._schema.names):
-            mine = keys_of(table["seed_id"], "split") >= np.uint64(bound)
+            mine = every[begin : begin + len(table)] >= np.uint64(bound)
+            begin += len(table)
             if self.thoughts:
                 self.thought_out += int(pc.sum(pc.not_equal(table[THOUGHTS], "")).as_py() or 0)
             order = keys_of(table["id"])

@@ -29,7 +29,7 @@ A record is rejected, with its line and the reason, when it is
     oversized                        instruction, response or context longer than `seeds.max_chars`
     control_token                    a special token of a model of the pool as literal text: it could end a prompt early
     thoughts                         a response that is thoughts without an end, or has marks of thoughts within it
-    duplicate                        the same text as an earlier record but for case, spaces and Unicode form
+    duplicate                        the same text as an earlier record, by the merge's rule (`text.normal_form`)
 
 The thoughts that a response was made with are told apart from it: at its beginning in the marks of any family, in the
 message's `reasoning_content` or `reasoning`, or in a field of one of these names. A seed's id is without them.
@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -49,10 +48,11 @@ from pathlib import Path
 import orjson
 
 from gra_hpc.config.settings import SeedsConfig
+from gra_hpc.conversation import shown
 from gra_hpc.errors import SeedError
 from gra_hpc.models import special_tokens
 from gra_hpc.parquet import column, open_table, whole_table
-from gra_hpc.records import CONTEXT, DOMAINS, THOUGHTS, Record, digest, record_schema, seed_id
+from gra_hpc.records import CODING, CONTEXT, DOMAINS, THOUGHTS, Record, digest, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import NOT_OBJECT, Layout, Texts
 from gra_hpc.sources.rows import ENCODING, Row, Source
@@ -72,6 +72,8 @@ SYNONYMS = {
 }
 """Other names of the domains, by domain."""
 
+TOGETHER = 1000
+"""Records whose texts are normalised together."""
 BATCH = 8192
 """Rows written to, or read from, a Parquet table at once."""
 
@@ -137,15 +139,13 @@ def load(
     seen: dict[bytes, tuple[int, str]] = {}
     aside: Counter[str] = Counter()
     read = objects = 0
-    marks: re.Pattern[str] | None = None
-    for row in source:
-        marks = marks or special()
+    for row, found, key in _keyed(source, layout, config, domains, special, lambda: len(seeds)):
         read += 1
+        objects += isinstance(row.value, dict)
         try:
-            objects += isinstance(row.value, dict)
-            found = accept(row, layout, config.max_chars, marks)
+            if isinstance(found, Refused):
+                raise found
             source_line = f"{row.file}:{row.line}"
-            key = hashlib.blake2b(normalised(found).encode(), digest_size=16).digest()
             times, first = seen.get(key, (0, source_line))
             if times and config.duplicates == "reject":
                 raise Refused(DUPLICATE, f"same text as {first}", found.instruction)
@@ -235,10 +235,47 @@ def check_text(name: str, value: str, max_chars: int, special: re.Pattern[str]) 
         raise Refused(CONTROL_TOKEN, f"{match[0]} in the {name}", value[max(0, match.start() - 40) :])
 
 
-def normalised(found: Texts) -> str:
-    """Context, instruction and response without differences of case, spaces and Unicode form."""
-    both = f"{found.context or found.instruction} \0 {found.response}"
-    return " ".join(unicodedata.normalize("NFKC", both).casefold().split())
+def _keyed(
+    source: Source,
+    layout: Layout,
+    config: SeedsConfig,
+    domains: Sequence[str],
+    special: Callable[[], re.Pattern[str]],
+    count: Callable[[], int],
+) -> Iterator[tuple[Row, Texts | Refused, bytes]]:
+    """The rows of a source, what each says (or why it is no seed), and what names its text.
+
+    Read `TOGETHER` at a time, since texts are normalised together; never beyond what a limit needs.
+
+    Args:
+        count: how many seeds there are by now.
+    """
+    rows, marks = iter(source), None
+    while batch := list(islice(rows, min(TOGETHER, config.limit - count()) if config.limit else TOGETHER)):
+        marks = marks or special()
+        found: list[Texts | Refused] = []
+        for row in batch:
+            try:
+                found.append(accept(row, layout, config.max_chars, marks))
+            except Refused as e:
+                found.append(e)
+        keys = iter(same_text([f for f in found if isinstance(f, Texts)], domains))
+        for row, said in zip(batch, found, strict=True):
+            yield row, said, next(keys) if isinstance(said, Texts) else b""
+
+
+def same_text(found: Sequence[Texts], domains: Sequence[str] = DOMAINS) -> list[bytes]:
+    """What names the text of each record, by the merge's rule for the same text (`text.normal_form`): of context, or
+    instruction, and response."""
+    from gra_hpc.text.normal_form import compared
+    from gra_hpc.text.words import text_digest
+
+    coding = [domain_name(f.domain, domains) == CODING for f in found]
+    asked = [(shown(f.context) or f.instruction).encode("utf-8", "replace") for f in found]
+    answered = [f.response.encode() for f in found]
+    # of punctuation alone nothing is left: such a text names itself
+    first, second = ([n or t for n, t in zip(compared(s, coding), s, strict=True)] for s in (asked, answered))
+    return [text_digest(a, b) for a, b in zip(first, second, strict=True)]
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:

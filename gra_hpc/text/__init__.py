@@ -1,1 +1,1 @@
-"""Texts by what they hold, whatever their language: lists written as text."""
+"""Texts, whatever their language: when two are the same (`normal_form`, `code`, `words`), lists written as text."""

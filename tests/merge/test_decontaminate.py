@@ -14,8 +14,8 @@ from fabricate import make_run, publish_shard, rows, sample, seed, text
 from gra_hpc.errors import ConfigError
 from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.round import merge_round
-from gra_hpc.merge.text.normal_form import normalise
 from gra_hpc.sources import benchmarks as benchmark_files
+from gra_hpc.text.normal_form import normalise
 
 
 def test_planted_benchmark_questions_are_found(tmp_path: Path) -> None:

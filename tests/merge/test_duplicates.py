@@ -20,9 +20,9 @@ from gra_hpc.merge.near import near_duplicates
 from gra_hpc.merge.near.candidates import LEADERS, buckets, candidate_pairs, pack
 from gra_hpc.merge.near.decisions import Decisions
 from gra_hpc.merge.round import merge_round
-from gra_hpc.merge.text.normal_form import normalise
-from gra_hpc.merge.text.words import Hashes, windows, word_hashes
 from gra_hpc.run.run import Run
+from gra_hpc.text.normal_form import normalise
+from gra_hpc.text.words import Hashes, windows, word_hashes
 
 
 def shingle_set(instruction: str, response: str, size: int = 5) -> set[tuple[bytes, ...]]:

@@ -112,7 +112,7 @@ def test_a_row_in_both_splits(release: Path) -> None:
     sign(release, VALIDATION)
     problems = "\n".join(verify(release))
     assert "1 ids occur more than once" in problems
-    assert "1 seeds have rows in both splits" in problems
+    assert "1 seeds have rows in both splits" in problems and "texts are in both splits" in problems
     assert "the manifest says" in problems
 
 

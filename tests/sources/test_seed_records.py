@@ -293,6 +293,42 @@ def test_all_rejected_is_a_set_without_seeds(jsonl: Write) -> None:
     assert not result.seeds and result.reasons == {"malformed": 2, "empty_instruction": 1}
 
 
+def test_seeds_are_the_same_by_the_merges_rule(jsonl: Write) -> None:
+    assert len(load(SeedsConfig(path=str(ROOT / "tests/cases/superscripts.jsonl"))).seeds) == 6
+    assert len(load(SeedsConfig(path=str(ROOT / "tests/cases/code.jsonl"))).seeds) == 23
+    same = [("Compute x².", "compute x^2"), ("Name it.", "“name  it”"), ("12+34", "12 + 34"), ("琵琶湖。", "琵琶湖")]
+    for one, other in same:
+        assert jsonl({"instruction": one}, {"instruction": other}).reasons == {"duplicate": 1}
+    differ = [
+        "3",
+        "-3",
+        "x_1",
+        "x1",
+        "`\\d`",
+        "`\\D`",
+        "a\n    b()",
+        "a\nb()",
+        "?",
+        "!",
+        "2.1",
+        "21",
+        "ℚ",
+        "½",
+        "1",
+        "2",
+    ]
+    assert len(jsonl(*({"instruction": text} for text in differ)).seeds) == len(differ)
+    of_code = [{"instruction": t, "domain": "Programming"} for t in ("Foo bar", "foo bar")]
+    assert len(jsonl(*of_code).seeds) == 2 and len(jsonl(*(r | {"domain": "qa"} for r in of_code)).seeds) == 1
+
+
+def test_a_limit_reads_no_further_than_it_must(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"instruction": "a"}\n{"instruction": "A"}\nbad\n{"instruction": "b"}\n{"instruction": "c"}\n')
+    found = load(SeedsConfig(path=str(path), limit=2))
+    assert ([s.instruction for s in found.seeds], found.read, len(found.rejects)) == (["a", "b"], 4, 2)
+
+
 def test_keywords_may_be_joined_by_the_commas_of_any_script() -> None:
     found = load(SeedsConfig(path=str(ROOT / "tests/cases/keywords_cjk.jsonl")))
     assert [s.keywords for s in found.seeds] == [("河流", "长江", "中国"), ("湖", "琵琶湖", "日本")]

@@ -20,7 +20,7 @@ from gra_hpc.merge.index import Index, Unit
 from gra_hpc.merge.near.candidates import buckets, candidate_pairs, unpack
 from gra_hpc.merge.near.decisions import Decisions
 from gra_hpc.merge.signatures import Signing
-from gra_hpc.merge.text.words import Hashes, unique_sorted
+from gra_hpc.text.words import Hashes, unique_sorted
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from gra_hpc.parquet import open_table
 from gra_hpc.records import THOUGHTS
 from gra_hpc.release.schema import OUTCOMES, REASONS, chat, data_schema, models_of, rejects_schema
 from gra_hpc.release.shuffle import keys_of
+from gra_hpc.release.splits import text_keys
 from gra_hpc.release.verify import counts
 from gra_hpc.thoughts import MAY_MARK, Thoughts, mark_in
 
@@ -26,7 +27,7 @@ _BATCH = 8192
 _SHARED = ("id", "round", "seed_id", "models", "members")
 _TEXTS = ("keywords", "instruction", "response", "instruction_reviews", "reviews", "verdict")
 _COLUMNS = {
-    "data": (*_SHARED, *_TEXTS, "summary", "messages"),
+    "data": (*_SHARED, *_TEXTS, "domain", "summary", "messages"),
     "rejects": (*_SHARED, *_TEXTS, "raw", "outcome", "stage", "reason", "winner"),
 }
 _NEEDED = {*_SHARED, "instruction", "response", "messages", "outcome", "stage", "reason"}
@@ -91,6 +92,8 @@ class Rows:
         self.ids: dict[str, list[np.ndarray]] = {}
         self.seeds: dict[str, list[np.ndarray]] = {}
         """Digests as the splits are drawn by."""
+        self.texts: dict[str, list[np.ndarray]] = {}
+        """Digests of texts that no two splits may share."""
         self.seed_ids: list[np.ndarray] = []
         """Digests as of ids: a seed may be what a dropped row is a duplicate of."""
         self.winners: list[np.ndarray] = []
@@ -102,7 +105,7 @@ class Rows:
     def begin(self, part: str) -> None:
         """The tables that follow are of this split or outcome."""
         self.part, self.last = part, -1
-        self.ids[part], self.seeds[part], self.counts[part] = [], [], {}
+        self.ids[part], self.seeds[part], self.texts[part], self.counts[part] = [], [], [], {}
 
     def read(self, path: Path, name: str) -> list[str]:
         """Check one table; the first of each kind of problem."""
@@ -150,6 +153,8 @@ class Rows:
 
     def _data(self, table: pa.Table) -> Iterator[str]:
         """Texts, and the chat made of them."""
+        if len(self.manifest["splits"]) > 1:
+            self.texts[self.part] += text_keys(table)
         for column in ("instruction", "response"):
             if pc.any(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(table[column])), 0)).as_py():
                 yield f"rows with an empty {column}"
@@ -224,6 +229,10 @@ class Rows:
             both = len(np.intersect1d(one, other))
             if both:
                 problems.append(f"{both} seeds have rows in both splits")
+            here, there = (np.unique(_all(self.texts[s])) for s in splits)
+            common = np.intersect1d(here, there)
+            if len(common[common != 0]):
+                problems.append(f"{len(common[common != 0])} texts are in both splits")
         return problems
 
     def _winners(self) -> list[str]:

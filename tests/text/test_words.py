@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gra_hpc.merge.text.normal_form import normalise
-from gra_hpc.merge.text.words import unique_sorted, windows, word_hashes
+from gra_hpc.text.normal_form import normalise
+from gra_hpc.text.words import unique_sorted, windows, word_hashes
 
 texts = st.lists(st.text(alphabet="ab é你ß\n.,+", max_size=12), max_size=8)
 

@@ -1,10 +1,13 @@
-"""Normal form: what of a text counts when texts are compared, for exact, near and benchmark matches alike.
+"""Normal form: what of a text counts when texts are compared, as seeds, in the merge, in the release's splits.
 
-Case, Unicode form (NFKC), white space, quotes and the punctuation of sentences do not count. Symbols that carry meaning
-do: operators, signs, currencies, emoji, the point of `2.1`, the colon of `3:4`, the `!` of `!=`, `!x` and `5!`,
-brackets beside an operator. A symbol begins the word that follows it, whatever the spacing (`12+34` and `12 + 34` are
-the words `12` and `+34`), so symbols add no words; only at the end of a text they stand alone. Every ideograph, kana
-and Thai letter is a word, so that texts without spaces have runs of words too.
+Case, Unicode form (NFKC), white space, quotes and the punctuation of sentences do not count, nor do the vowel points of
+Arabic, Hebrew and Syriac, which most texts leave out. Symbols that carry meaning do: operators, signs, currencies,
+emoji, the point of `2.1`, the colon of `3:4`, the `!` of `!=`, `!x` and `5!`, the `_` within a name, brackets beside an
+operator. A symbol begins the word that follows it, whatever the spacing (`12+34` and `12 + 34` are the words `12` and
+`+34`), so symbols add no words; only at the end of a text they stand alone. Every letter of a script that is written
+without spaces (by Unicode's Line_Break property) is a word, so that such texts have runs of words too. Raised and
+lowered characters and fractions keep their value: `x\u00b2` is `x^2` and not `x2`, `x\u2081` is `x_1`, `1\u00bd` is
+`1 1/2`.
 
 What a symbol means is judged by its neighbours:
 
@@ -17,6 +20,7 @@ What a symbol means is judged by its neighbours:
 | `\\` | before a letter or digit: `\\frac`, `\\d` | |
 | `'` | before `(`: `f'(x)` | `don't`, `'word'` |
 | `#` | after a letter: `C#` | `# Title` |
+| `_` | within a name: `my_var`, `x_1` | `_emphasis_` |
 
 All work on symbols is array work over a whole batch.
 """
@@ -27,8 +31,14 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from gra_hpc.text.code import MARKED, marked
+
+if TYPE_CHECKING:
+    import regex
 
 _EDGE, _GLUE, _TIMES, _FACTORIAL, _SPACE, _NEWLINE = 0, 1, 2, 3, 0x20, 0x0A
 """Bytes with a role while a batch is in work. Edge: between rows. Glue: behind a symbol outside ASCII."""
@@ -36,11 +46,14 @@ _EDGE, _GLUE, _TIMES, _FACTORIAL, _SPACE, _NEWLINE = 0, 1, 2, 3, 0x20, 0x0A
 _SEPARATES = ("P", "Z", "C", "Sk")
 """Unicode categories that separate words: punctuation, white space, control, modifier symbols."""
 _SYMBOL = ("Sm", "Sc", "So")
-_IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\U00020000-\U0003ffff]")
-"""Scripts written without spaces: each character counts as a word."""
+_UNSPACED = ("ID", "CJ", "SA", "AK", "AP", "AS", "VF", "VI")
+"""Values of Unicode's Line_Break: letters between which a line may end, or where only a dictionary knows. Han, kana,
+Yi; Thai, Lao, Khmer, Burmese and other scripts of South-East Asia."""
+_POINTS = range(10, 37)
+"""Canonical combining classes of the vowel points of Hebrew (10 to 26), Arabic (27 to 35) and Syriac (36)."""
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
-_RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u00bc-\u00be\u2150-\u215e]+")
-"""Superscripts and vulgar fractions, which NFKC would join to the digits before them (`3\u00b2` to `32`)."""
+_TAGGED = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>")
+"""Compatibility forms that NFKC would join to what stands before them (`3\u00b2` to `32`)."""
 _SAME = {
     **dict.fromkeys("\u2010\u2011\u2013\u2212", "-"),
     **dict.fromkeys("\u2018\u2019\u2032", "'"),
@@ -49,12 +62,16 @@ _SAME = {
     "\u2260": "!=",
     "\u2264": "<=",
     "\u2265": ">=",
+    "\u0640": "",  # Arabic's lengthening stroke
 }
 """Characters that ASCII has a name for."""
 
+_PRIVATE = bytes(range(0x80, 0xC0)) + b"\xee"
+"""Bytes of characters for private use, those of `MARKED` among them; every other character has another beside."""
+
 _ALWAYS = b"+=<>|&/%^~@$"
 _OPENING, _CLOSING = b"([{", b")]}"
-_JUDGED = b".:!'#\\-*"
+_JUDGED = b".:!'#\\-*_"
 """Judged by their neighbours; brackets are too, afterwards."""
 
 _ENDS = (*(bytes((i,)) for i in _ALWAYS + _OPENING + _CLOSING + b"-"), "\u00d7".encode())
@@ -69,11 +86,15 @@ class _Characters(dict[int, str]):
         category = unicodedata.category(char)
         if char in _SAME:
             text = _SAME[char]
+        elif code in MARKED:
+            text = char
+        elif unicodedata.combining(char) in _POINTS:
+            text = ""
         elif category.startswith(_SEPARATES):
             text = " "
         elif category in _SYMBOL:
             text = f" {char}{chr(_GLUE)}"
-        elif _IDEOGRAPH.match(char):
+        elif _unspaced().match(char):
             text = f" {char} "
         else:
             text = char
@@ -82,6 +103,20 @@ class _Characters(dict[int, str]):
 
 
 _CHARACTERS = _Characters()
+
+
+@cache
+def _unspaced() -> regex.Pattern[str]:
+    import regex  # most texts are in ASCII, and do without it
+
+    return regex.compile("[" + "".join(rf"\p{{Line_Break={value}}}" for value in _UNSPACED) + "]")
+
+
+@cache
+def _tagged() -> re.Pattern[str]:
+    """Finds runs of characters that are a form of others."""
+    planes = map(chr, range(0x80, 0x20000))
+    return re.compile("[" + "".join(c for c in planes if unicodedata.decomposition(c).startswith(_TAGGED)) + "]+")
 
 
 def _ascii(i: int) -> int:
@@ -100,6 +135,17 @@ def normalise(texts: Iterable[bytes | None]) -> list[bytes]:
     return _symbols([_characters(t) if t else b"" for t in texts])
 
 
+def compared(texts: Iterable[bytes | None], coding: Iterable[bool]) -> list[bytes]:
+    """Normal forms of texts that are compared with each other: `normalise`, but code (`code`) counts to the letter.
+
+    Benchmarks are looked for by `normalise` alone: there, what is nearly the same is what is looked for.
+
+    Args:
+        coding: which texts are of the coding domain.
+    """
+    return normalise(marked(t, c) if t else t for t, c in zip(texts, coding, strict=True))
+
+
 def joined(first: bytes, second: bytes) -> bytes:
     """One normal form of two: a symbol that ends the first belongs to the word that follows (`3 +4 =` and `7`)."""
     return first + (b" " if first and second and not first.endswith(_ENDS) else b"") + second
@@ -107,9 +153,9 @@ def joined(first: bytes, second: bytes) -> bytes:
 
 def _characters(text: bytes) -> bytes:
     """A text's characters normalised, one by one."""
-    if text.isascii():
+    if text.isascii() or text.translate(None, _PRIVATE).isascii():
         return text.translate(_ASCII)
-    s = _RAISED.sub(_apart, text.decode("utf-8", "replace"))
+    s = _tagged().sub(_apart, text.decode("utf-8", "replace"))
     s = unicodedata.normalize("NFKC", s).casefold()
     if not unicodedata.is_normalized("NFKC", s):  # case-folding can undo it
         s = unicodedata.normalize("NFKC", s)
@@ -119,9 +165,18 @@ def _characters(text: bytes) -> bytes:
 
 
 def _apart(found: re.Match[str]) -> str:
-    """`^2` of a superscript, ` 1/2 ` of a fraction."""
-    chars = unicodedata.normalize("NFKC", found[0])
-    return f" {chars} " if "\u2044" in chars else f"^{chars}"
+    """`^2` of superscripts, `_2` of subscripts, ` 1/2 ` of a fraction; others as words of their own."""
+    out, before = "", ""
+    for char in found[0]:
+        tag, *codes = unicodedata.decomposition(char).split()
+        plain = unicodedata.normalize("NFKC", char)
+        if tag == "<square>":  # of several characters, the square of m2 among them
+            plain = _tagged().sub(_apart, "".join(chr(int(code, 16)) for code in codes))
+        mark = {"<super>": "^", "<sub>": "_"}.get(tag, " ")
+        out += plain if mark == before != " " else mark + plain
+        before = mark
+    after = found.string[found.end() : found.end() + 1]
+    return f"{out} " if before == " " or after.isdecimal() else out
 
 
 def _table(*members: bytes) -> np.ndarray:
@@ -235,6 +290,8 @@ def _judge(data: np.ndarray, at: np.ndarray, is_: _Tables) -> None:
     nothing.append(p[~is_.letter[data[p - 1]] | is_.word[data[p + 1]]])
     p = of("\\")
     nothing.append(p[~(is_.letter | is_.digit)[data[p + 1]]])
+    p = of("_")
+    nothing.append(p[~_by_runs(_names, data, p, is_)])
     p = of("'")
     after = p
     for _ in range(4):  # f''(x)
@@ -277,6 +334,12 @@ def _subtracts(data: np.ndarray, first: np.ndarray, last: np.ndarray, is_: _Tabl
     counts |= operand & ~is_.beyond[after]
     counts |= is_.always[after] & (first == last)  # `->`, not `|---|`
     return counts | (is_.letter[after] & ~is_.named[data[right + 1]])
+
+
+def _names(data: np.ndarray, first: np.ndarray, last: np.ndarray, is_: _Tables) -> np.ndarray:
+    """Which runs of `_` are within a name. (m,) bool"""
+    named: np.ndarray = is_.word[data[first - 1]] & is_.word[data[last + 1]]
+    return named
 
 
 def _multiplies(data: np.ndarray, first: np.ndarray, last: np.ndarray, is_: _Tables) -> np.ndarray:

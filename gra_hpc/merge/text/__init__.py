@@ -1,1 +1,0 @@
-"""What the merge makes of a text: normal form, words, signatures."""
