@@ -1,8 +1,9 @@
-"""The commands of a run: plan, submit, status, logs, resume, cancel, merge, inspect, clean."""
+"""The commands of a run: plan, submit, status, logs, resume, cancel, merge, inspect, decide, clean."""
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -154,6 +155,26 @@ def inspect(
 
     row, _, calls = find_sample(RunDir.existing(run), sample, status)
     for line in history(row, calls):
+        say(line)
+
+
+@app.command()
+def decide(
+    run: RunPath,
+    thresholds: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="accept_mean, accept_sd, adjudicate_mean, settle."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Directory of the new run, with its release.")] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Only a table of thresholds.")] = False,
+) -> None:
+    """Decide again from stored scores, with other thresholds. No engine starts."""
+    from gra_hpc.judging import again
+    from gra_hpc.judging import sweep as many
+    from gra_hpc.run.run import Run
+
+    made, words = Run.to_look_at(run), thresholds or []
+    for line in many.table(made, words) if sweep else again.say_decided(made, words, to):
         say(line)
 
 

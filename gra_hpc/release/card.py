@@ -46,7 +46,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
     """
     header = yaml.safe_dump(_shown(metadata(facts)), sort_keys=False, allow_unicode=True)
     body = _template().render(
-        **facts,
+        **{"decided": None, **facts},
         rows=sum(s["rows"] for s in facts["splits"].values()),
         method=facts["config"]["method"],
         merge=facts["config"]["merge"],
@@ -167,11 +167,35 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
             "All seats of the committee are one model: it reviews its own writing, and agreement among its seats is not"
             " independent evidence."
         )
+    if "decided" in facts:
+        out += _decided(facts)
     out += _checks(facts)
     if facts["thoughts"]["rows"]:
         out.append("Nobody reviewed the thoughts: the Reviewers saw responses alone.")
     out.append("Scores are opinions of language models. No human has checked the rows, nor their facts.")
     return out
+
+
+def _decided(facts: dict[str, Any]) -> Iterator[str]:
+    """Limits of rows that were decided again from stored scores."""
+    then_and_now = facts["decided"]["thresholds"].items()
+    changes = ", ".join(f"`{key}` {was} is now {now}" for key, (was, now) in then_and_now if was != now)
+    yield (
+        f"**Decided again from stored scores**, without asking a model: {changes or 'with the same thresholds'}. Rows"
+        " that are accepted only now have their instruction's first words as summary."
+    )
+    undecided = sum(facts["ledger"]["failed"].get(reason, 0) for reason in UNDECIDED)
+    if undecided:
+        yield (
+            f"{undecided} samples could not be decided: the Adjudicator, or a Reviewer, was never asked. They"
+            " count as failed."
+        )
+    if len(facts["rounds"]) > 1:
+        yield "Rounds after the first drew their examples by the first decision."
+
+
+UNDECIDED = ("adjudication: the Adjudicator was not asked", "response_review: not all Reviewers were asked")
+"""What the ledger says of samples that other thresholds leave open (`judging/decisions.py`)."""
 
 
 def _checks(facts: dict[str, Any]) -> Iterator[str]:

@@ -113,6 +113,7 @@ def describe(
         "work": asdict(allocation((t for r in inputs.all_rounds for t in r.tables()), config.site.gpus_per_node)),
         "splits": splits,
         "rejects": rejects,
+        **({"decided": plan.decided} if plan.decided else {}),
     }
 
 

@@ -60,6 +60,9 @@ class Plan:
     """Seeds with turns before their last exchange, or with tools."""
     seed_aside: dict[str, int] = field(default_factory=dict)
     """What was left aside in the seeds' source, by its kind (`seeds.SeedSet`)."""
+    decided: dict[str, Any] = field(default_factory=dict)
+    """Of a run whose shards are another run's, decided again (`judging/again.py`): that run's name and fingerprint, its
+    merges, its rounds' plans, and the thresholds, then and now."""
 
     @property
     def rounds(self) -> int:

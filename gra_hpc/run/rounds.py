@@ -120,6 +120,8 @@ def plan_after(run: Run, merged: dict[str, Any]) -> RoundPlan | None:
         None where there is a target and nothing to measure by: no candidate has survived.
     """
     number = merged["round"]
+    if run.plan.decided:  # its candidates are those that the other run made
+        return RoundPlan(**run.plan.decided["rounds"][number])
     candidates = survived = 0
     for m in (*(Merged.of(run.round(r)).manifest for r in range(1, number)), merged):
         books = [m["ledger"], *(late["ledger"] for late in m["late"])]

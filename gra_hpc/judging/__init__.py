@@ -1,0 +1,5 @@
+"""The committee's judgement, looked at afterwards: decided again from stored scores, without an engine.
+
+`scores` reads what decides of a table's rows, `decisions` is the committee's rule over columns, `again` makes a run of
+its own of another decision, `sweep` lays many thresholds side by side.
+"""
