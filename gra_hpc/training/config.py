@@ -56,6 +56,14 @@ class TooLong(Enum):
     truncate = "truncate"
 
 
+class Trained(Enum):
+    """Whether thoughts before an answer are trained on."""
+
+    auto = "auto"
+    inline = "inline"
+    drop = "drop"
+
+
 class Offload(Enum):
     """Where optimiser states (and, with ZeRO-3, parameters) are kept."""
 
@@ -106,6 +114,9 @@ class TrainingDataConfig:
     too_long: TooLong = TooLong.drop
     """drop: an example that is longer is left out and counted; truncate: its end is cut off (no end of a turn is learnt
     from it)."""
+    thoughts: Trained = Trained.auto
+    """Train on the thoughts before the last answer, within `<think>`. auto: those of a release with `thoughts=inline`,
+    and those that a file has; inline: also those in a release's column; drop: none."""
     packing: bool = True
     """Put several examples into one row of max_length tokens; they do not see each other."""
 

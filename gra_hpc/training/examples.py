@@ -10,12 +10,14 @@ from typing import Any
 
 from gra_hpc.errors import ReleaseError, SeedError
 from gra_hpc.parquet import read_batches
+from gra_hpc.records import THOUGHTS
 from gra_hpc.sources.conversations import Conversation
 from gra_hpc.sources.layouts import NOT_OBJECT, Layout
 from gra_hpc.sources.rows import ENCODING, Source
 from gra_hpc.sources.texts import Refused, unpacked, without_nulls
 from gra_hpc.storage import checked, read_json
-from gra_hpc.thoughts import inline
+from gra_hpc.thoughts import Thoughts, inline, without_marks
+from gra_hpc.training.config import Trained
 
 Messages = list[dict[str, Any]]
 """Turns `{role, content}`, some with `tool_calls`; the last one is the assistant's."""
@@ -52,6 +54,7 @@ def read_examples(
     limit_seed: int = -1,
     scratch: str = "",
     last_round: int = 0,
+    thoughts: Trained = Trained.auto,
 ) -> Examples:
     """Read all examples, in their order.
 
@@ -62,13 +65,17 @@ def read_examples(
         limit: at most so many; 0: all.
         limit_seed: draw them at random with this seed (their order stays); -1: the first ones.
         last_round: leave out rows of a release from later rounds; 0: none.
+        thoughts: whether they stand before the last answer.
 
     Raises:
-        ReleaseError: a run that has no release yet, or a release without rows.
+        ReleaseError: a run that has no release yet, or a release without rows, or without the thoughts asked for.
         SeedError: nothing there, or nothing that could be read.
     """
     release = release_of(path)
-    found = _release(release, split, min_score, last_round) if release else _source(path, split, scratch)
+    if release:
+        found = _release(release, split, min_score, last_round, thoughts)
+    else:
+        found = _source(path, split, scratch, thoughts)
     if not found.conversations:
         why = "; ".join(f"{n} {reason}" for reason, n in found.refused.most_common(3)) or "no rows"
         raise SeedError(f"{path}: no example in it ({why})", "data.path=A RELEASE, or a file with chats")
@@ -98,10 +105,17 @@ def release_of(path: str) -> Path | None:
     return None
 
 
-def _release(release: Path, split: str, min_score: float, last_round: int) -> Examples:
+def _release(release: Path, split: str, min_score: float, last_round: int, thoughts: Trained) -> Examples:
     manifest = read_json(release / "manifest.json")
     out = Examples(source=f"{release} ({manifest.get('fingerprint', '')})")
     then = f"gra release verify {release}"
+    released = manifest.get("config", {}).get("release", {}).get("thoughts", Thoughts.drop.value)
+    if thoughts is Trained.inline and released == Thoughts.drop.value:
+        raise ReleaseError(
+            f"{release}: has no thoughts", "gra merge RUN release.thoughts=column, or data.thoughts=drop"
+        )
+    added = thoughts is Trained.inline and released == Thoughts.column.value
+    taken = thoughts is Trained.drop and released == Thoughts.inline.value
     files = sorted(release.glob(f"data/{split}-*.parquet"))
     if not files:
         raise ReleaseError(f"{release}: no {split} split", then)
@@ -110,6 +124,7 @@ def _release(release: Path, split: str, min_score: float, last_round: int) -> Ex
         if recorded is None:
             raise ReleaseError(f"{file}: not in the release's manifest", then)
         columns = ["messages", "score", *(["round"] if last_round else [])]
+        columns += [THOUGHTS] if added else ["response"] if taken else []
         for batch in read_batches(checked(file, recorded, then), columns, then=then):
             for row in batch.to_pylist():
                 out.read += 1
@@ -118,11 +133,15 @@ def _release(release: Path, split: str, min_score: float, last_round: int) -> Ex
                 elif last_round and row["round"] > last_round:
                     out.refused["after data.last_round"] += 1
                 else:
+                    if added:
+                        row["messages"][-1]["content"] = inline(row[THOUGHTS], row["messages"][-1]["content"])
+                    elif taken:
+                        row["messages"][-1]["content"] = row["response"]
                     out.conversations.append(Example(list(map(for_template, row["messages"]))))
     return out
 
 
-def _source(path: str, split: str, scratch: str) -> Examples:
+def _source(path: str, split: str, scratch: str, thoughts: Trained) -> Examples:
     layout = Layout({})
     source = Source(path, split=split, wanted=layout.wanted, scratch=scratch)
     out = Examples(source=source.label)
@@ -132,15 +151,18 @@ def _source(path: str, split: str, scratch: str) -> Examples:
             if row.problem or not isinstance(row.value, dict):
                 raise Refused(row.problem.reason if row.problem else NOT_OBJECT, "")
             found = layout.conversation(row.value)
-            out.conversations.append(_example(found))
+            out.conversations.append(_example(found, thoughts is not Trained.drop))
             out.aside.update(dict.fromkeys(found.aside, 1))
         except Refused as e:
             out.refused[e.reason] += 1
     return out
 
 
-def _example(found: Conversation) -> Example:
-    """A conversation up to the assistant's last turn, the thoughts before it in `<think>`.
+def _example(found: Conversation, thoughts: bool) -> Example:
+    """A conversation up to the assistant's last turn.
+
+    Args:
+        thoughts: with those before it, in `<think>`.
 
     Raises:
         Refused: nothing is asked, or nothing is answered; text that is not Unicode.
@@ -156,7 +178,8 @@ def _example(found: Conversation) -> Example:
         "".join(t.content for t in turns).encode()
     except UnicodeEncodeError:
         raise Refused(ENCODING, "") from None
-    turns[-1].content = inline(turns[-1].thoughts, turns[-1].content)
+    if thoughts:
+        turns[-1].content = inline(without_marks(turns[-1].thoughts), turns[-1].content)
     return Example([for_template(t.message) for t in turns], found.tools)
 
 

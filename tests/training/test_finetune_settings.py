@@ -22,7 +22,7 @@ from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseEr
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.signals import Signals
 from gra_hpc.training import ranks
-from gra_hpc.training.config import FinetuneConfig, Meeting, compose
+from gra_hpc.training.config import FinetuneConfig, Meeting, Trained, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.examples import read_examples
 from gra_hpc.training.job import demand, explain
@@ -164,6 +164,73 @@ def test_examples_of_releases(tmp_path: Path) -> None:
     (release / "manifest.json").write_bytes(storage.to_json(manifest | {"files": {}}))
     with pytest.raises(ReleaseError, match=r"train-0\.parquet: not in the release's manifest"):
         read_examples(str(release))
+
+
+INLINE = "<think>\nTwo and two.\n</think>\n\n4"
+
+
+def thoughtful(path: Path, released: str) -> Path:
+    """A release whose first row was thought out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (path / "data").mkdir(parents=True)
+    said = INLINE if released == "inline" else "4"
+    chats = [[{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": text}] for text in (said, "5")]
+    rows: dict[str, Any] = {"messages": chats, "response": ["4", "5"], "score": [9.5, 8.0]}
+    if released != "drop":
+        rows["thoughts"] = ["Two and two.", ""]
+    table = path / "data" / "train-0.parquet"
+    pq.write_table(pa.table(rows), table)
+    manifest = {"files": {"data/train-0.parquet": storage.entry(table)}, "config": {"release": {"thoughts": released}}}
+    (path / "manifest.json").write_bytes(storage.to_json(manifest))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("released", "thoughts", "first"),
+    [
+        ("drop", "auto", "4"),
+        ("drop", "drop", "4"),
+        ("column", "auto", "4"),
+        ("column", "inline", INLINE),
+        ("column", "drop", "4"),
+        ("inline", "auto", INLINE),
+        ("inline", "inline", INLINE),
+        ("inline", "drop", "4"),
+    ],
+)
+def test_thoughts_of_a_release_are_trained_on_as_it_is_asked(
+    tmp_path: Path, released: str, thoughts: str, first: str
+) -> None:
+    found = read_examples(str(thoughtful(tmp_path / "release", released)), thoughts=Trained(thoughts))
+    assert [e.messages[-1]["content"] for e in found.conversations] == [first, "5"]
+
+
+def test_thoughts_that_a_release_does_not_have_are_not_trained_on(tmp_path: Path) -> None:
+    release = str(thoughtful(tmp_path / "release", "drop"))
+    with pytest.raises(ReleaseError, match=r"has no thoughts -> gra merge RUN release\.thoughts=column"):
+        read_examples(release, thoughts=Trained.inline)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": "<think>Two and two.</think>\n\n4"},  # as in thinking.jsonl, and the next
+        {"content": "4", "reasoning_content": "Two and two."},
+        {"content": "4", "reasoning": "Two and two."},
+        {"content": "[THINK]Two and two.[/THINK]4"},
+        {"content": "<|channel|>analysis<|message|>Two and two.<|end|><|channel|>final<|message|>4"},
+        {"content": [{"type": "thinking", "thinking": "Two and two."}, {"type": "text", "text": "4"}]},
+    ],
+)
+def test_thoughts_of_a_file_are_trained_on_unless_they_are_dropped(tmp_path: Path, answer: dict[str, Any]) -> None:
+    (tmp_path / "chat.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", **answer}]})
+    )
+    for thoughts, text in (("auto", INLINE), ("inline", INLINE), ("drop", "4")):
+        (example,) = read_examples(str(tmp_path / "chat.jsonl"), thoughts=Trained(thoughts)).conversations
+        assert example.messages[-1] == {"role": "assistant", "content": text}, thoughts
 
 
 def checkpoint(out: FinetuneDir, attempt: str, step: int, sizes: dict[str, int] | None) -> Path:

@@ -75,6 +75,25 @@ def test_templates_that_cannot_be_used(tokenizer: Any) -> None:
         tokenizer.chat_template = before
 
 
+def test_thoughts_have_a_loss_and_a_template_without_them_is_refused(tokenizer: Any) -> None:
+    thought = [CHAT[1], {"role": "assistant", "content": "<think>\nA river.\n</think>\n\nThe Elbe."}]
+    before = tokenizer.chat_template
+    turn = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ TEXT }}<|im_end|>\n{% endfor %}"
+    asks = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    try:
+        tokenizer.chat_template = turn.replace("TEXT", "m.content") + asks
+        assert "A river." in said(tokenizer, encode(tokenizer, thought))
+        opened = asks.replace("assistant\n", "assistant\n<think>\n")  # the prompt opens the thoughts: no loss on that
+        tokenizer.chat_template = turn.replace("TEXT", "m.content") + opened
+        assert said(tokenizer, encode(tokenizer, thought)).startswith("|A river.\n</think>")
+        for asked in (asks, opened):
+            tokenizer.chat_template = turn.replace("TEXT", "m.content.split('</think>')[-1]") + asked
+            with pytest.raises(ConfigError, match="leaves the thoughts out"):
+                encode(tokenizer, thought)
+    finally:
+        tokenizer.chat_template = before
+
+
 def test_packed_examples_do_not_see_each_other(tmp_path: Path, small_model: Path, chats: Path, tokenizer: Any) -> None:
     """The loss of a packed row is the sum of its examples' losses alone."""
     import torch

@@ -65,6 +65,7 @@ def _finish(attempt: Attempt, trainer: Any, staging: Staging, began: float) -> N
             "examples": attempt.data["examples"],
             "tokens": attempt.data["tokens"],
             "trained_tokens": attempt.data["trained_tokens"],
+            "with_thoughts": attempt.data.get("with_thoughts", 0),
             "left_out": attempt.data["left_out"],
             "left_aside": attempt.data.get("left_aside", {}),
             "attempts": attempt.attempts,

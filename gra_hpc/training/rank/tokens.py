@@ -17,6 +17,7 @@ from typing import Any
 from gra_hpc.errors import ConfigError, SeedError
 from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import full_disk_as_error, read_json, to_json
+from gra_hpc.thoughts import CLOSING, OPENING
 from gra_hpc.training.config import FinetuneConfig, TooLong
 from gra_hpc.training.examples import Example, Messages
 from gra_hpc.training.examples import read_examples as read_examples
@@ -91,6 +92,8 @@ def render(
             before, after = text(messages[:number], add_generation_prompt=True), text(messages[: number + 1])
         except Exception as e:  # whatever a template raises for a conversation that it was not written for
             raise Unfit(f"the template does not take the conversation ({excerpt(e, 80)})") from None
+        if (message.get("content") or "").startswith(OPENING) and CLOSING.strip() not in after[len(whole) :]:
+            raise Unfit("the template leaves the thoughts out (data.thoughts=drop trains without them)")
         if not before.startswith(whole) or not after.startswith(before):
             raise Unfit(
                 "the template changes earlier turns when later ones come, so the assistant's words cannot be found"
@@ -149,6 +152,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
         limit=d.limit,
         limit_seed=d.limit_seed,
         scratch=config.site.scratch,
+        thoughts=d.thoughts,
     )
     counts: Counter[str] = Counter()
     encoded = encodings(tokenizer, found.conversations, found.refused)
@@ -163,6 +167,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
     manifest = {
         "source": found.source,
         "read": found.read,
+        "with_thoughts": sum((e.messages[-1].get("content") or "").startswith(OPENING) for e in found.conversations),
         "left_out": dict(found.refused) | {k: counts[k] for k in ("longer than data.max_length",) if counts[k]},
         "left_aside": dict(found.aside),
         "truncated": counts["truncated"],
