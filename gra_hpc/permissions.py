@@ -12,6 +12,8 @@ from pathlib import Path
 from gra_hpc.errors import OwnershipError
 
 ROOT = 0
+CODE = (".py", ".yaml", ".yml", ".json")
+"""Files of a directory that say what of its Python is run."""
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -104,6 +106,18 @@ def refuse_in_other_hands(path: Path) -> None:
                 f"{path}: others may write {place}, and so run code as you",
                 f"look through it, then chmod go-w {place}; or {way}",
             )
+
+
+def refuse_code_in_other_hands(directory: Path) -> None:
+    """The same for a directory whose Python may be run: itself, and each file of code or settings in it.
+
+    Raises:
+        OwnershipError: with the way out.
+    """
+    refuse_in_other_hands(directory)
+    for path in directory.rglob("*"):
+        if path.suffix in CODE and path.is_file():
+            refuse_in_other_hands(path)
 
 
 def _without_waiting(path: str, flags: int) -> int:

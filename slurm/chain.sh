@@ -11,6 +11,7 @@ set -euo pipefail
 [[ $# -gt 0 ]] || { sed -n '2,10s/^# *//p' "$0" >&2; exit 2; }
 run=$(realpath "$1"); shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export GRA_HOME=${GRA_HOME:-$PWD} # whoever runs this script trusts what lies beside it
 python=${GRA_PYTHON:-python3}
 [[ -n ${GRA_PYTHON:-} || ! -x .venv/bin/python ]] || python=.venv/bin/python
 merge_options=("$@")

@@ -20,13 +20,13 @@ from gra_hpc.doctor import endpoints
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.errors import GraError
 from gra_hpc.models.files import check_files, model_directory
+from gra_hpc.workers import passed
 
 LEAST_PYTHON = (3, 11)
 PROBE_S = 300
 """Longest time for `import vllm` from a cold shared file system."""
 
-_VLLM = """
-import json, time
+_VLLM = """import json, time
 t = time.monotonic()
 import torch, vllm
 gpus = [[torch.cuda.get_device_name(i), torch.cuda.get_device_properties(i).total_memory]
@@ -69,9 +69,9 @@ def interpreter(site: SiteConfig) -> Iterable[Finding]:
     """The Python that jobs will use, where it is another one and not inside a container."""
     if not site.python or site.container:
         return
-    code = "import gra_hpc, sys; print(gra_hpc.__version__, sys.version.split()[0])"
+    code = "import gra_hpc; print(gra_hpc.__version__, sys.version.split()[0])"
     try:
-        done = subprocess.run([site.python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        done = _asked(site.python, code, 60)
     except OSError as e:
         yield failure(f"site.python={site.python}: {e.strerror}", "give a Python that login and compute nodes see")
         return
@@ -86,6 +86,15 @@ def interpreter(site: SiteConfig) -> Iterable[Finding]:
         )
     else:
         yield ok(f"jobs' Python {done.stdout.split()[1]} has gra-hpc {theirs}")
+
+
+def _asked(interpreter: str, code: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """What another Python says to a few lines; whose directory this is does not matter (an old one has no -P)."""
+    safe = "import sys; sys.path = [p for p in sys.path if p.startswith('/')]\n"
+    return subprocess.run(
+        [interpreter, "-c", safe + code], env=passed(os.environ), stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=timeout_s, check=False,
+    )  # fmt: skip
 
 
 def engine_installed(config: RunConfig) -> Iterable[Finding]:
@@ -116,7 +125,7 @@ def vllm_import(config: RunConfig) -> Iterable[Finding]:
         yield ok("every model is an endpoint: vllm is not needed")
         return
     interpreter = config.engine.python or sys.executable
-    done = subprocess.run([interpreter, "-c", _VLLM], capture_output=True, text=True, timeout=PROBE_S, check=False)
+    done = _asked(interpreter, _VLLM, PROBE_S)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         yield failure(f"import vllm: {last}", "see docs/failures.md, or rebuild the environment")

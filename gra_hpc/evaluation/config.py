@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.config import presets, sbatch_options
-from gra_hpc.config.directories import config_dirs
+from gra_hpc.config.directories import config_dirs, package_dirs
 from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.config.rules import check_bounds, expecting
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import nearest
+from gra_hpc.permissions import refuse_code_in_other_hands
 from gra_hpc.records import digest
 from gra_hpc.training.templates import check_template
 
@@ -157,6 +158,18 @@ def located(path: str) -> Path | None:
     return next((p for p in (Path(path), *(d.parent / path for d in config_dirs())) if p.exists()), None)
 
 
+def tasks_of(benchmark: BenchmarkConfig) -> Path | None:
+    """The directory of a benchmark's own tasks; none if there is no such directory. Its YAML names Python that is run.
+
+    Raises:
+        OwnershipError: others may write there.
+    """
+    found = located(benchmark.include)
+    if found and not any(found.resolve().is_relative_to(d.resolve()) for d in package_dirs()):
+        refuse_code_in_other_hands(found)
+    return found
+
+
 def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> EvaluateConfig:
     """The checked configuration of a preset below `configs/evaluate/`, or of a YAML file, with overrides.
 
@@ -191,7 +204,7 @@ def checked(c: EvaluateConfig) -> EvaluateConfig:
         if b.kind is Kind.harness:
             need("," in b.metric, f"{where}.metric", b.metric, "METRIC,FILTER, such as acc,none")
             need(
-                not b.include or located(b.include) is not None,
+                not b.include or tasks_of(b) is not None,
                 f"{where}.include",
                 b.include,
                 "a directory with task files",

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import orjson
+
 from gra_hpc.errors import GraError
 from gra_hpc.models.worker import answered, begin
+from gra_hpc.storage import read_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +47,7 @@ def encode(
             f"{model_dir}: not a sentence embedding model (no config.json)",
             "merge.embed_model=DIR, or merge.semantic=false",
         )
+    _refuse_code(Path(model_dir))
     environment = {"TOKENIZERS_PARALLELISM": "true"}
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = devices
@@ -61,6 +65,26 @@ def encode(
     if vectors.shape[0] != len(texts):
         raise GraError(f"embedding with {model_dir}: {vectors.shape[0]} vectors for {len(texts)} texts")
     return vectors
+
+
+def _refuse_code(model_dir: Path) -> None:
+    """Before version 6 sentence-transformers runs the modules of a local directory, whether or not its code is trusted.
+
+    Raises:
+        GraError: a module that is not its own.
+    """
+    for path in (*model_dir.glob("modules.json"), *model_dir.rglob("router_config.json")):
+        try:
+            found = orjson.loads(read_regular(path))
+            listed = found["types"].values() if isinstance(found, dict) else [m["type"] for m in found]
+            strange = [m for m in listed if not str(m).startswith("sentence_transformers.")]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise GraError(f"{path}: not the modules of an embedding model ({e})", "merge.embed_model=DIR") from None
+        if strange:
+            raise GraError(
+                f"{path}: module {strange[0]} is no part of sentence-transformers: its code would run as you",
+                "merge.embed_model=another one",
+            )
 
 
 def main(directory: str, model_dir: str, batch: str) -> None:

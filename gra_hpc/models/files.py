@@ -16,6 +16,7 @@ from gra_hpc.errors import EngineError, GraError
 from gra_hpc.foreign import load_yaml
 from gra_hpc.models import hub
 from gra_hpc.models import template as template_process
+from gra_hpc.permissions import refuse_code_in_other_hands
 from gra_hpc.storage import read_regular
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
@@ -48,6 +49,22 @@ def model_directory(path: str, revision: str = "", scratch: str = "") -> Path:
             f"gra stage {path}{f'@{revision}' if revision else ''}  (on a machine with network)",
         )
     return found
+
+
+def refuse_strange_code(path: str, directory: Path, trust_remote_code: bool) -> None:
+    """Refuse to run a model's code that lies in the current directory, if that is in other hands: a Hub id, too, leads
+    there where somebody has put a directory of that name. One that is named from the root is meant.
+
+    Args:
+        path: how the settings name the model.
+        directory: what that leads to.
+
+    Raises:
+        OwnershipError: with the way out.
+    """
+    named = Path(path).expanduser()
+    if trust_remote_code and not named.is_absolute() and named.is_dir():
+        refuse_code_in_other_hands(directory)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -123,6 +140,7 @@ def check_files(directory: Path, model: ModelConfig, chat: bool = True) -> None:
     again = f"fetch {directory.name} anew: gra stage {model.path}"
     if not directory.is_dir():
         raise EngineError(f"model {directory}: no such directory", again)
+    refuse_strange_code(model.path, directory, model.trust_remote_code)
     config = text_config(read_config(directory))
     if model.load_format != "dummy":
         weights = weight_files(directory)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ConfigError, nearest
-from gra_hpc.evaluation.config import Backend, BenchmarkConfig, EvaluateConfig, located
+from gra_hpc.evaluation.config import Backend, BenchmarkConfig, EvaluateConfig, tasks_of
 from gra_hpc.models.facts import read_facts
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ def task_manager(name: str, benchmark: BenchmarkConfig) -> Any:
     takes longer than many a benchmark."""
     from lm_eval.tasks import TaskManager
 
-    found = located(benchmark.include) if benchmark.include else None
+    found = tasks_of(benchmark) if benchmark.include else None
     path = str(found.absolute()) if found else None
     if path:
         own = TaskManager(include_path=path, include_defaults=False)

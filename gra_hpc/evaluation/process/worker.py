@@ -24,6 +24,7 @@ from gra_hpc.evaluation.config import EvaluateConfig, Kind
 from gra_hpc.evaluation.directory import EvaluateDir, Result
 from gra_hpc.log_lines import log_to_stderr
 from gra_hpc.models import hub
+from gra_hpc.models.files import refuse_strange_code
 from gra_hpc.storage import full_disk_as_error, to_json, write_atomic
 from gra_hpc.terminal import complain
 
@@ -98,8 +99,9 @@ def model_directory(config: EvaluateConfig) -> Path:
     if (path / "checkpoints").is_dir() or (path / "model").is_dir():
         if not (path / "done.json").is_file():
             raise ConfigError(f"model.path={path}: this fine-tuning job is not done", f"gra finetune {path}")
-        return path / "model"
+        path = path / "model"
     if path.is_dir():
+        refuse_strange_code(config.model.path, path, config.model.trust_remote_code)
         return path
     found = hub.find(config.model.path, config.model.revision, "model", config.site.scratch)
     if not found:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gra_hpc.errors import ConfigError
 from gra_hpc.models import hub
+from gra_hpc.models.files import refuse_strange_code
 from gra_hpc.training import templates
 from gra_hpc.training.config import Attention, Device, Dtype, FinetuneConfig
 
@@ -56,11 +57,13 @@ def model_path(config: FinetuneConfig) -> str:
     path = config.model.path
     if Path(path).is_dir():
         inner = Path(path) / "model"  # the directory of another fine-tuning job
-        return str(inner if (inner / "config.json").is_file() else path)
-    found = hub.find(path, config.model.revision, "model", config.site.scratch)
-    if not found:
+        found = inner if (inner / "config.json").is_file() else Path(path)
+        refuse_strange_code(path, found, config.model.trust_remote_code)
+        return str(found)
+    cached = hub.find(path, config.model.revision, "model", config.site.scratch)
+    if not cached:
         raise ConfigError(f"model.path={path}: no such directory, and not in a cache", f"gra stage {path}")
-    return str(found)
+    return str(cached)
 
 
 def load_tokenizer(config: FinetuneConfig) -> Any:
