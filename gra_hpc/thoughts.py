@@ -77,6 +77,20 @@ class Apart:
     """Whether the thoughts came to their end; otherwise there is no answer."""
 
 
+def unmarked(text: str) -> bool:
+    """Whether a text has no thoughts, no marks of any and no envelope, by a look that is quick; false: look closer."""
+    folded = text.lower()
+    return not (
+        "think" in folded
+        or "thought" in folded
+        or "reasoning" in folded
+        or "channel" in folded
+        or "unused9" in folded
+        or "assistantfinal" in folded
+        or folded.lstrip().startswith("<|")
+    )
+
+
 def apart(text: str, opened: bool = False) -> Apart:
     """Tell the thoughts at the beginning of a text from what follows them.
 

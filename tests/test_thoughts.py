@@ -5,8 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gra_hpc.thoughts import MAY_MARK, Apart, apart, inline, mark_in, without_marks
+from gra_hpc.thoughts import MAY_MARK, Apart, apart, inline, mark_in, unmarked, without_marks
 
 FAMILIES = {
     "<think>Two and two.</think>\n\n4": "Qwen, DeepSeek",
@@ -104,3 +106,24 @@ def test_what_only_speaks_of_thoughts(text: str) -> None:
 def test_in_one_text() -> None:
     assert inline("a", "b") == "<think>\na\n</think>\n\nb" and inline("", "b") == "b"
     assert apart(inline("a", "b")) == Apart("a", "b")
+
+
+PIECES = [c for text in FAMILIES for c in (text[:9], text[-9:], text)] + [
+    "<|",
+    " ",
+    "\n",
+    "a",
+    "İ",
+    "<answer>4</answer>",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=5))
+def test_the_quick_look_overlooks_nothing(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    if unmarked(text):
+        assert apart(text) == Apart("", text) and mark_in(text) == ""
+
+
+def test_the_quick_look_spares_plain_texts() -> None:
+    assert unmarked("What is 2 + 2? <b>Four</b> [1].") and not any(unmarked(text) for text in FAMILIES)

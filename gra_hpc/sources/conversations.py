@@ -13,7 +13,7 @@ from typing import Any
 from gra_hpc.sources import dialects
 from gra_hpc.sources.dialects import NOT_TEXT, Turn
 from gra_hpc.sources.texts import EMPTY, WRONG_TYPE, Refused, has_content, paragraphs, says_nothing, text, text_of
-from gra_hpc.thoughts import apart, mark_in
+from gra_hpc.thoughts import apart, mark_in, unmarked
 
 THOUGHTS, EMPTY_TURN, OTHER_PROMPT = "thoughts", "empty_turn", "other_prompt"
 
@@ -153,6 +153,8 @@ def _joined(turns: list[Turn], answer: list[Turn]) -> list[Turn]:
 
 def _tell_thoughts_apart(turn: Turn, name: str) -> None:
     """Move thoughts in the marks of any family from a turn's content beside it."""
+    if unmarked(turn.content):
+        return
     inline = apart(turn.content)
     if not inline.ended:
         raise Refused(THOUGHTS, f"the thoughts in the {name} do not end", turn.content)

@@ -209,7 +209,7 @@ def accept(row: Row, layout: Layout, max_chars: int, special: re.Pattern[str]) -
 
 def domain_name(value: object, domains: Sequence[str] = DOMAINS) -> str:
     """The domain that a word stands for (`Role Play`, `maths`), or nothing."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         return ""
     name = re.sub(r"[\W_]+", "_", value.casefold()).strip("_")
     if name in domains:

@@ -46,7 +46,10 @@ def paragraphs(*parts: str) -> str:
 
 def has_content(value: str) -> bool:
     """Whether there is anything to see."""
-    return any(c.isprintable() and not c.isspace() for c in value)
+    for c in value:  # noqa: SIM110  (the first one, nearly always: `any` takes five times as long)
+        if c.isprintable() and not c.isspace():
+            return True
+    return False
 
 
 def is_absent(value: object) -> bool:
