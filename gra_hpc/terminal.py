@@ -8,6 +8,7 @@ are formatted by `log_lines.Formatter`, and `release/markdown.py` does the same 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -48,6 +49,56 @@ def say(text: object = "", *, lines: bool = False, to: TextIO | None = None) -> 
         to: standard output if left out.
     """
     print(printable(text, lines), end="" if lines and str(text).endswith("\n") else "\n", file=to, flush=True)
+
+
+def tell(text: str, indent: int = 2) -> None:
+    """Print a line as lines that fit the terminal; a comment stays one.
+
+    Args:
+        indent: spaces before what does not fit: no word of others begins a line.
+    """
+    pad = len(text) - len(text.lstrip(" "))
+    comment = text[pad:].startswith("# ")
+    for fitting in wrapped(text, f"{' ' * pad}# " if comment else " " * max(pad, indent)):
+        say(fitting)
+
+
+def columns() -> int:
+    """Width of the terminal; in a pipe, what COLUMNS says, or 80."""
+    try:
+        width = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(1).columns
+    except (ValueError, OSError):
+        width = 0
+    return max(40, width or 80)
+
+
+def wrapped(text: str, before: str | int = 0) -> list[str]:
+    """A text as lines that fit the terminal; a word that is longer, like a path, stays whole.
+
+    Args:
+        before: what stands before every line but the first; or how many spaces.
+    """
+    import textwrap
+
+    fitting = textwrap.wrap(
+        printable(text),
+        columns(),
+        subsequent_indent=before if isinstance(before, str) else " " * before,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
+    return fitting or [text]
+
+
+def shown(path: object) -> str:
+    """A path as a person here would type it: from the current directory, if it lies in that."""
+    text = str(path)
+    try:
+        here = f"{os.getcwd()}/"  # noqa: PTH109 (pathlib is not loaded for this)
+    except OSError:
+        return text
+    return text.removeprefix(here) or text
 
 
 def complain(text: object, *, lines: bool = False) -> None:

@@ -46,8 +46,9 @@ def known_classes(local_dir: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is remembered of files (digests, heartbeats) is remembered in a place of the tests' own."""
+    """What is remembered of files (digests, heartbeats) is remembered in a place of the tests' own; a wide terminal."""
     os.environ["GRA_CACHE"] = str(tmp_path_factory.mktemp("gra-cache"))
+    os.environ["COLUMNS"] = "200"  # what commands print comes in whole lines; tests/views/test_widths.py has others
 
 
 class SteadyClock:

@@ -40,7 +40,7 @@ def test_planning_loads_neither_torch_nor_vllm() -> None:
 def test_what_looks_at_runs_and_hands_them_to_slurm_loads_no_tables() -> None:
     """numpy and pyarrow take longer to load than `gra status` takes in all."""
     code = (
-        "import sys, gra_hpc.run.plan, gra_hpc.views.plan, gra_hpc.views.status_table, gra_hpc.views.logs,"
+        "import sys, gra_hpc.run.plan, gra_hpc.views.plan, gra_hpc.views.progress, gra_hpc.views.logs,"
         " gra_hpc.launch.submit, gra_hpc.launch.cancel, gra_hpc.launch.clean, gra_hpc.doctor.report,"
         " gra_hpc.experiments.progress; "
         "bad = {'numpy', 'pyarrow', 'scipy', 'jinja2', 'submitit', 'gra_hpc.merge', 'gra_hpc.release'}"

@@ -24,3 +24,23 @@ Preset = Annotated[str, typer.Option("--preset", "-p", help="Preset: a name in c
 Site = Annotated[str, typer.Option("--site", "-s", help="Site: a name in configs/sites/, or a YAML file.")]
 Round = Annotated[int | None, typer.Option("--round", help="Round; the current one if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        import platform
+
+        from gra_hpc import __version__
+        from gra_hpc.terminal import say
+
+        say(f"gra-hpc {__version__}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def general(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Reviewed instruction data from a committee of small LLMs, as batch jobs on Slurm."""

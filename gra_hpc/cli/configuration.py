@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gra_hpc.cli.application import Overrides, Preset, Site, app
-from gra_hpc.terminal import say
+from gra_hpc.terminal import tell
 
 config_app = typer.Typer(help="The configuration and the meaning of its keys.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
@@ -46,7 +46,7 @@ def config_show(overrides: Overrides = None, preset: Preset = "demo", site: Site
     from gra_hpc.config import explain
 
     for line in explain.explain(_composed(preset, overrides or [], site)):
-        say(line)
+        tell(line)
 
 
 def _composed(preset: str, overrides: list[str], site: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Site, app
-from gra_hpc.terminal import say
+from gra_hpc.terminal import say, tell
 
 if TYPE_CHECKING:
     from gra_hpc.experiments.config import ExperimentConfig
@@ -91,9 +91,9 @@ def experiment_status(name: Name, words: Words = None, directory: Directory = No
         say(to_json(progress.to_dict(statuses, trouble)).decode(), lines=True)
         return
     for line in progress.lines(statuses):
-        say(line)
+        tell(line, 4)
     if trouble:
-        say(f"Slurm was not asked: {trouble}")
+        tell(f"Slurm was not asked: {trouble}")
 
 
 @experiment_app.command("table")

@@ -10,7 +10,7 @@ import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, Round, RunPath, Site, app
 from gra_hpc.errors import ConfigError
-from gra_hpc.terminal import say
+from gra_hpc.terminal import say, tell
 
 if TYPE_CHECKING:
     from gra_hpc.placement.placement import Solution
@@ -27,10 +27,10 @@ def plan(
     """Plan a run: read the seeds, pin the models, freeze it all; work, time and disk. Submits nothing."""
     from gra_hpc.config import presets
     from gra_hpc.run import planning
-    from gra_hpc.views.plan import engines_of, preview
+    from gra_hpc.views.plan import engines_of, is_script, preview
     from gra_hpc.views.prompts import rendered
     from gra_hpc.views.status import collect
-    from gra_hpc.views.status_table import next_command
+    from gra_hpc.views.status_lines import next_command
 
     if not preset:
         raise ConfigError(
@@ -45,7 +45,7 @@ def plan(
         partial(typer.echo, err=True),
     )
     for line in preview(made, solutions[-1]):
-        say(line)
+        say(line) if is_script(line) else tell(line, 13)
     if prompts:
         say()
         for line in rendered(made):
@@ -62,30 +62,33 @@ def submit(run: RunPath) -> None:
     """Hand a planned run to Slurm, or run it here (site.executor=local)."""
     from gra_hpc.launch.submit import submit as do_submit
     from gra_hpc.run.run import Run
-    from gra_hpc.views.status_table import progress
+    from gra_hpc.views.progress import progress
 
     do_submit(Run.open(run), resume=False, progress=progress)
 
 
 @app.command()
 def status(
-    run: RunPath,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run, or one that holds several.")],
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Until the run is done.")] = False,
+    shards: Annotated[bool, typer.Option("--shards", help="Also every shard, and rates by role.")] = False,
 ) -> None:
-    """Show every round, the shards that run or failed, and why: one look at the files, one at Slurm's queue."""
+    """Show every round, and what failed and why: one look at the files, one at Slurm's queue."""
     from gra_hpc.run.run import Run
+    from gra_hpc.views import progress
     from gra_hpc.views.status import collect
 
-    made = Run.to_look_at(run)
+    found = progress.several(run)
     if json:
         from gra_hpc.storage import to_json
 
-        say(to_json(collect(made).to_dict()).decode(), lines=True)
-        return
-    from gra_hpc.views.status_table import show
-
-    show(made, watch)
+        data = [s.to_dict() for s in found] if found else collect(Run.to_look_at(run)).to_dict()
+        say(to_json(data).decode(), lines=True)
+    elif found:
+        progress.show_several(found)
+    else:
+        progress.show(Run.to_look_at(run), watch, shards)
 
 
 @app.command()
@@ -110,7 +113,7 @@ def resume(run: RunPath, overrides: Overrides = None) -> None:
     """Submit what is neither published nor running. Placement and site settings may change."""
     from gra_hpc.launch.submit import submit as do_submit
     from gra_hpc.run.run import Run
-    from gra_hpc.views.status_table import progress
+    from gra_hpc.views.progress import progress
 
     made = Run.open(run, overrides or [])
     if overrides:
@@ -127,7 +130,7 @@ def cancel(
     from gra_hpc.run.run import Run
 
     for line in do_cancel(Run.to_look_at(run), waiting):
-        say(line)
+        tell(line)
 
 
 @app.command()
@@ -140,7 +143,7 @@ def merge(run: RunPath, round_: Round = None, overrides: Overrides = None) -> No
     made = Run.open(run, overrides or [])
     if overrides:
         made.save()
-    say(finish_round(made, current_round(made) if round_ is None else round_))
+    tell(finish_round(made, current_round(made) if round_ is None else round_))
 
 
 @app.command()
@@ -155,7 +158,7 @@ def inspect(
 
     row, _, calls = find_sample(RunDir.existing(run), sample, status)
     for line in history(row, calls):
-        say(line)
+        tell(line, 4)
 
 
 @app.command()
@@ -188,4 +191,4 @@ def clean(
     from gra_hpc.run.run import Run
 
     for line in do_clean(Run.to_look_at(run), yes):
-        say(line)
+        tell(line, 4)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, RunPath, Site, app
-from gra_hpc.terminal import say
+from gra_hpc.terminal import say, tell
 
 site_app = typer.Typer(help="Clusters: write a site file, show what one comes to.", rich_markup_mode=None)
 app.add_typer(site_app, name="site")
@@ -48,7 +48,7 @@ def site_show(site: Annotated[str, typer.Argument(metavar="[SITE]", help="Site; 
             say(name)
         return
     for line in show(presets.site(site), str(presets.find_site(site))):
-        say(line)
+        tell(line)
 
 
 @app.command()
@@ -72,18 +72,18 @@ def doctor(
 
     config = presets.compose(preset, [], site)
 
-    def tell(text: str) -> None:
+    def note(text: str) -> None:
         if not json:
-            say(f"           ... {text}")
+            tell(f"           ... {text}", 15)
 
     found, heading = [], ""
-    for where, finding in examination(config, directory.absolute(), job, here, wait, tell):
+    for where, finding in examination(config, directory.absolute(), job, here, wait, note):
         found.append({"where": where, **asdict(finding)})
         if not json:
             if where != heading:
                 say(where)
                 heading = where
-            say(f"  {finding}")
+            tell(f"  {finding}", 11)
     failures = sum(f["level"] == FAILURE for f in found)
     if json:
         from gra_hpc.storage import to_json
@@ -141,7 +141,7 @@ def calibrate(
     from gra_hpc.run.directory import RunDir
     from gra_hpc.run.run import Run
     from gra_hpc.site import calibrate as calibration
-    from gra_hpc.views.status_table import progress
+    from gra_hpc.views.progress import progress
 
     if RunDir(run.absolute()).plan_file.exists():
         made = Run.to_look_at(run)
@@ -153,6 +153,6 @@ def calibrate(
         return
     found = calibration.measure(made)
     for line in calibration.describe(found):
-        say(line)
+        tell(line)
     file = calibration.save(found, to or calibration.file_of(site or found["from"]["site"]))
     say(f"saved in {file}")

@@ -148,7 +148,7 @@ def make_data(run: Run, config: RunConfig) -> str:
     """
     from gra_hpc.launch.submissions import live, load_all
     from gra_hpc.launch.submit import submit
-    from gra_hpc.views.status_table import progress
+    from gra_hpc.views.progress import progress
 
     submit(run, resume=True, progress=progress)
     if config.site.executor is not Executor.slurm:

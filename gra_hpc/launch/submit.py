@@ -15,7 +15,7 @@ from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
 from gra_hpc.storage import read_json
-from gra_hpc.terminal import say
+from gra_hpc.terminal import say, shown, tell
 
 Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
 """Opens what shows how a local run goes on; inside, a function to call often."""
@@ -25,7 +25,7 @@ def submit(run: Run, resume: bool, progress: Progress = lambda _: nullcontext(la
     """Submit a run that was not started (`resume=False`), or what is left of one.
 
     Args:
-        progress: what shows how a local run goes on (`views.status_table.progress`); by default nothing does.
+        progress: what shows how a local run goes on (`views.progress.progress`); by default nothing does.
 
     Raises:
         LaunchError: the run was started before, and `resume` is off; or another process submits it.
@@ -42,7 +42,7 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
     steps = remaining(run)
     if not steps:
         tidy(run)
-        say(f"nothing left to do; release in {run.release}")
+        tell(f"nothing left to do; release in {shown(run.release)}")
         return
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import submit_steps
@@ -50,10 +50,10 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
         if "%" in str(run.path):
             raise LaunchError(f"{run.path}: Slurm reads % in the names of logs", "plan it in a directory without one")
         for line in size_lead(run):
-            say(line)
+            tell(line)
         for line in submit_steps(run, config, steps):
-            say(line)
-        say(f"next: gra status {run.path}")
+            tell(line)
+        say(f"next: gra status {shown(run.path)}")
         return
     with progress(run) as watch:
         local.run_all(run, watch)
@@ -85,12 +85,12 @@ def finish(run: Run) -> None:
     ledger = Ledger.from_dict(manifest["ledger"])
     rows = sum(split["rows"] for split in manifest["splits"].values())
     say()
-    say(f"release: {run.release}")
+    say(f"release: {shown(run.release)}")
     if rows:
         say(f"open it: datasets.load_dataset({str(run.release)!r})")
-    say(f"ledger:  {ledger.line()}")
+    tell(f"ledger:  {ledger.line()}", 9)
     say(f"rows:    {rows} after deduplication")
     if not rows:
         why = ", ".join(f"{n} {reason}" for reason, n in ledger.causes()[:3])
-        say(f"         it is empty: {why or 'the merge dropped all that was accepted'}")
-        say(f"next: gra inspect {run.path}{ledger.to_inspect}")
+        tell(f"         it is empty: {why or 'the merge dropped all that was accepted'}", 9)
+        say(f"next: gra inspect {shown(run.path)}{ledger.to_inspect}")

@@ -15,7 +15,7 @@ from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.config.site import Executor
 from gra_hpc.placement.workload import MethodRates, ModelLoad, RoleLoad, calibration_of, method_load
 from gra_hpc.run.plan import Plan
-from gra_hpc.views.status_table import duration
+from gra_hpc.views.status_lines import duration
 
 if TYPE_CHECKING:
     from gra_hpc.placement.placement import Solution

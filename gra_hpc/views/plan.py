@@ -49,6 +49,11 @@ def _judgement(run: Run) -> str:
     return f"Slurm would take it{f'; {note}' if note else ''}"
 
 
+def is_script(line: str) -> bool:
+    """Whether a line of `preview` is one of an sbatch script, which is shown as it is."""
+    return line.startswith("    ") and not line.startswith("     ")
+
+
 def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     """The plan of a run, for people, with where its engines would run (`engines_of`)."""
     import orjson

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,10 @@ class ShardStatus:
     at: float = 0.0
     seconds: float = 0.0
     """Time that its attempts took, as far as they answered calls for it; for a live one, the present attempt's."""
+    held_s: float = 0.0
+    """Time that its attempts had a node, lost ones too, in seconds; those without a heartbeat are not in it."""
+    gpu_s: float = 0.0
+    """The same times the GPUs that each was given."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
 
     @property
@@ -96,6 +101,15 @@ class RoundStatus:
     """Seconds until its shards are through at the present rate; none: nothing runs, or nothing has been measured."""
 
     @property
+    def node_hours(self) -> float:
+        """Hours that attempts at its shards had a node so far."""
+        return sum(s.held_s for s in self.shards) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(s.gpu_s for s in self.shards) / 3600
+
+    @property
     def states(self) -> dict[str, int]:
         return dict(Counter(s.state for s in self.shards))
 
@@ -117,16 +131,51 @@ class RunStatus:
     """What to type about that."""
     copy_of: str = ""
     """The run that it is a copy of, where that one's jobs wait or run."""
+    planned_rounds: int = 0
+    """Rounds that it will have, round 0 among them if there is one."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         out = asdict(self)
         for r, mine in zip(out["rounds"], self.rounds, strict=True):
             r["ledger"], r["states"] = mine.ledger.to_dict(), mine.states
+            r["node_hours"], r["gpu_hours"] = round(mine.node_hours, 4), round(mine.gpu_hours, 4)
         return out
 
 
-def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
+Ask = Callable[[], list[Any]]
+"""What gives Slurm's queue, or raises LaunchError."""
+
+
+def ask_queue() -> list[Any]:
+    """The user's queue, by one query.
+
+    Raises:
+        LaunchError: Slurm cannot be asked.
+    """
+    from gra_hpc.launch import slurm
+
+    return slurm.queue(timeout=SLURM_TIMEOUT_S)
+
+
+def queue_once() -> Ask:
+    """The same for several runs: asked when the first needs it, and then remembered, an error too."""
+    answers: list[list[Any] | LaunchError] = []
+
+    def ask() -> list[Any]:
+        if not answers:
+            try:
+                answers.append(ask_queue())
+            except LaunchError as e:
+                answers.append(e)
+        if isinstance(answers[0], LaunchError):
+            raise answers[0]
+        return answers[0]
+
+    return ask
+
+
+def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus:
     """The state of every shard of every round that is planned."""
     plan = run.plan
     found: list[tuple[RoundPlan, list[ShardStatus | _Seen]]] = []
@@ -151,7 +200,7 @@ def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
     )
     if ask_slurm and slurm and not done:
         try:
-            queue = _Queue.ask(run)
+            queue = _Queue.of(run, ask())
         except LaunchError as e:
             trouble = e.what
     rounds = []
@@ -174,7 +223,7 @@ def collect(run: Run, ask_slurm: bool = True) -> RunStatus:
             )
     why = (stopped.what, stopped.then) if stopped else ("", "")
     release = str(run.release) if done else ""
-    return RunStatus(str(run.path), plan.fingerprint, rounds, release, trouble, *why, queue.copy_of)
+    return RunStatus(str(run.path), plan.fingerprint, rounds, release, trouble, *why, queue.copy_of, len(run.rounds))
 
 
 @dataclass
@@ -193,16 +242,10 @@ class _Queue:
     """The run that this one is a copy of, and whose jobs wait or run; empty: none."""
 
     @classmethod
-    def ask(cls, run: RunDir) -> _Queue:
-        """One query.
-
-        Raises:
-            LaunchError: Slurm cannot be asked.
-        """
-        from gra_hpc.launch import slurm
+    def of(cls, run: RunDir, tasks: list[Any]) -> _Queue:
+        """What of the user's tasks concerns a run."""
         from gra_hpc.launch.submissions import match, original
 
-        tasks = slurm.queue(timeout=SLURM_TIMEOUT_S)
         own = match(run, tasks)
         if not own and (of := original(run, tasks)):  # what the files say of jobs is said of that one's
             return cls(True, copy_of=of)
@@ -226,6 +269,8 @@ class _Seen:
     """Heartbeat file of the newest attempt."""
     damaged: str = ""
     """What is wrong with its manifest, if it has one."""
+    before: tuple[Heartbeat, ...] = ()
+    """Last heartbeats of the attempts before the newest."""
 
 
 def _look(shard: ShardDir) -> ShardStatus | _Seen:
@@ -237,7 +282,8 @@ def _look(shard: ShardDir) -> ShardStatus | _Seen:
             damaged = _damage(shard)
     names = attempt_names(shard)
     newest = shard.attempt(names[-1] if names else "")
-    return _Seen(shard, len(names), Heartbeat.read(newest) if names else None, newest.heartbeat, damaged)
+    before = tuple(b for name in names[:-1] if (b := Heartbeat.read(shard.attempt(name))))
+    return _Seen(shard, len(names), Heartbeat.read(newest) if names else None, newest.heartbeat, damaged, before)
 
 
 def _damage(shard: ShardDir) -> str:
@@ -296,6 +342,9 @@ class _Judge:
             ):  # fmt: skip
                 setattr(out, key, getattr(beat, key))
             out.seconds = _own_seconds(beat.seconds or beat.at - beat.started, beat.calls, beat.replayed)
+            if beat.phase == "running" and not beat.calls:
+                out.phase = "starting"  # until an engine has answered
+            _hold(out, [*seen.before, beat])
         if seen.damaged:
             out.state, out.message = "failed", f"{seen.damaged}: move it away"
             return out
@@ -357,6 +406,13 @@ class _Judge:
         return found
 
 
+def _hold(out: ShardStatus, beats: Iterable[Heartbeat]) -> None:
+    for beat in beats:
+        lasted = max(0.0, beat.seconds or beat.at - beat.started)
+        out.held_s += lasted
+        out.gpu_s += lasted * (beat.gpus or 0)
+
+
 def _own_seconds(lasted: float, calls: int, replayed: int) -> float:
     """Seconds that an attempt would have taken for everything it has, had it replayed nothing."""
     if lasted <= 0 or calls <= 0:
@@ -397,6 +453,12 @@ def _published(shard: ShardDir) -> ShardStatus:
         ),
         tokens=tokens,
     )
+    for record in m["attempts"]:
+        lasted = record.get("seconds") or max(0.0, (record.get("at") or 0) - (record.get("started") or 0))
+        if record["attempt"] == m["attempt"]:
+            lasted = max(lasted, timings.get("seconds") or timings["ended"] - timings["started"])
+        status.held_s += lasted
+        status.gpu_s += lasted * (record.get("gpus") or 0)
     if not all_fit(status):
         raise TypeError(f"{shard.manifest}: values of other types")
     return status

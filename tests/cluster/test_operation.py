@@ -54,8 +54,8 @@ def test_failures_are_grouped_by_cause_with_their_log(slurm_env: Any, tmp_path: 
     assert failure["shards"] == [0, 1]
     assert "/nowhere/python3" in failure["cause"] and "No such file" in failure["cause"]
     assert Path(failure["log"]).is_file()
-    seen = gra("status", run).replace("\n", "")
-    assert "shards 0-1 failed" in seen and "gra logs" in seen
+    seen = " ".join(gra("status", run).split())
+    assert "failed shards 0-1: " in seen and "gra logs" in seen
     assert "/nowhere/python3" in gra("logs", run)
     # mended, it goes on
     gra("resume", run, f"site.python={sys.executable}")

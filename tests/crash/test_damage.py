@@ -16,7 +16,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.storage import read_json
 from gra_hpc.views.status import collect
-from gra_hpc.views.status_table import journal_lines
+from gra_hpc.views.status_lines import journal_lines
 from tools.faults.faults import SYNTHESIZE, Audit, check_shard
 
 MakeRun = Callable[..., Run]

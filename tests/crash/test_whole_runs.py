@@ -13,7 +13,7 @@ from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.rounds import current_round, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.views.status import collect
-from gra_hpc.views.status_table import next_command
+from gra_hpc.views.status_lines import next_command
 from tests.crash.test_boundaries import copy_of
 from tools.faults import faults
 from tools.faults.faults import WHOLE_RUN, Nursery, check_shard, release_of

@@ -10,7 +10,7 @@ from gra_hpc.launch.submit import finish
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.views.sample import find_sample
 from gra_hpc.views.status import collect
-from gra_hpc.views.status_table import next_command
+from gra_hpc.views.status_lines import next_command
 from tools.faults.faults import make_run, undisturbed
 
 

@@ -21,7 +21,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.storage import read_json, sealed
 from gra_hpc.views.status import collect
-from gra_hpc.views.status_table import next_command
+from gra_hpc.views.status_lines import next_command
 from tests.run.test_plan import make
 from tools.faults.faults import SYNTHESIZE, release_of, start, wait_for
 

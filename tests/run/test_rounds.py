@@ -19,7 +19,7 @@ from gra_hpc.sources.seeds import read_records
 from gra_hpc.storage import read_json
 from gra_hpc.views.logs import show
 from gra_hpc.views.status import collect
-from gra_hpc.views.status_table import next_command
+from gra_hpc.views.status_lines import next_command
 from tests.run.test_plan import make
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from gra_hpc.run.run import Run
 from gra_hpc.views.status import collect
-from gra_hpc.views.status_table import failure_lines
+from gra_hpc.views.status_lines import failure_lines
 from tools.faults.faults import make_run, undisturbed
 
 

@@ -22,8 +22,8 @@ from gra_hpc.release import card
 from gra_hpc.run.attempts import Heartbeat, begin
 from gra_hpc.run.run import Run
 from gra_hpc.storage import entry, read_json, sealed
+from gra_hpc.views.progress import screen
 from gra_hpc.views.status import collect
-from gra_hpc.views.status_table import table
 from tools.faults.faults import make_run, undisturbed
 
 EVIL = "\x1b[2J\x1b]0;t\x07\u202e\x9b\r\nnext: rm -rf ~"
@@ -94,11 +94,12 @@ def test_heartbeats_and_manifests(run: Run, said: Said) -> None:
     innocent(said("status", run.path, "--json"))
     beat = read_json(attempt.heartbeat)
     attempt.heartbeat.write_bytes(orjson.dumps(beat | {"phase": "failed"}))
-    text = said("status", run.path)
+    innocent(said("status", run.path))
+    text = said("status", run.path, "--shards")
     innocent(text)
     assert "[/red]" in text
     out = io.StringIO()
-    Console(file=out, force_terminal=True, width=300).print(table(collect(run)))
+    Console(file=out, force_terminal=True, width=300).print(screen(collect(run)))
     assert "\x1b[2J" not in out.getvalue() and "\x1b]" not in out.getvalue() and "\u202e" not in out.getvalue()
     innocent(said("merge", run.path))
 

@@ -1,0 +1,142 @@
+"""What `gra status` says of a run, line by line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gra_hpc.errors import SlurmDownError
+from gra_hpc.run.attempts import Heartbeat, begin
+from gra_hpc.run.ledger import Ledger
+from gra_hpc.views import status as statuses
+from gra_hpc.views.progress import several
+from gra_hpc.views.status import Failure, RoundStatus, RunStatus, ShardStatus, collect, queue_once
+from gra_hpc.views.status_lines import lines, listing, next_command, one_line
+from tools.faults.faults import make_run
+
+RUNS = ShardStatus(0, "running", 20, accepted=5, rejected=4, failed=1, calls=80, phase="running", started=1.0, at=51.0,
+                   seconds=50.0, tokens={"generator": [10, 1000], "reviewer": [10, 500]}, held_s=7200.0, gpu_s=28800.0,
+                   host="n1", attempts=2, replayed=3)  # fmt: skip
+STARTS = ShardStatus(1, "running", 20, phase="starting", held_s=60.0, gpu_s=240.0)
+
+
+def of(*shards: ShardStatus, **more: object) -> RunStatus:
+    """A run with one round of these shards."""
+    planned, done = sum(s.planned for s in shards), sum(s.done for s in shards)
+    ledger = Ledger(planned, sum(s.accepted for s in shards), {"r: x": sum(s.rejected for s in shards)},
+                    {"f: x": sum(s.failed for s in shards)}, planned - done)  # fmt: skip
+    return RunStatus("/runs/a", "f", [replace(RoundStatus(1, False, list(shards), ledger), **more)], "")  # type: ignore[arg-type]
+
+
+def said(status: RunStatus, details: bool = False) -> str:
+    return "\n".join(lines(status, details))
+
+
+def test_one_block_a_round() -> None:
+    text = said(of(RUNS, STARTS, ShardStatus(2, "queued", 20), ShardStatus(3, "waiting", 20), eta_s=5400.0))
+    assert text.splitlines()[:5] == [
+        "/runs/a",
+        "round 1: running",
+        "  candidates 10 of 80: 5 accepted (50%), 4 rejected, 1 failed",
+        "  shards     4: 1 running, 1 starting, 1 queued, 1 not begun",
+        "  rate       720 candidates an hour, 30 tokens/s, 8.1 GPU-hours so far",
+    ]
+    assert "  left       about 1 h 30 min, until " in text
+    assert "next:" not in text, "there is nothing to do but wait"
+
+
+def test_details_on_wish() -> None:
+    status = of(RUNS, STARTS)
+    assert "shard 0" not in said(status) and "generator" not in said(status)
+    text = " ".join(said(status, details=True).split())
+    assert "tokens/s generator 20, reviewer 10" in text
+    assert "shard 0 running 10/20 80 calls, 3 replayed, attempt 2 n1" in text
+    assert "shard 1 running starting 0/20" in text
+
+
+def test_a_shard_starts_until_an_engine_has_answered(tmp_path: Path, tiny_llama: Path) -> None:
+    run = make_run(tmp_path / "run", 2, ["launch.shards=1"])
+    attempt = begin(run.round(1).shard(0))
+    beat = Heartbeat(attempt.id, 0, 1, phase="running", gpus=4)
+    beat.write(attempt)
+    assert collect(run).rounds[0].shards[0].phase == "starting"
+    assert one_line(collect(run)).startswith("round 1: shards 1 starting; planned 2")
+    beat.calls = 1
+    beat.write(attempt)
+    assert collect(run).rounds[0].shards[0].phase == "running"
+
+
+def test_lost_attempts_are_in_the_hours(tmp_path: Path, tiny_llama: Path) -> None:
+    run = make_run(tmp_path / "run", 2, ["launch.shards=1"])
+    for seconds in (1800, 900):
+        attempt = begin(run.round(1).shard(0))
+        beat = Heartbeat(attempt.id, 0, 1, gpus=4)
+        beat._began -= seconds
+        beat.write(attempt)
+    found = collect(run).rounds[0]
+    assert (round(found.node_hours, 2), round(found.gpu_hours, 2)) == (0.75, 3.0)
+    assert collect(run).to_dict()["rounds"][0]["gpu_hours"] == pytest.approx(3.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("failure", "then"),
+    [
+        (Failure("cancelled", "stopped", [0, 1], ""), "gra resume /runs/a"),
+        (Failure("preempted", "stopped", [0], ""), "gra resume /runs/a"),
+        (Failure("its node failed", "stopped", [0], ""), "gra resume /runs/a"),
+        (Failure("ended without a word", "stopped", [0], ""), "gra resume /runs/a"),
+        (Failure("out of memory: raise site.memory_gb", "stopped", [0], ""), "gra logs /runs/a  then"),
+        (Failure("killed at its time limit (site.time_minutes)", "stopped", [0], ""), "gra logs /runs/a  then"),
+        (Failure("cancelled", "failed", [0], ""), "gra logs /runs/a  then"),
+        (Failure("no room", "merge", [], ""), "gra logs /runs/a  then"),
+    ],
+)
+def test_after_ones_own_cancel_there_is_nothing_to_mend(failure: Failure, then: str) -> None:
+    stopped = of(replace(RUNS, state="stopped"), ShardStatus(1, "stopped", 20), failures=[failure])
+    assert next_command(stopped).startswith(then)
+
+
+def test_causes_stand_in_their_round() -> None:
+    failure = Failure("its engine died", "failed", list(range(0, 400, 3)), "/runs/a/logs/7/7_0_0_log.out")
+    text = said(of(replace(RUNS, state="failed"), failures=[failure]))
+    assert "round 1: failed" in text
+    assert " ".join(text.split()).count("failed 134 shards, 0 and others: its engine died (log: /runs/a/logs/7/") == 1
+
+
+def test_rounds_have_one_name_and_a_merged_one_two_lines() -> None:
+    status = of(replace(RUNS, state="published"), merged=True)
+    first = replace(status.rounds[0], round=0)
+    status = replace(status, rounds=[first, *status.rounds], planned_rounds=3)
+    text = said(status)
+    assert "round 0 (describe): merged\n  seeds      10 of 20: 5 described, 4 rejected, 1 failed" in text
+    assert "  shards     1 published\n  took " in text
+    assert text.splitlines()[-2] == "round 2: planned by the merge before it"
+
+
+def test_a_directory_of_runs_is_listed(tmp_path: Path, tiny_llama: Path) -> None:
+    one = make_run(tmp_path / "runs" / "one", 2, ["launch.shards=1"])
+    make_run(tmp_path / "runs" / "two", 2, ["launch.shards=1"])
+    (tmp_path / "runs" / "bad").mkdir()
+    (tmp_path / "runs" / "bad" / "plan.json").write_text("{")
+    text = list(listing(several(tmp_path / "runs")))
+    assert [line.split()[0] for line in text] == ["bad", "one", "two"]
+    assert text[1] == "one  round 1, not begun: 0 of 2, 0 accepted"
+    assert "plan.json" in text[0]
+    assert several(one.path) == () and several(tmp_path / "nowhere") == () and several(tmp_path) == []
+
+
+def test_slurm_is_asked_once_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def down() -> list[object]:
+        asked.append(1)
+        raise SlurmDownError("squeue: no answer")
+
+    monkeypatch.setattr(statuses, "ask_queue", down)
+    ask = queue_once()
+    for _ in range(3):
+        with pytest.raises(SlurmDownError):
+            ask()
+    assert asked == [1]
