@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gra_hpc.cli.application import Overrides, Preset, Site, app
-from gra_hpc.terminal import tell
+from gra_hpc.terminal import say, tell
 
 config_app = typer.Typer(help="The configuration and the meaning of its keys.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")

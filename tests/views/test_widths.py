@@ -50,7 +50,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
     """A directory with a finished run, and one of which half is published."""
-    from gra_hpc.run.shard import run_shard
+    from gra_hpc.run.worker import run_shard
 
     here = tmp_path_factory.mktemp("widths")
     undisturbed(make_run(here / "done", 6, ["launch.shards=2"]))
