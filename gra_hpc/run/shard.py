@@ -12,6 +12,7 @@ import contextlib
 import logging
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -98,12 +99,16 @@ class Attempt:
     """Embeddings by sample, where the embedding model is an engine beside the others."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
     """By `role model`: calls, prompt tokens, completion tokens, of all calls the samples rest on."""
+    endless: Counter[str] = field(default_factory=Counter)
+    """By model: calls whose thoughts did not end, so that there was no answer."""
 
     def answered(self, role: str, call: Call, fresh: bool) -> None:
         """Count a call."""
         total = self.tokens.setdefault(f"{role} {call.model}", [0, 0, 0])
         for i, n in enumerate((1, call.prompt_tokens, call.completion_tokens)):
             total[i] += n
+        if call.finish == "thoughts":
+            self.endless[call.model] += 1
         if fresh:
             self.beat.calls += 1
             self.shared.calls += 1
@@ -417,6 +422,7 @@ def _publish(
         details={
             "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},
+            **({"endless_thoughts": dict(sorted(state.endless.items()))} if state.endless else {}),
             "timings": {"started": began, "ended": time.time(), "seconds": round(state.beat.lasted, 3)},
             "host": state.beat.host,
             "engines": stats,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from gra_hpc.release.verify.verify import verify
 from gra_hpc.run import planning
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import End, run_shard
+from gra_hpc.run.shard import End
+from gra_hpc.run.worker import run_shard
 from gra_hpc.storage import read_json, sha256, to_json
 from gra_hpc.thoughts import Apart, Thoughts, apart, inline, mark_in
 from tests.models.test_thinking import GPT_OSS, MAGISTRAL, QWEN3, R1, TURNS
@@ -92,6 +95,15 @@ def test_calls_keep_thoughts_apart(run: Run) -> None:
         assert all(bool(c["thoughts"].strip()) == (model != "plain") for c in mine if c["finish"] == "stop"), model
     cut = [c for c in calls if c["finish"] == "thoughts"]
     assert cut and all(c["text"] == "" and c["thoughts"] for c in cut)
+
+
+def test_thoughts_that_did_not_end_are_counted(run: Run) -> None:
+    """By model, and those too that another try has made good."""
+    cut = Counter(c["model"] for c in table(run, "calls") if c["finish"] == "thoughts")
+    assert read_json(run.round(1).shard(0).manifest)["endless_thoughts"] == dict(cut) and "plain" not in cut
+    report = (run.release / "report.html").read_text()
+    for model, n in cut.items():
+        assert re.search(rf"answers of {model} whose thoughts did not end</td><td[^>]*>{n}<", report), model
 
 
 def test_a_sample_keeps_the_thoughts_behind_its_response(run: Run) -> None:

@@ -320,6 +320,7 @@ def _operations(w: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("nodes", number(w.hosts)),
         ("engines restarted after a death", number(w.restarts)),
         ("calls given up (killed their engine twice)", number(w.given_up)),
+        *((f"answers of {model} whose thoughts did not end", number(n)) for model, n in sorted(w.endless.items())),
         ("unreadable journal lines", number(w.corrupt)),
         *([("used answers that are not in the calls tables", number(w.lost))] if w.lost else []),
         *(
