@@ -57,6 +57,24 @@ def messages_of(context: str, instruction: str, response: str) -> list[Message]:
     return [*messages_before(context, instruction), {"role": "assistant", "content": response}]
 
 
+def asked(context: str, instruction: str) -> str:
+    """What of it counts when texts are compared: the instruction, then what was said before it, the latest first.
+
+    The system's words and the tools are left out: many records share them.
+    """
+    if not context:
+        return instruction
+    said = []
+    for message in messages_before(context, instruction):
+        if message["role"] != "system":
+            calls = (call["function"] for call in message.get("tool_calls", ()))
+            said.append("\n".join((message["content"], *(f"{c['name']} {c['arguments']}" for c in calls))).strip())
+    said.reverse()
+    if instruction in said:
+        said.remove(instruction)
+    return "\n\n".join((instruction, *said))
+
+
 def shown(context: str) -> str:
     """A context as text for a prompt: who says what, turn by turn, up to what the response answers; empty: none."""
     return "\n\n".join(_shown(orjson.loads(context))) if context else ""
@@ -70,3 +88,18 @@ def _shown(context: dict[str, Any]) -> Iterator[str]:
             yield f"[{message['role']}]\n{message['content']}"
         for call in message.get("tool_calls", ()):
             yield f"[call of a tool]\n{call['function']['name']}({call['function']['arguments']})"
+
+
+def without_nulls(value: Any) -> Any:
+    """A JSON value without the keys that hold null: where a table has one type for all rows, that is what it fills."""
+    if isinstance(value, dict):
+        return {k: without_nulls(v) for k, v in value.items() if v is not None}
+    return [without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def as_object(arguments: str) -> Any:
+    """The arguments of a call, out of their JSON text; a text that is none stays."""
+    try:
+        return orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments

@@ -151,9 +151,11 @@ class Sample:
     completion_tokens: int = 0
     thoughts: str = ""
     """What the response was thought out with, without marks."""
+    context: str = ""
+    """What the response answers, where that is more than the instruction: its seed's."""
 
     def row(self) -> dict[str, Any]:
-        """As a row of `sample_schema`, with thoughts."""
+        """As a row of `sample_schema`, with thoughts and context."""
         return {
             "id": self.id,
             "round": self.round,
@@ -187,6 +189,7 @@ class Sample:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             THOUGHTS: self.thoughts,
+            CONTEXT: self.context,
         }
 
 
@@ -247,11 +250,12 @@ def record_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
     )
 
 
-def sample_schema(thoughts: bool = False) -> pa.Schema:
+def sample_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
     """Arrow schema of `Sample`: a shard's samples.parquet. `embedding` holds float16 little-endian bytes or null.
 
     Args:
         thoughts: with their column.
+        context: with its column.
     """
     import pyarrow as pa
 
@@ -289,6 +293,7 @@ def sample_schema(thoughts: bool = False) -> pa.Schema:
             ("completion_tokens", pa.int64()),
             ("embedding", pa.binary()),
             *([(THOUGHTS, pa.string())] if thoughts else []),
+            *([(CONTEXT, pa.string())] if context else []),
         ]
     )
 

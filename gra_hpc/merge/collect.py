@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
-from gra_hpc.records import ACCEPTED, FAILED, REJECTED, THOUGHTS, sample_schema
+from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, THOUGHTS, sample_schema
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import basis_of
@@ -45,6 +45,8 @@ class Part:
     """Rows that count, per row group of the file."""
     accepted_only: bool
     """Whether the table has a `status`, of which `accepted` counts."""
+    context: bool = False
+    """Whether the table has contexts."""
 
     @property
     def rows(self) -> int:
@@ -222,7 +224,8 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: st
     except OSError as e:
         raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
     need(digest == manifest.sha256, f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...")
-    with parquet.open_table(table, schema=sample_schema(), optional=[THOUGHTS]) as file:
+    with parquet.open_table(table, schema=sample_schema(), optional=[THOUGHTS, CONTEXT]) as file:
+        context = CONTEXT in file.schema_arrow.names
         need(file.metadata.num_rows == rows, f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}")
         groups, ids, scores = [], [], []
         counts = dict.fromkeys((ACCEPTED, REJECTED, FAILED), 0)
@@ -252,7 +255,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: st
         round=round_,
         number=shard.number,
         attempt=manifest.attempt,
-        part=Part(str(table), tuple(groups), accepted_only=True),
+        part=Part(str(table), tuple(groups), accepted_only=True, context=context),
         rows=rows,
         bytes=manifest.bytes,
         sha256=digest,

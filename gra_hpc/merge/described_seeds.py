@@ -52,6 +52,7 @@ def _build(run: Run, plan: Plan, expected: int, staging: Staging) -> Ledger:
                 else seed
                 for seed in read_records(seeds_of(run, plan))
             ),
+            context=plan.context,
         )
         ledger = shards.ledger
         manifest = {

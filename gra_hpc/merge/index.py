@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
+from gra_hpc import conversation
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import Part, Shard, id_bytes
 from gra_hpc.parquet import open_table
-from gra_hpc.records import ACCEPTED, THOUGHTS, record_schema
+from gra_hpc.records import ACCEPTED, CONTEXT, THOUGHTS, record_schema
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,11 @@ def pool_part(path: str) -> tuple[Part, np.ndarray]:
     Raises:
         ReleaseError: not a readable table of records.
     """
-    with open_table(path, schema=record_schema(), optional=[THOUGHTS]) as file:
+    with open_table(path, schema=record_schema(), optional=[THOUGHTS, CONTEXT]) as file:
+        context = CONTEXT in file.schema_arrow.names
         groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
         ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]
-    return Part(path, groups, accepted_only=False), np.concatenate(ids) if ids else np.empty(0, "S1")
+    return Part(path, groups, accepted_only=False, context=context), np.concatenate(ids) if ids else np.empty(0, "S1")
 
 
 def read(unit: Unit, columns: Sequence[str], batch: int = 4096) -> Iterator[tuple[int, dict]]:
@@ -151,3 +153,15 @@ def read(unit: Unit, columns: Sequence[str], batch: int = 4096) -> Iterator[tupl
                 row += len(b)
     if row != unit.start + unit.rows:
         raise ReleaseError(f"{unit.part.path}: changed while it was merged", "gra merge RUN")
+
+
+def asked(unit: Unit, batch: dict) -> list[str]:
+    """What the rows of a batch answer: instructions, with what was said before them."""
+    instructions = batch["instruction"].to_pylist()
+    contexts = batch[CONTEXT].to_pylist() if unit.part.context else [""] * len(instructions)
+    return [conversation.asked(c or "", i or "") for c, i in zip(contexts, instructions, strict=True)]
+
+
+def asking(unit: Unit) -> list[str]:
+    """The columns that `asked` needs."""
+    return ["instruction", *([CONTEXT] if unit.part.context else [])]

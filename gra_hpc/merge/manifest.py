@@ -36,10 +36,11 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
     """
     ix, alive, dropped = steps.ix, steps.alive, steps.dropped
     kept = np.flatnonzero(alive[ix.pool :]) + ix.pool
-    schema = sample_schema(steps.run.plan.thought_out)
+    plan = steps.run.plan
+    schema = sample_schema(plan.thought_out, plan.context)
     with (
         Writer(out / "kept.parquet", schema) as kept_file,
-        Writer(out / "pool.parquet", record_schema()) as pool_file,
+        Writer(out / "pool.parquet", record_schema(context=plan.context)) as pool_file,
         Writer(out / "dropped.parquet", tables.dropped_schema()) as dropped_file,
     ):
         for table in tables.pool_rows(ix):

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gra_hpc.conversation import shown
 from gra_hpc.merge import decontaminate, index
 from gra_hpc.merge.index import Index, Unit
-from gra_hpc.records import CODING
+from gra_hpc.records import CODING, CONTEXT
 from gra_hpc.text.code import marked
 from gra_hpc.text.normal_form import compared, joined, normalise
 from gra_hpc.text.words import Hashes, mix, text_digest, windows, word_hashes
@@ -90,7 +91,7 @@ def sign(ix: Index, what: Signing, workers: Workers) -> np.ndarray:
 def texts(
     unit: Unit, batch: int = 2000, rows: np.ndarray | None = None, as_prose: bool = False
 ) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
-    """Normal forms of the instructions and responses of a unit.
+    """Normal forms of the instructions and responses of a unit; of a row with context, of what was said before too.
 
     Args:
         unit: what to read.
@@ -107,16 +108,24 @@ def texts(
 
 
 def _raw(unit: Unit, batch: int, rows: np.ndarray | None) -> Iterator[tuple[int, list[list[bytes]], list[bool]]]:
-    """Row number of the first of some rows, their instructions and responses, and which are of the coding domain."""
-    for row, columns in index.read(unit, ["instruction", "response", "domain"], batch):
-        found = [columns[c] for c in ("instruction", "response", "domain")]
+    """Row number of the first of some rows, what they answer, their responses, and which are of the coding domain."""
+    for row, columns in index.read(unit, [*index.asking(unit), "response", "domain"], batch):
         if rows is not None:
-            a, b = np.searchsorted(rows, [row, row + len(found[0])])
+            a, b = np.searchsorted(rows, [row, row + len(columns["response"])])
             if a == b:
                 continue
-            found = [c.take(pa.array(rows[a:b] - row)) for c in found]
+            columns = {n: c.take(pa.array(rows[a:b] - row)) for n, c in columns.items()}
             row = int(rows[a])
-        yield row, [c.cast(pa.binary()).to_pylist() for c in found[:2]], pc.equal(found[2], CODING).to_pylist()
+        pair = [columns[c].cast(pa.binary()).to_pylist() for c in ("instruction", "response")]
+        coding = pc.equal(columns["domain"], CODING).to_pylist()
+        if unit.part.context:
+            # With one word that stands for the whole context, by the rule of seeds: rows are the same only where it is,
+            # and near each other whatever tools they share.
+            contexts = [shown(c) for c in columns[CONTEXT].to_pylist()]
+            words = [text_digest(c).hex() for c in compared((c.encode() for c in contexts), coding)]
+            told = zip(pair[0], index.asked(unit, columns), contexts, words, strict=True)
+            pair[0] = [f"{text}\n\ncontext{word}".encode() if c else alone for alone, text, c, word in told]
+        yield row, pair, coding
 
 
 def shingles(instructions: list[bytes], responses: list[bytes], size: int) -> Hashes:

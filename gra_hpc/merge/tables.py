@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from gra_hpc.merge import index
 from gra_hpc.merge.index import Index, Unit
 from gra_hpc.parquet import open_table
-from gra_hpc.records import record_schema
+from gra_hpc.records import CONTEXT, record_schema
 from gra_hpc.workers import Workers
 
 ROW_GROUP = 16_384
@@ -216,16 +216,17 @@ def _uncompressed(path: Path) -> int:
 
 def as_records(samples: pa.Table) -> pa.Table:
     """Accepted samples as rows of the pool."""
-    columns = {f.name: samples[f.name] for f in record_schema() if f.name != "source"}
+    schema = record_schema(context=CONTEXT in samples.column_names)
+    columns = {f.name: samples[f.name] for f in schema if f.name != "source"}
     columns["source"] = pa.repeat("", len(samples))
-    return pa.table(columns).select(record_schema().names).cast(record_schema())
+    return pa.table(columns).select(schema.names).cast(schema)
 
 
 def pool_rows(ix: Index) -> Iterator[pa.Table]:
     """The previous pool, as it is."""
     for unit in ix.units():
         if not unit.part.accepted_only:
-            for _, batch in index.read(unit, record_schema().names):
+            for _, batch in index.read(unit, record_schema(context=unit.part.context).names):
                 yield pa.table(batch)
 
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
-from gra_hpc.records import ACCEPTED, FAILED, REJECTED, THOUGHTS, sample_schema
+from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, THOUGHTS, sample_schema
 from gra_hpc.release import card
 from gra_hpc.release import manifest as manifests
 from gra_hpc.release.diagnostics.measure import measure
@@ -104,6 +104,8 @@ class Builder:
         self.inputs, self.out, self.scratch = inputs, out, scratch
         self.config = inputs.run.config.release
         self.models = inputs.model_of
+        self.context = inputs.run.plan.context
+        """Whether the samples may have context."""
         self.thoughts = inputs.run.plan.thought_out and self.config.thoughts is not Thoughts.drop
         """Whether the rows bring thoughts to be released."""
         self.rows: dict[str, int] = {}
@@ -143,7 +145,7 @@ class Builder:
         if not len(every) or int(every.max()) < bound:  # nothing would be left to train on
             bound = 0
         held_out = {"train": np.uint64(bound) <= every, "validation": every < np.uint64(bound)}
-        twice = ("instruction", "response", *([THOUGHTS] if self.config.thoughts is Thoughts.inline else []))
+        twice = ("instruction", "response", CONTEXT, *([THOUGHTS] if self.config.thoughts is Thoughts.inline else []))
         size = Size.of((r.file("kept.parquet") for r in self.inputs.rounds), twice, self._schema.names)
         shuffles, counts = {}, {}
         for split, rows in held_out.items():
@@ -166,13 +168,13 @@ class Builder:
                 for number in range(shuffle.groups):
                     name = f"data/{split}-{number:05d}-of-{shuffle.groups:05d}.parquet"
                     tables = (data_rows(t, self.models, self.config.thoughts) for t in slices(shuffle.group(number)))
-                    self._write(name, tables, data_schema(self.config.thoughts))
+                    self._write(name, tables, data_schema(self.config.thoughts, self.context))
         return {s: c for s, c in counts.items() if s == "train" or c["rows"]}
 
     @property
     def _schema(self) -> pa.Schema:
         """Of the kept rows, as the data need them."""
-        return _kept_schema(self.thoughts)
+        return _kept_schema(self.thoughts, self.context)
 
     def _kept(self, columns: list[str]) -> Iterator[pa.Table]:
         for r in self.inputs.rounds:
@@ -192,9 +194,10 @@ class Builder:
             "dropped": sum(len(k) for k in dropped.values()),
         }
         tables = [t for r in rounds for t in r.tables()]
-        size = Size.of((t.samples for t in tables), (), _kept_schema().names)
+        schema = _kept_schema(context=self.context)
+        size = Size.of((t.samples for t in tables), (), schema.names)
         rows = max(1, sum(t.manifest["samples"]["rows"] for t in tables))
-        shuffles = {o: self._shuffle(o, size, counts[o] / rows) for o in OUTCOMES}
+        shuffles = {o: self._shuffle(o, size, counts[o] / rows, schema) for o in OUTCOMES}
         why = Shuffle(self.scratch / "why", _why_schema(), 0, shuffles["dropped"].buckets)
         for file in files.values():
             for table in read_slices(file, _why_schema().names):
@@ -202,7 +205,7 @@ class Builder:
         for r in rounds:
             keys = dropped.get(r.number)
             for shard in r.tables():
-                for table in read_slices(shard.samples, _kept_schema().names):
+                for table in read_slices(shard.samples, schema.names):
                     self._deal(table, keys, shuffles)
         (self.out / "rejects").mkdir()
         for outcome, shuffle in shuffles.items():
@@ -213,7 +216,7 @@ class Builder:
                     per = shuffle.buckets // shuffle.groups
                     found = (_with_reasons(t, why.read(number * per + i)) for i, t in enumerate(found))
                 made = (reject_rows(t, self.models, outcome) for t in slices(found))
-                self._write(name, made, rejects_schema())
+                self._write(name, made, rejects_schema(self.context))
         return {o: s.rows for o, s in shuffles.items()}
 
     def _deal(self, table: pa.Table, dropped: np.ndarray | None, shuffles: dict[str, Shuffle]) -> None:
@@ -227,10 +230,10 @@ class Builder:
             which = dropped[np.minimum(at, len(dropped) - 1)] == keys
             shuffles["dropped"].add(accepted.filter(which), keys[which])
 
-    def _shuffle(self, name: str, size: Size, share: float, schema: pa.Schema | None = None) -> Shuffle:
+    def _shuffle(self, name: str, size: Size, share: float, schema: pa.Schema) -> Shuffle:
         """Of a share of rows, one group per file."""
         files = max(1, round(size.disk * share / (self.config.shard_mb * MB)))
-        return Shuffle(self.scratch / name, schema or _kept_schema(), int(size.memory * share), files)
+        return Shuffle(self.scratch / name, schema, int(size.memory * share), files)
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -332,9 +335,9 @@ def _with_reasons(rows: pa.Table, reasons: pa.Table) -> pa.Table:
     return out.drop_columns(KEY).append_column(KEY, rows[KEY])
 
 
-def _kept_schema(thoughts: bool = False) -> pa.Schema:
-    """Samples without their embeddings, with or without thoughts."""
-    schema = sample_schema(thoughts)
+def _kept_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
+    """Samples without their embeddings, with or without thoughts and context."""
+    schema = sample_schema(thoughts, context)
     return schema.remove(schema.get_field_index("embedding"))
 
 

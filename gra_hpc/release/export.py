@@ -1,11 +1,14 @@
 """The release in the forms that trainers read: Alpaca JSON, ShareGPT JSON, chat JSON lines.
 
+Conversations are whole in all of them; Alpaca, which knows no tools, leaves out those that call one.
+
 LLaMA-Factory opens the directory (`dataset_dir: DIR`) by the `dataset_info.json` beside the files; TRL's SFTTrainer
 reads the chat form with `load_dataset("json", data_files=...)`, or the release itself, whose column is `messages` too.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +17,28 @@ from typing import Any
 import orjson
 
 from gra_hpc import parquet, storage
+from gra_hpc.conversation import Message, as_object, json_text, messages_before, without_nulls
 from gra_hpc.errors import ReleaseError, nearest
 from gra_hpc.records import THOUGHTS
 from gra_hpc.release.manifest import NAME
+from gra_hpc.release.schema import TOOLS
 from gra_hpc.thoughts import Thoughts
 from gra_hpc.thoughts import inline as with_thoughts
+
+log = logging.getLogger(__name__)
 
 SUFFIX = {"alpaca": ".json", "sharegpt": ".json", "chat": ".jsonl"}
 """The forms, and the kind of file each is."""
 INFO = "dataset_info.json"
 
+_CONTEXT: dict[str, dict[str, Any]] = {
+    "alpaca": {"columns": {"system": "system", "history": "history"}},
+    "sharegpt": {"columns": {"tools": "tools"}},
+    "chat": {"columns": {"tools": "tools"}, "formatting": "openai"},
+}
+"""What LLaMA-Factory has to know beyond `_LLAMA_FACTORY` of a release of conversations."""
+_SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
+"""ShareGPT's names of roles."""
 _LLAMA_FACTORY: dict[str, dict[str, Any]] = {
     "alpaca": {"columns": {"prompt": "instruction", "query": "input", "response": "output"}},
     "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
@@ -92,52 +107,116 @@ def export_splits(
     written = []
     for split in splits:
         path = target / f"{form}-{split}{SUFFIX[form]}"
-        _write(path, (convert(row, form) for row in rows(release, split, inline)), lines=SUFFIX[form] == ".jsonl")
+        _write(path, converted(release, split, form, inline, warn=True), lines=SUFFIX[form] == ".jsonl")
         written.append(path)
-    storage.write_atomic(target / INFO, storage.to_json(dataset_info(name, target)))
+    storage.write_atomic(target / INFO, storage.to_json(dataset_info(name, target, has_context(release))))
     return written
 
 
+def has_context(release: Path) -> bool:
+    """Whether the rows of a release may be more than an instruction and its response."""
+    for path in release.glob("data/train-*.parquet"):
+        with parquet.open_table(path, then=f"gra release verify {release}") as file:
+            return TOOLS in file.schema_arrow.names
+    return False
+
+
 def rows(release: Path, split: str, inline: bool = False) -> Iterator[dict[str, Any]]:
-    """Instruction and response of every row of a split, in its order.
+    """Response of every row of a split, in its order, with the instruction; with context `messages` and `tools`.
 
     Args:
         inline: the response with its thoughts.
     """
-    columns = ["instruction", "response", *([THOUGHTS] if inline else [])]
+    of_context = ["messages", TOOLS] if has_context(release) else []
+    columns = ["instruction", "response", *of_context, *([THOUGHTS] if inline else [])]
     for path in sorted(release.glob(f"data/{split}-*.parquet")):
         for batch in parquet.read_batches(path, columns, then=f"gra release verify {release}"):
             for row in batch.to_pylist():
                 yield row | {"response": with_thoughts(row[THOUGHTS], row["response"])} if inline else row
 
 
+def converted(
+    release: Path, split: str, form: str, inline: bool = False, warn: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split in one form, without those that it cannot hold.
+
+    Args:
+        inline: with the thoughts.
+        warn: say how many are left out.
+    """
+    left_out = 0
+    for row in rows(release, split, inline):
+        try:
+            yield convert(row, form)
+        except Unheld:
+            left_out += 1
+    if left_out and warn:
+        log.warning("%s: %d conversations of %s are left out: the form does not hold them", form, left_out, split)
+
+
+class Unheld(ValueError):
+    """A conversation that a form does not hold."""
+
+
 def convert(row: dict[str, Any], form: str) -> dict[str, Any]:
-    """One row in one form."""
+    """One row in one form.
+
+    Raises:
+        Unheld: the form has no words for it.
+    """
     instruction, response = row["instruction"], row["response"]
+    before = without_nulls(row["messages"][:-1]) if "messages" in row else messages_before("", instruction)
+    tools = {"tools": row[TOOLS] or ""} if TOOLS in row else {}
     if form == "alpaca":
-        return {"instruction": instruction, "input": "", "output": response}
+        return _alpaca(instruction, response, before, tools)
+    turns = [*before, {"role": "assistant", "content": response}]
     if form == "sharegpt":
-        turns = (("human", instruction), ("gpt", response))
-        return {"conversations": [{"from": who, "value": text} for who, text in turns]}
-    turns = (("user", instruction), ("assistant", response))
-    return {"messages": [{"role": who, "content": text} for who, text in turns]}
+        return {"conversations": [t for m in turns for t in _sharegpt(m)], **tools}
+    return {"messages": turns, **tools}
 
 
-def dataset_info(name: str, directory: Path) -> dict[str, Any]:
-    """LLaMA-Factory's description of the exported files in a directory."""
+def _alpaca(instruction: str, response: str, before: list[Message], tools: dict[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"instruction": instruction, "input": "", "output": response}
+    if not tools:
+        return row
+    system = before[0]["content"] if before[0]["role"] == "system" else ""
+    said = before[bool(system) : -1]
+    roles = [m["role"] for m in said]
+    if tools["tools"] or roles != ["user", "assistant"] * (len(said) // 2) or any("tool_calls" in m for m in said):
+        raise Unheld
+    pairs = [[a["content"], b["content"]] for a, b in zip(said[::2], said[1::2], strict=True)]
+    return row | {"system": system, "history": pairs}
+
+
+def _sharegpt(message: Message) -> Iterator[dict[str, str]]:
+    if message["content"] or "tool_calls" not in message:
+        yield {"from": _SHAREGPT[message["role"]], "value": message["content"]}
+    if calls := message.get("tool_calls"):
+        functions = [{**c["function"], "arguments": as_object(c["function"]["arguments"])} for c in calls]
+        yield {"from": "function_call", "value": json_text(functions if len(functions) > 1 else functions[0])}
+
+
+def dataset_info(name: str, directory: Path, context: bool = False) -> dict[str, Any]:
+    """LLaMA-Factory's description of the exported files in a directory.
+
+    Args:
+        context: they are of a release of conversations.
+    """
     stem = re.sub(r"\W+", "_", name).strip("_") or "gra"
     out = {}
     for form, suffix in SUFFIX.items():
         for path in sorted(directory.glob(f"{form}-*{suffix}")):
             split = path.stem.removeprefix(f"{form}-")
             key = f"{stem}_{form}" if split == "train" else f"{stem}_{form}_{split}"
-            out[key] = {"file_name": path.name, **_LLAMA_FACTORY[form]}
+            described, more = _LLAMA_FACTORY[form], _CONTEXT[form] if context else {"columns": {}}
+            columns = described["columns"] | more["columns"]
+            out[key] = {"file_name": path.name, **described, **more, "columns": columns}
     return out
 
 
 def is_export(path: Path, release: Path, split: str, form: str, inline: bool = False) -> bool:
     """Whether a file is what `export` writes of a split, byte by byte."""
-    items = (convert(row, form) for row in rows(release, split, inline))
+    items = converted(release, split, form, inline)
     with path.open("rb") as f:
         same = all(f.read(len(c)) == c for c in _chunks(items, SUFFIX[form] == ".jsonl"))
         return same and not f.read(1)

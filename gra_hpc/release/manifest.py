@@ -97,6 +97,8 @@ def describe(
             "rejected": plan.seed_rejects,
             "described": plan.undescribed,
             "digest": plan.frozen["seeds"],
+            "contexts": plan.seed_contexts,
+            "aside": plan.seed_aside,
         },
         "thoughts": {
             "models": plan.thinking_models,

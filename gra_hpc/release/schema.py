@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA, THOUGHTS
+from gra_hpc import conversation
+from gra_hpc.records import CONTEXT, CRITERIA, INSTRUCTION_CRITERIA, THOUGHTS
 from gra_hpc.thoughts import CLOSING, OPENING, Thoughts
 
+TOOLS = "tools"
+"""A column of releases of runs whose seeds have context."""
 OUTCOMES = ("rejected", "failed", "dropped")
 """Kinds of rejects, one set of files each: by the committee, without a judgement, by the merge."""
 
@@ -31,15 +34,20 @@ def _review(criteria: Sequence[str]) -> pa.DataType:
     return pa.struct([*names, *((c, pa.int8()) for c in criteria)])
 
 
-def _messages() -> pa.DataType:
-    return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+def _messages(context: bool = False) -> pa.DataType:
+    function = pa.struct([("name", pa.string()), ("arguments", pa.string())])
+    calls = pa.list_(pa.struct([("type", pa.string()), ("function", function)]))
+    fields = [("role", pa.string()), ("content", pa.string()), *([("tool_calls", calls)] if context else [])]
+    return pa.list_(pa.struct(fields))
 
 
-def data_schema(thoughts: Thoughts = Thoughts.drop) -> pa.Schema:
+def data_schema(thoughts: Thoughts = Thoughts.drop, context: bool = False) -> pa.Schema:
     """Arrow schema of data/*.parquet. `models` and `members` say who did what: the Adjudicator is null unless asked.
 
     Args:
         thoughts: as released; their column is the last, and empty where there were none.
+        context: of a run whose seeds have context: `messages` may call tools, which are described in a column `tools`,
+            as JSON text; null: none.
     """
     return pa.schema(
         [
@@ -51,7 +59,8 @@ def data_schema(thoughts: Thoughts = Thoughts.drop) -> pa.Schema:
             ("summary", pa.string()),
             ("instruction", pa.string()),
             ("response", pa.string()),
-            ("messages", _messages()),
+            ("messages", _messages(context)),
+            *([(TOOLS, pa.string())] if context else []),
             ("score", pa.float64()),
             ("mean", pa.float64()),
             ("sd", pa.float64()),
@@ -65,12 +74,15 @@ def data_schema(thoughts: Thoughts = Thoughts.drop) -> pa.Schema:
     )
 
 
-def rejects_schema() -> pa.Schema:
+def rejects_schema(context: bool = False) -> pa.Schema:
     """Arrow schema of rejects/*.parquet.
 
     `stage` is where the sample ended: a stage of the method, or the merge's step for a dropped one; then `winner` is
     the row that beat it, `similarity` how near it was, `detail` what the step found. `raw` is the unusable answer of
     a failed one.
+
+    Args:
+        context: of a run whose seeds have context, with its column (`conversation.pack`).
     """
     data = data_schema()
     return pa.schema(
@@ -87,6 +99,7 @@ def rejects_schema() -> pa.Schema:
             ("raw", pa.string()),
             *(data.field(n) for n in ("domain", "keywords", "instruction", "response", "score", "mean", "sd")),
             *(data.field(n) for n in ("instruction_reviews", "reviews", "verdict", "models", "members")),
+            *([(CONTEXT, pa.string())] if context else []),
         ]
     )
 
@@ -95,14 +108,17 @@ def data_rows(samples: pa.Table, models: Mapping[str, str], thoughts: Thoughts =
     """Samples as rows of `data_schema`.
 
     Args:
-        samples: rows of `records.sample_schema`, a few thousand at a time.
+        samples: rows of `records.sample_schema`, a few thousand at a time; with context, if it is among its columns.
         models: model of each committee member.
         thoughts: as released.
     """
     if THOUGHTS not in samples.column_names:
         samples = samples.append_column(THOUGHTS, pa.repeat("", len(samples)))
     columns = {**_shared(samples, models), THOUGHTS: samples[THOUGHTS], "messages": chat(samples, thoughts)}
-    return _conform(columns, data_schema(thoughts))
+    if context := CONTEXT in samples.column_names:
+        tools = (conversation.tools_of(c) for c in samples[CONTEXT].to_pylist())
+        columns[TOOLS] = pa.array([conversation.json_text(t) if t else None for t in tools], pa.string())
+    return _conform(columns, data_schema(thoughts, context))
 
 
 def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> pa.Table:
@@ -116,7 +132,8 @@ def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> p
     else:
         columns |= {n: samples[n] for n in ("stage", "reason")}
         columns |= {n: pa.nulls(rows, rejects_schema().field(n).type) for n in ("winner", "similarity", "detail")}
-    return _conform(columns | {"raw": samples["raw"]}, rejects_schema())
+    context = {CONTEXT: samples[CONTEXT]} if CONTEXT in samples.column_names else {}
+    return _conform(columns | {"raw": samples["raw"]} | context, rejects_schema(bool(context)))
 
 
 REASONS = {
@@ -194,18 +211,32 @@ def _offsets(lists: pa.Array) -> pa.Array:
 
 
 def chat(samples: pa.Table, thoughts: Thoughts = Thoughts.drop) -> pa.Array:
-    """Each sample as `[{user, instruction}, {assistant, response}]`, with its thoughts as `thoughts.inline` has it."""
+    """Each sample as `[{user, instruction}, {assistant, response}]`, or the turns of its context in place of the first;
+    with its thoughts as `thoughts.inline` has it."""
     table, rows = samples.combine_chunks(), len(samples)
     said = _array(table["response"])
     if thoughts is Thoughts.inline:
         before = _array(table[THOUGHTS])
         with_thoughts = pc.binary_join_element_wise(OPENING, before, CLOSING, said, "")
         said = pc.if_else(pc.equal(before, ""), said, with_thoughts)
+    if CONTEXT in table.column_names:
+        each = zip(table[CONTEXT].to_pylist(), table["instruction"].to_pylist(), said.to_pylist(), strict=True)
+        return pa.array([conversation.messages_of(c, i, r) for c, i, r in each], _messages(context=True))
     both = pa.concat_arrays([_array(table["instruction"]), said])
     turns = np.arange(2 * rows).reshape(2, rows).T.ravel()  # 0, n, 1, n + 1, ...
     speaker = pa.array(["user", "assistant"]).take(pa.array(np.arange(2 * rows) % 2))
     each = pa.StructArray.from_arrays([speaker, both.take(pa.array(turns))], fields=list(_messages().value_type))
     return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2).astype(np.int32)), each)
+
+
+def contexts(messages: pa.Array, instructions: pa.Array) -> pa.Array:
+    """The contexts that `chat` has put into a column `messages`; empty where they do not lead to the instruction."""
+    found = []
+    for row, instruction in zip(messages.to_pylist(), instructions.to_pylist(), strict=True):
+        before = [{k: v for k, v in m.items() if v is not None} for m in row[:-1]]
+        last = next((m.get("content") for m in reversed(before) if m.get("role") == "user"), None)
+        found.append(conversation.pack(before) if last == instruction else "")
+    return pa.array(found, pa.string())
 
 
 def _conform(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:

@@ -80,6 +80,11 @@ class Plan:
         return [name for name, pin in sorted(self.models.items()) if pin.thinking and pin.thinking.on]
 
     @property
+    def context(self) -> bool:
+        """Whether samples may have context, their seed's: then their tables have a column for it."""
+        return self.seed_contexts > 0
+
+    @property
     def thought_out(self) -> bool:
         """Whether samples may have thoughts, of a model or of their seed: then their tables have a column for them."""
         return self.thinks or (self.seed_thoughts > 0 and self.frozen["method"]["flow"] == "seeds")

@@ -45,6 +45,7 @@ def publish(
     counted: Callable[[], dict[str, int]] = dict,
     thoughts: bool = False,
     thought_out: bool = False,
+    context: bool = False,
 ) -> bool:
     """Write a shard's tables and its manifest.
 
@@ -57,6 +58,7 @@ def publish(
         counted: what the manifest says of the journals, asked once all calls have been read.
         thoughts: some model thinks: the calls' table has a column for it.
         thought_out: samples may have thoughts: their table has a column for it.
+        context: samples may have context: their table has a column for it.
 
     Returns:
         False if another attempt has published in the meantime; this one's tables are then removed.
@@ -65,7 +67,7 @@ def publish(
     samples_file, calls_file = shard.samples(attempt.id), shard.calls(attempt.id)
     with full_disk_as_error(shard.path):
         rows = ({**s.row(), "embedding": e} for s, e in zip(samples, embeddings, strict=True))
-        _write_table(samples_file, rows, sample_schema(thought_out))
+        _write_table(samples_file, rows, sample_schema(thought_out, context))
         _write_table(calls_file, ({k: getattr(c, k) for k in Call.__slots__} for c in calls), call_schema(thoughts))
         manifest = {
             "format": FORMAT,

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.conversation import asked
 from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Draining, Request
@@ -308,7 +309,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
                 try:
                     sample = await _make(state.config, unit, asker)
                     if embeds and sample.status == ACCEPTED:
-                        state.vectors[sample.id] = await embed(engine, sample.instruction)
+                        state.vectors[sample.id] = await embed(engine, asked(sample.context, sample.instruction))
                     state.finished(sample)
                 except Draining:
                     return
@@ -394,7 +395,8 @@ def _embed(state: Attempt) -> list[bytes | None]:
     if state.plan.embed and accepted and state.round_plan.round:
         from gra_hpc.models.embedder import encode
 
-        vectors = encode([state.samples[i].instruction for i in accepted], Path(state.plan.embed.directory))
+        texts = [asked(state.samples[i].context, state.samples[i].instruction) for i in accepted]
+        vectors = encode(texts, Path(state.plan.embed.directory))
         for i, v in zip(accepted, vectors, strict=True):
             out[i] = v.tobytes()
     return out
@@ -419,6 +421,7 @@ def _publish(
         calls=state.journal.used(),
         thoughts=state.plan.thinks,
         thought_out=state.plan.thought_out,
+        context=state.plan.context,
         details={
             "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},

@@ -31,7 +31,7 @@ class Pool:
             if r.round == 0:
                 anchors.append(r)
             else:  # an example only: its keywords and summary are shown, its texts would fill a node's memory
-                r = replace(r, instruction="", response="")
+                r = replace(r, instruction="", response="", context="")
             if r.described:
                 by_domain.setdefault(r.domain, []).append(r)
         return cls(anchors, by_domain)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gra_hpc.conversation import Message, json_text
+from gra_hpc.conversation import Message, json_text, without_nulls
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.texts import (
     WRONG_TYPE,
@@ -23,7 +23,6 @@ from gra_hpc.sources.texts import (
     text,
     text_of,
     unpacked,
-    without_nulls,
 )
 
 UNKNOWN_TURN, NOT_TEXT = "unknown_turn", "not_text"

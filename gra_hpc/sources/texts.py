@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
-from typing import Any
 
 import orjson
 
@@ -86,10 +85,3 @@ def listed(value: object) -> object:
     if not lists or not all(isinstance(v, list) for v in lists.values()) or len({len(v) for v in lists.values()}) > 1:
         return value
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-
-
-def without_nulls(value: Any) -> Any:
-    """A JSON value without the keys that hold null: where a table has one type for all rows, that is what it fills."""
-    if isinstance(value, dict):
-        return {k: without_nulls(v) for k, v in value.items() if v is not None}
-    return [without_nulls(v) for v in value] if isinstance(value, list) else value

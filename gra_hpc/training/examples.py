@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from gra_hpc.conversation import as_object, without_nulls
 from gra_hpc.errors import ReleaseError, SeedError
-from gra_hpc.parquet import read_batches
+from gra_hpc.parquet import open_table, read_batches
 from gra_hpc.records import THOUGHTS
 from gra_hpc.sources.conversations import Conversation
 from gra_hpc.sources.layouts import NOT_OBJECT, Layout
 from gra_hpc.sources.rows import ENCODING, Source
-from gra_hpc.sources.texts import Refused, unpacked, without_nulls
+from gra_hpc.sources.texts import Refused
 from gra_hpc.storage import checked, read_json
 from gra_hpc.thoughts import Thoughts, inline, without_marks
 from gra_hpc.training.config import Trained
@@ -123,9 +126,11 @@ def _release(release: Path, split: str, min_score: float, last_round: int, thoug
         recorded = manifest.get("files", {}).get(f"data/{file.name}")
         if recorded is None:
             raise ReleaseError(f"{file}: not in the release's manifest", then)
-        columns = ["messages", "score", *(["round"] if last_round else [])]
+        with open_table(checked(file, recorded, then), then=then) as table:
+            tools = [n for n in ("tools",) if n in table.schema_arrow.names]  # of a run whose seeds have context
+        columns = ["messages", "score", *(["round"] if last_round else []), *tools]
         columns += [THOUGHTS] if added else ["response"] if taken else []
-        for batch in read_batches(checked(file, recorded, then), columns, then=then):
+        for batch in read_batches(file, columns, then=then):
             for row in batch.to_pylist():
                 out.read += 1
                 if row["score"] is not None and row["score"] < min_score:
@@ -137,7 +142,8 @@ def _release(release: Path, split: str, min_score: float, last_round: int, thoug
                         row["messages"][-1]["content"] = inline(row[THOUGHTS], row["messages"][-1]["content"])
                     elif taken:
                         row["messages"][-1]["content"] = row["response"]
-                    out.conversations.append(Example(list(map(for_template, row["messages"]))))
+                    described = orjson.loads(row.get("tools") or "[]")
+                    out.conversations.append(Example(list(map(for_template, row["messages"])), described))
     return out
 
 
@@ -187,6 +193,6 @@ def for_template(message: dict[str, Any]) -> dict[str, Any]:
     """A message as chat templates take it: without fields that are null, a call's arguments as an object."""
     message = without_nulls(message)
     if calls := message.get("tool_calls"):
-        functions = [{**c["function"], "arguments": unpacked(c["function"]["arguments"])} for c in calls]
+        functions = [{**c["function"], "arguments": as_object(c["function"]["arguments"])} for c in calls]
         message["tool_calls"] = [{**c, "function": f} for c, f in zip(calls, functions, strict=True)]
     return message

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.conversation import shown
 from gra_hpc.errors import SeedError
 from gra_hpc.flows.gra.questions import DOMAIN_NAMES
 from gra_hpc.flows.render import render
@@ -41,7 +42,7 @@ def _questions(config: RunConfig, seeds: list[Record]) -> Iterator[tuple[str, st
     m, first = config.method, seeds[0]
     blank = next((s for s in seeds if not s.described), None)
     if blank:
-        variables = {"instruction": blank.instruction, "response": blank.response}
+        variables = _texts(blank)
         sizes = {"keywords": m.keywords, "summary_words": m.summary_words}
         yield "round 0: a seed is described", "describe", {**variables, **sizes}
     described = [s for s in seeds if s.described]
@@ -58,10 +59,15 @@ def _questions(config: RunConfig, seeds: list[Record]) -> Iterator[tuple[str, st
             {"domain_name": domain, "examples": examples, "keywords": m.keywords},
         )
     if m.flow is Flow.refine:
-        yield ("the Generator answers again", "refine", {"instruction": first.instruction, "response": first.response})
+        yield ("the Generator answers again", "refine", _texts(first))
     if m.review_response and m.flow is not Flow.seeds:
         yield (
             "a Reviewer scores a response (here, a seed's)",
             "review_response",
-            {"instruction": first.instruction, "response": first.response},
+            _texts(first),
         )
+
+
+def _texts(seed: Record) -> dict[str, object]:
+    """What questions about a response show of a seed."""
+    return {"instruction": seed.instruction, "context": shown(seed.context), "response": seed.response}

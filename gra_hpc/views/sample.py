@@ -9,9 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gra_hpc.conversation import shown
 from gra_hpc.errors import GraError
-from gra_hpc.parquet import read_table
-from gra_hpc.records import ACCEPTED, CRITERIA, FAILED, INSTRUCTION_CRITERIA, REJECTED, call_schema, sample_schema
+from gra_hpc.parquet import open_table, read_table
+from gra_hpc.records import (
+    ACCEPTED,
+    CONTEXT,
+    CRITERIA,
+    FAILED,
+    INSTRUCTION_CRITERIA,
+    REJECTED,
+    call_schema,
+    sample_schema,
+)
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.shard_manifest import ShardManifest
 
@@ -68,7 +78,9 @@ def table(path: Path, schema: pa.Schema) -> pa.Table:
         ReleaseError: it cannot be read.
     """
     then = f"move {path.parent / 'manifest.json'} away, then gra resume {path.parents[4]}"
-    return read_table(path, [n for n in schema.names if n != "embedding"], then)
+    with open_table(path, then=then) as file:
+        optional = [n for n in (CONTEXT,) if n in file.schema_arrow.names and n not in schema.names]
+    return read_table(path, [*(n for n in schema.names if n != "embedding"), *optional], then)
 
 
 def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
@@ -83,6 +95,8 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
         f" adjudicator {row['adjudicator'] or 'none needed'}"
     )
     yield f"keywords: {', '.join(row['keywords'])}"
+    if row.get(CONTEXT):
+        yield from _block("conversation", shown(row[CONTEXT]))
     yield from _block("instruction", row["instruction"])
     yield from _block("response", row["response"])
     if row["summary"]:

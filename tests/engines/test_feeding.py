@@ -21,7 +21,11 @@ PERSONAS = ("You are strict.", "You teach beginners.", "You look for mistakes.")
 
 def reviews(sample: int) -> list[tuple[dict[str, str], ...]]:
     """What three members over one model are asked about one short sample."""
-    variables = {"instruction": f"{sample}: say which is larger, 3 or 5.", "response": f"5, of course {sample}."}
+    variables = {
+        "instruction": f"{sample}: say which is larger, 3 or 5.",
+        "context": "",
+        "response": f"5, of course {sample}.",
+    }
     return [render("review_response", variables, p) for p in PERSONAS]
 
 

@@ -223,15 +223,21 @@ def test_the_stated_prompt_sizes_are_those_of_the_templates() -> None:
     examples = [Record("i", instruction, response, "coding", ("trees", "search", "lookup"), " ".join(words[:20]))] * 3
     reviews = [Review(m, dict.fromkeys(CRITERIA, 8), " ".join((words * 2)[:27])) for m in "abc"]
     variables: dict[str, dict[str, Any]] = {
-        "describe": {"instruction": instruction, "response": response[:880], "keywords": 3, "summary_words": 30},
+        "describe": {
+            "instruction": instruction,
+            "context": "",
+            "response": response[:880],
+            "keywords": 3,
+            "summary_words": 30,
+        },
         "keywords": {"domain_name": DOMAIN_NAMES["coding"], "examples": examples, "keywords": 3},
         "instruction": {"domain_name": DOMAIN_NAMES["coding"], "examples": examples, "keywords": ("a b", "c d", "e f")},
         "response": {"instruction": instruction},
-        "refine": {"instruction": instruction, "response": response[:880]},
+        "refine": {"instruction": instruction, "context": "", "response": response[:880]},
         "review_instruction": {"instruction": instruction},
-        "review_response": {"instruction": instruction, "response": response},
-        "adjudicate": {"instruction": instruction, "response": response, "reviews": reviews},
-        "summary": {"instruction": instruction, "summary_words": 30},
+        "review_response": {"instruction": instruction, "context": "", "response": response},
+        "adjudicate": {"instruction": instruction, "context": "", "response": response, "reviews": reviews},
+        "summary": {"instruction": instruction, "context": "", "summary_words": 30},
     }
     assert {*variables, "embed"} == set(STEPS)
     for step, given in variables.items():

@@ -11,6 +11,7 @@ def keep(sample: Sample, anchor: Record) -> Sample:
     """Make a sample of a seed; one without a response cannot be trained on, and fails."""
     sample.instruction, sample.response = anchor.instruction, anchor.response
     sample.keywords, sample.summary = anchor.keywords, anchor.summary
+    sample.context = anchor.context
     sample.thoughts = without_marks(anchor.thoughts)
     if anchor.response.strip():
         sample.status = ACCEPTED

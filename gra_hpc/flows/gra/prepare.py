@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gra_hpc.config.settings import MethodConfig
+from gra_hpc.conversation import shown
 from gra_hpc.flows.ask import Ask, Unanswered
 from gra_hpc.flows.gra import questions as q
 from gra_hpc.flows.gra.synthesize import fail
@@ -11,13 +12,14 @@ from gra_hpc.records import ACCEPTED, Record, Sample
 
 async def prepare(sample: Sample, seed: Record, ask: Ask, method: MethodConfig) -> Sample:
     """Describe one seed; what it already carries is kept."""
-    sample.instruction, sample.response = seed.instruction, seed.response
+    sample.instruction, sample.response, sample.context = seed.instruction, seed.response, seed.context
     try:
         domain, keywords, summary = await ask(
             q.DESCRIBE,
             sample.roles.generator,
             "generator",
             instruction=seed.instruction,
+            context=shown(seed.context),
             response=seed.response,
             keywords=method.keywords,
             summary_words=method.summary_words,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gra_hpc.config.settings import MethodConfig, Settle
+from gra_hpc.conversation import shown
 from gra_hpc.flows.ask import Ask, Unanswered, together
 from gra_hpc.flows.gra import questions as q
 from gra_hpc.flows.gra.committee import Decision, at_least, consensus, late_adjudicator, majority
@@ -79,7 +80,11 @@ async def judge_response(sample: Sample, ask: Ask, method: MethodConfig) -> None
 async def review_response(sample: Sample, ask: Ask) -> None:
     """Step 2b: six scores from every Reviewer."""
     found: dict[int, Review] = {}
-    texts = {"instruction": sample.instruction, "response": sample.response}
+    texts = {
+        "instruction": sample.instruction,
+        "context": shown(sample.context),
+        "response": sample.response,
+    }
 
     async def review(seat: int, member: str) -> None:
         found[seat] = Review(member, *await ask(q.REVIEW_RESPONSE, member, f"reviewer-{seat}", **texts))
@@ -103,6 +108,7 @@ async def settle(sample: Sample, ask: Ask, method: MethodConfig) -> bool:
         member,
         "adjudicator",
         instruction=sample.instruction,
+        context=shown(sample.context),
         response=sample.response,
         reviews=sample.reviews,
     )
@@ -125,6 +131,7 @@ async def accept(sample: Sample, ask: Ask, method: MethodConfig) -> None:
             sample.roles.summarizer,
             "summarizer",
             instruction=sample.instruction,
+            context=shown(sample.context),
             summary_words=method.summary_words,
         )
     except Unanswered:

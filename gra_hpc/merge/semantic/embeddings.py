@@ -122,7 +122,7 @@ def assemble(
 
 
 def _instructions(ix: Index, rows: np.ndarray) -> list[str]:
-    """Instructions of some rows, in the order given."""
+    """Instructions of some rows, with what was said before them, in the order given."""
     order = np.argsort(rows)
     ordered = rows[order]
     texts = [""] * len(rows)
@@ -130,8 +130,11 @@ def _instructions(ix: Index, rows: np.ndarray) -> list[str]:
         a, b = np.searchsorted(ordered, [unit.start, unit.start + unit.rows])
         if a == b:
             continue
-        for row, batch in index.read(unit, ["instruction"]):
+        for row, batch in index.read(unit, index.asking(unit)):
             s, e = np.searchsorted(ordered, [row, row + len(batch["instruction"])])
+            if s == e:
+                continue
+            told = index.asked(unit, batch)
             for k in range(s, e):
-                texts[order[k]] = batch["instruction"][int(ordered[k] - row)].as_py() or ""
+                texts[order[k]] = told[int(ordered[k] - row)]
     return texts

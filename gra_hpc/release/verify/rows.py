@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.parquet import open_table
-from gra_hpc.records import THOUGHTS
-from gra_hpc.release.schema import OUTCOMES, REASONS, chat, data_schema, models_of, rejects_schema
+from gra_hpc.records import CONTEXT, THOUGHTS
+from gra_hpc.release.schema import OUTCOMES, REASONS, chat, contexts, data_schema, models_of, rejects_schema
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.splits import text_keys
 from gra_hpc.release.verify import counts
@@ -101,6 +101,8 @@ class Rows:
         """As released."""
         self.thought_out = 0
         """Rows with thoughts."""
+        self.context = bool(manifest["seeds"].get("contexts"))
+        """Whether rows may have context."""
 
     def begin(self, part: str) -> None:
         """The tables that follow are of this split or outcome."""
@@ -110,7 +112,8 @@ class Rows:
     def read(self, path: Path, name: str) -> list[str]:
         """Check one table; the first of each kind of problem."""
         folder = name.split("/", 1)[0]
-        columns, schema = _COLUMNS[folder], data_schema(self.thoughts) if folder == "data" else rejects_schema()
+        columns = _COLUMNS[folder]
+        schema = data_schema(self.thoughts, self.context) if folder == "data" else rejects_schema(self.context)
         if folder == "data" and THOUGHTS in schema.names:
             columns = (*columns, THOUGHTS)
         problems: dict[str, None] = {}
@@ -158,9 +161,12 @@ class Rows:
         for column in ("instruction", "response"):
             if pc.any(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(table[column])), 0)).as_py():
                 yield f"rows with an empty {column}"
-        if not chat(table, self.thoughts).equals(table["messages"].combine_chunks()):
+        messages = table["messages"].combine_chunks()
+        if self.context:
+            table = table.append_column(CONTEXT, contexts(messages, table["instruction"]))
+        if not chat(table, self.thoughts).equals(messages):
             inline = ", with its thoughts" if self.thoughts is Thoughts.inline else ""
-            yield f"messages are not instruction and response{inline}"
+            yield f"messages are not {'context, ' if self.context else ''}instruction and response{inline}"
         if THOUGHTS in table.column_names:
             self.thought_out += int(pc.sum(pc.not_equal(table[THOUGHTS], "")).as_py())
         nobody = pc.struct_field(table["models"].combine_chunks(), "generator").null_count

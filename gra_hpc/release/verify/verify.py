@@ -160,7 +160,9 @@ def _exports(release: Path, manifest: dict[str, Any], sound: list[str]) -> list[
         elif name in sound and not export.is_export(release / name, release, split, form, inline):
             problems.append(f"{name}: not the rows of the data")
     if wanted and info in sound:
-        described = storage.to_json(export.dataset_info(manifest["name"], release / "exports"))
+        described = storage.to_json(
+            export.dataset_info(manifest["name"], release / "exports", export.has_context(release))
+        )
         if (release / info).read_bytes() != described:
             problems.append(f"{info}: does not describe these exports")
     return problems
