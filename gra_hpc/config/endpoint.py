@@ -25,9 +25,9 @@ class EndpointConfig:
     key_file: str = unfrozen("")
     """File that holds its key: yours, mode 0600. Empty: none, or `key_env`."""
     concurrency: int = unfrozen(8, ge=1, le=10_000)
-    """Calls in flight, of each shard that runs."""
+    """Calls in flight, of each job that runs."""
     requests_per_minute: float = unfrozen(0.0, ge=0, le=1_000_000)
-    """Calls begun in a minute, of each shard that runs. 0: no limit."""
+    """Calls begun in a minute, of each job that runs. 0: no limit."""
     timeout_s: int = unfrozen(600, ge=1, le=Most.SECONDS)
     """Longest time for one answer; then the call is asked again."""
     patience_s: int = unfrozen(1800, ge=0, le=Most.SECONDS)

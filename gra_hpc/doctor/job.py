@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import platform
 import shutil
 import socket
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
-from gra_hpc.doctor import directories, node, software
+from gra_hpc.doctor import devices, directories, node, software
 from gra_hpc.doctor.finding import Check, Finding, examine, failure, ok
 from gra_hpc.launch import slurm
 from gra_hpc.launch.arrays import shard_executor, submit_one
@@ -36,7 +37,7 @@ def node_checks(config: RunConfig, directory: Path) -> list[Check]:
         functools.partial(directories.local, config.site),
         functools.partial(directories.clock, directory),
         functools.partial(node.cores, config),
-        functools.partial(node.gpus, config),
+        functools.partial(devices.gpus, config),
         node.machine,
         functools.partial(node.own_network, config),
         node.requeueing,
@@ -134,6 +135,11 @@ def _died(log: Path) -> Finding:
         return failure(
             f"the job ended without a log: {log.parent.parent} is not visible on the compute node, or not writable",
             "use a directory on the shared file system",
+        )
+    if "Exec format error" in (last_words(log) or ""):
+        return failure(
+            f"the job's Python is not for the node's processor (this one is {platform.machine()})",
+            "make the environment on a node of that kind (aarch64 for Grace), and name it: site.python",
         )
     return failure(
         f"the job died: {last_words(log) or 'no reason in its log'} (log: {log})",

@@ -6,10 +6,9 @@ import os
 import resource
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterable
 
-from gra_hpc.config.settings import EngineKind, OwnNetwork, RunConfig
+from gra_hpc.config.settings import OwnNetwork, RunConfig
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 from gra_hpc.engines import guard
 
@@ -41,41 +40,6 @@ def _cgroup_limit() -> float:
         if text.isdigit() and int(text) < 1 << 60:
             return int(text) / 1e9
     return 0.0
-
-
-def gpus(config: RunConfig) -> Iterable[Finding]:
-    """GPUs that Slurm gave, and the driver's word for them."""
-    wanted = config.site.gpus_per_node
-    names = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
-    name = next((n for n in names if os.environ.get(n)), names[0])
-    visible = [d for d in os.environ.get(name, "").split(",") if d]
-    if not wanted:
-        yield ok("no GPU asked for")
-        return
-    if len(visible) == wanted:
-        yield ok(f"Slurm gave {wanted} GPUs ({name}={','.join(visible)})")
-    else:
-        yield failure(
-            f"Slurm gave {len(visible)} GPUs, site.gpus_per_node={wanted}", "site.gpu_style=gres or gpus: try the other"
-        )
-    if config.engine.kind is EngineKind.simulated:
-        return
-    smi = shutil.which("nvidia-smi") or shutil.which("rocm-smi")
-    if smi is None:
-        yield failure(
-            "nvidia-smi: not found, so there is no driver", "this partition has no GPUs, or a module is missing"
-        )
-        return
-    if not smi.endswith("nvidia-smi"):
-        yield ok(f"driver tool {smi}")
-        return
-    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    done = subprocess.run([smi, *query], capture_output=True, text=True, timeout=60, check=False)
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    if done.returncode or not lines:
-        yield failure(f"nvidia-smi: {(done.stderr or done.stdout).strip()[:200]}", "a broken node: site.exclude=NODE")
-        return
-    yield ok(f"driver: {len(lines)} x {lines[0]} (name, MiB, driver version)")
 
 
 def machine() -> Iterable[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -31,7 +32,8 @@ t = time.monotonic()
 import torch, vllm
 gpus = [[torch.cuda.get_device_name(i), torch.cuda.get_device_properties(i).total_memory]
         for i in range(torch.cuda.device_count())]
-print(json.dumps({"vllm": vllm.__version__, "torch": torch.__version__, "gpus": gpus, "s": time.monotonic() - t}))
+print(json.dumps({"vllm": vllm.__version__, "torch": torch.__version__, "gpus": gpus,
+                  "built": torch.version.cuda or getattr(torch.version, "hip", None) or "", "s": time.monotonic() - t}))
 """
 
 
@@ -42,7 +44,7 @@ def python() -> Iterable[Finding]:
         least = ".".join(map(str, LEAST_PYTHON))
         yield failure(f"Python {version}", f"use {least} or newer: module avail python, or a conda environment")
     else:
-        yield ok(f"Python {version} ({sys.executable}), gra-hpc {__version__}")
+        yield ok(f"Python {version} ({sys.executable}, {platform.machine()}), gra-hpc {__version__}")
 
 
 def packages(requirements: Iterable[str] | None = None) -> Iterable[Finding]:
@@ -133,7 +135,12 @@ def vllm_import(config: RunConfig) -> Iterable[Finding]:
     found = json.loads(done.stdout.strip().splitlines()[-1])
     yield ok(f"vllm {found['vllm']} with torch {found['torch']}, imported in {found['s']:.0f} s")
     wanted = config.site.gpus_per_node
-    if len(found["gpus"]) < wanted:
+    if wanted and not found["built"]:
+        yield failure(
+            f"torch {found['torch']} is built without CUDA and ROCm ({platform.machine()})",
+            "install it from PyTorch's index for this node's driver and processor, or use the site's container",
+        )
+    elif len(found["gpus"]) < wanted:
         yield failure(
             f"torch sees {len(found['gpus'])} GPUs of {wanted}",
             "the driver is older than torch's CUDA, or --gpus did not reach the job: compare nvidia-smi",

@@ -225,7 +225,7 @@ class _Worker:
         return _since(before, self._told)
 
 
-_AS_THEY_ARE = ("replica", "gpus", "turn", "in_flight", "arguments")
+_AS_THEY_ARE = ("replica", "gpus", "turn", "in_flight", "arguments", "left_out")
 """Of engines' statistics, what does not add up."""
 
 

@@ -182,6 +182,8 @@ def _gpu_settings(info: ClusterInfo, kind: NodeKind) -> Iterator[Setting]:
 
 def gpu_memory(type_: str, features: tuple[str, ...]) -> tuple[float, str]:
     """Memory of one GPU in GB, and where the figure comes from; 0: unknown, to be filled in."""
+    if part := re.search(r"\dg\.(\d+)gb", type_.lower()):
+        return float(part[1]), "from its type: a slice of a GPU (MIG)"
     for text, where in ((type_, "its type"), *((f, f"node feature {f}") for f in features)):
         if found := re.search(r"(?<!\d)(\d{2,3})\s*gi?b?(?![a-z])", text.lower()):
             return float(found[1]), f"from {where}"

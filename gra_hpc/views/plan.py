@@ -134,4 +134,4 @@ def _asked_as(config: RunConfig, name: str, served: str) -> str:
     e = config.models[name].endpoint
     rate = f", {e.requests_per_minute:g} a minute" if e.requests_per_minute else ""
     key = "by $" + e.key_env if e.key_env else f"in {e.key_file}" if e.key_file else "none"
-    return f"hosted elsewhere as {served}; at most {e.concurrency} calls at once{rate} from each shard; key: {key}"
+    return f"hosted elsewhere as {served}; at most {e.concurrency} calls at once{rate} from each job; key: {key}"

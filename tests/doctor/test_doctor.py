@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.config import presets
-from gra_hpc.config.settings import EngineConfig, EngineKind, OwnNetwork, RunConfig
+from gra_hpc.config.settings import EngineConfig, EngineKind, ModelConfig, OwnNetwork, RunConfig
 from gra_hpc.config.site import SiteConfig
-from gra_hpc.doctor import directories, node, slurm_site, software
+from gra_hpc.doctor import devices, directories, node, slurm_site, software
 from gra_hpc.doctor.finding import FAILURE, OK, WARNING, Finding, examine, worst
 from gra_hpc.doctor.job import ExamineNode
 from gra_hpc.engines import guard
@@ -115,11 +115,59 @@ def test_directories(tmp_path: Path) -> None:
 def test_node(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(site=SiteConfig(gpus_per_node=2, cpus_per_task=10_000))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    found = list(node.gpus(config))
+    found = list(devices.gpus(config))
     assert "Slurm gave 1 GPUs, site.gpus_per_node=2" in found[0].what
     (cpus, _) = node.cores(config)
     assert cpus.level == WARNING
     assert worst(node.machine()) != FAILURE
+
+
+def driver(directory: Path, name: str, said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in the place of a driver's tool, which says what such a tool was seen to say."""
+    tool = directory / name
+    cases = "".join(f"  *{option}*) cat <<'END'\n{text}\nEND\n  ;;\n" for option, text in said.items())
+    tool.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}esac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{Path(sys.executable).parent}:/usr/bin:/bin")
+
+
+def test_slices_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MIG: a job sees UUIDs of slices; what counts is the slice's memory."""
+    whole = "NVIDIA A100-SXM4-40GB, 40960, 570.1"
+    listed = (
+        "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-1)\n"
+        "  MIG 3g.20gb     Device  0: (UUID: MIG-a)\n  MIG 3g.20gb     Device  1: (UUID: MIG-b)"
+    )
+    driver(tmp_path, "nvidia-smi", {"--query-gpu": whole, "-L": listed}, monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-b")
+    site = SiteConfig(gpus_per_node=1, gpu_memory_gb=40)
+    models = {"m": ModelConfig(path="x", tensor_parallel=2)}
+    given, named, _, memory, split = devices.gpus(RunConfig(site=site, models=models))
+    assert given.level == OK and "570.1: 1 x NVIDIA A100-SXM4-40GB MIG 3g.20gb, 20 GB" in named.what
+    assert memory.then == "site.gpu_memory_gb=20" and split.then == "models.m.tensor_parallel=1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    _, named = devices.gpus(RunConfig(site=replace(site, gpu_memory_gb=43)))
+    assert "1 x NVIDIA A100-SXM4-40GB, 43 GB" in named.what
+
+
+def test_amd_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = '{"Card Series": "AMD Instinct MI250X", "VRAM Total Memory (B)": "68702699520"}'
+    said = f'{{"card0": {card}, "card1": {card}, "system": {{"Driver version": "6.10"}}}}'
+    driver(tmp_path, "rocm-smi", {"--json": said}, monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "0,1")
+    given, named = devices.gpus(RunConfig(site=SiteConfig(gpus_per_node=2, gpu_memory_gb=64)))
+    assert "ROCR_VISIBLE_DEVICES=0,1" in given.what and "driver 6.10: 2 x AMD Instinct MI250X, 69 GB" in named.what
+    driver(tmp_path, "rocm-smi", {"--json": "no driver"}, monkeypatch)
+    assert "rocm-smi: " in list(devices.gpus(RunConfig(site=SiteConfig(gpus_per_node=2))))[1].what
+
+
+def test_a_site_that_gives_gpus_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(tmp_path, "nvidia-smi", {"--query-gpu": "NVIDIA GH200 120GB, 97871, 560.3", "-L": "GPU 0: x"}, monkeypatch)
+    for name in devices.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    (named,) = devices.gpus(RunConfig(site=SiteConfig(gpus_per_node=1, gpu_style="none", gpu_memory_gb=96)))
+    assert named.level == OK and "GH200 120GB, 103 GB" in named.what
 
 
 def test_what_a_node_allows_engines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,4 +243,4 @@ def test_vllm_is_imported_as_an_engine_would() -> None:
     config = RunConfig()
     assert worst(software.vllm_import(config)) == OK
     (_, gpus) = software.vllm_import(replace(config, site=SiteConfig(gpus_per_node=1)))
-    assert gpus.level == FAILURE and "torch sees 0 GPUs of 1" in gpus.what
+    assert gpus.level == FAILURE and "is built without CUDA and ROCm" in gpus.what

@@ -90,6 +90,14 @@ def test_cores_add_up() -> None:
         ("NVIDIA GH200 480GB", 96, "gh200"),  # no h200
         ("Tesla-V100-SXM2", 32, "v100"),
         ("rtx4090", 24, "4090"),
+        ("nvidia_geforce_rtx_2080_ti", 11, "2080ti"),
+        ("rtx2080", 8, "2080"),
+        ("Tesla P100-SXM2-16GB", 16, "p100-16"),
+        ("p100", 12, "p100"),
+        ("AMD Instinct MI250X", 64, "mi250x"),
+        ("mi300x", 192, "mi300x"),
+        ("MI300A", 128, "mi300"),
+        ("a100_3g.20gb", 20, "a100 3g.20gb"),
         ("NVIDIA RTX A4000", 16, "t4"),  # none that we know: no a40, nor by another's digits
         ("", 80, "a100"),
         ("", 141, "h200"),

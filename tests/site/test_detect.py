@@ -69,6 +69,7 @@ def test_a_short_limit_leaves_a_valid_signal_lead() -> None:
         ("", ("v100", "v100-32g"), 32),
         ("", (), 0),
         ("a100_1g.10gb", (), 10),
+        ("a100_1g.5gb", (), 5),
     ],
 )
 def test_gpu_memory(type_: str, features: tuple[str, ...], memory: float) -> None:
@@ -122,6 +123,29 @@ def test_worked_examples(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = list(detect.show(config.site, name))
     assert any("#SBATCH --requeue" in line for line in lines)
     assert any("a merge" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "unwanted"),
+    [
+        ("jupiter", ["--gres=gpu:4", "--partition=booster", "--account=PROJECT"], "--mem"),
+        ("leonardo", ["--gres=gpu:4", "--partition=boost_usr_prod", "--cpus-per-task=32"], "--qos"),
+        ("lumi", ["--gpus-per-node=8", "--partition=standard-g", "--cpus-per-task=56", "--mem=491520M"], "--gres"),
+        ("vista", ["--partition=gh", "--nodes=1"], "--gpus"),
+        ("isambard-ai", ["--gpus-per-node=4", "--partition=workq", "--cpus-per-task=288"], "--mem"),
+        ("marenostrum5", ["--gres=gpu:4", "--qos=acc_ehpc", "--cpus-per-task=80"], "--mem"),
+    ],
+)
+def test_sites_not_tried_there(name: str, wanted: list[str], unwanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("SCRATCH", "SCRATCHDIR"):
+        monkeypatch.setenv(variable, "/scratch/me")
+    config = presets.compose("demo", [], name)
+    text = sbatch_text(RunDir(Path("/scratch/me/run")), config, 3)
+    asked = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    for option in wanted:
+        assert any(option in line for line in asked), f"{option} not in {asked}"
+    assert not any(unwanted in line for line in asked)
+    assert config.site.gpu_memory_gb and "Not tried there" in presets.find_site(name).read_text()
 
 
 def test_container_command_lines() -> None:
