@@ -126,7 +126,7 @@ def completion(request: Request, data: bytes, seconds: float) -> Answer:
         message = choice["message"]
         finish, text = choice["finish_reason"], message["content"] or ""
         thoughts = message.get("reasoning") or message.get("reasoning_content") or ""
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        tokens = _counted(usage.get("prompt_tokens")), _counted(usage.get("completion_tokens"))
         if not isinstance(text, str) or not isinstance(thoughts, str):
             raise TypeError("its text is no text")
     except (ValueError, LookupError, TypeError, AttributeError) as e:
@@ -137,6 +137,11 @@ def completion(request: Request, data: bytes, seconds: float) -> Answer:
         text, thoughts, finish = told_apart(request, text, thoughts, finish)
         return Answer(text, finish, *tokens, seconds, thoughts)
     raise EngineTrouble(f"answer broken off: finish_reason={finish}")
+
+
+def _counted(value: Any) -> int:
+    """A number of tokens, for the books alone: 0 where a server says none that could be written down."""
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 1 << 31 else 0
 
 
 def answer_share(answer: Answer) -> int:
@@ -277,7 +282,7 @@ class Client:
             try:
                 reply = decoded(data)
                 vector = np.array(reply["data"][0]["embedding"], np.float32)
-                tokens = int(reply["usage"]["prompt_tokens"])
+                tokens = _counted(reply["usage"]["prompt_tokens"])
             except (ValueError, LookupError, TypeError) as e:
                 raise EngineTrouble(f"not an embedding ({type(e).__name__}: {e}): {words(data)}") from None
             length = float(np.linalg.norm(vector))

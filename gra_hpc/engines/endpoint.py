@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from gra_hpc.config.settings import ModelConfig, SystemRole
-from gra_hpc.engines.client import EngineTrouble, answer_share, body, completion, decoded, words
+from gra_hpc.engines.client import EngineTrouble, answer_share, body, completion, words
 from gra_hpc.engines.key import Key
 from gra_hpc.engines.pace import Pace
 from gra_hpc.errors import EngineError
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 TROUBLES = 6
 """Times that a call may fail while the server answers others; then it is given up."""
+MOST_BYTES = 64 << 20
+"""Longest body of a server's answer."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 60.0
 _NOT_NOW = (408, 409, 425, 429, 502, 503, 504, 520, 522, 524, 529)
 """Statuses that say nothing against a call: the server, or what stands before it, has too much to do."""
@@ -138,7 +140,7 @@ class Endpoint:
         if status != 200:
             raise self._error(f"HTTP {status}: {words(data)}")
         try:
-            listed = {str(m["id"]): m for m in decoded(data)["data"]}
+            listed = {str(m["id"]): m for m in orjson.loads(data)["data"]}
         except (ValueError, LookupError, TypeError) as e:
             raise self._error(f"no list of models ({type(e).__name__}: {e})") from None
         names = ", ".join(list(listed)[:10]) or "nothing"
@@ -329,7 +331,7 @@ class Endpoint:
                 proxy=self.config.proxy or None,
                 allow_redirects=False,  # the key is for this server alone
             ) as response:
-                return response.status, response.headers, self.key.without(await response.read())
+                return response.status, response.headers, self.key.without(await _whole(response))
         except TimeoutError:
             raise Later(f"no answer within {self.config.timeout_s} s", "timeout") from None
         except (aiohttp.ClientError, OSError, RuntimeError) as e:
@@ -357,12 +359,27 @@ class Endpoint:
         )
 
 
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """A body, if it ends.
+
+    Raises:
+        Later: it is longer than any answer.
+    """
+    parts, size = [], 0
+    async for part in response.content.iter_chunked(1 << 16):
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
+            raise Later(f"an answer of more than {MOST_BYTES >> 20} MiB", "endless")
+    return b"".join(parts)
+
+
 def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that a server asks to wait; 0: it does not say."""
     said = headers.get("Retry-After", "").strip()
     with contextlib.suppress(ValueError):
         return min(86_400.0, max(0.0, float(said)))
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):
         return min(86_400.0, max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time()))
     return 0.0
 

@@ -19,6 +19,7 @@ from gra_hpc.config.endpoint import EndpointConfig
 from gra_hpc.config.settings import ModelConfig, SystemRole
 from gra_hpc.doctor.endpoints import answers
 from gra_hpc.engines import endpoint as module
+from gra_hpc.engines.client import completion
 from gra_hpc.engines.endpoint import Endpoint, retry_after, what_it_serves
 from gra_hpc.engines.key import Key
 from gra_hpc.engines.pace import Pace
@@ -341,3 +342,28 @@ def test_the_doctor_asks_once() -> None:
     )  # fmt: skip
     assert "does not take guided JSON" in lines[1] and "models.m.max_model_len=4096" in lines[2]
     assert found(lambda _: refused("wrong", 401), {"id": "big"})[0].startswith("failure")
+
+
+@pytest.mark.parametrize(
+    "counts", ["1e999", "-1e999", "1e308", "-5", "9" * 30, "null", '"x"', "[]", "true", "2147483648", "0.5"]
+)
+def test_what_a_server_counts_is_written_down_only_if_it_can_be(counts: str) -> None:
+    """A journal holds no number of tokens but these: the line would be lost, or the attempt end in a traceback."""
+    usage = f'"usage": {{"prompt_tokens": {counts}, "completion_tokens": {counts}}}'
+    data = f'{{"choices": [{{"message": {{"content": "hi"}}, "finish_reason": "stop"}}], {usage}}}'.encode()
+    answer = completion(REQUEST, data, 0.1)
+    assert answer.text == "hi" and (answer.prompt_tokens, answer.completion_tokens) in ((0, 0), (1, 1))
+
+
+def test_an_answer_without_an_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 1 << 16)
+    endless = said("x" * (1 << 18))
+    replies = itertools.chain([endless] * 2, itertools.repeat(said()))
+    answer, _, endpoint = on(lambda _: next(replies), lambda e: e.ask(REQUEST), model="big")
+    assert answer.text == "hi" and endpoint.stats.again == {"endless": 2}
+
+
+@pytest.mark.parametrize("listed", [[{"id": "\ud800"}], [{"id": "a", "meta": [1]}, 1], [["id"]], ["id"], [{}]])
+def test_lists_of_models_that_are_none(listed: list[Any]) -> None:
+    with pytest.raises(EngineError, match="no list of models"):
+        on(lambda _: said(), lambda e: e.served(), listed)
