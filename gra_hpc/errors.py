@@ -44,6 +44,10 @@ class EngineError(GraError):
     """An engine that cannot start, or that keeps dying. The message ends with its log's path."""
 
 
+class EndedError(GraError):
+    """A process of ours was ended from outside, by a signal: there is nothing to mend in what it was asked."""
+
+
 class OwnershipError(GraError):
     """A file or directory that decides what runs as this user, and that others may change."""
 

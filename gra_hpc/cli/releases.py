@@ -18,8 +18,20 @@ Release = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the r
 
 
 def _directory(path: Path) -> Path:
+    """The release that is meant.
+
+    Raises:
+        ReleaseError: a run that has none yet, or no release at all.
+    """
     inside = path / "release"
-    return inside if (inside / "manifest.json").is_file() else path
+    if (inside / "manifest.json").is_file():
+        return inside
+    run = path.parent if path.name == "release" and not path.exists() else path
+    if (run / "plan.json").is_file() and not inside.exists():
+        raise ReleaseError(f"{run}: no release yet", f"gra status {run}")
+    if not (path / "manifest.json").is_file() and not (path / "data").is_dir():
+        raise ReleaseError(f"{path}: not a release (no manifest.json)", "gra release verify RUN")
+    return path
 
 
 @release_app.command("verify")

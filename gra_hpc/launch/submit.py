@@ -11,6 +11,7 @@ from gra_hpc.launch import local
 from gra_hpc.launch.round_end import tidy
 from gra_hpc.launch.submissions import Does, sole_submitter
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
@@ -42,7 +43,10 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
     steps = remaining(run)
     if not steps:
         tidy(run)
-        tell(f"nothing left to do; release in {shown(run.release)}")
+        missing = sum(not is_published(run.round(n).shard(s)) for n in run.rounds for s in range(run.shards_of(n)))
+        tell(f"nothing left to do; release in {shown(run.release)}{f', without {missing} shards' if missing else ''}")
+        if missing:
+            say(f"next: gra resume {shown(run.path)} merge.allow_partial=false  (to make them)")
         return
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import submit_steps

@@ -7,6 +7,7 @@ with its parent.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from gra_hpc.errors import GraError
+from gra_hpc.errors import EndedError, GraError
 from gra_hpc.log_tail import ANY, tail, telling
 from gra_hpc.models.hub import OFFLINE
 from gra_hpc.workers import child_environment, die_with_parent, leave_signals_to_parent
@@ -58,6 +59,10 @@ def answered(
                 cwd=directory,  # an older Python of the engines' does not know -P
                 check=False,
             ).returncode
+        if code < 0:
+            by = signal.Signals(-code).name
+            more = " (out of memory?)" if by == "SIGKILL" else ""
+            raise EndedError(f"{what}: its process was ended by {by}{more}", "gra resume RUN; no answer is lost")
         if code:
             lines = tail(directory / "log", 40)
             if absent := telling(lines, r"No module named '(\w+)"):

@@ -15,7 +15,7 @@ from gra_hpc.errors import StorageError
 from gra_hpc.foreign import all_fit
 from gra_hpc.owner import Owner
 from gra_hpc.run.directory import ATTEMPT_NAME, AttemptDir, ShardDir
-from gra_hpc.storage import fsync_dir, full_disk_as_error, read_object, to_json, write_atomic
+from gra_hpc.storage import fsync_dir, full_disk_as_error, opened_here, read_object, to_json, write_atomic
 
 
 def job_id() -> str:
@@ -105,7 +105,7 @@ class Heartbeat:
     seconds: float = 0.0
     """Since it began, by a clock that never steps."""
     phase: str = "starting"
-    """starting, running, draining, embedding, publishing, or how it ended: published, drained, overtaken,
+    """starting, running, draining, embedding, publishing, or how it ended: published, drained, stopped, overtaken,
     failed."""
     message: str = ""
     """Why it ended, for people."""
@@ -141,10 +141,15 @@ class Heartbeat:
 
     def write(self, attempt: AttemptDir) -> None:
         """Replace the heartbeat file; without fsync: it only informs. The directory may be gone once another attempt
-        has published."""
+        has published. Where there is no room for a new file, the one that is there is written over: how an attempt
+        ended is known on a full disk too."""
         self.at, self.seconds = time.time(), round(self.lasted, 3)
-        with contextlib.suppress(OSError, StorageError):
-            write_atomic(attempt.heartbeat, to_json(asdict(self)), durable=False)
+        data = to_json(asdict(self))
+        try:
+            write_atomic(attempt.heartbeat, data, durable=False)
+        except (OSError, StorageError):
+            with contextlib.suppress(OSError), open(attempt.heartbeat, "r+b", opener=opened_here) as file:
+                file.write(data.ljust(os.fstat(file.fileno()).st_size))  # within the blocks that it has
 
     @classmethod
     def read(cls, attempt: AttemptDir) -> Heartbeat | None:

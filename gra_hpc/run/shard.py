@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from gra_hpc.config.settings import Flow, RunConfig
 from gra_hpc.conversation import asked
-from gra_hpc.errors import EngineError, GraError, IncompleteError
+from gra_hpc.errors import EndedError, EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.gra.keep import keep
@@ -190,7 +190,8 @@ async def attempt(host: Host, round_: int, number: int, here: AttemptDir) -> End
             publish.sweep(shard)
             mine = read_json(shard.manifest)["attempt"] == here.id
             return End.published if mine else End.already
-        beat.phase, beat.message = "failed", str(e) or type(e).__name__
+        beat.phase = "stopped" if isinstance(e, EndedError) else "failed"
+        beat.message = str(e) or type(e).__name__
         raise
     finally:
         beating.cancel()
@@ -258,7 +259,12 @@ async def _run(host: Host, state: Attempt, units: list[Unit]) -> End:
             return _unfinished(state)
         stats = host.engines_did()
         state.beat.phase = "embedding"
-        embeddings = await asyncio.to_thread(_embed, state)
+        try:
+            embeddings = await asyncio.to_thread(_embed, state)
+        except EndedError:
+            if state.signals.first:  # meant for the whole step
+                return _unfinished(state)
+            raise
         state.beat.phase = "publishing"
         state.beat.write(state.dir)
         state.journal.flush()

@@ -42,7 +42,10 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
             raise GraError(f"shard {shard}: round {number} has shards 0 to {count - 1}", f"gra status {run.path}")
         directory = run.round(number).shard(shard)
         what = f"round {number} shard {shard}"
-        logs = finder.shard(number, directory, newest_attempt(directory))
+        beat = newest_attempt(directory)
+        logs = finder.shard(number, directory, beat)
+        if lines and beat and beat.message:  # its log may have had no room for it
+            yield f"{what}: {beat.phase}: {beat.message}"
     files = [*logs.job, *logs.engines]
     if not files:
         raise GraError(

@@ -16,6 +16,7 @@ from gra_hpc.owner import Owner, Sightings
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import Merged
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
@@ -97,6 +98,8 @@ class RoundStatus:
     failures: list[Failure] = field(default_factory=list)
     merging: str = ""
     """waiting or running: its merge in Slurm's queue; empty: none there."""
+    absent: list[int] = field(default_factory=list)
+    """Shards that its merge, which was made without them, does not hold."""
     eta_s: float | None = None
     """Seconds until its shards are through at the present rate; none: nothing runs, or nothing has been measured."""
 
@@ -215,10 +218,18 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                 for s in seen
             ]
             merged = run.round(number).manifest.is_file()
+            absent = _absent(run, number, len(states)) if merged and number else []
             failures = judge.failures(number, states, merged)
             rounds.append(
                 RoundStatus(
-                    number, merged, states, _ledger(states), failures, queue.merging.get(number, ""), eta(states)
+                    number,
+                    merged,
+                    states,
+                    _ledger(states),
+                    failures,
+                    queue.merging.get(number, ""),
+                    absent,
+                    eta(states),
                 )
             )
     why = (stopped.what, stopped.then) if stopped else ("", "")
@@ -284,6 +295,15 @@ def _look(shard: ShardDir) -> ShardStatus | _Seen:
     newest = shard.attempt(names[-1] if names else "")
     before = tuple(b for name in names[:-1] if (b := Heartbeat.read(shard.attempt(name))))
     return _Seen(shard, len(names), Heartbeat.read(newest) if names else None, newest.heartbeat, damaged, before)
+
+
+def _absent(run: Run, number: int, shards: int) -> list[int]:
+    """Shards that a round's merge does not hold; of one that cannot be read others speak."""
+    try:
+        merged = Merged.load(run.round(number))
+    except StorageError:
+        return []
+    return [] if merged is None or merged.complete else [s for s in range(shards) if (number, s) not in merged.shards]
 
 
 def _damage(shard: ShardDir) -> str:

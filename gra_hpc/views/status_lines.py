@@ -58,7 +58,8 @@ def _standing(r: RoundStatus) -> str:
     """Where a round stands, in a word or two."""
     states = shard_states(r.shards)
     if r.merged:
-        return "merged"
+        there = len(r.shards) - len(r.absent)
+        return f"merged in part: {there} of {len(r.shards)} shards" if r.absent else "merged"
     if r.merging == "running":
         return "merging"
     for state in ("running", "starting", "queued"):
@@ -92,6 +93,9 @@ def _block(r: RoundStatus, details: bool) -> Iterator[tuple[str, str]]:
         yield "left", f"about {duration(r.eta_s)}, until {_clock(r.eta_s)}"
     if r.merging == "waiting":
         yield "merge", "waits for its shards"
+    if r.absent:
+        which = index_ranges(r.absent)
+        yield "without", f"shards {which if len(which) < 60 else f'{r.absent[0]} and others'}, to make them: see next"
     for f in r.failures:
         yield f.what, f"failed: {_cause(f)}" if f.what == "merge" else f"{_who(f)}: {_cause(f)}"
     for text in journal_problems(r):
@@ -216,6 +220,8 @@ def next_command(status: RunStatus) -> str:
     states = {s.state for r in status.rounds for s in r.shards}
     run = shown(status.run)
     if status.release:
+        if any(r.absent for r in status.rounds):
+            return f"gra resume {run} merge.allow_partial=false  (what is missing; or as it is: gra inspect {run})"
         books = sum((r.ledger for r in status.rounds if r.round), Ledger())
         return f"gra inspect {run}{books.to_inspect}"
     if states & {"running", "queued"} or any(r.merging for r in status.rounds):
@@ -251,7 +257,8 @@ def one_line(status: RunStatus) -> str:
 def summary(status: RunStatus) -> str:
     """A whole run in a few words, for a list of several."""
     if status.release:
-        return f"released: {sum(r.ledger.accepted for r in status.rounds if r.round):,} accepted"
+        part = " (merged in part)" if any(r.absent for r in status.rounds) else ""
+        return f"released{part}: {sum(r.ledger.accepted for r in status.rounds if r.round):,} accepted"
     if status.copy_of:
         return f"a copy of {shown(status.copy_of)}, whose jobs run"
     if status.stopped:

@@ -100,12 +100,19 @@ def test_a_merge_without_all_shards(new_run: MakeRun, reference: Run, nursery, t
     assert "round 1: 1 of 2 shards are not published: 0" in done.stderr
     assert f"gra resume {run.path}" in done.stderr
     assert not run.release.exists()
+    done = gra("release", "verify", run.path)
+    assert done.stderr.strip() == f"gra: {run.path}: no release yet -> gra status {run.path}"
     done = gra("merge", run.path, "merge.allow_partial=true")
     assert done.returncode == 0, done.stderr
     coverage = read_json(run.round(1).manifest)["coverage"]
     assert (coverage["complete"], coverage["published"], coverage["expected"]) == (False, 1, 2)
     card = (run.release / "README.md").read_text().lower()
     assert "partial" in card or "1 of 2" in card
+    then = f"gra resume {run.path} merge.allow_partial=false"
+    done = gra("status", run.path)
+    assert "round 1: merged in part: 1 of 2 shards" in done.stdout and f"next: {then}" in done.stdout
+    done = gra("resume", run.path)
+    assert "without 1 shards" in done.stdout and f"next: {then}" in done.stdout
     done = gra("resume", run.path, "merge.allow_partial=false")
     assert done.returncode == 0, done.stderr
     assert release_of(run) == release_of(reference)

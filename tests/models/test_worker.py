@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gra_hpc.errors import GraError
+from gra_hpc.errors import EndedError, GraError
 from gra_hpc.models.worker import answered
 from tests.waiting import ended, until
 
@@ -76,3 +76,16 @@ def test_a_worker_dies_with_its_parent(path: str, tmp_path: Path) -> None:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     ended([worker])
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGKILL, r"SIGKILL \(out of memory\?\)"), (signal.SIGABRT, "SIGABRT"), (15, "SIGTERM")]
+)
+def test_a_worker_that_is_ended_is_no_fault_of_its_model(tmp_path: Path, number: int, said: str) -> None:
+    (tmp_path / "worker_that_is_ended.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    with (
+        pytest.raises(EndedError, match=f"^embedding: its process was ended by {said} -> gra resume RUN") as e,
+        answered("worker_that_is_ended", 0, what="embedding", then="merge.embed_model=DIR", PYTHONPATH=str(tmp_path)),
+    ):
+        pass
+    assert "embed_model" not in str(e.value), "a setting that is frozen"

@@ -11,6 +11,7 @@ from gra_hpc.owner import Owner
 from gra_hpc.run import attempts
 from gra_hpc.run.attempts import Heartbeat, attempt_names, begin, earlier, newest_attempt, stuck
 from gra_hpc.run.directory import RunDir, ShardDir
+from tools.faults.faults import small_disk
 
 ENDED = {"pid": 2**22 + 1}
 
@@ -93,3 +94,18 @@ def test_how_long_it_took_is_told_by_a_clock_that_never_steps(shard: ShardDir, m
     beat.write(attempt)
     read = Heartbeat.read(attempt)
     assert read is not None and read.at < read.started and 0 <= read.seconds <= beat.lasted
+
+
+def test_how_an_attempt_ended_is_known_on_a_full_disk(shard: ShardDir) -> None:
+    """No room for another file: what is there is written over, also with a shorter text."""
+    with small_disk(shard.path.parent, 64) as resize:
+        attempt = begin(shard)
+        beat = Heartbeat(attempt.id, 0, 1)
+        for phase, message in (("running", ""), ("failed", "no space left on this file system"), ("failed", "short")):
+            beat.phase, beat.message = phase, message
+            beat.write(attempt)
+            found = Heartbeat.read(attempt)
+            assert found is not None and (found.phase, found.message) == (phase, message)
+            resize(8)
+            with pytest.raises(OSError, match="No space left"):
+                (shard.path / "more").write_bytes(b"x" * 65536)
