@@ -11,7 +11,7 @@ from typing import Any
 
 from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig, Thinks
 from gra_hpc.engines.endpoint import Served, what_it_serves
-from gra_hpc.errors import EngineError, GraError
+from gra_hpc.errors import ConfigError, EngineError, GraError
 from gra_hpc.models import hub, special_tokens
 from gra_hpc.models.facts import read_facts
 from gra_hpc.models.files import check_files, model_directory, stated_licence
@@ -101,6 +101,7 @@ def pin_models(config: RunConfig, say: Say = lambda _: None) -> dict[str, ModelP
     Raises:
         EngineError: a model that is not there, with the command that fetches it; or that no engine could load; an
             endpoint that is not reached.
+        ConfigError: a budget for thoughts that leaves an answer no room.
     """
     pins = {}
     for name, model in config.models.items():
@@ -111,7 +112,25 @@ def pin_models(config: RunConfig, say: Say = lambda _: None) -> dict[str, ModelP
         if config.engine.kind is EngineKind.vllm:
             check_files(directory, model)
         pins[name] = ModelPin.of(directory, model, say)
+        if (thinking := pins[name].thinking) and thinking.on:
+            _refuse_endless_thoughts(name, config)
     return pins
+
+
+def _refuse_endless_thoughts(name: str, config: RunConfig) -> None:
+    """Refuse a budget for thoughts that leaves an answer no room in a model's context.
+
+    Raises:
+        ConfigError: with both.
+    """
+    method, length = config.method, config.models[name].max_model_len
+    own = [m.sampling for m in config.committee.values() if m.model == name]
+    longest = max(s.thinking_tokens or 0 for s in (method.sampling, *method.role_sampling.values(), *own))
+    if longest >= length:
+        raise ConfigError(
+            f"thinking_tokens={longest}: leaves no room for an answer in the context of {name} ({length} tokens)",
+            f"models.{name}.max_model_len={2 * longest}, or method.sampling.thinking_tokens={length // 2}",
+        )
 
 
 def special_pattern(pins: Mapping[str, ModelPin]) -> re.Pattern[str]:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from gra_hpc.conversation import shown
 from gra_hpc.errors import GraError
-from gra_hpc.parquet import open_table, read_table
+from gra_hpc.parquet import open_table
 from gra_hpc.records import (
     ACCEPTED,
     CONTEXT,
@@ -19,6 +19,7 @@ from gra_hpc.records import (
     FAILED,
     INSTRUCTION_CRITERIA,
     REJECTED,
+    THOUGHTS,
     call_schema,
     sample_schema,
 )
@@ -72,15 +73,16 @@ def _tables(shard: ShardDir) -> tuple[Path, Path]:
 
 
 def table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A table of a shard, without its embeddings.
+    """A table of a shard, without its embeddings, with contexts and thoughts where it has columns for them.
 
     Raises:
         ReleaseError: it cannot be read.
     """
     then = f"move {path.parent / 'manifest.json'} away, then gra resume {path.parents[4]}"
-    with open_table(path, then=then) as file:
-        optional = [n for n in (CONTEXT,) if n in file.schema_arrow.names and n not in schema.names]
-    return read_table(path, [*(n for n in schema.names if n != "embedding"), *optional], then)
+    names = [n for n in schema.names if n != "embedding"]
+    with open_table(path, names, then=then) as file:
+        optional = [n for n in (CONTEXT, THOUGHTS) if n in file.schema_arrow.names and n not in names]
+        return file.read([*names, *optional])
 
 
 def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
@@ -98,6 +100,8 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
     if row.get(CONTEXT):
         yield from _block("conversation", shown(row[CONTEXT]))
     yield from _block("instruction", row["instruction"])
+    if row.get(THOUGHTS):
+        yield from _block("thoughts before the response", row[THOUGHTS])
     yield from _block("response", row["response"])
     if row["summary"]:
         yield f"summary: {row['summary']}"

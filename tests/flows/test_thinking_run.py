@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gra_hpc.config import presets
-from gra_hpc.errors import ReleaseError
+from gra_hpc.errors import ConfigError, ReleaseError
 from gra_hpc.merge.round import merge_round
 from gra_hpc.records import Call
 from gra_hpc.release.build import build
@@ -28,12 +28,13 @@ from gra_hpc.run.shard import End
 from gra_hpc.run.worker import run_shard
 from gra_hpc.storage import read_json, sha256, to_json
 from gra_hpc.thoughts import Apart, Thoughts, apart, inline, mark_in
+from gra_hpc.views.sample import find_sample, history
 from tests.models.test_thinking import GPT_OSS, MAGISTRAL, QWEN3, R1, TURNS
 
 FAMILIES = {"qwen": QWEN3, "deepseek": R1, "oss": GPT_OSS, "magistral": MAGISTRAL, "plain": TURNS}
 
 
-def planned(where: Path, name: str) -> Run:
+def planned(where: Path, name: str, *overrides: str) -> Run:
     """A run of five models on eight seeds, some of whose answers are cut off."""
     models = {}
     for model, template in FAMILIES.items():
@@ -57,7 +58,7 @@ def planned(where: Path, name: str) -> Run:
         "release": {"diagnostics": {"rows": 0}, "formats": ["chat"]},
     }
     (where / "thinking.yaml").write_text(json.dumps(settings))
-    return planning.make(where / name, presets.compose(str(where / "thinking.yaml")))
+    return planning.make(where / name, presets.compose(str(where / "thinking.yaml"), overrides))
 
 
 def finish(run: Run) -> None:
@@ -115,6 +116,20 @@ def test_a_sample_keeps_the_thoughts_behind_its_response(run: Run) -> None:
             answered[sample["id"]][k] for k in ("text", "thoughts")
         )
     assert all(s["thoughts"] == "" for s in table(run, "samples") if not s["response"])
+
+
+def test_a_sample_is_shown_with_its_thoughts(run: Run) -> None:
+    sample = next(s for s in table(run, "samples") if s["thoughts"])
+    row, _, calls = find_sample(run, sample["id"])
+    lines = list(history(row, calls))
+    at = lines.index("thoughts before the response:")
+    assert lines[at + 1] == f"    {sample['thoughts'].splitlines()[0]}" and "response:" in lines[at:]
+
+
+def test_thoughts_that_leave_an_answer_no_room_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"thinking_tokens=2048: leaves no room .* context of oss \(2048 tokens\)"):
+        planned(tmp_path, "run", "models.oss.max_model_len=2048")
+    planned(tmp_path, "run", "models.plain.max_model_len=2048")  # one that does not think
 
 
 def released(run: Run, where: Path, thoughts: str) -> Path:
@@ -221,6 +236,9 @@ def test_seeds_as_they_are_bring_their_own(tmp_path: Path) -> None:
         {"messages": [{"role": "user", "content": f"{i}: 2+2?"}, {"role": "assistant", **a}]}
         for i, a in enumerate(answers)
     ]
+    before = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+    before += [{"role": "assistant", "content": "2", "reasoning": "One more."}, {"role": "user", "content": "6: 2+2?"}]
+    lines.append({"messages": [*before, {"role": "assistant", "content": "<think>Two and two are four.</think>4"}]})
     (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = {
         "seeds": {"path": str(tmp_path / "seeds.jsonl")},
@@ -233,9 +251,17 @@ def test_seeds_as_they_are_bring_their_own(tmp_path: Path) -> None:
     made = planning.make(tmp_path / "run", presets.compose(str(tmp_path / "seeds.yaml")))
     finish(made)
     rows = {r["instruction"]: (r["response"], r["thoughts"]) for r in data(made.release)}
-    assert rows == {f"{i}: 2+2?": ("4", "Two and two are four." if i < 5 else "") for i in range(6)}
-    assert "5 seeds came with the thoughts" in (made.release / "README.md").read_text()
+    assert rows == {f"{i}: 2+2?": ("4", "Two and two are four." if i != 5 else "") for i in range(7)}
+    assert "6 seeds came with the thoughts" in (made.release / "README.md").read_text()
     assert verify(made.release) == []
+    release = build(Run.open(made.path, ["release.thoughts=inline"]))
+    whole = {r["instruction"]: [(m["role"], m["content"]) for m in r["messages"]] for r in data(release)}
+    thought = ("assistant", "<think>\nTwo and two are four.\n</think>\n\n4")
+    turns = [("system", "Be brief."), ("user", "1+1?"), ("assistant", "2"), ("user", "6: 2+2?"), thought]
+    assert whole["6: 2+2?"] == turns, "no thoughts before the last turn"
+    assert whole["0: 2+2?"] == [("user", "0: 2+2?"), thought]
+    assert whole["5: 2+2?"] == [("user", "5: 2+2?"), ("assistant", "4")]
+    assert verify(release) == []
 
 
 def test_a_resumed_run_is_the_same(run: Run, tmp_path: Path) -> None:
