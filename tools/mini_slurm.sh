@@ -280,6 +280,11 @@ nodes_in() { slurm sinfo -h -N -n "${2:-node[1-$NODES]}" -p low -t "$1" -o %N 2>
 up() { # NODES COUNT
     [[ $(nodes_in idle,mixed,allocated "$1" | wc -l) -eq $2 && -z $(nodes_in no_respond,down,drain,unknown "$1") ]]
 }
+known() { # whether each node whose daemon runs has told the controller what it has: before, jobs for GPUs are refused
+    local n running=''
+    for ((n = 1; n <= NODES; n++)); do if pid_of "slurmd-node$n" >/dev/null; then running+=,node$n; fi; done
+    [[ -z $running || -z $(nodes_in unknown,no_respond "${running#,}") ]]
+}
 wake() { # NODES COUNT: until these nodes take jobs
     local down
     down=$(nodes_in down,drain "$1" | paste -sd,)
@@ -362,6 +367,6 @@ case $cmd in
     kill-slurmd) settings; kill_daemon "slurmd-node$n" ;;
     start-node) settings; start_node "$n"; wake "node$n" 1 ;;
     kill-ctld) settings; kill_daemon slurmctld ;;
-    start-ctld) settings; start_ctld ;;
+    start-ctld) settings; start_ctld; wait_for 60 "the nodes" known ;;
     *) die "unknown command: $cmd" ;;
 esac
