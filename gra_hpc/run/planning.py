@@ -81,6 +81,7 @@ def make(
         seed_thoughts=sum(bool(s.thoughts) for s in seed_set.seeds),
         seed_contexts=sum(bool(s.context) for s in seed_set.seeds),
         seed_aside=seed_set.aside,
+        seed_unread=seed_set.unread,
         models=pins,
         embed=embed,
         benchmarks=benchmarks,

@@ -57,6 +57,7 @@ def read(values: dict[str, Any]) -> Conversation:
     turns = _answered(turns, values, aside)
     if turns and turns[-1].role == "assistant":
         turns[-1].thoughts = paragraphs(*dict.fromkeys((turns[-1].thoughts, text_of(values.get("thoughts")))))
+    aside += dict.fromkeys(f"{key} of messages" for turn in turns for key in turn.unread)
     for number, turn in enumerate(turns, 1):
         if turn.role == "assistant":
             _tell_thoughts_apart(turn, "response" if number == len(turns) else f"turn {number}")

@@ -47,6 +47,9 @@ THINKING_PARTS = ("thinking", "reasoning", "reasoning_text")
 """Types of a message's parts that hold thoughts."""
 THINKING = ("reasoning_content", "reasoning", "thoughts", "thinking")
 """Fields that hold thoughts, of a message and of a record."""
+READ = {*WHO, *WHAT, *THINKING, "type", "id", "status", "refusal", "tool_calls", "function_call", "weight"}
+"""Keys of a message that are known; of a call and its result also `OF_CALLS`."""
+OF_CALLS = {"name", "call_id", "tool_call_id", "arguments"}
 MEDIA = ("audio", "image", "images", "video", "videos", "audios")
 """Fields that hold what is no text, of a message and of a record."""
 
@@ -64,6 +67,10 @@ class Turn:
     """Of a tool: id of the call that it answers, if said."""
     thoughts: str = ""
     """What it was thought out with, as it stands beside it."""
+    learned: bool = True
+    """Of an assistant: whether fine-tuning learns it (`weight`)."""
+    unread: tuple[str, ...] = ()
+    """Keys of the message that say something, and are not known."""
 
     @property
     def message(self) -> Message:
@@ -174,14 +181,18 @@ def _turn(item: object) -> Turn:
         if not says_nothing(item.get(key)):
             raise Refused(NOT_TEXT, f"{key} in a message", item)
     said = next((item[key] for key in WHAT if not is_absent(item.get(key))), None)
+    known = READ | OF_CALLS if role in (CALL, "tool") else READ
+    unread = tuple(k for k in item if k not in known and not says_nothing(item[k]))
     if role == CALL:
         calls = item if is_absent(said) else unpacked(said)  # an item of the responses API is the call itself
-        return Turn("assistant", "", [_call(c) for c in (calls if isinstance(calls, list) else [calls])])
+        found = [_call(c) for c in (calls if isinstance(calls, list) else [calls])]
+        return Turn("assistant", "", found, unread=unread)
     if role == "tool":
         answers = text_of(item.get("tool_call_id")) or text_of(item.get("call_id"))
-        return Turn(role, _result(said), answers=answers)
-    turn = Turn(role, _content(said), thoughts=_thoughts_beside(item, said))
+        return Turn(role, _result(said), answers=answers, unread=unread)
+    turn = Turn(role, _content(said), thoughts=_thoughts_beside(item, said), unread=unread)
     if role == "assistant":
+        turn.learned = item.get("weight") != 0
         turn.content = turn.content or text_of(item.get("refusal"))
         asked = listed(unpacked(item.get("tool_calls")))
         asked = [] if says_nothing(asked) else asked if isinstance(asked, list) else [asked]

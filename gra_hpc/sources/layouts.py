@@ -25,7 +25,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "response": ("response", "output", "completion", "answer", "solution", "chosen"),
     "messages": ("messages", "conversations", "conversation"),
     "instances": ("instances",),
-    "system": ("system", "system_prompt", "system_message", "developer", "instructions"),
+    "system": ("system", "system_prompt", "system_message", "instructions"),
     "history": ("history",),
     "tools": ("tools", "functions"),
     "rejected": ("rejected",),
@@ -110,6 +110,8 @@ class Layout:
         """Mapped fields that no record has had so far."""
         self.known = 0
         """Records with a field that could hold an instruction."""
+        self.read: set[str] = set()
+        """Fields that some record was read from."""
         self._resolve = functools.lru_cache(maxsize=1024)(self._resolved)
 
     @property
@@ -164,6 +166,7 @@ class Layout:
         if not _asks(places, record):
             raise Refused(UNKNOWN_LAYOUT, f"fields: {excerpt(', '.join(map(str, record)))}", record)
         self.known += 1
+        self.read.update(places.values())
         return {target: self._value(record, target, name) for target, name in places.items()}
 
     def conversation(self, record: dict[str, Any]) -> Conversation:
@@ -214,6 +217,11 @@ class Layout:
                 value = value[part]
         self.missing.pop(target, None)
         return value
+
+    def unread(self, source: Source) -> list[str]:
+        """Fields of a source that nothing was read from."""
+        read = self.read | {name.split(".")[0] for name in self.read}
+        return [c for c in map(str, source.columns) if c not in read]
 
     def check(self, source: Source) -> None:
         """Refuse a dataset in which no record has the fields needed.

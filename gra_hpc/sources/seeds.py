@@ -104,6 +104,8 @@ class SeedSet:
     """What was read, for people."""
     aside: dict[str, int] = field(default_factory=dict)
     """What was left aside, by its kind: in how many seeds' records; of files, how many."""
+    unread: list[str] = field(default_factory=list)
+    """Fields that nothing was read from."""
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -177,7 +179,7 @@ def load(
         raise SeedError(f"{source.label}: no record in it", "check seeds.path")
     if objects:
         layout.check(source)
-    return SeedSet(seeds, rejects, read, _digest(seeds), source.label, dict(aside.most_common()))
+    return SeedSet(seeds, rejects, read, _digest(seeds), source.label, dict(aside.most_common()), layout.unread(source))
 
 
 def _digest(seeds: Iterable[Record]) -> str:

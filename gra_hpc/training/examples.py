@@ -23,7 +23,8 @@ from gra_hpc.thoughts import Thoughts, inline, without_marks
 from gra_hpc.training.config import Trained
 
 Messages = list[dict[str, Any]]
-"""Turns `{role, content}`, some with `tool_calls`; the last one is the assistant's."""
+"""Turns `{role, content}`, some with `tool_calls`, some with `weight: 0`: nothing is learned from those. The last is
+the assistant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,10 @@ def _example(found: Conversation, thoughts: bool) -> Example:
         raise Refused(ENCODING, "") from None
     if thoughts:
         turns[-1].content = inline(without_marks(turns[-1].thoughts), turns[-1].content)
-    return Example([for_template(t.message) for t in turns], found.tools)
+    if not any(t.learned for t in turns if t.role == "assistant"):
+        raise Refused("without words of a weight", "")
+    weights = ({} if t.learned else {"weight": 0} for t in turns)
+    return Example([for_template(t.message) | w for t, w in zip(turns, weights, strict=True)], found.tools)
 
 
 def for_template(message: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gra_hpc.errors import LaunchError, SlurmDownError
 from gra_hpc.run import disk_space
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
+from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import read_regular
 from gra_hpc.views import estimate
 from gra_hpc.views.status import collect
@@ -75,6 +76,8 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         )
         + ")"
     )
+    if plan.seed_unread:
+        yield f"             fields not read: {excerpt(', '.join(plan.seed_unread), 300)}"
     first = RoundPlan.load(run.round(1))
     books = next(r.ledger for r in collect(run, ask_slurm=False).rounds if r.round == 1)  # it may be planned again
     yield f"round 1      {first.candidates} candidates in {plan.shards} shards; {books.line()}"

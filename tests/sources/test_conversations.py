@@ -338,6 +338,29 @@ def test_what_is_left_aside_is_counted_by_kind(jsonl: Write) -> None:
     }
 
 
+def test_what_is_not_read_is_named(jsonl: Write) -> None:
+    """Keys of messages by number, fields of records by name; what only names or orders a message is not worth it."""
+    named = [{**m, "name": "Ada", "id": "m1", "status": "completed", "weight": 1} for m in TALK[1:3]]
+    found = jsonl(
+        {"messages": named, "url": "x", "Prompt": "as the first message"},
+        {"messages": [{**m, "name": None, "annotations": [], "mood": "glad"} for m in TALK[3:]], "url": "y"},
+    )
+    assert found.aside == {"name of messages": 1, "mood of messages": 1}
+    assert found.unread == ["url", "Prompt"]
+    assert jsonl({"query": "Q", "tools": TOOLS, "answers": '[{"name": "f"}]'}).unread == ["answers"]
+    assert not jsonl({"a": {"b": "Q"}, "output": "A"}, fields={"instruction": "a.b"}).unread
+
+
+def test_words_without_weight_are_not_learned(tmp_path: Path) -> None:
+    none = [{**m, "weight": 0} for m in TALK]
+    (tmp_path / "x.jsonl").write_text(
+        "".join(json.dumps({"messages": m}) + "\n" for m in ([*none[:3], *TALK[3:]], none))
+    )
+    found = read_examples(str(tmp_path / "x.jsonl"))
+    assert [m.get("weight") for m in found.conversations[0].messages] == [None, None, 0, None, None]
+    assert found.refused == {"without words of a weight": 1}
+
+
 def test_thoughts_of_the_last_turn_are_told_apart(jsonl: Write) -> None:
     last = {"role": "assistant", "content": "Europa.", "reasoning_content": "Jove's."}
     (seed,) = jsonl({"messages": [*TALK[:4], last]}).seeds

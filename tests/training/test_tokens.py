@@ -174,6 +174,11 @@ def test_words_that_begin_a_conversation_have_no_loss(tokenizer: Any) -> None:
     assert "The Elbe." in tokenizer.decode(encoded.input_ids)
 
 
+def test_words_without_weight_have_no_loss(tokenizer: Any) -> None:
+    encoded = encode(tokenizer, [*CHAT[:2], CHAT[2] | {"weight": 0}, *CHAT[3:]])
+    assert said(tokenizer, encoded) == "|The Rhine.<|im_end|>"
+
+
 def test_calls_of_tools_have_a_loss(tokenizer: Any) -> None:
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
     messages = [CHAT[1], {"role": "assistant", "content": "", "tool_calls": [call]}]

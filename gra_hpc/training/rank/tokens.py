@@ -85,7 +85,9 @@ def render(
         raise ConfigError("model: its tokenizer has no chat template", "model.chat_template=alpaca")
     spans, whole = [], ""
     for number, message in enumerate(messages):
-        if message["role"] != "assistant" or not number:  # words that begin a conversation answer nothing
+        if message["role"] != "assistant" or message.get("weight") == 0:
+            continue
+        if not number:  # words that begin a conversation answer nothing
             continue
         try:
             text = partial(tokenizer.apply_chat_template, tokenize=False, tools=list(tools) or None)
