@@ -114,7 +114,7 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
     if row["raw"]:
         yield from _block("unusable answer", row["raw"])
     asked = table(calls, call_schema())
-    mine = asked.filter(pc.starts_with(asked["key"], row["id"])).sort_by("at").to_pylist()
+    mine = sorted(asked.filter(pc.starts_with(asked["key"], row["id"])).to_pylist(), key=_turn)
     yield f"calls ({len(mine)}):"
     for c in mine:
         _, step, seat, attempt = c["key"].split("/")
@@ -122,6 +122,21 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
             f"  {step:18} {seat:11} try {attempt}  {c['member']} ({c['model']})  {c['prompt_tokens']}+"
             f"{c['completion_tokens']} tokens  {c['seconds']:.2f} s  {c['finish']}  seed {c['seed']}"
         )
+
+
+_STEPS = (
+    "describe", "keywords", "instruction", "review_instruction", "response", "refine", "review_response", "adjudicate",
+    "summary",
+)  # fmt: skip
+"""As the method takes them."""
+
+
+def _turn(call: dict[str, Any]) -> tuple[int, float, str, int]:
+    """Where a call stands in its sample's history: attempts on several machines have several clocks."""
+    _, step, seat, attempt = call["key"].split("/")
+    if step in _STEPS:
+        return _STEPS.index(step), 0.0, seat, int(attempt)
+    return len(_STEPS), call["at"], seat, int(attempt)
 
 
 def _scores(review: dict[str, Any], criteria: tuple[str, ...]) -> str:

@@ -62,6 +62,9 @@ class ShardStatus:
     """Log of its newest job, for shards that are neither published nor alive."""
     started: float = 0.0
     at: float = 0.0
+    """Both by its machine's clock, for people."""
+    lasted: float = 0.0
+    """Seconds of its last attempt so far, by a clock that never steps."""
     seconds: float = 0.0
     """Time that its attempts took, as far as they answered calls for it; for a live one, the present attempt's."""
     held_s: float = 0.0
@@ -361,6 +364,7 @@ class _Judge:
                 "started", "at", "tokens",
             ):  # fmt: skip
                 setattr(out, key, getattr(beat, key))
+            out.lasted = beat.seconds
             out.seconds = _own_seconds(beat.seconds or beat.at - beat.started, beat.calls, beat.replayed)
             if beat.phase == "running" and not beat.calls:
                 out.phase = "starting"  # until an engine has answered
@@ -466,6 +470,7 @@ def _published(shard: ShardDir) -> ShardStatus:
         host=m["host"],
         started=timings["started"],
         at=timings["ended"],
+        lasted=timings.get("seconds", 0.0),
         seconds=_own_seconds(
             timings.get("seconds") or timings["ended"] - timings["started"],
             last.get("calls", calls),

@@ -150,16 +150,18 @@ def candidates_per_hour(r: RoundStatus) -> float:
 
 
 def tokens_per_second(status: RoundStatus) -> dict[str, float]:
-    """Answer tokens per second by role: now, of the shards that run; else over the time the round took."""
-    running = [s for s in status.shards if s.state == "running" and s.at > s.started]
+    """Answer tokens per second by role: now, of the shards that run, by clocks that do not step; else over the time the
+    round took, by those of its machines, but no less than its longest shard took."""
+    running = [s for s in status.shards if s.state == "running" and s.lasted > 0]
     rates: dict[str, float] = {}
     if running:
         for s in running:
             for role, (_, completion) in s.tokens.items():
-                rates[role] = rates.get(role, 0.0) + completion / (s.at - s.started)
+                rates[role] = rates.get(role, 0.0) + completion / s.lasted
         return rates
     ran = [s for s in status.shards if s.at > s.started > 0]
     took = max((s.at for s in ran), default=0.0) - min((s.started for s in ran), default=0.0)
+    took = max([took, *(s.lasted for s in ran)])
     for s in ran:
         for role, (_, completion) in s.tokens.items():
             rates[role] = rates.get(role, 0.0) + completion / took

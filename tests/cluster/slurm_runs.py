@@ -14,7 +14,7 @@ from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
-from tools.faults.faults import check_shard, journals, make_run, release_of, undisturbed, wait_for
+from tools.faults.faults import check_shard, journals, make_run, release_of, undisturbed
 
 SHARDS, SEEDS = 4, 8
 SITE = ("site.executor=slurm", "site.name=mini", "site.partition=low", "site.time_minutes=30", "launch.heartbeat_s=0.5")
@@ -71,14 +71,12 @@ class SlurmRun:
         return [s.number for s in self.shards if is_published(s)]
 
     def wait(self, what: Any, timeout: float = 180) -> None:
-        """Until something holds; what is said when it does not is the queue and the logs' ends."""
-        try:
-            wait_for(what, timeout, every=0.3)
-        except TimeoutError:
-            raise TimeoutError(
-                f"{self.cluster.run('squeue', '-r', '-t', 'all', check=False)}\npublished: {self.published()}\n"
-                f"{self.logs()}"
-            ) from None
+        """Until something holds; what is printed while it does not is the queue and the logs' ends."""
+        self.cluster.wait_until(
+            what, timeout,
+            lambda: f"{self.cluster.run('squeue', '-r', '-t', 'all', check=False)}\npublished: {self.published()}\n"
+            f"{self.logs()}",
+        )  # fmt: skip
 
     def logs(self) -> str:
         """The ends of the jobs' own logs."""

@@ -361,21 +361,27 @@ def test_kill_of_the_shard_leaves_nothing(host: Host, with_guards: bool) -> None
 
 def test_sigterm_from_outside_is_no_reason_to_start_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm sends SIGTERM to all processes of a job that it ends: engines started then would be killed half started."""
-    monkeypatch.setattr(replica, "TERMINATED_PAUSE_S", 1.0)
+    pause, slept = 0.0625, []
+    monkeypatch.setattr(replica, "TERMINATED_PAUSE_S", pause)
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        await sleep(seconds)
+        slept.append(seconds)
 
     async def work() -> None:
         async with host.node() as node:
             await node.start()
             (engine,) = node._replicas
             assert engine.process is not None
-            begin = time.monotonic()
+            monkeypatch.setattr(replica.asyncio, "sleep", noted)
             os.kill(engine.process.pid, signal.SIGTERM)
             os.kill(engine_pid(node), signal.SIGTERM)
             while not engine.stats.causes:
-                await asyncio.sleep(0.01)
+                await sleep(0.01)
             assert "SIGTERM from outside" in engine.stats.causes[0]
             assert (await node.ask(request())).finish == "stop"
-            assert time.monotonic() - begin > 1.0
+            assert slept.count(pause) == 1 and engine.stats.starts == 2
 
     run(work())
 

@@ -41,9 +41,9 @@ def test_five_8b_models_on_eight_80_gb_gpus_share_what_is_left_over() -> None:
         ({**FIVE, "minilm": MINILM}, NodeSpec("gpu", 4, 24)),
     ],
 )
-def test_the_five_cases_are_solved_within_two_seconds(facts: dict[str, ModelFacts], node: NodeSpec) -> None:
-    """CPU time: on an idle machine the same as seconds."""
-    assert solved(facts, node).seconds < 2.0
+def test_the_five_cases_are_solved(facts: dict[str, ModelFacts], node: NodeSpec) -> None:
+    """With how much work: test_search.py."""
+    check(solved(facts, node), node)
 
 
 def test_running_calls_are_no_more_than_the_window_gives() -> None:

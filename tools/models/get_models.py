@@ -219,11 +219,12 @@ def up_to_date(path: Path, model: Model) -> bool:
 @contextlib.contextmanager
 def working_directory(models: Path) -> Iterator[Path]:
     """A directory on the models' file system, removed at the end."""
-    for stale in models.glob(".get-models-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - stale.stat().st_mtime > STALE_S:
-                shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(dir=models, prefix=".get-models-", ignore_cleanup_errors=True) as path:
+        now = Path(path).stat().st_mtime  # by the clock that dates the others too
+        for stale in models.glob(".get-models-*"):
+            with contextlib.suppress(OSError):
+                if now - stale.stat().st_mtime > STALE_S:
+                    shutil.rmtree(stale)
         yield Path(path)
 
 
