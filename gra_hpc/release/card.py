@@ -116,6 +116,19 @@ def reviewers(config: dict[str, Any]) -> int:
     return max(1, min(method["reviewers"], members - 1))
 
 
+def _few(seated: int, method: dict[str, Any]) -> list[str]:
+    """What a committee of so few members cannot do."""
+    reviewers = min(method["reviewers"], max(seated - 1, 1))
+    if reviewers == 1:
+        return [
+            "**One Reviewer decided each row**: there was nobody to disagree with, so the deviation is always 0 and"
+            " nothing was adjudicated."
+        ]
+    if seated - 1 <= reviewers and method["settle"] == "adjudicator":
+        return ["No member was left to adjudicate: where the Reviewers disagreed, the one nearest to the mean decided."]
+    return []
+
+
 def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> list[str]:
     """What a reader has to know before trusting the data; each follows from the manifest.
 
@@ -167,6 +180,9 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
             "All seats of the committee are one model: it reviews its own writing, and agreement among its seats is not"
             " independent evidence."
         )
+    seated = len(facts["config"]["committee"])
+    if method["review_response"] and method["policy"] == "random" and seated < 4:
+        out += _few(seated, method)
     if "decided" in facts:
         out += _decided(facts)
     out += _checks(facts)

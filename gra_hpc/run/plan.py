@@ -62,6 +62,8 @@ class Plan:
     """What was left aside in the seeds' source, by its kind (`seeds.SeedSet`)."""
     seed_unread: list[str] = field(default_factory=list)
     """Fields of the seeds' source that nothing was read from."""
+    seed_unanswered: int = 0
+    """Seeds without a response."""
     decided: dict[str, Any] = field(default_factory=dict)
     """Of a run whose shards are another run's, decided again (`judging/again.py`): that run's name and fingerprint, its
     merges, its rounds' plans, and the thresholds, then and now."""

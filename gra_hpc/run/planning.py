@@ -82,6 +82,7 @@ def make(
         seed_contexts=sum(bool(s.context) for s in seed_set.seeds),
         seed_aside=seed_set.aside,
         seed_unread=seed_set.unread,
+        seed_unanswered=sum(not s.response for s in seed_set.seeds),
         models=pins,
         embed=embed,
         benchmarks=benchmarks,

@@ -140,6 +140,7 @@ def load(
     rejects: list[Reject] = []
     seen: dict[bytes, tuple[int, str]] = {}
     aside: Counter[str] = Counter()
+    strange: Counter[str] = Counter()
     read = objects = 0
     for row, found, key in _keyed(source, layout, config, domains, special, lambda: len(seeds)):
         read += 1
@@ -152,14 +153,16 @@ def load(
             if times and config.duplicates == "reject":
                 raise Refused(DUPLICATE, f"same text as {first}", found.instruction)
             seen[key] = times + 1, first
-            context = found.context
+            context, domain = found.context, domain_name(found.domain, domains)
+            if found.domain and not domain:
+                strange[found.domain] += 1
             id_ = seed_id(found.instruction, found.response, times, context)
             seeds.append(
                 Record(
                     id=id_,
                     instruction=found.instruction,
                     response=found.response,
-                    domain=domain_name(found.domain, domains),
+                    domain=domain,
                     keywords=found.keywords,
                     summary=found.summary,
                     seed_id=id_,
@@ -173,6 +176,9 @@ def load(
             rejects.append(Reject(row.file, row.line, e.reason, e.detail, excerpt(e.text)))
         if config.limit and len(seeds) >= config.limit:
             break
+    if strange:
+        named = ", ".join(excerpt(name)[:40] for name, _ in strange.most_common(3))
+        aside[f"domains that are none of the method's ({named}{', ...' if len(strange) > 3 else ''})"] = strange.total()
     if source.other_splits:
         aside["files of other splits"] = len(source.other_splits)
     if not read:

@@ -16,6 +16,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import read_regular
 from gra_hpc.views import estimate
+from gra_hpc.views.notes import notes
 from gra_hpc.views.status import collect
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
             f" adjudicated mean >= {m.adjudicate_mean:g}"
             + ("" if (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8) else "  (paper: 8, 1.5, 8)")
         )
+    for note in notes(config, plan, first.candidates):
+        yield f"note         {note}"
     if config.method.flow is Flow.seeds:
         yield "engines      none: the seeds are kept as they are"
     elif config.engine.kind is EngineKind.simulated:

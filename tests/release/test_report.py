@@ -9,18 +9,19 @@ import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from made_up_runs import Maker
 
 from gra_hpc.records import CRITERIA
-from gra_hpc.release import charts
+from gra_hpc.release import card, charts
 from gra_hpc.release.build import build
 from gra_hpc.release.cluster_hours import Allocation, allocation
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.release.report.measures import SPANS, Work, choose_shards, distributions, measure_work, time_line
-from gra_hpc.release.report.report import _causes, _operations
+from gra_hpc.release.report.report import _by_chance, _causes, _operations
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.run import Run
@@ -235,3 +236,27 @@ def test_the_page_works_in_a_browser(built: Run, tmp_path: Path, width: int) -> 
     assert result["height"] > 3000 and result["small"] == 0
     if width == 1280:
         assert result["wide"] == 0, "nothing sticks out on a laptop"
+
+
+@pytest.mark.parametrize(
+    ("alpha", "units", "said"), [(0.02, 50, 1), (-0.3, 50, 1), (0.4, 50, 0), (0.02, 5, 0), (None, 50, 0)]
+)
+def test_agreement_by_chance_is_said_before_anything_is_trusted(alpha: float | None, units: int, said: int) -> None:
+    found = _by_chance(alpha, SimpleNamespace(mean_agreement=SimpleNamespace(units=units)))  # type: ignore[arg-type]
+    assert len(found) == said
+    assert all("hardly more than by chance" in x for x in found)
+
+
+@pytest.mark.parametrize(
+    ("seated", "method", "said"),
+    [
+        (2, {}, "One Reviewer decided"),
+        (1, {}, "One Reviewer decided"),
+        (3, {}, "No member was left"),
+        (3, {"settle": "majority"}, ""),
+        (3, {"reviewers": 1}, "One Reviewer decided"),
+    ],
+)
+def test_what_a_small_committee_cannot_do_is_said(seated: int, method: dict[str, object], said: str) -> None:
+    found = card._few(seated, {"reviewers": 3, "settle": "adjudicator"} | method)
+    assert (said in found[0]) if said else found == []

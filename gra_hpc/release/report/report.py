@@ -61,6 +61,20 @@ def write(inputs: Inputs, facts: dict[str, Any], diagnosis: Diagnosis, release: 
     (release / NAME).write_text(page, encoding="utf-8")
 
 
+CHANCE = 0.1
+"""Agreement below this is hardly more than that of Reviewers who draw their scores."""
+
+
+def _by_chance(alpha: float | None, d: Distributions) -> list[str]:
+    """What agreement that is none means for the scores."""
+    if alpha is None or alpha >= CHANCE or d.mean_agreement.units < 10:
+        return []
+    return [
+        f"**The Reviewers agree hardly more than by chance** (alpha {alpha:.2f}, {d.mean_agreement.units:,} samples):"
+        " which rows were accepted says little about them."
+    ]
+
+
 def render(
     facts: dict[str, Any],
     d: Distributions,
@@ -91,7 +105,7 @@ def render(
         ledger=ledger,
         rows=rows,
         created=time.strftime("%Y-%m-%d", time.gmtime(facts["created"])),
-        limits=[Markup(_bold(x)) for x in card.limits(facts)],
+        limits=[Markup(_bold(x)) for x in (*card.limits(facts), *_by_chance(overall, d))],
         tiles=[
             (number(rows), "rows released"),
             (percent(rows, ledger.planned), "of the candidates"),
