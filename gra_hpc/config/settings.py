@@ -45,6 +45,13 @@ class Settle(Enum):
     majority = "majority"
 
 
+class ReviewOrder(Enum):
+    """How the Reviewers of a sample are asked."""
+
+    together = "together"
+    bounded = "bounded"
+
+
 class SystemRole(Enum):
     """Whether a model's chat template takes a system message."""
 
@@ -202,6 +209,9 @@ class MethodConfig:
     """Ask the Reviewers about the instruction first; one zero rejects the sample before its response is paid for."""
     review_response: bool = True
     """Ask the Reviewers about the response. Off: every parsed response is accepted (ablation)."""
+    review_order: ReviewOrder = ReviewOrder.together
+    """together: all Reviewers at once; bounded: one after another, until the decision is certain (the first zero of an
+    instruction; a mean that the others cannot lift to accept_mean). The decisions are the same, with fewer calls."""
     accept_mean: float = setting(8.0, ge=1, le=10)
     """Reject when the mean over Reviewers is below this."""
     accept_sd: float = setting(1.5, ge=0, le=10)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
+from gra_hpc.config.settings import ReviewOrder
 from gra_hpc.errors import ReleaseError
 from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, THOUGHTS, sample_schema
 from gra_hpc.release import card
@@ -110,6 +111,8 @@ class Builder:
         """Whether the rows bring thoughts to be released."""
         self.rows: dict[str, int] = {}
         """Rows by Parquet file."""
+        self.unasked = {"instruction": 0, "response": 0}
+        """Questions to Reviewers that were not needed, by what they were about."""
         self.thought_out = 0
         """Rows of the data with thoughts."""
 
@@ -127,6 +130,8 @@ class Builder:
             diagnosis = measure(self.inputs)
             described = manifests.describe(self.inputs, splits, rejects, self.thought_out)
             described |= {"diagnostics": diagnosis.facts}
+            if run.config.method.review_order is ReviewOrder.bounded:
+                described["unasked"] = self.unasked
             facts = orjson.loads(storage.to_json(described))
             inline = self.config.thoughts is Thoughts.inline
             for form in self.config.formats:
@@ -206,6 +211,7 @@ class Builder:
             keys = dropped.get(r.number)
             for shard in r.tables():
                 for table in read_slices(shard.samples, schema.names):
+                    self._count_unasked(table)
                     self._deal(table, keys, shuffles)
         (self.out / "rejects").mkdir()
         for outcome, shuffle in shuffles.items():
@@ -229,6 +235,14 @@ class Builder:
             at = np.searchsorted(dropped, keys)
             which = dropped[np.minimum(at, len(dropped) - 1)] == keys
             shuffles["dropped"].add(accepted.filter(which), keys[which])
+
+    def _count_unasked(self, table: pa.Table) -> None:
+        """Reviewers who were not asked about a sample, for it was rejected already (`method.review_order=bounded`)."""
+        rejected = table.filter(pc.equal(table["status"], REJECTED))
+        for about, column in (("instruction", "instruction_reviews"), ("response", "reviews")):
+            ended = rejected.filter(pc.equal(rejected["stage"], f"{about}_review"))
+            seats, given = (pc.sum(pc.list_value_length(ended[name])).as_py() or 0 for name in ("reviewers", column))
+            self.unasked[about] += seats - given
 
     def _shuffle(self, name: str, size: Size, share: float, schema: pa.Schema) -> Shuffle:
         """Of a share of rows, one group per file."""

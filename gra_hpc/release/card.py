@@ -46,7 +46,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
     """
     header = yaml.safe_dump(_shown(metadata(facts)), sort_keys=False, allow_unicode=True)
     body = _template().render(
-        **{"decided": None, **facts},
+        **{"decided": None, "unasked": None, **facts},
         rows=sum(s["rows"] for s in facts["splits"].values()),
         method=facts["config"]["method"],
         merge=facts["config"]["merge"],

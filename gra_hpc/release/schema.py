@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc import conversation
+from gra_hpc.flows.gra.committee import highest_mean
+from gra_hpc.flows.gra.synthesize import STOPPED
 from gra_hpc.records import CONTEXT, CRITERIA, INSTRUCTION_CRITERIA, THOUGHTS
 from gra_hpc.thoughts import CLOSING, OPENING, Thoughts
 
@@ -78,7 +80,8 @@ def rejects_schema(context: bool = False) -> pa.Schema:
     """Arrow schema of rejects/*.parquet.
 
     `stage` is where the sample ended: a stage of the method, or the merge's step for a dropped one; then `winner` is
-    the row that beat it, `similarity` how near it was, `detail` what the step found. `raw` is the unusable answer of
+    the row that beat it, `similarity` how near it was, `detail` what the step found. A sample on which the committee
+    stopped early has in `detail` how far its mean could have come. `raw` is the unusable answer of
     a failed one.
 
     Args:
@@ -131,9 +134,22 @@ def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> p
         columns |= {"stage": samples["step"], "reason": pa.array([REASONS.get(s, s) for s in steps], pa.string())}
     else:
         columns |= {n: samples[n] for n in ("stage", "reason")}
-        columns |= {n: pa.nulls(rows, rejects_schema().field(n).type) for n in ("winner", "similarity", "detail")}
+        columns |= {n: pa.nulls(rows, rejects_schema().field(n).type) for n in ("winner", "similarity")}
+        columns["detail"] = bounds(samples)
     context = {CONTEXT: samples[CONTEXT]} if CONTEXT in samples.column_names else {}
     return _conform(columns | {"raw": samples["raw"]} | context, rejects_schema(bool(context)))
+
+
+def bounds(samples: pa.Table) -> pa.Array:
+    """Of samples that were rejected before all Reviewers had scored them, how far their mean could have come; null for
+    all others."""
+    out: list[str | None] = [None] * len(samples)
+    stopped = pc.equal(samples["reason"], STOPPED).to_numpy()
+    for i in np.flatnonzero(stopped).tolist():
+        given, seats = samples["reviews"][i].as_py(), len(samples["reviewers"][i])
+        best = highest_mean([sum(r[c] for c in CRITERIA) / len(CRITERIA) for r in given], seats)
+        out[i] = f"mean at most {best:.2f} after {len(given)} of {seats} Reviewers"
+    return pa.array(out, pa.string())
 
 
 REASONS = {

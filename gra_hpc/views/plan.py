@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gra_hpc.config.settings import EngineKind, Flow, RunConfig
+from gra_hpc.config.settings import EngineKind, Flow, ReviewOrder, RunConfig
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError, SlurmDownError
 from gra_hpc.run import disk_space
@@ -91,6 +91,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         yield (
             f"committee    {', '.join(f'{n} ({m.model})' for n, m in config.committee.items())};"
             f" roles {config.method.policy.value}"
+            f"{'; Reviewers one after another' if config.method.review_order is ReviewOrder.bounded else ''}"
         )
     for name, pin in plan.models.items():
         yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 
 from gra_hpc.conversation import shown
 from gra_hpc.errors import GraError
+from gra_hpc.flows.gra.committee import highest_mean
+from gra_hpc.flows.gra.synthesize import STOPPED
 from gra_hpc.parquet import open_table
 from gra_hpc.records import (
     ACCEPTED,
@@ -92,6 +94,11 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
     yield f"outcome: {outcome}{': ' + row['reason'] if row['reason'] else ''}"
     if row["mean"] is not None:
         yield f"scores: mean {row['mean']:.2f}, sd {row['sd']:.2f}, ranked by {row['score']:.2f}"
+    if row["reason"] == STOPPED:
+        best = highest_mean(
+            [sum(r[c] for c in CRITERIA) / len(CRITERIA) for r in row["reviews"]], len(row["reviewers"])
+        )
+        yield f"scores: mean at most {best:.2f}, after {len(row['reviews'])} of {len(row['reviewers'])} Reviewers"
     yield (
         f"generator {row['generator']}; reviewers {', '.join(row['reviewers'])};"
         f" adjudicator {row['adjudicator'] or 'none needed'}"

@@ -11,6 +11,9 @@ from enum import Enum
 from gra_hpc.config.settings import Flow, MethodConfig, Policy
 from gra_hpc.records import Review, Roles
 
+HIGHEST = 10
+"""The best score of a criterion, and so the best mean of a Reviewer."""
+
 
 class Decision(Enum):
     """What the Reviewers' scores say."""
@@ -76,6 +79,16 @@ def consensus(reviews: Sequence[Review], method: MethodConfig) -> Consensus:
     else:
         decision = Decision.adjudicate
     return Consensus(mean, sd, decision)
+
+
+def highest_mean(means: Sequence[float], seats: int) -> float:
+    """The largest mean over Reviewers that is possible once some of them have scored.
+
+    Args:
+        means: of those who have.
+        seats: all Reviewers of the sample.
+    """
+    return math.fsum([*means, *[float(HIGHEST)] * (seats - len(means))]) / seats
 
 
 def majority(reviews: Sequence[Review], method: MethodConfig) -> bool:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gra_hpc.config.settings import MethodConfig, Settle
+from gra_hpc.config.settings import MethodConfig, ReviewOrder, Settle
 from gra_hpc.conversation import shown
 from gra_hpc.flows.ask import Ask, Unanswered, together
 from gra_hpc.flows.gra import questions as q
-from gra_hpc.flows.gra.committee import Decision, at_least, consensus, late_adjudicator, majority
+from gra_hpc.flows.gra.committee import (
+    Decision,
+    at_least,
+    consensus,
+    highest_mean,
+    late_adjudicator,
+    majority,
+)
 from gra_hpc.records import ACCEPTED, FAILED, INSTRUCTION_CRITERIA, REJECTED, InstructionReview, Record, Review, Sample
+
+STOPPED = "mean cannot reach the threshold"
+"""Why a sample is rejected before all Reviewers have scored it."""
 
 
 async def synthesize(sample: Sample, examples: Sequence[Record], ask: Ask, method: MethodConfig) -> Sample:
@@ -23,7 +33,7 @@ async def synthesize(sample: Sample, examples: Sequence[Record], ask: Ask, metho
     """
     try:
         await generate_instruction(sample, examples, ask, method)
-        if method.review_instruction and not await review_instruction(sample, ask):
+        if method.review_instruction and not await review_instruction(sample, ask, method):
             return sample
         sample.response = await ask(q.RESPONSE, sample.roles.generator, "generator", instruction=sample.instruction)
         await judge_response(sample, ask, method)
@@ -44,16 +54,24 @@ async def generate_instruction(sample: Sample, examples: Sequence[Record], ask: 
     )
 
 
-async def review_instruction(sample: Sample, ask: Ask) -> bool:
-    """Step 2a: one zero from any Reviewer rejects the sample, before its response is paid for."""
+async def review_instruction(sample: Sample, ask: Ask, method: MethodConfig) -> bool:
+    """Step 2a: one zero from any Reviewer rejects the sample, before its response is paid for. Bounded: nobody is asked
+    after the first zero."""
     found: dict[int, InstructionReview] = {}
 
     async def review(seat: int, member: str) -> None:
         question = ask(q.REVIEW_INSTRUCTION, member, f"reviewer-{seat}", instruction=sample.instruction)
         found[seat] = InstructionReview(member, *await question)
 
+    seats = enumerate(sample.roles.reviewers, 1)
     try:
-        await together([review(i, member) for i, member in enumerate(sample.roles.reviewers, 1)])
+        if method.review_order is ReviewOrder.together:
+            await together([review(i, member) for i, member in seats])
+        else:
+            for i, member in seats:
+                await review(i, member)
+                if not found[i].passed:
+                    break
     finally:  # where one has no answer, the others' reviews are kept with the failed sample
         sample.instruction_reviews = [found[i] for i in sorted(found)]
     if all(r.passed for r in sample.instruction_reviews):
@@ -66,7 +84,8 @@ async def review_instruction(sample: Sample, ask: Ask) -> bool:
 async def judge_response(sample: Sample, ask: Ask, method: MethodConfig) -> None:
     """Steps 2b to 4: the Reviewers score, the committee decides, the Adjudicator settles, a summary is attached."""
     if method.review_response:
-        await review_response(sample, ask)
+        if not await review_response(sample, ask, method):
+            return reject(sample, "response_review", STOPPED)
         result = consensus(sample.reviews, method)
         sample.mean, sample.sd, sample.score = result.mean, result.sd, result.mean
         if result.decision is Decision.reject:
@@ -77,8 +96,13 @@ async def judge_response(sample: Sample, ask: Ask, method: MethodConfig) -> None
     return None
 
 
-async def review_response(sample: Sample, ask: Ask) -> None:
-    """Step 2b: six scores from every Reviewer."""
+async def review_response(sample: Sample, ask: Ask, method: MethodConfig) -> bool:
+    """Step 2b: six scores from every Reviewer. Bounded: nobody is asked once the mean cannot reach the threshold any
+    more, whatever the others say; then the sample has no mean, but a bound of it (`highest_mean`).
+
+    Returns:
+        Whether all have scored.
+    """
     found: dict[int, Review] = {}
     texts = {
         "instruction": sample.instruction,
@@ -89,10 +113,19 @@ async def review_response(sample: Sample, ask: Ask) -> None:
     async def review(seat: int, member: str) -> None:
         found[seat] = Review(member, *await ask(q.REVIEW_RESPONSE, member, f"reviewer-{seat}", **texts))
 
+    seats = list(enumerate(sample.roles.reviewers, 1))
     try:
-        await together([review(i, member) for i, member in enumerate(sample.roles.reviewers, 1)])
+        if method.review_order is ReviewOrder.together:
+            await together([review(i, member) for i, member in seats])
+        else:
+            for i, member in seats:
+                await review(i, member)
+                best = highest_mean([r.mean for r in found.values()], len(seats))
+                if not at_least(best, method.accept_mean):
+                    break
     finally:
         sample.reviews = [found[i] for i in sorted(found)]
+    return len(found) == len(seats)
 
 
 async def settle(sample: Sample, ask: Ask, method: MethodConfig) -> bool:

@@ -322,7 +322,7 @@ def _work(w: Work, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operations(w: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
-    c, held = facts["coverage"], facts["work"]
+    c, held, unasked = facts["coverage"], facts["work"], facts.get("unasked")
     lacking = f", without {held['unrecorded']} that left no record" if held["unrecorded"] else ""
     hours = [(f"hours that all attempts ran, lost ones included{lacking}", number(round(held["hours"], 2)))]
     if held["gpu_hours"]:
@@ -331,6 +331,7 @@ def _operations(w: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
         *hours,
         ("shards published", f"{c['published']} of {c['expected']}"),
         ("attempts they took", number(w.attempts)),
+        *([("questions to Reviewers that were not needed", number(sum(unasked.values())))] if unasked else []),
         ("nodes", number(w.hosts)),
         ("engines restarted after a death", number(w.restarts)),
         ("calls given up (killed their engine twice)", number(w.given_up)),
