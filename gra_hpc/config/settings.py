@@ -52,6 +52,13 @@ class ReviewOrder(Enum):
     bounded = "bounded"
 
 
+class SelfReview(Enum):
+    """Whether a model may judge what it has written, in whatever seats."""
+
+    allow = "allow"
+    avoid = "avoid"
+
+
 class SystemRole(Enum):
     """Whether a model's chat template takes a system message."""
 
@@ -212,6 +219,9 @@ class MethodConfig:
     review_order: ReviewOrder = ReviewOrder.together
     """together: all Reviewers at once; bounded: one after another, until the decision is certain (the first zero of an
     instruction; a mean that the others cannot lift to accept_mean). The decisions are the same, with fewer calls."""
+    self_review: SelfReview = SelfReview.allow
+    """avoid (policy=random): no seat of the Generator's model reviews or adjudicates, where the committee has another
+    model; a sample then has fewer Reviewers if need be. allow: the Generator's seat alone is kept from judging."""
     accept_mean: float = setting(8.0, ge=1, le=10)
     """Reject when the mean over Reviewers is below this."""
     accept_sd: float = setting(1.5, ge=0, le=10)

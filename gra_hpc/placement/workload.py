@@ -17,8 +17,9 @@ from typing import Any
 
 import orjson
 
-from gra_hpc.config.settings import ROLES, Flow, MemberConfig, ModelConfig, Policy, RunConfig, Settle
+from gra_hpc.config.settings import ROLES, Flow, MemberConfig, ModelConfig, Policy, RunConfig, SelfReview, Settle
 from gra_hpc.errors import ConfigError
+from gra_hpc.flows.gra.committee import judges_of
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,8 @@ def seats(config: RunConfig) -> dict[str, dict[str, float]]:
             "adjudicator": {m.fixed.adjudicator: 1.0} if len(m.fixed.reviewers) > 1 else {},
             "summarizer": even,
         }
+    if m.self_review is SelfReview.avoid:
+        return _seats_of_strangers(config, even)
     count = min(m.reviewers, len(members) - 1)
     return {
         "generator": even,
@@ -228,6 +231,23 @@ def seats(config: RunConfig) -> dict[str, dict[str, float]]:
         "adjudicator": even if count > 1 else {},  # one Reviewer cannot disagree
         "summarizer": even,
     }
+
+
+def _seats_of_strangers(config: RunConfig, even: dict[str, float]) -> dict[str, dict[str, float]]:
+    """The same where members of the Generator's model do not judge (`committee.judges_of`).
+
+    Args:
+        even: each member's share of a role that anybody may have.
+    """
+    models = {name: config.committee[name].model if config.committee else name for name in even}
+    reviewer, adjudicator = dict.fromkeys(even, 0.0), dict.fromkeys(even, 0.0)
+    for generator, share in even.items():
+        judges = judges_of(generator, [m for m in models if m != generator], models)
+        count = min(config.method.reviewers, len(judges))
+        for name in judges:
+            reviewer[name] += share * count / len(judges)
+            adjudicator[name] += share / len(judges) if count > 1 else 0.0
+    return {"generator": even, "reviewer": reviewer, "adjudicator": adjudicator, "summarizer": even}
 
 
 def method_load(

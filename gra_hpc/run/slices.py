@@ -62,7 +62,8 @@ def _unit(config: RunConfig, pool: Pool, number: int, anchor: Record, index: int
     """Roles and examples are drawn from generators seeded by the sample's id: the same in every attempt."""
     id_ = sample_id(number, anchor.id, index)
     rng = random.Random(digest(config.method.seed, id_))
-    roles = draw_roles(list(config.committee), config.method, rng)
+    models = {name: member.model for name, member in config.committee.items()}
+    roles = draw_roles(list(models), config.method, rng, models)
     examples = draw_examples(config, pool, anchor, rng) if number and anchor.described else ()
     sample = Sample(id_, number, anchor.id, index, anchor.domain, roles, examples=tuple(e.id for e in examples))
     return Unit(sample, anchor, examples)

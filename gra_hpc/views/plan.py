@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gra_hpc.config.settings import EngineKind, Flow, ReviewOrder, RunConfig
+from gra_hpc.config.settings import EngineKind, Flow, Policy, ReviewOrder, RunConfig, SelfReview
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError, SlurmDownError
+from gra_hpc.flows.gra.committee import judges_itself, judges_of
 from gra_hpc.run import disk_space
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
@@ -93,6 +94,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
             f" roles {config.method.policy.value}"
             f"{'; Reviewers one after another' if config.method.review_order is ReviewOrder.bounded else ''}"
         )
+        yield from _self_review(config)
     for name, pin in plan.models.items():
         yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()
         if pin.served:
@@ -142,3 +144,23 @@ def _asked_as(config: RunConfig, name: str, served: str) -> str:
     rate = f", {e.requests_per_minute:g} a minute" if e.requests_per_minute else ""
     key = "by $" + e.key_env if e.key_env else f"in {e.key_file}" if e.key_file else "none"
     return f"hosted elsewhere as {served}; at most {e.concurrency} calls at once{rate} from each job; key: {key}"
+
+
+def _self_review(config: RunConfig) -> Iterator[str]:
+    """Whether models judge their own writing, and what keeping them from it costs."""
+    models = {name: member.model for name, member in config.committee.items()}
+    m = config.method
+    if m.flow is Flow.seeds or not (m.review_response or m.review_instruction):
+        return
+    own = ", ".join(judges_itself(models, m))
+    if m.self_review is SelfReview.avoid:
+        if own:
+            why = "no other model is in the pool" if m.policy is Policy.random else f"policy {m.policy.value}"
+            yield f"self-review  cannot be avoided: {own} judges its own writing ({why})"
+            return
+        few = {models[g]: len(judges_of(g, [n for n in models if n != g], models)) for g in models}
+        most = min(m.reviewers, len(models) - 1)
+        short = ", ".join(f"{n} instead of {most} for {k}" for k, n in few.items() if n < most)
+        yield f"self-review  avoided{f'; fewer Reviewers: {short}' if short and m.policy is Policy.random else ''}"
+    elif own and m.policy is Policy.random and len(set(models.values())) > 1:
+        yield f"self-review  seats of one model judge each other: {own} (method.self_review=avoid keeps them from it)"

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra_hpc.config.settings import FixedRolesConfig, MethodConfig, Policy
-from gra_hpc.flows.gra.committee import Decision, consensus, draw_roles, late_adjudicator, majority
+from gra_hpc.config.settings import FixedRolesConfig, MethodConfig, Policy, SelfReview
+from gra_hpc.flows.gra.committee import (
+    Decision,
+    consensus,
+    draw_roles,
+    judges_itself,
+    late_adjudicator,
+    majority,
+)
 from gra_hpc.records import CRITERIA, Review
 
 METHOD = MethodConfig()
@@ -99,3 +106,38 @@ def test_fixed_and_single() -> None:
     assert (roles.generator, roles.reviewers, roles.adjudicator) == ("a", ("b", "c"), "d")
     single = draw_roles(list("abcd"), MethodConfig(policy=Policy.single), random.Random(1))
     assert set(single.reviewers) | {single.generator, single.adjudicator, single.summarizer} == {"a"}
+
+
+AVOID = MethodConfig(self_review=SelfReview.avoid)
+
+
+@given(st.lists(st.sampled_from("XYZ"), min_size=1, max_size=7), st.integers(1, 4), st.integers(0, 100))
+def test_no_model_judges_its_own_writing_where_there_is_another(seats: list[str], reviewers: int, seed: int) -> None:
+    models = {f"m{i}": model for i, model in enumerate(seats)}
+    method = MethodConfig(self_review=SelfReview.avoid, reviewers=reviewers)
+    roles = draw_roles(list(models), method, random.Random(seed), models)
+    judges = [*roles.reviewers, *([roles.adjudicator] if roles.adjudicator else [])]
+    others = [m for m in models if models[m] != models[roles.generator]]
+    if others:
+        assert models[roles.generator] not in {models[j] for j in judges}
+        assert len(roles.reviewers) == min(reviewers, len(others)) and len(set(judges)) == len(judges)
+    else:
+        assert roles == draw_roles(list(models), MethodConfig(reviewers=reviewers), random.Random(seed), models)
+    assert (judges_itself(models, method) != []) == (len(set(seats)) == 1)
+
+
+def test_members_of_different_models_are_drawn_as_always() -> None:
+    """Ids of samples and calls stay: avoiding changes nothing where there is nothing to avoid."""
+    models = {m: m.upper() for m in "abcde"}
+    for i in range(200):
+        drawn = draw_roles(list(models), AVOID, random.Random(i), models)
+        assert drawn == draw_roles(list(models), METHOD, random.Random(i)) and drawn.adjudicator
+
+
+def test_who_may_judge_itself() -> None:
+    models = {"a": "X", "b": "X", "c": "Y"}
+    fixed = MethodConfig(policy=Policy.fixed, fixed=FixedRolesConfig("c", ["a"], "b"))
+    own = MethodConfig(policy=Policy.fixed, fixed=FixedRolesConfig("a", ["c"], "b"))
+    single = MethodConfig(policy=Policy.single, self_review=SelfReview.avoid)
+    found = [judges_itself(models, m) for m in (METHOD, AVOID, fixed, own, single)]
+    assert found == [["X"], [], [], ["X"], ["X"]]

@@ -20,6 +20,7 @@ from gra_hpc.config.settings import (
     Policy,
     RunConfig,
     SamplingConfig,
+    SelfReview,
     Settle,
 )
 from gra_hpc.errors import ConfigError
@@ -112,6 +113,18 @@ def test_random_roles_load_all_models_alike() -> None:
     loads = list(method_load(config()).values())
     assert all(load == loads[0] for load in loads)
     assert loads[0].completion_tokens > 0
+
+
+def test_seats_where_no_model_judges_its_own_writing() -> None:
+    run = config(5)
+    run.method.self_review = SelfReview.avoid
+    for name, model in zip(run.committee, ("x", "x", "x", "y", "z"), strict=True):
+        run.committee[name].model = model
+    models = {name: m.model for name, m in run.committee.items()}
+    rng, drawn, trials = Random(0), Counter[str](), 4000
+    for _ in range(trials):
+        drawn.update(draw_roles(list(run.committee), run.method, rng, models).reviewers)
+    assert seats(run)["reviewer"] == pytest.approx({k: drawn[k] / trials for k in run.committee}, abs=0.05)
 
 
 @pytest.mark.parametrize("members", [1, 2, 3, 4, 5, 7])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from gra_hpc.config.settings import Flow, MethodConfig, Policy
+from gra_hpc.config.settings import Flow, MethodConfig, Policy, SelfReview
 from gra_hpc.records import Review, Roles
 
 HIGHEST = 10
@@ -34,7 +35,9 @@ class Consensus:
     decision: Decision
 
 
-def draw_roles(members: Sequence[str], method: MethodConfig, rng: random.Random) -> Roles:
+def draw_roles(
+    members: Sequence[str], method: MethodConfig, rng: random.Random, models: Mapping[str, str] | None = None
+) -> Roles:
     """Give the roles of one sample to committee members.
 
     `random` draws them disjoint. A committee too small for that has fewer Reviewers, never the Generator among
@@ -44,6 +47,7 @@ def draw_roles(members: Sequence[str], method: MethodConfig, rng: random.Random)
         members: names of the committee's members, at least one (none with `flow=seeds`).
         method: policy, number of Reviewers.
         rng: seeded by the sample's id, so that a sample has the same roles in every attempt.
+        models: model of each member; left out: each is a model of its own.
     """
     names = list(members)
     if method.flow is Flow.seeds:  # nobody is asked
@@ -58,9 +62,33 @@ def draw_roles(members: Sequence[str], method: MethodConfig, rng: random.Random)
     generator, rest = names[0], names[1:]
     if not rest:
         return Roles(generator, (generator,), generator, generator)
+    if method.self_review is SelfReview.avoid and models:
+        rest = judges_of(generator, rest, models)
     reviewers = rest[: method.reviewers]
     left = rest[method.reviewers :]
     return Roles(generator, tuple(reviewers), left[0] if left else "", rng.choice(list(members)))
+
+
+def judges_of(generator: str, others: Sequence[str], models: Mapping[str, str]) -> list[str]:
+    """The members that may judge what one has written, in the given order: those of another model; all where there is
+    none."""
+    return [m for m in others if models[m] != models[generator]] or list(others)
+
+
+def judges_itself(models: Mapping[str, str], method: MethodConfig) -> list[str]:
+    """The models that judge, or may come to judge, what they have written.
+
+    Args:
+        models: model of each member.
+    """
+    if method.policy is Policy.single:
+        return [models[method.fixed.generator or next(iter(models))]]
+    if method.policy is Policy.fixed:
+        writes = models[method.fixed.generator]
+        return [writes] if writes in {models[m] for m in (*method.fixed.reviewers, method.fixed.adjudicator)} else []
+    if method.self_review is SelfReview.avoid or len(models) == 1:
+        return sorted(set(models.values())) if len(set(models.values())) == 1 else []
+    return sorted(m for m, seats in Counter(models.values()).items() if seats > 1)
 
 
 def consensus(reviews: Sequence[Review], method: MethodConfig) -> Consensus:
