@@ -18,6 +18,7 @@ from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, digest
 from gra_hpc.release.inputs import Inputs, Table, read_slices
 from gra_hpc.release.report.agreement import Coincidences
+from gra_hpc.release.report.bias import Bias
 
 SAMPLED = 400_000
 """Samples read for the distributions."""
@@ -85,6 +86,7 @@ class Distributions:
         self.agreement = {c: Coincidences(11) for c in CRITERIA}
         self.mean_agreement = Coincidences(61)
         """Of Reviewers' six scores added up: 6 to 60."""
+        self.bias = Bias(members, accept_mean)
 
     def add(self, batch: pa.Table) -> None:
         """Count a batch of samples of `records.sample_schema`."""
@@ -104,6 +106,7 @@ class Distributions:
         self._instruction_reviews(batch)
         self._reviews(batch, status)
         self._verdicts(batch)
+        self.bias.add(batch)
 
     def _generators(self, batch: pa.Table, status: np.ndarray) -> None:
         names = list(self.members)

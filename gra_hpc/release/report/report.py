@@ -18,6 +18,7 @@ from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogra
 from gra_hpc.release.diagnostics.measure import Diagnosis
 from gra_hpc.release.diagnostics.page import section
 from gra_hpc.release.inputs import Inputs
+from gra_hpc.release.report import fairness
 from gra_hpc.release.report.measures import (
     Distributions,
     Member,
@@ -126,6 +127,7 @@ def render(
             [(0.667, ".667"), (0.8, ".8")],
         ),
         units=d.mean_agreement.units,
+        bias=fairness.section(d.bias),
         spread=_spread(d, method),
         domains=_domains(d),
         lengths=[_lengths(d, name) for name in ("instruction", "response")],
