@@ -1,4 +1,4 @@
-"""The commands of a run: plan, submit, status, logs, resume, cancel, merge, inspect, decide, clean."""
+"""The commands of a run: plan, submit, status, logs, resume, cancel, merge, inspect, decide, audit, clean."""
 
 from __future__ import annotations
 
@@ -178,6 +178,26 @@ def decide(
 
     made, words = Run.to_look_at(run), thresholds or []
     for line in many.table(made, words) if sweep else again.say_decided(made, words, to):
+        say(line)
+
+
+@app.command()
+def audit(
+    run: RunPath,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Samples that people judge.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Another number draws others.")] = 0,
+    to: Annotated[Path | None, typer.Option("--to", help="The page; RUN/audit.html if left out.")] = None,
+    read: Annotated[
+        list[Path] | None, typer.Option("--read", help="What a person exported; again for each one.")
+    ] = None,
+) -> None:
+    """Ask people: a page to judge samples on, blind and offline; with --read, what they say beside the committee."""
+    from gra_hpc.judging import audit as page
+    from gra_hpc.judging import labels
+    from gra_hpc.run.run import Run
+
+    made = Run.to_look_at(run)
+    for line in labels.read(made, read) if read else page.write(made, sample, seed, to):
         say(line)
 
 

@@ -188,8 +188,25 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
     out += _checks(facts)
     if facts["thoughts"]["rows"]:
         out.append("Nobody reviewed the thoughts: the Reviewers saw responses alone.")
-    out.append("Scores are opinions of language models. No human has checked the rows, nor their facts.")
+    out.append(f"Scores are opinions of language models. {_people(facts)}")
     return out
+
+
+def _people(facts: dict[str, Any]) -> str:
+    """Whether people have looked at the rows, and what they say."""
+    found = facts.get("people")
+    if not found:
+        return "No human has checked the rows, nor their facts."
+
+    def shown(f: dict[str, float | None]) -> str:
+        return "an unknown share" if f["value"] is None else f"{f['value']:.0%} ({f['low']:.0%} to {f['high']:.0%})"
+
+    who = "One person" if found["people"] == 1 else f"{found['people']} people"
+    return (
+        f"{who} judged {found['judged']} samples without knowing its verdict: they agree with the committee on"
+        f" {shown(found['agreement'])}, and would keep {shown(found['corrected_share'])} of what it scored, where it"
+        f" accepted {found['accepted_share']:.0%}. Nobody has checked the other rows."
+    )
 
 
 def _decided(facts: dict[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,16 @@ class Inputs:
     def digest(self) -> str:
         """What the release depends on: the same digest gives the same release."""
         merges = [[r.number, r.digest] for r in self.all_rounds]
-        return digest(self.run.plan.fingerprint, __version__, merges, fingerprinted(self.run.config.release))
+        parts = [self.run.plan.fingerprint, __version__, merges, fingerprinted(self.run.config.release)]
+        return digest(*parts, *([self.people] if self.people else []))
+
+    @cached_property
+    def people(self) -> dict[str, Any] | None:
+        """What people said of a sample of the rows (`judging/labels.py`); none if nobody was asked."""
+        try:
+            return storage.read_object(self.run.audit, "people", "judged", "agreement", "corrected_share")
+        except FileNotFoundError:
+            return None
 
     @property
     def model_of(self) -> dict[str, str]:

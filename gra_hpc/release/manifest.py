@@ -116,6 +116,7 @@ def describe(
         "splits": splits,
         "rejects": rejects,
         **({"decided": plan.decided} if plan.decided else {}),
+        **({"people": inputs.people} if inputs.people else {}),
     }
 
 

@@ -9,6 +9,7 @@ RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
     rounds/01/merged/next.json                      how many candidates round 2 makes
     rounds/01/embeddings/00000-DIGEST.parquet       what the merge embedded itself; of seeds: seeds.embeddings/
     release/                                        the dataset
+    audit.json                                      what people said of a sample of it, in figures
     logs/  submissions/
 """
 
@@ -107,6 +108,11 @@ class RunDir(OutputDir):
     @property
     def release(self) -> Path:
         return self.path / "release"
+
+    @property
+    def audit(self) -> Path:
+        """What people said of a sample of it, in figures (`judging/labels.py`)."""
+        return self.path / "audit.json"
 
     def round(self, number: int) -> RoundDir:
         return RoundDir(self.path / "rounds" / f"{number:02d}", number)
