@@ -177,6 +177,7 @@ def environment(site: SiteConfig, extra: dict[str, str], offline: bool = True) -
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOOPBACK_IP": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
     return env | {str(k): str(v) for k, v in extra.items()}
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gra_hpc.config.site import SiteConfig
 from gra_hpc.evaluation.config import compose
-from gra_hpc.evaluation.job import demand
+from gra_hpc.evaluation.job import demand, environment
 from gra_hpc.evaluation.process import harness
 from gra_hpc.models.facts import stated_facts
 
@@ -32,3 +33,9 @@ def test_heads_divide_over_devices(
     facts = stated_facts(parameters=7e9, layers=28, heads=heads, kv_heads=kv_heads, intermediate=18944)
     monkeypatch.setattr(harness, "read_facts", lambda _: facts)
     assert harness._splits(Path("m"), devices) == split
+
+
+def test_what_the_parts_of_a_benchmark_say_to_each_other_stays_on_the_node() -> None:
+    env = environment(SiteConfig(gpus_per_node=8), {})
+    assert env["GLOO_SOCKET_IFNAME"] == env["NCCL_SOCKET_IFNAME"] == "lo"
+    assert env["VLLM_HOST_IP"] == env["VLLM_LOOPBACK_IP"] == "127.0.0.1"
