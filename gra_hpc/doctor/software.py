@@ -19,6 +19,7 @@ from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.doctor import endpoints
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
+from gra_hpc.engines import vllm_installed
 from gra_hpc.errors import GraError
 from gra_hpc.models.files import check_files, model_directory
 from gra_hpc.workers import passed
@@ -109,13 +110,31 @@ def engine_installed(config: RunConfig) -> Iterable[Finding]:
     if config.engine.python:
         if os.access(config.engine.python, os.X_OK):
             yield ok(f"engines' Python {config.engine.python}")
+            yield from _fits(config)
         else:
             yield failure(f"engine.python={config.engine.python}: not an executable file", "give a Python with vllm")
     elif importlib.util.find_spec("vllm") is None:
         extra = "gpu" if config.site.gpus_per_node else "cpu"
         yield failure("vllm is not installed", f"pip install -e '.[{extra}]'")
     else:
-        yield ok("vllm is installed")
+        yield from _fits(config)
+
+
+def _fits(config: RunConfig) -> Iterable[Finding]:
+    """Whether the installed vLLM is new enough, and knows what the models' entries ask of it."""
+    python = config.engine.python
+    found = vllm_installed.installed(python)
+    if found is None:
+        yield failure(f"no vllm{f' in {python}' if python else ''}", "pip install vllm there, or another engine.python")
+        return
+    try:
+        for name, model in config.models.items():
+            vllm_installed.check(python, model.engine_args, "", name)
+    except GraError as e:
+        yield failure(e.what, e.then)
+        return
+    least = ".".join(map(str, vllm_installed.OLDEST))
+    yield ok(f"vllm {found.version} is installed ({least} and newer fit)")
 
 
 def vllm_import(config: RunConfig) -> Iterable[Finding]:

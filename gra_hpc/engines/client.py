@@ -42,7 +42,7 @@ class Metrics:
     kv_use: float
     """Share of the KV cache in use, 0 to 1."""
     tokens: int
-    """Tokens computed since the start, prompts and answers: grows while the engine lives."""
+    """Tokens computed since the start, prompts and answers: grows while the engine lives. -1: it does not say."""
 
 
 _METRIC = re.compile(
@@ -61,7 +61,9 @@ def parse_metrics(text: bytes) -> Metrics:
         running=int(sums.get(b"num_requests_running", 0)),
         waiting=int(sums.get(b"num_requests_waiting", 0)),
         kv_use=sums.get(b"kv_cache_usage_perc", sums.get(b"gpu_cache_usage_perc", 0.0)),
-        tokens=int(sums.get(b"prompt_tokens_total", 0) + sums.get(b"generation_tokens_total", 0)),
+        tokens=int(sums.get(b"prompt_tokens_total", 0) + sums.get(b"generation_tokens_total", 0))
+        if sums.keys() & {b"prompt_tokens_total", b"generation_tokens_total"}
+        else -1,
     )
 
 

@@ -360,7 +360,7 @@ class Replica:
                 metrics = None
             now = time.monotonic()
             if metrics is not None:
-                if metrics.tokens != tokens:
+                if metrics.tokens != tokens or metrics.tokens < 0:  # a version that does not count is alive, at least
                     tokens = metrics.tokens
                     self._progress_at = now
                 if self.admission.follow(metrics):

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
-from gra_hpc.engines import guard
+from gra_hpc.engines import guard, vllm_installed
 from gra_hpc.engines.leftovers import SOCKET_PATH_MAX
 from gra_hpc.errors import EngineError
 from gra_hpc.log_tail import ANY, LINES, tail, telling
@@ -112,6 +112,7 @@ def check(spec: EngineSpec, directory: Path) -> None:
             )
     elif importlib.util.find_spec("vllm") is None:
         raise EngineError("vllm is not installed", f"pip install 'gra-hpc[{spec.kind}]'")
+    vllm_installed.check(python, spec.model.engine_args, spec.parser, place.model)
     files.check_files(directory, spec.model, chat=not place.embeds)
     config = files.text_config(files.read_config(directory))
     heads, degree = config.get("num_attention_heads"), place.tensor_parallel
