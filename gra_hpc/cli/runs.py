@@ -73,12 +73,19 @@ def status(
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Until the run is done.")] = False,
     shards: Annotated[bool, typer.Option("--shards", help="Also every shard, and rates by role.")] = False,
+    roles: Annotated[bool, typer.Option("--roles", help="Only the members' standings.")] = False,
 ) -> None:
     """Show every round, and what failed and why: one look at the files, one at Slurm's queue."""
     from gra_hpc.run.run import Run
     from gra_hpc.views import progress
     from gra_hpc.views.status import collect
 
+    if roles:
+        from gra_hpc.views.roles import lines
+
+        for line in lines(Run.to_look_at(run)):
+            say(line)
+        return
     found = progress.several(run)
     if json:
         from gra_hpc.storage import to_json

@@ -123,6 +123,10 @@ def _check_flow(c: RunConfig, need: Need) -> None:
     """Refuse what a flow has no use for."""
     m = c.method
     need(bool(c.models) or m.flow is Flow.seeds, "models", "{}", "at least one model")
+    if m.policy is Policy.performance:
+        need(
+            m.rounds > 1, "method.rounds", m.rounds, "2 or more with method.policy=performance: the first knows nothing"
+        )
     if m.flow is not Flow.synthesize:  # each seed's own instruction, once
         need(m.rounds == 1, "method.rounds", m.rounds, f"1 with method.flow={m.flow.value}")
     if m.flow is Flow.seeds:

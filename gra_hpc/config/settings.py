@@ -36,6 +36,7 @@ class Policy(Enum):
     random = "random"
     fixed = "fixed"
     single = "single"
+    performance = "performance"
 
 
 class Settle(Enum):
@@ -191,7 +192,10 @@ class MethodConfig:
     """synthesize: new instructions; refine: rewrite the seeds' responses (GRA-Refine); seeds: the seeds as they are,
     nobody is asked (the baseline)."""
     policy: Policy = Policy.random
-    """random: roles drawn per sample; fixed: `method.fixed`; single: one member in all roles."""
+    """random: roles drawn per sample; fixed: `method.fixed`; single: one member in all roles; performance: drawn per
+    sample by what the rounds before have shown of each member, the first round at random."""
+    explore: float = setting(0.1, ge=0, le=1)
+    """policy=performance: share of the draws that is even, whatever was shown."""
     fixed: FixedRolesConfig = setting(FixedRolesConfig)
     """The members by role for `policy=fixed`."""
     reviewers: int = setting(3, ge=1, le=16)

@@ -114,7 +114,7 @@ def decided(rows: pa.Table, method: MethodConfig) -> pa.Table:
     verdict, never = _one(table, "verdict"), pa.array(out == Outcome.as_stored)
     keeps = pc.or_(by_verdict, never)
     columns["verdict"] = _where(keeps, verdict)
-    if method.policy is Policy.random:
+    if method.policy in (Policy.random, Policy.performance):
         columns["adjudicator"] = pc.if_else(pc.or_(keeps, pc.invert(_late(table))), _one(table, "adjudicator"), "")
     columns["embedding"] = _where(pc.equal(columns["status"], ACCEPTED), _one(table, "embedding"))
     for name, value in columns.items():

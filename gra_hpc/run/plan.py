@@ -171,6 +171,12 @@ class RoundPlan:
     """Rows wanted after the merge; 0: all that survive."""
     acceptance: float | None = None
     """Share of candidates expected to survive, from which `candidates` was computed for a target."""
+    standing: dict[str, Any] = field(default_factory=dict)
+    """`flows/gra/standing.py`, of the rounds before; empty: roles are drawn without it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written: without a standing where there is none."""
+        return {k: v for k, v in asdict(self).items() if k != "standing" or v}
 
     @classmethod
     def load(cls, directory: RoundDir) -> RoundPlan:
@@ -214,7 +220,7 @@ class RoundPlan:
     def save(self, directory: RoundDir) -> None:
         """Write the plan of round 0 or 1."""
         directory.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(directory.plan_file, sealed(asdict(self)))
+        write_atomic(directory.plan_file, sealed(self.to_dict()))
 
 
 def _by_merge(directory: RoundDir, run: Path) -> str:

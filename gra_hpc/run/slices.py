@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gra_hpc.config.settings import RunConfig
-from gra_hpc.flows.gra.committee import draw_roles
+from gra_hpc.flows.gra.committee import draw_by_standing, draw_roles
+from gra_hpc.flows.gra.standing import Shares, Standing
 from gra_hpc.records import Record, Sample, digest, sample_id
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.sources.seeds import read_records
@@ -53,17 +54,22 @@ def slice_of(config: RunConfig, round_plan: RoundPlan, pool: Pool, shard: int) -
         for seed in waiting[shard :: round_plan.shards]:
             yield _unit(config, pool, 0, seed, 0)
         return
+    shares = Standing.from_dict(round_plan.standing).shares if round_plan.standing else None
     for i in range(shard, len(pool.anchors), round_plan.shards):
         for index in range(round_plan.of_seed(i, len(pool.anchors))):
-            yield _unit(config, pool, round_plan.round, pool.anchors[i], index)
+            yield _unit(config, pool, round_plan.round, pool.anchors[i], index, shares)
 
 
-def _unit(config: RunConfig, pool: Pool, number: int, anchor: Record, index: int) -> Unit:
+def _unit(config: RunConfig, pool: Pool, number: int, anchor: Record, index: int, shares: Shares | None = None) -> Unit:
     """Roles and examples are drawn from generators seeded by the sample's id: the same in every attempt."""
     id_ = sample_id(number, anchor.id, index)
     rng = random.Random(digest(config.method.seed, id_))
     models = {name: member.model for name, member in config.committee.items()}
-    roles = draw_roles(list(models), config.method, rng, models)
+    roles = (
+        draw_by_standing(models, config.method, rng, shares, anchor.domain)
+        if shares
+        else draw_roles(list(models), config.method, rng, models)
+    )
     examples = draw_examples(config, pool, anchor, rng) if number and anchor.described else ()
     sample = Sample(id_, number, anchor.id, index, anchor.domain, roles, examples=tuple(e.id for e in examples))
     return Unit(sample, anchor, examples)

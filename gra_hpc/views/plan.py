@@ -152,15 +152,15 @@ def _self_review(config: RunConfig) -> Iterator[str]:
     m = config.method
     if m.flow is Flow.seeds or not (m.review_response or m.review_instruction):
         return
-    own = ", ".join(judges_itself(models, m))
+    own, drawn = ", ".join(judges_itself(models, m)), m.policy not in (Policy.single, Policy.fixed)
     if m.self_review is SelfReview.avoid:
         if own:
-            why = "no other model is in the pool" if m.policy is Policy.random else f"policy {m.policy.value}"
+            why = "no other model is in the pool" if drawn else f"policy {m.policy.value}"
             yield f"self-review  cannot be avoided: {own} judges its own writing ({why})"
             return
         few = {models[g]: len(judges_of(g, [n for n in models if n != g], models)) for g in models}
         most = min(m.reviewers, len(models) - 1)
         short = ", ".join(f"{n} instead of {most} for {k}" for k, n in few.items() if n < most)
-        yield f"self-review  avoided{f'; fewer Reviewers: {short}' if short and m.policy is Policy.random else ''}"
-    elif own and m.policy is Policy.random and len(set(models.values())) > 1:
+        yield f"self-review  avoided{f'; fewer Reviewers: {short}' if short and drawn else ''}"
+    elif own and drawn and len(set(models.values())) > 1:
         yield f"self-review  seats of one model judge each other: {own} (method.self_review=avoid keeps them from it)"

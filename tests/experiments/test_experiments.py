@@ -24,7 +24,7 @@ from gra_hpc.storage import entry, to_json
 from tests.conftest import made
 
 PUBLISHED = ("paper", "ablations", "rounds")
-OURS = ("bounded", "own-judges", "other-judges")
+OURS = ("bounded", "performance", "own-judges", "other-judges")
 """Rows of the ablations that the paper does not have."""
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,7 +100,8 @@ def test_the_variants_are_what_the_paper_measures(tmp_path: Path) -> None:
     fixed = run("ablations", "alpaca/fixed/qwen").method.fixed
     assert {fixed.generator, *fixed.reviewers, fixed.adjudicator} == set(gra.models)
     assert run("ablations", "alpaca/bounded/llama").method.review_order is ReviewOrder.bounded
-    own, others = (run("ablations", f"alpaca/{name}/llama") for name in OURS[1:])
+    assert run("ablations", "alpaca/performance/llama").method.policy is Policy.performance
+    own, others = (run("ablations", f"alpaca/{name}/llama") for name in OURS[2:])
     assert own.committee == others.committee and len(own.committee) == 5 and len(own.models) == 2
     assert [r.method.self_review for r in (own, others)] == [SelfReview.allow, SelfReview.avoid]
     single = run("ablations", "alpaca/single/qwen")

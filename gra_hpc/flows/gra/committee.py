@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gra_hpc.config.settings import Flow, MethodConfig, Policy, SelfReview
+from gra_hpc.flows.gra.standing import Shares, pick
 from gra_hpc.records import Review, Roles
 
 HIGHEST = 10
@@ -67,6 +68,33 @@ def draw_roles(
     reviewers = rest[: method.reviewers]
     left = rest[method.reviewers :]
     return Roles(generator, tuple(reviewers), left[0] if left else "", rng.choice(list(members)))
+
+
+def draw_by_standing(
+    models: Mapping[str, str], method: MethodConfig, rng: random.Random, shares: Shares, domain: str
+) -> Roles:
+    """The roles of one sample where rounds before have shown what members can do (`standing.py`): drawn by their
+    shares, disjoint; Generator, then Reviewers one by one, then the Adjudicator, as a Reviewer is.
+
+    Args:
+        models: model of each member.
+        rng: seeded by the sample's id.
+        shares: of the round.
+        domain: the sample's.
+    """
+    names = list(models)
+    generator = pick(names, shares["generator"].get(domain, {}), rng)
+    left = [n for n in names if n != generator]
+    if not left:
+        return Roles(generator, (generator,), generator, generator)
+    if method.self_review is SelfReview.avoid:
+        left = judges_of(generator, left, models)
+    seats: list[str] = []
+    while left and len(seats) <= method.reviewers:
+        seats.append(pick(left, shares["reviewer"].get(domain, {}), rng))
+        left.remove(seats[-1])
+    reviewers, rest = seats[: method.reviewers], seats[method.reviewers :]
+    return Roles(generator, tuple(reviewers), rest[0] if rest else "", rng.choice(names))
 
 
 def judges_of(generator: str, others: Sequence[str], models: Mapping[str, str]) -> list[str]:

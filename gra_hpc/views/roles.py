@@ -1,0 +1,60 @@
+"""`gra status --roles`: what the rounds so far have shown of each member, and how often it is to get a role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gra_hpc.config.settings import Policy
+from gra_hpc.errors import GraError
+from gra_hpc.flows.gra.standing import Standing, added
+from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.run import Run
+
+
+def standings(run: Run) -> dict[int, Standing]:
+    """Standings by the round whose roles they draw."""
+    found = {}
+    for number in run.rounds:
+        if number > 1 and run.round(number - 1).manifest.is_file():
+            plan = RoundPlan.load(run.round(number))
+            if plan.standing:
+                found[number] = Standing.from_dict(plan.standing)
+    return found
+
+
+def lines(run: Run) -> Iterator[str]:
+    """A table of each round's standing.
+
+    Raises:
+        GraError: the run's roles follow no standing.
+    """
+    if run.config.method.policy is not Policy.performance:
+        raise GraError(
+            f"{run.path}: its roles follow no standing (method.policy={run.config.method.policy.value})",
+            f"gra plan {run.path}-2 ... method.policy=performance",
+        )
+    found = standings(run)
+    if not found:
+        yield "no standing yet: the first round draws its roles at random, and its merge counts"
+    for number, standing in found.items():
+        generated = standing.generated()
+        made, judged = (added(standing.counts[role].values()) for role in ("generator", "reviewer"))
+        yield f"round {number}"
+        yield f"  {'member':16}  {'survived':>14}  {'generates':>9}  {'agreed':>14}"
+        for member in run.config.committee:
+            share = f"{generated[member]:.0%}" if member in generated else "–"
+            yield f"  {member:16}  {_rate(made.get(member)):>14}  {share:>9}  {_rate(judged.get(member)):>14}"
+        yield from warnings(standing)
+
+
+def warnings(standing: Standing) -> Iterator[str]:
+    """Members that generate so much that the data lose their variety."""
+    for member, share in standing.concentrated():
+        yield (
+            f"  {member} is to generate {share:.0%}: data of one writer are less diverse (fixed roles were the paper's"
+            " worst); raise method.explore"
+        )
+
+
+def _rate(count: tuple[float, float] | None) -> str:
+    return f"{count[0] / count[1]:.0%} of {count[1]:.0f}" if count and count[1] else "–"
