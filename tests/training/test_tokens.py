@@ -174,6 +174,45 @@ def test_words_that_begin_a_conversation_have_no_loss(tokenizer: Any) -> None:
     assert "The Elbe." in tokenizer.decode(encoded.input_ids)
 
 
+CALLED = [
+    CHAT[1],
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}],
+    },
+    {"role": "tool", "content": '{"temp": 3}'},
+    CHAT[2],
+]
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "lost"),
+    [
+        (CALLED[:2], [], "calls of tools"),
+        (CHAT[1:3], [{"type": "function", "function": {"name": "weather"}}], "the descriptions of tools"),
+        ([CHAT[1], CHAT[2], CALLED[2], CHAT[2]], [], "results of tools"),
+        (CHAT[:3], [], "the system's words"),
+    ],
+)
+def test_what_a_template_passes_by_is_left_out_whole(
+    tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]], lost: str
+) -> None:
+    """Without its calls or its system message, the rest of a conversation means something else."""
+    before = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (
+            "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.role }}: {{ m.content }};{% endfor %}"
+        )
+        with pytest.raises(tokens.Unfit, match=f"the template leaves {lost} out"):
+            encode(tokenizer, messages, tools)
+        assert encode(tokenizer, CHAT[1:]).trained
+        tokenizer.chat_template = "{{ tools | tojson }}{% for m in messages %}{{ m | tojson }};{% endfor %}"
+        assert encode(tokenizer, messages, tools).trained
+    finally:
+        tokenizer.chat_template = before
+
+
 def test_words_without_weight_have_no_loss(tokenizer: Any) -> None:
     encoded = encode(tokenizer, [*CHAT[:2], CHAT[2] | {"weight": 0}, *CHAT[3:]])
     assert said(tokenizer, encoded) == "|The Rhine.<|im_end|>"

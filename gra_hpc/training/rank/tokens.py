@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,10 @@ class Unfit(ConfigError):
     """A conversation that a chat template does not take; others may be fine."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"model.chat_template: {why}", "model.chat_template=alpaca, or a template that only appends")
+        super().__init__(
+            f"model.chat_template: {why}",
+            "model.chat_template=alpaca (it knows no tools), or the file of a template that only appends",
+        )
         self.why = why
 
 
@@ -83,6 +86,8 @@ def render(
     """The text of a conversation, and from where to where in it the assistant speaks."""
     if not tokenizer.chat_template:
         raise ConfigError("model: its tokenizer has no chat template", "model.chat_template=alpaca")
+    text = partial(tokenizer.apply_chat_template, tokenize=False)
+    named = {"tools": list(tools) or None}
     spans, whole = [], ""
     for number, message in enumerate(messages):
         if message["role"] != "assistant" or message.get("weight") == 0:
@@ -90,8 +95,8 @@ def render(
         if not number:  # words that begin a conversation answer nothing
             continue
         try:
-            text = partial(tokenizer.apply_chat_template, tokenize=False, tools=list(tools) or None)
-            before, after = text(messages[:number], add_generation_prompt=True), text(messages[: number + 1])
+            before = text(messages[:number], add_generation_prompt=True, **named)
+            after = text(messages[: number + 1], **named)
         except Exception as e:  # whatever a template raises for a conversation that it was not written for
             raise Unfit(f"the template does not take the conversation ({excerpt(e, 80)})") from None
         if (message.get("content") or "").startswith(OPENING) and CLOSING.strip() not in after[len(whole) :]:
@@ -102,7 +107,45 @@ def render(
             )
         spans.append((len(before), len(after)))
         whole = after
+    if lost := _left_out(text, messages, tools):
+        raise Unfit(f"the template leaves {lost} out")
     return whole, spans
+
+
+def _left_out(text: Callable[..., str], messages: Messages, tools: Sequence[dict[str, Any]]) -> str:
+    """What of a conversation a template passes by without an error; empty: nothing. It is what it does not know, and
+    without it the rest means something else. A word of our own in each place tells.
+
+    Args:
+        text: applies the template.
+    """
+    words: dict[str, str] = {}
+
+    def marked(value: str, what: str) -> str:
+        word = f"mark{len(words)}mark"
+        words[word] = what
+        return f"{value} {word}"
+
+    def called(call: dict[str, Any]) -> dict[str, Any]:
+        function = {**call["function"], "name": marked(call["function"]["name"], "calls of tools")}
+        return {**call, "function": function}
+
+    kinds = {"system": "the system's words", "tool": "results of tools"}
+    seen = [{**m, "content": marked(m["content"], kinds[m["role"]])} if m["role"] in kinds else m for m in messages]
+    seen = [{**m, "tool_calls": list(map(called, m["tool_calls"]))} if "tool_calls" in m else m for m in seen]
+    described = [
+        {**t, "function": {**t["function"], "name": marked(t["function"]["name"], "the descriptions of tools")}}
+        if isinstance(t.get("function"), dict) and "name" in t["function"]
+        else t
+        for t in tools
+    ]
+    if not words:
+        return ""
+    try:
+        whole = text(seen, tools=described or None)
+    except Exception:  # it takes the conversation, and not our words in it
+        return ""
+    return next((what for word, what in words.items() if word not in whole), "")
 
 
 def encodings(tokenizer: Any, examples: Iterable[Example], left_out: Counter[str]) -> Iterator[Encoded]:
