@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gra_hpc.errors import StorageError
+from gra_hpc.foreign import all_fit
 from gra_hpc.run.directory import JobDir
-from gra_hpc.storage import read_json
+from gra_hpc.storage import read_object
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,18 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        return cls(**read_json(path))
+        """As its job left it.
+
+        Raises:
+            StorageError: it is another one.
+        """
+        try:
+            found = cls(**read_object(path))
+            if all_fit(found):
+                return found
+        except TypeError:
+            pass
+        raise StorageError(f"{path}: not the result of a benchmark", f"move it away, gra evaluate {path.parents[2]}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

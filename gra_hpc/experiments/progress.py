@@ -12,9 +12,10 @@ from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError
 from gra_hpc.experiments.config import ExperimentConfig, Row
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of
+from gra_hpc.foreign import fits
 from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.run.run import Run
-from gra_hpc.storage import read_json
+from gra_hpc.storage import read_object
 
 QUEUE_TIMEOUT_S = 5.0
 
@@ -115,8 +116,12 @@ def _data(run: RunDir, queue: Sequence[Any]) -> Part:
 
     path = str(run.path)
     if (run.release / "manifest.json").is_file():
-        splits = read_json(run.release / "manifest.json")["splits"]
-        return Part("done", f"{sum(s['rows'] for s in splits.values()):,} rows", path)
+        from gra_hpc.release.manifest import read
+
+        try:
+            return Part("done", f"{sum(s['rows'] for s in read(run.release).get('splits', {}).values()):,} rows", path)
+        except GraError as e:
+            return Part("stopped", e.what, path)
     if not run.plan_file.is_file():
         return Part("waiting", "", path)
     try:
@@ -137,8 +142,10 @@ def _data(run: RunDir, queue: Sequence[Any]) -> Part:
 def _job(path: Path, queue: Sequence[Any]) -> Part:
     """A fine-tuning or an evaluation."""
     if (path / "done.json").is_file():
-        metrics = read_json(path / "done.json").get("metrics", {})
-        return Part("done", _summary(metrics), str(path))
+        try:
+            return Part("done", _summary(metrics_of(path / "done.json")), str(path))
+        except GraError as e:
+            return Part("stopped", e.what, str(path))
     if not (path / "config.yaml").is_file():
         return Part("waiting", "", str(path))
     alive = _jobs(path, queue)
@@ -146,6 +153,16 @@ def _job(path: Path, queue: Sequence[Any]) -> Part:
     steps = [int(p.name.rpartition("-")[2]) for p in path.glob("checkpoints/*/checkpoint-*") if p.is_dir()]
     detail = f"{results} benchmarks" if results else f"step {max(steps)}" if steps else ""
     return Part(alive or "stopped", detail, str(path))
+
+
+def metrics_of(done: Path) -> dict[str, float]:
+    """The figures of a job that is done; those that are none are left out.
+
+    Raises:
+        StorageError: the file cannot be read, or is another one.
+    """
+    found = read_object(done).get("metrics", {})
+    return {k: v for k, v in found.items() if fits(v, float)} if isinstance(found, dict) else {}
 
 
 def _summary(metrics: dict[str, Any]) -> str:

@@ -16,7 +16,9 @@ import yaml
 from gra_hpc.errors import ConfigError
 from gra_hpc.experiments.config import ExperimentConfig, Row
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of
-from gra_hpc.storage import read_json
+from gra_hpc.experiments.progress import metrics_of
+from gra_hpc.foreign import fits
+from gra_hpc.storage import read_object
 
 PRINTED = Path(__file__).with_name("printed.yaml")
 LEVEL = 0.95
@@ -93,7 +95,7 @@ def build(made: ExperimentDir, config: ExperimentConfig, rows: Sequence[Row]) ->
     for row in rows:
         seeds = seeds_of(config, row)
         files = [made.result(row, s) / "done.json" for s in seeds]
-        done = [read_json(f) for f in files if f.is_file()]
+        done = [read_object(f) | {"metrics": metrics_of(f)} for f in files if f.is_file()]
         line = Line(
             row,
             config.data[row.data].label or row.data,
@@ -117,8 +119,9 @@ def _figure(done: Sequence[dict[str, Any]], metric: str) -> Figure:
         half = half_width(values)
         out.low, out.high = out.mean - half, out.mean + half
     else:
-        own = done[0].get("intervals", {}).get(metric) if done else None
-        if own:
+        intervals = done[0].get("intervals") if done else None
+        own: Any = intervals.get(metric) if isinstance(intervals, dict) else None
+        if fits(own, list[float]) and len(own) == 2:
             (out.low, out.high), out.own = own, True
     return out
 
@@ -137,7 +140,9 @@ def _rows(made: ExperimentDir, row: Row) -> int | None:
     manifest = made.data(row).release / "manifest.json"
     if not manifest.is_file():
         return None
-    return sum(int(s["rows"]) for s in read_json(manifest)["splits"].values())
+    from gra_hpc.release.manifest import read
+
+    return sum(s["rows"] for s in read(manifest.parent).get("splits", {}).values())
 
 
 def cells(table: Table, every: bool = False) -> Iterator[list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 from gra_hpc.config.site import Executor
-from gra_hpc.errors import LaunchError
+from gra_hpc.errors import LaunchError, ReleaseError
 from gra_hpc.launch import local
 from gra_hpc.launch.round_end import tidy
 from gra_hpc.launch.submissions import Does, sole_submitter
@@ -15,7 +15,6 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
-from gra_hpc.storage import read_json
 from gra_hpc.terminal import say, shown, tell
 
 Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
@@ -85,9 +84,15 @@ def started(run: Run) -> bool:
 
 def finish(run: Run) -> None:
     """Say what a finished run has made."""
-    manifest = read_json(run.release / "manifest.json")
-    ledger = Ledger.from_dict(manifest["ledger"])
-    rows = sum(split["rows"] for split in manifest["splits"].values())
+    from gra_hpc.release.manifest import read
+
+    manifest = read(run.release)
+    try:
+        ledger = Ledger.from_dict(manifest["ledger"])
+        splits = manifest["splits"]
+    except (KeyError, TypeError, ValueError):
+        raise ReleaseError(f"{run.release}: not a release", f"gra release verify {run.release}") from None
+    rows = sum(split["rows"] for split in splits.values())
     say()
     say(f"release: {shown(run.release)}")
     if rows:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.config.settings import ReviewOrder
-from gra_hpc.errors import ReleaseError
+from gra_hpc.errors import GraError, ReleaseError
 from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, THOUGHTS, sample_schema
 from gra_hpc.release import card
 from gra_hpc.release import manifest as manifests
@@ -86,9 +86,9 @@ def _build(inputs: Inputs) -> bool:
 def made_from(release: Path) -> str:
     """What a release in place was made from; empty if there is none, one of another format, or with files missing."""
     try:
-        there = storage.read_json(release / manifests.NAME)
+        there = manifests.read(release)
         whole = all((release / name).stat().st_size == f["bytes"] for name, f in there["files"].items())
-    except (OSError, storage.StorageError, KeyError, TypeError):
+    except (OSError, GraError, KeyError, ValueError):  # ValueError: a name with a NUL
         return ""
     return str(there.get("made_from", "")) if whole and there.get("format") == manifests.FORMAT else ""
 

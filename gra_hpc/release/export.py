@@ -20,7 +20,7 @@ from gra_hpc import parquet, storage
 from gra_hpc.conversation import Message, as_object, json_text, messages_before, without_nulls
 from gra_hpc.errors import ReleaseError, nearest
 from gra_hpc.records import THOUGHTS
-from gra_hpc.release.manifest import NAME
+from gra_hpc.release.manifest import NAME, read
 from gra_hpc.release.schema import TOOLS
 from gra_hpc.thoughts import Thoughts
 from gra_hpc.thoughts import inline as with_thoughts
@@ -78,13 +78,13 @@ def export(release: Path, form: str, target: Path, thoughts: str = "") -> list[P
     if thoughts not in ("", Thoughts.inline.value, Thoughts.drop.value):
         raise ReleaseError(f"thoughts {thoughts}: not known", "--thoughts inline | drop")
     then = f"gra release verify {release}"
+    manifest = read(release)
     try:
-        manifest = storage.read_json(release / NAME)
         name, splits = manifest["name"], list(manifest["splits"])
         released = manifest["config"]["release"].get("thoughts", Thoughts.drop.value)
         said = {n: f for n, f in manifest["files"].items() if n.startswith("data/")}
-    except (OSError, KeyError, TypeError, AttributeError):
-        raise ReleaseError(f"{release}: not a release (no {NAME})", then) from None
+    except KeyError as e:
+        raise ReleaseError(f"{release / NAME}: without {e}", then) from None
     for path in sorted(release.glob("data/*.parquet")):
         if f"data/{path.name}" not in said:
             raise ReleaseError(f"{path}: not in the manifest; nothing was exported", then)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from omegaconf import OmegaConf
 from gra_hpc import __version__
 from gra_hpc.config.references import escaped
 from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.errors import ReleaseError
 from gra_hpc.flows import render
+from gra_hpc.foreign import fits
 from gra_hpc.release.cluster_hours import allocation
 from gra_hpc.release.funnel import funnel
 from gra_hpc.release.inputs import Inputs, MergedRound
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.pins import ModelPin
+from gra_hpc.storage import read_object
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -32,6 +36,41 @@ PRIVATE = ("site", "engine.env", "engine.python")
 
 OWN_OF_ENDPOINTS = ("key_env", "key_file", "proxy")
 """Of an endpoint's settings, where its makers keep what opens it."""
+
+
+_TYPES = {
+    "name": str,
+    "splits": dict[str, dict[str, Any]],
+    "files": dict[str, dict[str, Any]],
+    "config": dict[str, Any],
+    "ledger": dict[str, int | dict[str, int]],
+    "made_from": str,
+    "fingerprint": str,
+}
+"""What commands read of a manifest without verifying it."""
+
+
+def read(release: Path) -> dict[str, Any]:
+    """The manifest of a release that may be anybody's: what is read of it is of the types it should be.
+
+    Raises:
+        ReleaseError: no release there, or no manifest of one.
+        StorageError: its manifest cannot be read.
+    """
+    then = f"gra release verify {release}"
+    try:
+        found = read_object(release / NAME, then=then)
+    except OSError:
+        raise ReleaseError(f"{release}: not a release (no {NAME})", then) from None
+    given = {key: found[key] for key in _TYPES if key in found}
+    if not all(fits(value, _TYPES[key]) for key, value in given.items()) or not (
+        all(re.fullmatch(r"\w[\w-]*", split) for split in given.get("splits", {}))
+        and all(fits(s.get("rows"), int) for s in given.get("splits", {}).values())
+        and all(fits(f.get("bytes"), int) and fits(f.get("sha256"), str) for f in given.get("files", {}).values())
+        and fits(given.get("config", {}).get("release", {}), dict[str, Any])
+    ):
+        raise ReleaseError(f"{release / NAME}: not the manifest of a release", then)
+    return found
 
 
 def public_config(config: RunConfig) -> dict[str, Any]:

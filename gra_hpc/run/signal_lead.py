@@ -7,6 +7,7 @@ from itertools import islice
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import StorageError
+from gra_hpc.foreign import fits
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.storage import read_json
@@ -36,10 +37,10 @@ def _of_shard(shard: ShardDir) -> float:
         beats = (Heartbeat.read(shard.attempt(p.name)) for p in shard.attempts.iterdir())
         found += [b.slowest_call_s for b in beats if b]
     try:
-        manifest = read_json(shard.manifest)
-    except (OSError, StorageError):
+        said = [a.get("slowest_call_s", 0.0) for a in read_json(shard.manifest)["attempts"]]
+    except (OSError, StorageError, LookupError, TypeError, AttributeError):
         return max(found)
-    return max(found + [a.get("slowest_call_s", 0.0) for a in manifest.get("attempts", [])])
+    return max(found + [s for s in said if fits(s, float)])
 
 
 def lead_for(config: RunConfig, slowest_s: float) -> tuple[int, str]:

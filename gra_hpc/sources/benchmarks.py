@@ -183,7 +183,7 @@ def _read(path: Path) -> Iterator[tuple[int, str]]:
                     yield from ((n, t) for t in row)
             else:
                 yield from enumerate(f, 1)
-    except (*READ_ERRORS, ValueError, NotImplementedError, csv.Error) as e:  # Arrow's errors are among them
+    except (*READ_ERRORS, ValueError, NotImplementedError, csv.Error, RecursionError) as e:  # with Arrow's errors
         why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else e
         raise ConfigError(f"{KEY}: {path}{where}: cannot be read ({why})", _THEN) from None
 

@@ -72,7 +72,7 @@ class Checkpoint:
         try:
             said: dict[str, Any] = read_json(self.path / COMPLETE)
             sizes = {name: (self.path / name).stat().st_size for name in said["files"]}
-        except (OSError, StorageError, KeyError):
+        except (OSError, StorageError, LookupError, TypeError, ValueError):
             return None
         return said if sizes == said["files"] else None
 

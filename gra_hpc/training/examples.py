@@ -18,7 +18,7 @@ from gra_hpc.sources.conversations import Conversation
 from gra_hpc.sources.layouts import NOT_OBJECT, Layout
 from gra_hpc.sources.rows import ENCODING, Source
 from gra_hpc.sources.texts import Refused
-from gra_hpc.storage import checked, read_json
+from gra_hpc.storage import checked
 from gra_hpc.thoughts import Thoughts, inline, without_marks
 from gra_hpc.training.config import Trained
 
@@ -110,7 +110,9 @@ def release_of(path: str) -> Path | None:
 
 
 def _release(release: Path, split: str, min_score: float, last_round: int, thoughts: Trained) -> Examples:
-    manifest = read_json(release / "manifest.json")
+    from gra_hpc.release.manifest import read
+
+    manifest = read(release)
     out = Examples(source=f"{release} ({manifest.get('fingerprint', '')})")
     then = f"gra release verify {release}"
     released = manifest.get("config", {}).get("release", {}).get("thoughts", Thoughts.drop.value)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gra_hpc.errors import GraError
+from gra_hpc.experiments.progress import _data
+from gra_hpc.launch.submit import finish
+from gra_hpc.release.build import made_from
+from gra_hpc.release.export import export
 from gra_hpc.release.manifest import KEYS
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json, sha256, to_json
+from gra_hpc.training.examples import read_examples
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -107,3 +116,47 @@ def test_a_manifest_of_other_types_is_a_line(release: Path, key: str) -> None:
         deep = [deep]
     (release / "manifest.json").write_bytes(b'{"files": ' + b"[" * 900 + b"]" * 900 + b', "format": 3}')
     assert verify(release)
+
+
+ODD: tuple[Any, ...] = (None, "x", -1, 1.5, [], {}, ["x"], {"a": 1}, True, 1 << 62, "../../x", {"../x": {"rows": 1}})
+
+
+def places(value: Any, depth: int = 0) -> Iterator[tuple[Any, ...]]:
+    """Where a value lies in another one."""
+    yield ()
+    if depth < 3:
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        inner = list(inner)[: (None, 3, 20)[depth]]
+        yield from ((key, *rest) for key, v in inner for rest in places(v, depth + 1))
+
+
+def test_a_manifest_of_other_types_is_one_line(built: Run, release: Path, tmp_path: Path) -> None:
+    """Of a release that somebody else made, too, which is exported and trained on."""
+    run = replace(built, path=tmp_path)
+    file = release / "manifest.json"
+    whole = read_json(file)
+    draw = random.Random(5)
+    read = ("name", "splits", "files", "config", "ledger", "made_from", "fingerprint")
+    commands: list[Callable[[], Any]] = [
+        lambda: export(release, "alpaca", tmp_path / "out"), lambda: made_from(release),
+        lambda: read_examples(str(release)), lambda: finish(run), lambda: _data(run, []),
+    ]  # fmt: skip
+    for place in places(whole):
+        if place and (place[0] not in read or (len(place) > 2 and place[:2] != ("config", "release"))):
+            continue
+        changed = copy.deepcopy(whole)
+        odd = draw.choice(ODD)
+        if place:
+            inner = changed
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = odd
+        else:
+            changed = odd
+        file.write_bytes(to_json(changed))
+        for command in commands:
+            try:
+                command()
+            except GraError as e:
+                assert str(release) in str(e), e
+    assert {p.name for p in tmp_path.iterdir()} <= {"release", "out"}

@@ -16,7 +16,7 @@ from typing import Any
 
 from gra_hpc.errors import ConfigError, SeedError
 from gra_hpc.sources.files import excerpt
-from gra_hpc.storage import full_disk_as_error, read_json, to_json
+from gra_hpc.storage import full_disk_as_error, read_object, to_json
 from gra_hpc.thoughts import CLOSING, OPENING
 from gra_hpc.training.config import FinetuneConfig, TooLong
 from gra_hpc.training.examples import Example, Messages
@@ -185,7 +185,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, target: Path) -> dict[str, A
         SeedError, ReleaseError: no data, or none that fits.
     """
     if (target / MANIFEST).is_file():
-        return dict(read_json(target / MANIFEST))
+        return read_object(target / MANIFEST)
     from datasets import Dataset
     from trl import pack_dataset
 
