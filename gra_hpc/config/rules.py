@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -50,6 +51,7 @@ def check(c: RunConfig) -> None:
         _check_where(f"models.{name}", model, need)
     few, many = c.method.examples_min, c.method.examples_max
     need(few <= many, "method.examples_min", f"{few} (max {many})", "1 <= examples_min <= examples_max <= 16")
+    _check_wording(c.method, need)
     _check_fixed(c.method, list(c.committee) or list(c.models), need)
     lead = c.site.signal_lead_s
     need(
@@ -132,6 +134,31 @@ def _check_flow(c: RunConfig, need: Need) -> None:
     if m.flow is Flow.seeds:
         need(m.samples_per_seed == 1, "method.samples_per_seed", m.samples_per_seed, "1 with method.flow=seeds")
         need(m.target_accepted == 0, "method.target_accepted", m.target_accepted, "0 with method.flow=seeds")
+
+
+def _check_wording(m: MethodConfig, need: Need) -> None:
+    """Refuse names and meanings that prompts and tables cannot take."""
+    for name, meaning in m.domains.items():
+        need(
+            re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) is not None,
+            "method.domains",
+            name,
+            "names of small letters, digits and _",
+        )
+        need(_is_line(meaning), f"method.domains.{name}", repr(meaning), "one line")
+    for name, meaning in m.criteria.items():
+        need(bool(meaning) and _is_line(meaning), f"method.criteria.{name}", repr(meaning), "one line")
+    need(len(m.domains) != 1, "method.domains", ", ".join(m.domains), "at least two")
+    need(
+        bool(m.language.strip()) and _is_line(m.language) and len(m.language) <= 40,
+        "method.language",
+        repr(m.language),
+        "auto, any or the name of a language",
+    )
+
+
+def _is_line(text: str) -> bool:
+    return len(text) <= 200 and text.isprintable()
 
 
 def _check_fixed(m: MethodConfig, members: list[str], need: Need) -> None:

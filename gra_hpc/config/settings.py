@@ -14,6 +14,7 @@ from typing import Any
 from gra_hpc.config.endpoint import EndpointConfig
 from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.site import SiteConfig
+from gra_hpc.records import CRITERIA
 from gra_hpc.thoughts import Thoughts
 
 ROLES = ("generator", "reviewer", "adjudicator")
@@ -242,6 +243,17 @@ class MethodConfig:
     """Overrides by role: generator, reviewer, adjudicator."""
     verdict_tokens: int = setting(512, ge=16, le=Most.TOKENS)
     """Longest review or verdict, in tokens: their JSON is short, and a bound keeps a runaway cheap."""
+    language: str = "auto"
+    """Language that is asked for. auto: each seed's own, where it is not English; any: none; else the name of one
+    (German), for all."""
+    domains: dict[str, str] = setting({})
+    """Domains of your own, as `name: what it is in one line`, in place of the paper's seven."""
+    criteria: dict[str, str] = setting({}, choices=CRITERIA)
+    """What the Reviewers' criteria for responses mean, as `name: what is right in one line`, in place of the paper's
+    words."""
+    prompts: str = ""
+    """Directory of templates of your own (`response.j2`, ...), each in place of the one of its name; the plan keeps
+    them."""
     seed: int = 0
     """Drawn roles, examples and sampling seeds derive from this."""
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from gra_hpc.config.settings import MemberConfig, MethodConfig, SamplingConfig
 from gra_hpc.flows.calls import Engine, Request, Sampling
 from gra_hpc.flows.parsing import Unparsable
-from gra_hpc.flows.render import render
+from gra_hpc.flows.render import Own, render, wording
 from gra_hpc.models import special_tokens
 from gra_hpc.models.thinking import Thinking
 from gra_hpc.records import Call, Sample, digest
@@ -81,11 +81,17 @@ class Asker:
     """Finds a special token of the pool's models: an answer becomes part of their prompts."""
     thinking: Mapping[str, Thinking | None] = field(default_factory=dict)
     """How each model thinks, by model name."""
+    own: Own = ()
+    """Templates of the run's own."""
+    languages: Callable[[str], str] = lambda _: ""
+    """The language that is asked for, by the seed's id; empty: none is."""
 
     def for_sample(self, sample: Sample) -> Ask:
         """`ask` for one sample; counts its calls and tokens."""
+        common = wording(self.method) | {"language": self.languages(sample.seed_id)}
 
-        async def ask(question: Question[T], member: str, seat: str, **variables: Any) -> T:
+        async def ask(question: Question[T], member: str, seat: str, **own: Any) -> T:
+            variables = common | own
             reason, raw = "", ""
             for attempt in range(self.method.max_tries):
                 key = f"{sample.id}/{question.step}/{seat}/{attempt}"
@@ -137,7 +143,7 @@ class Asker:
         return Request(
             model=m.model,
             identity=self.identities[m.model],
-            messages=render(question.step, variables, m.persona),
+            messages=render(question.step, variables, m.persona, self.own),
             sampling=self.sampling(m, seat, question.schema is not None, key),
             schema=question.schema(variables) if question.schema else None,
             thinking=thinking,

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gra_hpc.config.settings import MethodConfig
+from gra_hpc.flows.domains import DESCRIBED
 from gra_hpc.records import digest
 
 if TYPE_CHECKING:
@@ -17,16 +19,42 @@ _MARK = "\x1e"  # ASCII record separator: taken out of every variable, so that n
 _TURN = re.compile(f"{_MARK}(system|user|assistant){_MARK}")
 
 
+CRITERIA_MEAN = {
+    "correctness": "facts, reasoning and code are right",
+    "clarity": "it is easy to follow",
+    "completeness": "it covers all that is asked",
+    "relevance": "it keeps to what is asked",
+    "coherence": "its parts fit together",
+    "ethicality": "it is harmless and fair",
+}
+"""What the Reviewers are told of the criteria for responses."""
+COMMON: dict[str, Any] = {
+    "language": "",
+    "context": "",
+    "domains": DESCRIBED,
+    "criteria": CRITERIA_MEAN,
+    "own_criteria": {},
+}
+"""What every template may use, as it is for the paper's path and seeds in English."""
+
+Own = tuple[tuple[str, str], ...]
+"""Templates of the user's own: names without `.j2`, and texts."""
+
+
 def _clean(value: Any) -> Any:
     return value.replace(_MARK, " ") if isinstance(value, str) else value
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def _environment(own: Own = ()) -> jinja2.Environment:
     import jinja2  # commands that only look at a plan do without it
+    from jinja2.sandbox import SandboxedEnvironment
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(DIRECTORY),
+    paper = jinja2.FileSystemLoader(DIRECTORY)
+    users = jinja2.DictLoader({f"{name}.j2": text for name, text in own})
+    kind = SandboxedEnvironment if own else jinja2.Environment
+    environment = kind(
+        loader=jinja2.ChoiceLoader([users, paper]) if own else paper,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -34,7 +62,7 @@ def _environment() -> jinja2.Environment:
         auto_reload=False,
         finalize=_clean,
     )
-    environment.globals["turn"] = _turn
+    environment.globals |= {"turn": _turn, **COMMON}
     return environment
 
 
@@ -52,17 +80,25 @@ def _turn(role: str) -> _Mark:
     return _Mark(role)
 
 
-def render(name: str, variables: dict[str, Any], persona: str = "") -> tuple[dict[str, str], ...]:
+def wording(method: MethodConfig) -> dict[str, Any]:
+    """What a run's settings say to all of its templates."""
+    if not method.criteria:
+        return {}
+    return {"criteria": CRITERIA_MEAN | method.criteria, "own_criteria": dict(method.criteria)}
+
+
+def render(name: str, variables: dict[str, Any], persona: str = "", own: Own = ()) -> tuple[dict[str, str], ...]:
     """Chat messages of one question.
 
     What Reviewers share (rubric and sample) comes first and the persona last, so that engines can reuse the prefix.
 
     Args:
         name: template name without `.j2`.
-        variables: what the template needs; a missing one is an error.
+        variables: what the template needs, and what of `COMMON` is different; a missing one is an error.
         persona: the member's own sentences, put at the end.
+        own: the run's own templates.
     """
-    text = _environment().get_template(f"{name}.j2").render(variables)
+    text = _environment(own).get_template(f"{name}.j2").render(variables)
     _, *parts = _TURN.split(text)
     messages = [{"role": r, "content": c.strip()} for r, c in zip(parts[::2], parts[1::2], strict=True)]
     if persona:
@@ -70,6 +106,12 @@ def render(name: str, variables: dict[str, Any], persona: str = "") -> tuple[dic
     return tuple(messages)
 
 
-def prompts_digest() -> str:
+def templates(own: Own = ()) -> dict[str, str]:
+    """The texts of all templates that are in use, by file name."""
+    paper = {p.name: p.read_text(encoding="utf-8") for p in sorted(DIRECTORY.glob("*.j2"))}
+    return paper | {f"{name}.j2": text for name, text in own}
+
+
+def prompts_digest(own: Own = ()) -> str:
     """Digest of all templates: part of a run's fingerprint."""
-    return digest([[p.name, p.read_text(encoding="utf-8")] for p in sorted(DIRECTORY.glob("*.j2"))])
+    return digest([[name, text] for name, text in templates(own).items()])

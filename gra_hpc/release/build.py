@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
 from gra_hpc.release.splits import COLUMNS, split_keys
 from gra_hpc.run.merged import as_planned
 from gra_hpc.run.run import Run
+from gra_hpc.text import languages
 from gra_hpc.thoughts import Thoughts
 from gra_hpc.whole_directory import Staging, build_whole
 
@@ -113,6 +115,8 @@ class Builder:
         """Rows by Parquet file."""
         self.unasked = {"instruction": 0, "response": 0}
         """Questions to Reviewers that were not needed, by what they were about."""
+        self.languages: Counter[str] | None = Counter() if languages.can_tell() else None
+        """Rows of the data by language; none where that cannot be told."""
         self.thought_out = 0
         """Rows of the data with thoughts."""
 
@@ -128,7 +132,8 @@ class Builder:
                 shutil.copyfile(as_planned(run, run.plan, run.seed_rejects), self.out / "rejects" / "seeds.jsonl")
             # As they will be read from the file: card and report see nothing else.
             diagnosis = measure(self.inputs)
-            described = manifests.describe(self.inputs, splits, rejects, self.thought_out)
+            told = None if self.languages is None else dict(languages.in_order(self.languages))
+            described = manifests.describe(self.inputs, splits, rejects, self.thought_out, told)
             described |= {"diagnostics": diagnosis.facts}
             if run.config.method.review_order is ReviewOrder.bounded:
                 described["unasked"] = self.unasked
@@ -164,6 +169,8 @@ class Builder:
             begin += len(table)
             if self.thoughts:
                 self.thought_out += int(pc.sum(pc.not_equal(table[THOUGHTS], "")).as_py() or 0)
+            if self.languages is not None:
+                self.languages += languages.count(table)
             order = keys_of(table["id"])
             for split, which in (("train", mine), ("validation", ~mine)):
                 shuffles[split].add(table.filter(which), order[which])

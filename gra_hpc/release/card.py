@@ -13,7 +13,6 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from gra_hpc.flows.gra.questions import DOMAIN_NAMES
 from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.parquet import open_table
 from gra_hpc.release.markdown import block, code, markdown
@@ -57,7 +56,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         committee=committee(facts),
         sampling=sampling(facts),
         decontamination=decontamination(facts),
-        domains=DOMAIN_NAMES,
+        told=languages(facts),
         thinking=Markup(thoughts(facts, markdown)),
         sample=sample,
     )
@@ -285,6 +284,18 @@ def host(model: dict[str, Any]) -> str:
 def source(model: dict[str, Any]) -> str:
     """Where a model comes from: the Hub, a directory, or a server."""
     return f"{model['served']}, asked at {model['endpoint']}" if model.get("served") else str(model["path"])
+
+
+def languages(facts: dict[str, Any]) -> str:
+    """What is said of the rows' languages."""
+    rows = facts["languages"]["rows"]
+    if rows is None:
+        return "Languages of the rows were not counted."
+    told = [f"{name or 'not certain (code, formulas, a few words)'} {n:,}" for name, n in rows.items()]
+    asked = facts["languages"]["asked"]
+    of_seeds = facts["config"]["method"]["flow"] == "seeds" or asked == "any"
+    wanted = "" if of_seeds else "; each seed's own was asked for" if asked == "auto" else f"; {asked} was asked for"
+    return f"Languages of the rows, as fastText's small model tells them: {', '.join(told) or 'none'}{wanted}."
 
 
 def looser(key: str, value: float) -> bool:

@@ -27,8 +27,8 @@ NAME = "manifest.json"
 FORMAT = 2
 KEYS = (
     "config", "coverage", "created", "diagnostics", "dropped", "embedding", "files", "fingerprint", "format", "frozen",
-    "funnel", "ledger", "made_from", "models", "name", "planned_with", "prepared", "prompts", "rejects", "rounds",
-    "run", "seeds", "simulated", "splits", "thoughts", "version", "work",
+    "funnel", "languages", "ledger", "made_from", "models", "name", "planned_with", "prepared", "prompts", "rejects",
+    "rounds", "run", "seeds", "simulated", "splits", "thoughts", "version", "work",
 )  # fmt: skip
 """What a manifest has."""
 PRIVATE = ("site", "engine.env", "engine.python")
@@ -99,7 +99,11 @@ def write_run_config(config: RunConfig, path: Path) -> None:
 
 
 def describe(
-    inputs: Inputs, splits: dict[str, dict[str, int]], rejects: dict[str, int], thought_out: int = 0
+    inputs: Inputs,
+    splits: dict[str, dict[str, int]],
+    rejects: dict[str, int],
+    thought_out: int = 0,
+    languages: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """The manifest without the files' digests.
 
@@ -107,6 +111,7 @@ def describe(
         splits: rows, seeds and files by split.
         rejects: rows by outcome.
         thought_out: rows of the data with thoughts.
+        languages: rows of the data by language; none: they were not told.
     """
     plan, config = inputs.run.plan, inputs.run.config
     ledger = sum((r.ledger for r in inputs.rounds), Ledger())
@@ -126,7 +131,7 @@ def describe(
         "planned_with": plan.version,
         "config": settings,
         "frozen": plan.frozen,
-        "prompts": {p.name: p.read_text(encoding="utf-8") for p in sorted(render.DIRECTORY.glob("*.j2"))},
+        "prompts": render.templates(plan.own_templates),
         "models": {name: model(config.models[name].path, pin) for name, pin in sorted(plan.models.items())},
         "embedding": model(config.merge.embed_model, plan.embed) if plan.embed else None,
         "seeds": {
@@ -143,6 +148,11 @@ def describe(
             "models": plan.thinking_models,
             "seeds": plan.seed_thoughts,
             "rows": thought_out,
+        },
+        "languages": {
+            "asked": config.method.language,
+            "seeds": plan.seed_languages,
+            "rows": languages,
         },
         "simulated": config.engine.kind.value == "simulated",
         "ledger": ledger.to_dict(),

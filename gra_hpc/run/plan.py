@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from gra_hpc import __version__
 from gra_hpc.config import engine_args
 from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
-from gra_hpc.flows.render import prompts_digest
+from gra_hpc.flows.render import Own, prompts_digest
 from gra_hpc.foreign import all_fit
 from gra_hpc.permissions import own_bytes
 from gra_hpc.records import digest
@@ -54,6 +55,14 @@ class Plan:
     """Sources of the decontamination."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Bytes and SHA-256 of what was written with the plan, by its path in the run."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Templates of the run's own, by name."""
+    language: str = ""
+    """Language that is asked for; empty: none is."""
+    languages: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of the seeds of which another one is asked for, by it."""
+    seed_languages: dict[str, int] = field(default_factory=dict)
+    """Seeds by language, where each one's own is asked for."""
     seed_thoughts: int = 0
     """Seeds whose response came with thoughts."""
     seed_contexts: int = 0
@@ -72,6 +81,16 @@ class Plan:
     def rounds(self) -> int:
         """Rounds of synthesis; describing the seeds is none."""
         return int(self.frozen["method"]["rounds"])
+
+    @property
+    def own_templates(self) -> Own:
+        """Templates of the run's own, as they are rendered."""
+        return tuple(sorted(self.prompts.items()))
+
+    def language_of(self) -> Callable[[str], str]:
+        """The language that is asked for, by a seed's id; English is not asked for, unless by name."""
+        other = {seed: name for name, ids in self.languages.items() for seed in ids}
+        return lambda seed: other.get(seed, self.language)
 
     @property
     def thinks(self) -> bool:
@@ -133,7 +152,12 @@ class Plan:
                 f"plan a new run: gra plan {run.path}-2 ...",
             )
         now = frozen(
-            config, self.frozen["seeds"], {k: v.identity for k, v in self.models.items()}, self.embed, self.benchmarks
+            config,
+            self.frozen["seeds"],
+            {k: v.identity for k, v in self.models.items()},
+            self.embed,
+            self.benchmarks,
+            self.own_templates,
         )
         if digest(now) != self.fingerprint:
             raise FingerprintError(
@@ -142,11 +166,22 @@ class Plan:
             )
 
 
+WORDING = {"language": "auto", "domains": {}, "criteria": {}}
+"""Settings that say what prompts are made of, as they are on the paper's path: frozen where they are others."""
+
+
 def frozen(
-    config: RunConfig, seeds: str, models: dict[str, str], embed: ModelPin | None, benchmarks: dict[str, BenchmarkPin]
+    config: RunConfig,
+    seeds: str,
+    models: dict[str, str],
+    embed: ModelPin | None,
+    benchmarks: dict[str, BenchmarkPin],
+    own: Own = (),
 ) -> dict[str, Any]:
     """Everything that the samples of a run depend on, without where and how they are computed."""
     out: dict[str, Any] = fingerprinted(config)
+    del out["method"]["prompts"]  # what is in the directory counts
+    out["method"] = {k: v for k, v in out["method"].items() if k not in WORDING or v != WORDING[k]}
     for name, model in out["models"].items():
         del model["path"], model["revision"], model["licence"]
         model["identity"] = models[name]
@@ -155,7 +190,7 @@ def frozen(
     del out["merge"]["embed_model"]
     out["merge"]["embed_identity"] = embed.identity if embed else ""
     out["merge"]["benchmarks"] = {source: pin.sha256 for source, pin in benchmarks.items()}
-    out |= {"seeds": seeds, "prompts": prompts_digest(), "version": __version__}
+    out |= {"seeds": seeds, "prompts": prompts_digest(own), "version": __version__}
     out["code"] = code_digest()
     return out
 

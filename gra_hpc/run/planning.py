@@ -8,18 +8,22 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from gra_hpc import __version__, once
 from gra_hpc.config import presets
 from gra_hpc.config.frozen import differences
-from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.config.settings import Flow, MethodConfig, RunConfig
 from gra_hpc.errors import FingerprintError, GraError, SeedError
+from gra_hpc.flows import own_templates
+from gra_hpc.flows.domains import domains_of
 from gra_hpc.models.identity import Say
 from gra_hpc.permissions import closed_directory
-from gra_hpc.records import digest
+from gra_hpc.records import Record, digest
 from gra_hpc.run import disk_space
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.pins import pin_embed, pin_models, special_pattern
@@ -27,6 +31,7 @@ from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
 from gra_hpc.storage import OWN, entry, fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
+from gra_hpc.text import languages
 
 SEEDS_PER_SHARD_0 = 2000
 """Seeds that one shard of round 0 describes: one call each, where a candidate takes about ten."""
@@ -55,8 +60,11 @@ def make(
     run = RunDir(path.absolute())
     if run.path.exists() and not run.plan_file.exists() and any(run.path.iterdir()):
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
+    own = own_templates.read(config.method.prompts)
     found = functools.cache(lambda: pin_models(config, say))
-    seed_set = seed_module.load(config.seeds, scratch=config.site.scratch, special=lambda: special_pattern(found()))
+    seed_set = seed_module.load(
+        config.seeds, domains_of(config.method), config.site.scratch, lambda: special_pattern(found())
+    )
     if not seed_set.seeds:
         first = seed_set.rejects[0]  # there is one: a source without records is refused before
         raise SeedError(
@@ -67,7 +75,7 @@ def make(
     pins, embed = found(), pin_embed(config, say)
     sources = config.merge.decontamination.sources
     benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}
-    what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed, benchmarks)
+    what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed, benchmarks, own)
     undescribed = sum(not s.described for s in seed_set.seeds) if config.method.flow is not Flow.seeds else 0
     plan = Plan(
         fingerprint=digest(what),
@@ -83,6 +91,8 @@ def make(
         seed_aside=seed_set.aside,
         seed_unread=seed_set.unread,
         seed_unanswered=sum(not s.response for s in seed_set.seeds),
+        prompts=dict(own),
+        **_languages(config.method, seed_set.seeds),
         models=pins,
         embed=embed,
         benchmarks=benchmarks,
@@ -141,3 +151,20 @@ def make(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return Run(run.path, plan, lambda: config)
+
+
+def _languages(method: MethodConfig, seeds: Sequence[Record]) -> dict[str, Any]:
+    """Fields of the plan: the language that is asked for, and the seeds of which it is another one."""
+    if method.language != "auto":
+        return {"language": "" if method.language == "any" else method.language}
+    if method.flow is Flow.seeds or not languages.can_tell():
+        return {}
+    found = languages.of_seeds((s.instruction, s.response) for s in seeds)
+    counts = languages.in_order(Counter(found))
+    asked = ["" if name == languages.ENGLISH else name for name in found]
+    most = Counter(asked).most_common(1)[0][0]
+    others: dict[str, list[str]] = {}
+    for seed, name in zip(seeds, asked, strict=True):
+        if name != most:
+            others.setdefault(name, []).append(seed.id)
+    return {"language": most, "languages": others, "seed_languages": dict(counts)}

@@ -300,6 +300,8 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
         state.answered,
         special_pattern(state.plan.models),
         {name: pin.thinking for name, pin in state.plan.models.items()},
+        state.plan.own_templates,
+        state.plan.language_of(),
     )
     embeds = bool(hosted_embedder(state.config, state.plan)) and state.round_plan.round > 0
     window = min(state.config.launch.window, len(units))

@@ -194,3 +194,16 @@ def _span(found: re.Match[str]) -> str:
     if not _PLAIN.fullmatch(text):
         text = _GAP.sub(lambda gap: f" {gap[0].translate(_SPACES)} ", text).translate(_LETTER)
     return f" {text} "
+
+
+def prose(text: str) -> str:
+    """A text without its code."""
+    out: list[str] = []
+    fence = ""
+    for line in text.split("\n"):
+        found = _FENCE.match(line)
+        if found and (not fence or found[1].startswith(fence[:3])):
+            fence = "" if fence else found[1]
+        elif not fence and not _is_code(line.rstrip()):
+            out.append(_QUOTED.sub(" ", line))
+    return "\n".join(out)

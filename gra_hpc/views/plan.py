@@ -16,6 +16,7 @@ from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
 from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import read_regular
+from gra_hpc.text import languages
 from gra_hpc.views import estimate
 from gra_hpc.views.notes import notes
 from gra_hpc.views.status import collect
@@ -80,6 +81,16 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     )
     if plan.seed_unread:
         yield f"             fields not read: {excerpt(', '.join(plan.seed_unread), 300)}"
+    if plan.seed_languages:
+        named = ", ".join(f"{name or 'not certain'} {n}" for name, n in plan.seed_languages.items())
+        yield f"languages    of the seeds: {named}; each seed's own is asked for"
+    elif config.method.language == "auto" and config.method.flow is not Flow.seeds:
+        yield f"languages    {languages.MISSING}"
+    elif plan.language:
+        yield f"languages    {plan.language} is asked for"
+    if plan.prompts:
+        own = ", ".join(f"{name}.j2" for name in plan.prompts)
+        yield f"prompts      of your own: {own}; the others are the paper's"
     first = RoundPlan.load(run.round(1))
     books = next(r.ledger for r in collect(run, ask_slurm=False).rounds if r.round == 1)  # it may be planned again
     yield f"round 1      {first.candidates} candidates in {plan.shards} shards; {books.line()}"

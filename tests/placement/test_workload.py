@@ -24,8 +24,8 @@ from gra_hpc.config.settings import (
     Settle,
 )
 from gra_hpc.errors import ConfigError
+from gra_hpc.flows.domains import DOMAIN_NAMES
 from gra_hpc.flows.gra.committee import draw_roles
-from gra_hpc.flows.gra.questions import DOMAIN_NAMES
 from gra_hpc.flows.render import render
 from gra_hpc.placement.workload import (
     STEPS,

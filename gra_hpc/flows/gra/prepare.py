@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gra_hpc.config.settings import MethodConfig
 from gra_hpc.conversation import shown
+from gra_hpc.flows import domains
 from gra_hpc.flows.ask import Ask, Unanswered
 from gra_hpc.flows.gra import questions as q
 from gra_hpc.flows.gra.synthesize import fail
@@ -23,6 +24,8 @@ async def prepare(sample: Sample, seed: Record, ask: Ask, method: MethodConfig) 
             response=seed.response,
             keywords=method.keywords,
             summary_words=method.summary_words,
+            domains=domains.described(method),
+            domain_names=domains.domains_of(method),
         )
     except Unanswered as e:
         fail(sample, e.stage, e.reason, e.raw)

@@ -9,16 +9,6 @@ from gra_hpc.flows import parsing
 from gra_hpc.flows.ask import Question
 from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA
 
-DOMAIN_NAMES = {
-    "coding": "Coding (write, understand or debug code)",
-    "math": "Math",
-    "qa": "QA (factual, specialised answers)",
-    "reasoning": "Reasoning (causal, logical, multi-step)",
-    "role_play": "Role Play",
-    "language": "Language (translate, summarise, classify)",
-    "creation": "Creation (original writing)",
-}
-
 
 def _verdict_schema(criteria: Sequence[str], low: int, high: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
     score = {"type": "integer", "enum": list(range(low, high + 1))}
@@ -33,9 +23,10 @@ def _verdict_schema(criteria: Sequence[str], low: int, high: int) -> Callable[[d
 
 def _description(answer: str, v: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
     value = parsing.json_object(answer, ("domain", "keywords", "summary"))
-    domain = value.get("domain")
-    if domain not in DOMAINS:
-        raise parsing.Unparsable("domain is not one of the seven")
+    domain = parsing.plain(value.get("domain"))
+    known = v.get("domain_names", DOMAINS)
+    if domain not in known:
+        raise parsing.Unparsable("domain is not one of the seven" if known == DOMAINS else "no such domain")
     words = value.get("keywords")
     if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
         raise parsing.Unparsable("keywords are not a list of strings")
@@ -51,7 +42,7 @@ def _description_schema(v: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "domain": {"type": "string", "enum": list(DOMAINS)},
+            "domain": {"type": "string", "enum": list(v.get("domain_names", DOMAINS))},
             "keywords": {"type": "array", "items": keyword, "minItems": 1, "maxItems": v["keywords"]},
             "summary": {"type": "string", "maxLength": 8 * v["summary_words"]},
         },

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gra_hpc.config.settings import MethodConfig, ReviewOrder, Settle
 from gra_hpc.conversation import shown
+from gra_hpc.flows import domains
 from gra_hpc.flows.ask import Ask, Unanswered, together
 from gra_hpc.flows.gra import questions as q
 from gra_hpc.flows.gra.committee import (
@@ -44,7 +45,7 @@ async def synthesize(sample: Sample, examples: Sequence[Record], ask: Ask, metho
 
 async def generate_instruction(sample: Sample, examples: Sequence[Record], ask: Ask, method: MethodConfig) -> None:
     """Steps 1.1 and 1.2: new keywords, and an instruction about them."""
-    domain = q.DOMAIN_NAMES[sample.domain]
+    domain = domains.label(method, sample.domain)
     generator = sample.roles.generator
     sample.keywords = await ask(
         q.KEYWORDS, generator, "generator", domain_name=domain, examples=examples, keywords=method.keywords

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gra_hpc.flows.domains import domains_of
 from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, digest
 from gra_hpc.release.inputs import Inputs, Table, read_slices
@@ -72,13 +73,14 @@ class Distributions:
     Args:
         members: model by seat.
         accept_mean: the threshold for a single review.
+        domains: their names.
     """
 
-    def __init__(self, members: dict[str, str], accept_mean: float) -> None:
+    def __init__(self, members: dict[str, str], accept_mean: float, domains: Sequence[str] = DOMAINS) -> None:
         self.members = {name: Member(name, model) for name, model in members.items()}
         self.accept_mean = accept_mean
         self.samples = 0
-        self.domains = {d: dict.fromkeys(STATUSES, 0) for d in (*DOMAINS, "")}
+        self.domains = {d: dict.fromkeys(STATUSES, 0) for d in (*domains, "")}
         self.sd = [0] * SD_BINS
         self.lengths = {
             (name, status): [0] * LENGTH_BINS for name in ("instruction", "response") for status in STATUSES
@@ -226,7 +228,8 @@ def choose_shards(tables: Sequence[Table], limit: int = SAMPLED) -> list[Table]:
 
 def distributions(inputs: Inputs, tables: Sequence[Table]) -> Distributions:
     """Counts over the samples of some shards."""
-    out = Distributions(inputs.model_of, inputs.run.config.method.accept_mean)
+    method = inputs.run.config.method
+    out = Distributions(inputs.model_of, method.accept_mean, domains_of(method))
     columns = ["status", "domain", "generator", "instruction", "response", "instruction_reviews", "reviews", "verdict"]
     for table in tables:
         for batch in read_slices(table.samples, [*columns, "mean", "sd"], _BATCH):

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from gra_hpc.records import CRITERIA, DOMAINS
+from gra_hpc.records import CRITERIA
 from gra_hpc.release import card
 from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, shown, spark
 from gra_hpc.release.diagnostics.measure import Diagnosis
@@ -130,6 +130,7 @@ def render(
         bias=fairness.section(d.bias),
         spread=_spread(d, method),
         domains=_domains(d),
+        languages=card.languages(facts),
         lengths=[_lengths(d, name) for name in ("instruction", "response")],
         similarity=_similarity(facts),
         data=section(diagnosis),
@@ -252,8 +253,7 @@ def _spread(d: Distributions, method: dict[str, Any]) -> Markup:
 
 def _domains(d: Distributions) -> Markup:
     rows = []
-    for name in (*DOMAINS, ""):
-        n = d.domains[name]
+    for name, n in d.domains.items():
         if name or sum(n.values()):
             parts = [Part(status, n[status], status) for status in ("accepted", "rejected", "failed")]
             rows.append(

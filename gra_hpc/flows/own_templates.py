@@ -1,0 +1,114 @@
+"""Templates of the user's own (`method.prompts`), read and checked before anything is planned with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gra_hpc.errors import ConfigError
+from gra_hpc.flows.render import COMMON, DIRECTORY, Own, render
+from gra_hpc.records import CRITERIA, Record, Review
+
+MOST_BYTES = 100_000
+"""Size of a template."""
+_TRIAL = {
+    "domain_name": "Math",
+    "examples": [Record("a", "Add 2 and 2.", "4", "math", ("sum", "two"), "Adds.")] * 2,
+    "instruction": "Add 2 and 2.",
+    "response": "4",
+    "keywords": 3,
+    "summary_words": 30,
+    "reviews": [Review("a", dict.fromkeys(CRITERIA, 8), "right")] * 2,
+}
+"""Variables of all templates, to try them with."""
+
+
+def read(directory: str) -> Own:
+    """The templates of a directory; empty: none.
+
+    Raises:
+        ConfigError: no such directory, no template in it, one of a name that no question has, one that lacks a variable
+            of the paper's or uses one that there is not, or one that cannot be rendered.
+    """
+    if not directory:
+        return ()
+    path = Path(directory)
+    if not path.is_dir():
+        raise ConfigError(f"method.prompts={directory}: no such directory", "name the one that your templates are in")
+    paper = {p.stem: p.read_text(encoding="utf-8") for p in DIRECTORY.glob("*.j2")}
+    found = sorted(path.glob("*.j2"))
+    for file in found:
+        if file.stem not in paper:
+            names = ", ".join(f"{name}.j2" for name in sorted(paper))
+            raise ConfigError(f"{file}: no question has a template of this name", f"one of {names}")
+    if not found:
+        raise ConfigError(f"method.prompts={directory}: no template (*.j2) in it", f"copy some from {DIRECTORY}")
+    own = tuple((file.stem, _text(file)) for file in found)
+    for file, (name, text) in zip(found, own, strict=True):
+        _check(file, text, paper[name])
+        _try(file, own)
+    return own
+
+
+def _text(file: Path) -> str:
+    if not file.is_file() or file.stat().st_size > MOST_BYTES:
+        raise ConfigError(f"{file}: not a file of at most {MOST_BYTES:,} bytes", "mend it")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{file}: not UTF-8 at byte {e.start}", "save it as UTF-8") from None
+
+
+def variables(text: str) -> set[str]:
+    """What a template is rendered with, but for what every one may use.
+
+    Raises:
+        jinja2.TemplateSyntaxError: no template.
+    """
+    import jinja2
+    from jinja2 import meta
+
+    return meta.find_undeclared_variables(jinja2.Environment().parse(text)) - {*COMMON, "turn"}
+
+
+def _check(file: Path, text: str, paper: str) -> None:
+    """Refuse a template with other variables than the paper's of its name.
+
+    Raises:
+        ConfigError: naming line or variable.
+    """
+    import jinja2
+
+    try:
+        used = variables(text)
+    except jinja2.TemplateSyntaxError as e:
+        raise ConfigError(f"{file}:{e.lineno}: {e.message}", "mend the template") from None
+    known = variables(paper)
+    if missing := sorted(known - used):
+        raise ConfigError(
+            f"{file}: lacks the variable {missing[0]}", f"put {{{{ {missing[0]} }}}} where the paper's template has it"
+        )
+    if unknown := sorted(used - known):
+        raise ConfigError(
+            f"{file}: uses {unknown[0]}, which there is not", f"there are {', '.join(sorted({*known, *COMMON}))}"
+        )
+
+
+def _try(file: Path, own: Own) -> None:
+    """Render a template as it will be.
+
+    Raises:
+        ConfigError: it cannot be, or its messages are none that a model could answer.
+    """
+    import jinja2
+
+    given = _TRIAL | ({"keywords": ("sum", "two")} if file.stem == "instruction" else {})
+    try:
+        for language in ("", "German"):
+            roles = [m["role"] for m in render(file.stem, given | {"language": language}, own=own)]
+            if not roles or roles[-1] != "user" or "system" in roles[1:]:
+                raise ConfigError(
+                    f"{file}: its messages are {', '.join(roles) or 'none'}",
+                    "begin each by {{ turn(\"user\") }} and its like; the user's is the last, the system's the first",
+                )
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as e:
+        raise ConfigError(f"{file}: cannot be rendered: {e}", "mend the template") from None
