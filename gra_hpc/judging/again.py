@@ -100,9 +100,8 @@ def decide(run: Run, words: Sequence[str], to: Path) -> Run:
 def _plan(inputs: Inputs, config: RunConfig) -> Plan:
     """The plan of the new run: the old one's, but for what the fingerprint digests, and with its lineage."""
     old = inputs.run.plan
-    what = frozen(
-        config, old.frozen["seeds"], {k: v.identity for k, v in old.models.items()}, old.embed, old.benchmarks
-    )
+    identities = {k: v.identity for k, v in old.models.items()}
+    what = frozen(config, old.frozen["seeds"], identities, old.embed, old.benchmarks, old.own_templates)
     before = inputs.run.config.method
     now = {k: (getattr(before, k), getattr(config.method, k)) for k in THRESHOLDS}
     return replace(

@@ -48,17 +48,22 @@ _HINTS: tuple[tuple[bytes, bytes, re.Pattern[bytes] | None], ...] = (
     (b"+", b".+", None),
     (b"#", b"#!", None),
     (b"/", b"/*", None),
+    (b"\n", b":\n", re.compile(rb"(?:\A|\n)[ \t]*[a-z_][\w.-]*:[ \t]*\r?\n[ \t]")),
 )
 """Other bytes that may be, with their neighbours, and what must be around those."""
+
+_NAMES = re.compile(rb"\.(?<=[A-Za-z_]\.)(?=[A-Za-z_])|SELECT\s|INSERT\s|UPDATE\s|DELETE\s|CREATE\s|ALTER\s|DROP\s")
+"""What code is told by that is made of bytes of prose: names with a point within, SQL."""
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s")
 _OPENS = re.compile(r"[:{(\[,\\]\Z")
-_END = re.compile(r"[;{}]\Z|\A\s*[\[({<].*[\])}>][,;]?\Z")
+_END = re.compile(r"""[;{}]\Z|\A\s*[\[({<].*[\])}>][,;]?\Z|\A\s*(['"])\S+\1\Z|\A\s*[a-z_][\w.-]*:\Z""")
 _BEGIN = re.compile(
     r"""\s*(?:
       [\])}]+[;,]?\Z                                                            # the end of a block
     | (?:if|elif|else|for|while|def|class|try|except|finally|with|match|case|switch|do)\b.*:\Z
+    | (?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP)\s
     | (?:import|package|using|include|\#include)\s+[\w.<>"/:*]+;?\Z
     | from\s+[\w.]+\s+import\b
     | (?:\$|>>>|\.\.\.)\s+\S                                                    # behind a prompt
@@ -79,6 +84,11 @@ _WHOLE: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
     ("[", re.compile(r"\b[A-Za-z_]\w*\[[^\]\n]{0,99}\]")),
+    (".", re.compile(r"\b[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:\(\))?")),
+    ("<", re.compile(r"\b[A-Za-z_]\w*<[^<>\n]{1,60}>")),
+    ("{", re.compile(r"""(?<![\w}^_\\])\{[^{}\n]{0,200}[:'"][^{}\n]{0,200}\}""")),
+    ("[", re.compile(r"""\[[^\[\]\n]{0,200}['"][^\[\]\n]{0,200}\]""")),
+    ("]", re.compile(r"\[\^?[^\]\s]{1,40}\][+*?{]")),
     ("-", re.compile(r"\[\^?[^\]\s]{0,40}\w-\w[^\]\s]{0,40}\][+*?]?")),
     (",", re.compile(rf"[\[(]{_VALUE}(?:,{_VALUE})+[\])]")),
     (".", re.compile(r"(?<!\S)[^\s`]*\.[*+][^\s`]*")),
@@ -86,8 +96,9 @@ _WHOLE: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("'", re.compile(r"'[^'\n]{0,200}'(?=\s?[=+])|'(?<=[=+]')[^'\n]{0,200}'|'(?<=[=+]\s')[^'\n]{0,200}'")),
     ("*", re.compile(r"\*(?<![\w*)\]]\*)(?=[A-Za-z_])(?![^*\n]*\*)")),
 )
-"""What of a line is kept whole, each with a character that it holds: a call (not `item(s)`), an element, a class of
-characters, an interval or a tuple, any character often, quotes beside an operator, a pointer."""
+"""What of a line is kept whole, each with a character that it holds: a call (not `item(s)`), an element, a name with a
+point, a type of types, a map, a list of texts, a class of characters, an interval or a tuple, any character often,
+quotes beside an operator, a pointer."""
 _NAMED: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("$", re.compile(r"\$[^$\n]+\$")),
     ("\\", re.compile(r"\\[A-Za-z]\w*")),
@@ -123,9 +134,11 @@ def marked(text: bytes, coding: bool = False) -> bytes:
 
 
 def _may_hold_code(text: bytes) -> bool:
+    if text[:1] in b" '\"" or _NAMES.search(text):
+        return True
     other = text.translate(None, _SAFE)
     if not other:
-        return text[:1] == b" "
+        return False
     if len(other.translate(None, _TELLING)) != len(other) or text[:1] in b" \t(-":
         return True
     return any(
@@ -137,7 +150,7 @@ def _may_hold_code(text: bytes) -> bool:
 def _lines(lines: list[str], coding: bool) -> list[str]:
     """Lines, those that look like code to the letter, and the others with what of them does."""
     out: list[str] = []
-    fence, before, opened = "", False, False
+    fence, before, opened, blank = "", False, False, True
     for raw in lines:
         line = raw.rstrip()
         found = _FENCE.match(line)
@@ -153,7 +166,9 @@ def _lines(lines: list[str], coding: bool) -> list[str]:
                 out.append("")
             before, opened = False, False
             continue
-        inside = line[:1] in (" ", "\t") and (before or opened) and not _ITEM.match(line)
+        indented = line[:1] == "\t" or (line[:4] == "    " and blank)
+        inside = (indented or (line[:1] == " " and (before or opened))) and not _ITEM.match(line)
+        blank = not line
         is_code = bool(line) and (inside or (not _PLAIN_LINE.fullmatch(line) if coding else _is_code(line)))
         out.append(_line(line) if is_code else _spans(line))
         if line:
