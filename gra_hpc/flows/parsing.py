@@ -100,8 +100,12 @@ def _is_mark(char: str) -> bool:
 
 def _length(word: str) -> int:
     """Words of a keyword; of a script with wide letters, which has no spaces, three letters or so are one."""
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in word) if not word.isascii() else 0
-    return len(word.split()) + wide // 3
+    return len(word.split()) + (_wide(word) // 3 if not word.isascii() else 0)
+
+
+def _wide(text: str) -> int:
+    """Letters that take two columns: Chinese, Japanese, Korean."""
+    return sum(unicodedata.east_asian_width(c) in "WF" for c in text)
 
 
 def fold(word: str) -> str:
@@ -110,7 +114,7 @@ def fold(word: str) -> str:
 
 
 def summary(answer: str, words: int) -> str:
-    """One line of at most so many words.
+    """One line of at most so many words; in a script with wide letters, which has no spaces, three are one.
 
     Raises:
         Unparsable: when it is empty.
@@ -119,7 +123,10 @@ def summary(answer: str, words: int) -> str:
     if not line:
         raise Unparsable("empty answer")
     parts = line.split()
-    return " ".join(parts[:words])
+    short = " ".join(parts[:words])
+    if not short.isascii() and 2 * _wide(short) > len(short):
+        return short[: 3 * words]
+    return short
 
 
 def json_object(answer: str, keys: Iterable[str] = ()) -> dict[str, Any]:

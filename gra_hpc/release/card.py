@@ -19,6 +19,7 @@ from gra_hpc.release.markdown import block, code, markdown
 from gra_hpc.release.schema import OUTCOMES
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.terminal import printable
+from gra_hpc.text.languages import NAMES
 
 NAME = "README.md"
 PAPER = {"accept_mean": 8.0, "accept_sd": 1.5, "adjudicate_mean": 8.0}
@@ -87,6 +88,8 @@ def metadata(facts: dict[str, Any]) -> dict[str, Any]:
     }
     if out["license"] == "other" and licence.lower() != "other":
         out["license_name"] = licence
+    if spoken := main_languages(facts["languages"]["rows"] or {}):
+        out["language"] = spoken
     return out | {
         "task_categories": ["text-generation"],
         "tags": ["synthetic", "instruction-tuning", "sft", "gra", "gra-hpc"]
@@ -102,6 +105,12 @@ _HUB_LICENCES = {
     *("openrail", "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "unlicense", "other"),
 }
 """Identifiers that the Hub knows, in lower case; others go by `license_name`."""
+
+
+def main_languages(rows: dict[str, int]) -> list[str]:
+    """Codes of the languages that at least a tenth of the rows are in."""
+    codes = {name: code for code, name in NAMES.items()}
+    return [codes[name] for name, n in rows.items() if name in codes and 10 * n >= sum(rows.values())]
 
 
 def reviewers(config: dict[str, Any]) -> int:

@@ -51,6 +51,12 @@ def test_keywords_of_any_form_and_script(answer: str, expected: tuple[str, ...])
     assert parsing.keywords(answer, 3) == expected
 
 
+def test_a_summary_is_bounded_in_every_script() -> None:
+    assert parsing.summary("Explain " * 40, 30).split() == ["Explain"] * 30
+    assert parsing.summary("琵琶湖について説明する。" * 40, 30) == ("琵琶湖について説明する。" * 40)[:90]
+    assert parsing.summary("Объясни, почему небо синее.", 30) == "Объясни, почему небо синее."
+
+
 def test_a_sentence_without_spaces_is_no_keyword() -> None:
     with pytest.raises(Unparsable):
         parsing.keywords("我已经准备好为您提供您所需要的任何形式的帮助\n河流\n长江", 3)

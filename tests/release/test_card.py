@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.release.card import first_row, limits, metadata, millions, render
+from gra_hpc.release.card import first_row, limits, main_languages, metadata, millions, render
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
@@ -23,13 +23,18 @@ def test_the_card_follows_from_manifest_and_data(built: Run, facts: dict[str, An
     assert (built.release / "README.md").read_text() == render(facts, first_row(built.release))
 
 
+def test_the_header_names_the_languages_of_a_tenth_of_the_rows() -> None:
+    assert main_languages({"German": 90, "Japanese": 10, "English": 9, "": 0}) == ["de"]
+    assert main_languages({"Japanese": 1, "": 9}) == ["ja"] and main_languages({}) == main_languages({"": 3}) == []
+
+
 def test_the_hub_can_read_its_header(built: Run, facts: dict[str, Any]) -> None:
     from huggingface_hub import DatasetCard
 
     header = DatasetCard((built.release / "README.md").read_text()).data.to_dict()
     assert header == metadata(facts)
     assert header["license"] == "cc0-1.0" and header["size_categories"] == ["n<1K"]
-    assert "language" not in header, "nobody has determined it"
+    assert header.get("language", []) == main_languages(facts["languages"]["rows"] or {})
     assert [c["config_name"] for c in header["configs"]] == ["default", "rejects"]
 
 
