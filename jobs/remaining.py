@@ -1,19 +1,20 @@
 """What is left of a run, for plain sbatch: `python jobs/remaining.py RUN [--largest N]`, a line per job.
 
-    shards ROUND OFFSET INDICES COMMENT     INDICES for --array; an index plus OFFSET is the shard
-    merge  ROUND COMMENT
+    workers ROUND COUNT COMMENT
+    merge   ROUND COMMENT
 
 The jobs are noted in RUN/submissions first: their comments let `gra status`, `gra cancel` and `gra resume` know them.
 """
 
 import argparse
 import sys
-from itertools import groupby
 
 from gra_hpc.errors import GraError
 from gra_hpc.launch import slurm
-from gra_hpc.launch.slurm import index_ranges, max_array_size
+from gra_hpc.launch.queue_gap import spread
+from gra_hpc.launch.slurm import max_array_size
 from gra_hpc.launch.submissions import Job, Submission, match, refuse_copy
+from gra_hpc.launch.worker_count import workers_for
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 
@@ -36,11 +37,9 @@ def main() -> None:
         jobs: list[Job] = []
         lines: list[tuple[object, ...]] = []
         for step in remaining(run):
-            for block, some in groupby(step.shards, lambda shard: shard // size):
-                offset, shards = block * size, list(some)
-                jobs.append(Job("shards", step.round, list(range(offset, shards[-1] + 1)), plain=True))
-                indices = index_ranges(shard - offset for shard in shards)
-                lines.append(("shards", step.round, offset, indices))
+            if workers := min(size, workers_for(run, step)):
+                jobs.append(Job("workers", step.round, spread(range(step.total), workers), plain=True))
+                lines.append(("workers", step.round, workers))
             jobs.append(Job("merge", step.round, plain=True))
             lines.append(("merge", step.round))
         submission = Submission.new(run, jobs)

@@ -14,6 +14,18 @@ from gra_hpc.run.rounds import current_round
 from gra_hpc.run.run import Run
 
 
+def _part(text: str) -> tuple[int, int]:
+    """`3/16`: the third of sixteen, from 0.
+
+    Raises:
+        ValueError: not two numbers, or none of nothing.
+    """
+    which, workers = (int(word) for word in text.split("/"))
+    if workers < 1:
+        raise ValueError(text)
+    return which, workers
+
+
 def main() -> None:
     """Parse the command line and run."""
     # Slurm's warning may come before anybody listens: then nothing has been done, and the job is put back at once.
@@ -22,13 +34,17 @@ def main() -> None:
     parser.add_argument("run", help="directory of the run (gra plan made it)")
     parser.add_argument("shard", type=int, nargs="?", help="this shard alone, whoever else is at it; from 0")
     parser.add_argument("--round", type=int, default=None, help="round; the current one if left out")
+    parser.add_argument(
+        "--worker", type=_part, default=(0, 1), metavar="I/N", help="which of so many workers: where it begins"
+    )
     args = parser.parse_args()
     try:
         run = Run.open(args.run)
         number = current_round(run) if args.round is None else args.round
         lead_s = int(os.environ.get("GRA_LEAD_S") or 0)
         if args.shard is None:
-            print(WorkerTask(str(run.path), number, 0, lead_s)())
+            which, workers = args.worker
+            print(WorkerTask(str(run.path), number, which * run.shards_of(number) // workers, lead_s)())
         else:
             print(ShardTask(str(run.path), number, args.shard, lead_s)())
     except GraError as e:

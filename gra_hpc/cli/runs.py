@@ -58,12 +58,23 @@ def plan(
 
 
 @app.command()
-def submit(run: RunPath) -> None:
-    """Hand a planned run to Slurm, or run it here (site.executor=local)."""
+def submit(
+    run: RunPath,
+    overrides: Overrides = None,
+    add: Annotated[int, typer.Option("--add", min=0, help="So many workers more, for a run that is under way.")] = 0,
+) -> None:
+    """Hand a planned run to Slurm, or run it here (site.executor=local). Settings are for workers that are added."""
+    from gra_hpc.launch.submit import add as do_add
     from gra_hpc.launch.submit import submit as do_submit
     from gra_hpc.run.run import Run
     from gra_hpc.views.progress import progress
 
+    if add:
+        for line in do_add(Run.open(run), add, overrides or []):
+            tell(line)
+        return
+    if overrides:
+        raise typer.BadParameter(f"settings go with --add; else: gra resume {run} {' '.join(overrides)}")
     do_submit(Run.open(run), resume=False, progress=progress)
 
 
@@ -130,13 +141,15 @@ def resume(run: RunPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def cancel(
-    run: RunPath, waiting: Annotated[bool, typer.Option("--waiting", help="Only what has not started yet.")] = False
+    run: RunPath,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only what has not started yet.")] = False,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Only so many workers; the others go on.")] = 0,
 ) -> None:
     """Cancel this run's jobs, and no others. What was answered is kept."""
     from gra_hpc.launch.cancel import cancel as do_cancel
     from gra_hpc.run.run import Run
 
-    for line in do_cancel(Run.to_look_at(run), waiting):
+    for line in do_cancel(Run.to_look_at(run), waiting, workers):
         tell(line)
 
 

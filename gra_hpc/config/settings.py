@@ -407,8 +407,11 @@ class LaunchConfig:
     """Seeds per shard, when shards is 0."""
     window: int = unfrozen(256, ge=1, le=1_000_000)
     """Samples in flight per shard."""
+    workers: int = unfrozen(0, ge=0, le=Most.TASKS)
+    """Workers of a round, one array task each; never more than there are shards. 0: as many as leave each so much work
+    that the start of its engines is under a twentieth of its time."""
     parallel: int = unfrozen(0, ge=0, le=Most.TASKS)
-    """Array tasks that run at once. 0: no limit (local executor: one)."""
+    """Workers that run at once. 0: no limit (local executor: one)."""
     journal_fsync_s: float = unfrozen(5.0, ge=0, le=3600)
     """Journal: longest time an answer is not yet on the disk, in seconds (a power loss costs it; a kill does not)."""
     journal_fsync_calls: int = unfrozen(256, ge=1, le=1_000_000)

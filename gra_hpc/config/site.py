@@ -67,7 +67,7 @@ class SiteConfig:
     max_array_size: int = unfrozen(0, ge=0, le=10 * Most.TASKS)
     """Largest array. 0: ask Slurm (MaxArraySize)."""
     parallel: int = unfrozen(0, ge=0, le=Most.TASKS)
-    """Shards of a run that run at once, where `launch.parallel` is 0. 0: as many as Slurm starts."""
+    """Workers of a run that run at once, where `launch.parallel` is 0. 0: as many as Slurm starts."""
     wckey: bool = unfrozen(False)
     """Emit --wckey (submitit does; some sites reject it)."""
     modules: list[str] = unfrozen([])

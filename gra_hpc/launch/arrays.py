@@ -1,4 +1,4 @@
-"""Slurm jobs through submitit: arrays of shards, and merges that depend on them."""
+"""Slurm jobs through submitit: arrays of workers, and merges that depend on them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from gra_hpc.launch import slurm
 from gra_hpc.launch.environment import overruled
 from gra_hpc.launch.queue_gap import find_gap, settings_digest
 from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_copy, refuse_while_at_work
-from gra_hpc.launch.tasks import MergeTask, ShardTask
+from gra_hpc.launch.tasks import MergeTask, WorkerTask
+from gra_hpc.launch.worker_count import workers_for
 from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step
+from gra_hpc.run.run import Run
 from gra_hpc.storage import PRIVATE, write_atomic
 from gra_hpc.terminal import complain
 
@@ -30,11 +32,15 @@ MERGE_TIMEOUTS = 2
 """A merge starts from the beginning: where it is too long twice, it is too long (`site.merge_time_minutes`)."""
 
 
-def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Iterator[str]:
-    """Submit arrays for the shards that are neither published nor in the queue, and the merges behind them.
+def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunConfig | None = None) -> Iterator[str]:
+    """Submit workers for what is left and not in the queue, and the merges behind them.
 
     Each array depends on the merge before it; each merge on all arrays of its round (`afterany`: it decides from the
     manifests). What waits or runs already stays; see `queue_gap.find_gap` for what is cancelled and submitted anew.
+
+    Args:
+        add: so many more in the first of the steps than there are.
+        elsewhere: their settings, if not the run's.
 
     Yields:
         One line per job.
@@ -43,6 +49,7 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
         LaunchError: it is a copy of a run that is at work; Slurm refuses the jobs, none of which is submitted; or, of
             late, one of them: those before it are recorded and stay.
     """
+    config = run.config
     refuse_while_at_work(run)
     queue = slurm.queue()
     refuse_copy(run, queue)
@@ -51,12 +58,16 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
     unknown = [task for task in queue if task.id not in known]
     for step in steps:
         in_queue += by_hand(run, step.round, step.shards, unknown)
-    # published since the steps were worked out: such a task has left the queue, and must not come back
+    # published since the steps were worked out: nobody is to be submitted for those
     steps = [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps]
     size = config.site.max_array_size or slurm.max_array_size()
-    gap = find_gap(steps, in_queue, settings_digest(config), size)
+    wanted = {step.round: workers_for(run, step) for step in steps}
+    gap = find_gap(steps, in_queue, settings_digest(config), size, wanted, add)
     if gap.jobs:
-        examples = {"shards": shard_executor(run, config, "gra:"), "merge": merge_executor(run, config, "gra:")}
+        examples = {
+            "workers": shard_executor(run, elsewhere or config, "gra:"),
+            "merge": merge_executor(run, config, "gra:"),
+        }
         refuse_refused(*(examples[kind] for kind in sorted({job.kind for job in gap.jobs})))
         if note := overruled_note(examples["merge"]):
             yield note
@@ -71,17 +82,18 @@ def submit_steps(run: RunDir, config: RunConfig, steps: Sequence[Step]) -> Itera
     submission = Submission.new(run, gap.jobs)
     submission.save(run)
     merges = dict(gap.merges)
+    left = {step.round: len(step.shards) for step in steps}
     for number, job in enumerate(gap.jobs):
         comment = submission.comment(run, number)
         before = merges.get(job.round - 1, "")
-        if job.kind == "shards":
+        if job.kind == "workers":
             depend = f"afterok:{before}" if before else ""
-            lead = config.site.signal_lead_s
-            tasks = [ShardTask(str(run.path), job.round, s, lead) for s in job.shards]
-            job.id = submit_array(shard_executor(run, config, comment, depend), tasks)
-            yield f"round {job.round}: array {job.id} of {len(tasks)} shards ({slurm.index_ranges(job.shards)})"
+            own = elsewhere if elsewhere and job.round == steps[0].round else config
+            tasks = [WorkerTask(str(run.path), job.round, place, own.site.signal_lead_s) for place in job.shards]
+            job.id = submit_array(shard_executor(run, own, comment, depend), tasks)
+            yield f"round {job.round}: array {job.id} of {len(tasks)} workers for {left[job.round]} shards"
         else:
-            arrays = [j.id for j in gap.jobs if j.kind == "shards" and j.round == job.round]
+            arrays = [j.id for j in gap.jobs if j.kind == "workers" and j.round == job.round]
             arrays += gap.alive[job.round]
             parents = arrays or ([before] if before else [])
             kind = "afterany" if arrays else "afterok"
@@ -102,7 +114,7 @@ class Demand:
     """What a job asks of Slurm: one task per node, as often as there are tasks."""
 
     name: str
-    """Behind the run's name; empty for shards."""
+    """Behind the run's name; empty for workers."""
     minutes: int
     lead_s: int
     """Seconds before the time limit at which it is signalled; at most a fifth of it."""

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
-from gra_hpc.launch.submissions import Does, match, refuse_copy, sole_submitter
+from gra_hpc.launch.submissions import Does, Job, match, refuse_copy, sole_submitter
 from gra_hpc.run.run import Run
 
 WAIT_S = 60.0
 """Longest wait for cancelled tasks: Slurm gives them KillWait, 30 s on most sites."""
 
 
-def cancel(run: Run, waiting_only: bool = False) -> Iterator[str]:
+def cancel(run: Run, waiting_only: bool = False, workers: int = 0) -> Iterator[str]:
     """Cancel a run's tasks. A submission that is being made comes to its end before.
 
     Args:
         waiting_only: leave those alone that are on a node.
+        workers: only so many workers, of the first round in the queue: those that wait, then those that came last.
 
     Yields:
         What was done, for people.
@@ -35,15 +36,18 @@ def cancel(run: Run, waiting_only: bool = False) -> Iterator[str]:
         yield "nothing of this run is in Slurm's queue"
         return
     with sole_submitter(run, Does.cancels):
-        yield from _cancel(run, waiting_only)
+        yield from _cancel(run, waiting_only, workers)
 
 
-def _cancel(run: Run, waiting_only: bool) -> Iterator[str]:
+def _cancel(run: Run, waiting_only: bool, workers: int) -> Iterator[str]:
     queue = slurm.queue()
-    tasks = [task for _, task in match(run, queue)]
+    found = match(run, queue)
+    tasks = [task for _, task in found]
     if not tasks:
         refuse_copy(run, queue)
     chosen = [t for t in tasks if t.waiting or not waiting_only]
+    if workers:
+        chosen = last_workers(found, chosen)[:workers]
     if not chosen:
         yield "nothing of this run is in Slurm's queue" + (" and waiting" if waiting_only and tasks else "")
         return
@@ -59,7 +63,14 @@ def _cancel(run: Run, waiting_only: bool) -> Iterator[str]:
         if left:
             yield f"{left} still on their nodes after {WAIT_S:g} s: gra status {run.path} before you resume"
             return
-    yield f"next: gra resume {run.path}"
+    yield f"next: gra {'status' if workers else 'resume'} {run.path}"
+
+
+def last_workers(found: Sequence[tuple[Job, slurm.Task]], chosen: Sequence[slurm.Task]) -> list[slurm.Task]:
+    """The workers among some tasks, of the round that the run is at: the first to go first."""
+    mine = [(job.round, task) for job, task in found if job.kind == "workers" and task in chosen]
+    now = min((round_ for round_, _ in mine), default=0)
+    return sorted((t for round_, t in mine if round_ == now), key=lambda t: (t.running, -t.job, -(t.index or 0)))
 
 
 def _wait(ids: set[str]) -> int:

@@ -50,11 +50,12 @@ class Finder:
                     self._jobs["merge", job.round, 0] = job.id
                 for index, shard in enumerate(job.shards if job.id else ()):
                     name = f"{job.id}_{index}" if len(job.shards) > 1 else job.id
-                    self._jobs["shards", job.round, shard] = name
+                    self._jobs["workers", job.round, shard] = name
 
     def shard(self, round_: int, shard: ShardDir, beat: Heartbeat | None = None) -> Logs:
-        """Logs of a shard: of its newest attempt's job, or of a job submitted since whose attempt did not begin."""
-        names = [self._jobs.get(("shards", round_, shard.number), "")]
+        """Logs of a shard: of its newest attempt's worker, or of one submitted since that was to begin there and did
+        not."""
+        names = [self._jobs.get(("workers", round_, shard.number), "")]
         engines: tuple[Path, ...] = ()
         if beat is not None:
             names.append(beat.job or local_job(beat.attempt))

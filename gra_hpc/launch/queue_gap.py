@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from gra_hpc.config.settings import RunConfig
@@ -17,7 +17,7 @@ class Gap:
     """What a submission has to do; empty when typed twice."""
 
     jobs: list[Job] = field(default_factory=list)
-    """To submit, in this order: the arrays of a round, then its merge."""
+    """To submit, in this order: a round's arrays of workers, then its merge."""
     cancel: list[str] = field(default_factory=list)
     """Tasks that would do what is done already, or with other settings, or wait for what will not come; and all, also
     running, of jobs whose submitter died before it had written everything that they need, or that look for it where the
@@ -35,19 +35,28 @@ def settings_digest(config: RunConfig) -> str:
     return digest(asdict(config.site), config.launch.parallel, size=8)
 
 
-def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settings: str, size: int) -> Gap:
+def find_gap(
+    steps: Sequence[Step],
+    in_queue: Sequence[tuple[Job, Task]],
+    settings: str,
+    size: int,
+    workers: Mapping[int, int],
+    add: int = 0,
+) -> Gap:
     """Compare what is left with what is in the queue.
 
-    A task that runs is left alone. One that waits keeps its place in the queue, unless its settings have changed
-    since (plain sbatch has settings of its own), or it waits for something that cannot happen. Tasks of a job whose
-    submitter died before it had noted the job's id are replaced: what they need may never have been written, and they
-    would fail for lack of it; so would those that were submitted before the run was moved.
+    A worker that runs is left alone: it goes on until no shard is left. One that waits keeps its place in the queue,
+    unless its settings have changed since (plain sbatch has settings of its own), or it waits for something that cannot
+    happen, or there is no shard for it. Tasks of a job whose submitter died before it had noted the job's id are
+    replaced: what they need may never have been written, and they would fail for lack of it.
 
     Args:
         steps: the rounds that are left, in order.
         in_queue: tasks of the run that wait or run, with what each is for.
         settings: digest of the present settings.
         size: largest array.
+        workers: wanted, by round; never more than there are shards.
+        add: so many more in the first round, whatever waits there.
     """
     gap = Gap()
     rearmed = False  # a merge is submitted anew, so what waits for the old one must be too
@@ -56,28 +65,29 @@ def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settin
     for step in steps:
         mine = [(job, t) for job, t in in_queue if job.round == step.round]
         running = [(job, t) for job, t in mine if t.running and _known(job)]
-        covered = {shard_of(job, t) for job, t in running if job.kind == "shards"}
-        alive = [str(t.job) for job, t in running if job.kind == "shards"]
+        alive = [t for job, t in running if job.kind == "workers"]
         gap.stay += [t.id for _, t in running]
         gap.cancel += [t.id for job, t in mine if t.running and not _known(job)]
+        more = add if step is steps[0] else 0
+        wanted = len(step.shards) if more else min(workers[step.round], len(step.shards))
         for job, t in mine:
-            if job.kind != "shards" or not t.waiting:
+            if job.kind != "workers" or not t.waiting:
                 continue
-            shard = shard_of(job, t)
-            if _right(job, t, settings) and not rearmed and shard in step.shards and shard not in covered:
-                covered.add(shard)
-                alive.append(str(t.job))
+            right = _right(job, t, settings) or (more and _known(job) and not t.hopeless)
+            if right and not rearmed and len(alive) < wanted:
+                alive.append(t)
                 gap.stay.append(t.id)
             else:
                 gap.cancel.append(t.id)
-        todo = [s for s in step.shards if s not in covered]
-        gap.jobs += [Job("shards", step.round, todo[i : i + size]) for i in range(0, len(todo), size)]
-        gap.alive[step.round] = list(dict.fromkeys(alive))
+        lacking = min(more or wanted, wanted - len(alive))
+        places = spread(step.shards, lacking)
+        gap.jobs += [Job("workers", step.round, places[i : i + size]) for i in range(0, lacking, size)]
+        gap.alive[step.round] = list(dict.fromkeys(str(t.job) for t in alive))
         merging = [t for job, t in running if job.kind == "merge"]
         waiting = [(job, t) for job, t in mine if job.kind == "merge" and t.waiting]
-        good = [t for job, t in waiting if _right(job, t, settings) and not rearmed and not todo]
+        good = [t for job, t in waiting if _right(job, t, settings) and not rearmed and lacking <= 0]
         # a merge that runs while shards of its round are not through will say so and end: another must follow
-        if good or (merging and not todo and not covered):
+        if good or (merging and lacking <= 0 and not alive):
             gap.merges[step.round] = str((good or merging)[0].job)
         else:
             gap.jobs.append(Job("merge", step.round))
@@ -89,9 +99,9 @@ def find_gap(steps: Sequence[Step], in_queue: Sequence[tuple[Job, Task]], settin
     return gap
 
 
-def shard_of(job: Job, task: Task) -> int:
-    """The shard that a task of an array is for."""
-    return job.shards[task.index or 0]
+def spread(shards: Sequence[int], workers: int) -> list[int]:
+    """Shards for so many workers to begin at, as far from each other as can be."""
+    return [shards[i * len(shards) // workers] for i in range(workers)]
 
 
 def _right(job: Job, task: Task, settings: str) -> bool:

@@ -43,13 +43,13 @@ _TOKEN = re.compile(r"s(\d{5,})-")
 
 @dataclass
 class Job:
-    """One sbatch: an array of shards, or a merge."""
+    """One sbatch: an array of workers, or a merge."""
 
     kind: str
-    """shards or merge."""
+    """workers or merge."""
     round: int
     shards: list[int] = field(default_factory=list)
-    """Shard of each array index."""
+    """Of each array index: the shard that its worker begins at."""
     id: str = ""
     """Slurm's id; empty until sbatch has answered."""
     settings: str = ""
@@ -308,9 +308,8 @@ def by_hand(
         directory = run.round(round_).shard(shard)
         latest = earlier(directory)[-1:]
         beat = Heartbeat.read(latest[0]) if latest else None
-        if beat is not None and (task := running.get(beat.job)) is not None:
-            which = [shard] * ((task.index or 0) + 1)
-            out.append((Job("shards", round_, which, str(task.job), plain=True), task))
+        if beat is not None and (task := running.pop(beat.job, None)) is not None:
+            out.append((Job("workers", round_, id=str(task.job), plain=True), task))
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from gra_hpc.config.site import Executor
@@ -54,13 +54,38 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
             raise LaunchError(f"{run.path}: Slurm reads % in the names of logs", "plan it in a directory without one")
         for line in size_lead(run):
             tell(line)
-        for line in submit_steps(run, config, steps):
+        for line in submit_steps(run, steps):
             tell(line)
         say(f"next: gra status {shown(run.path)}")
         return
     with progress(run) as watch:
         local.run_all(run, watch)
     finish(run)
+
+
+def add(run: Run, workers: int, overrides: Sequence[str]) -> Iterator[str]:
+    """Submit more workers to the round that a run is at; they may run elsewhere.
+
+    Args:
+        overrides: settings of the site for these workers alone.
+
+    Yields:
+        What was done, for people.
+
+    Raises:
+        LaunchError: the run does not use Slurm, or nothing is left to do, or Slurm refuses.
+    """
+    from gra_hpc.launch.arrays import submit_steps
+
+    if run.config.site.executor is not Executor.slurm:
+        raise LaunchError(f"{run.path}: runs on this machine, not in Slurm", "python jobs/synthesize.py RUN, beside it")
+    with sole_submitter(run):
+        steps = remaining(run)
+        if not steps or not steps[0].shards:
+            raise LaunchError(f"{run.path}: no shard is left to add workers for", f"gra status {run.path}")
+        elsewhere = Run.open(run.path, overrides).config if overrides else None
+        yield from submit_steps(run, steps, workers, elsewhere)
+    yield f"next: gra status {shown(run.path)}"
 
 
 def size_lead(run: Run) -> Iterator[str]:

@@ -138,6 +138,13 @@ class Solution:
     seconds: float
     """CPU time of the search."""
 
+    @property
+    def start_s(self) -> float:
+        """Seconds until a node's engines answer: those that would disturb each other start one after another."""
+        engines = [e for turn in self.rota.turns for e in turn.engines]
+        starts = max(1, len(engines)) if self.model.cpu else len({e.need.name for e in engines})
+        return self.model.constants.start_s * starts
+
 
 def solve(
     models: Mapping[str, ModelConfig],

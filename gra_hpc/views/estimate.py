@@ -81,9 +81,7 @@ def estimate(config: RunConfig, plan: Plan, candidates: int, shards: int, soluti
     rates, _ = calibration_of(config)
     load = method_load(config, rates, thinking=plan.thinking_models)
     if solution is not None:
-        engines = [e for turn in solution.rota.turns for e in turn.engines]
-        starts = max(1, len(engines)) if solution.model.cpu else len({e.need.name for e in engines})
-        start = solution.model.constants.start_s * starts
+        start = solution.start_s
         speed = solution.rota.samples_per_s
     else:
         in_a_row = sum(r.calls for r in _by_role(load, 1).values()) / 2

@@ -41,8 +41,8 @@ class ShardStatus:
 
     shard: int
     state: str
-    """published, running, queued, failed (its last attempt ended with an error), stopped (killed, or drained and not
-    queued), waiting (never started)."""
+    """published, running, queued (a worker in Slurm's queue will take it), failed (its last attempt ended with an
+    error), stopped (killed, or drained, and nobody will take it), waiting (never started)."""
     planned: int
     accepted: int = 0
     rejected: int = 0
@@ -103,6 +103,8 @@ class RoundStatus:
     """waiting or running: its merge in Slurm's queue; empty: none there."""
     absent: list[int] = field(default_factory=list)
     """Shards that its merge, which was made without them, does not hold."""
+    workers: dict[str, int] = field(default_factory=dict)
+    """Its workers in Slurm's queue: how many are waiting, how many running."""
     eta_s: float | None = None
     """Seconds until its shards are through at the present rate; none: nothing runs, or nothing has been measured."""
 
@@ -232,6 +234,7 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                     failures,
                     queue.merging.get(number, ""),
                     absent,
+                    dict(queue.workers.get(number, {})),
                     eta(states),
                 )
             )
@@ -246,8 +249,8 @@ class _Queue:
 
     asked: bool = False
     """Slurm has answered: what it does not know is not alive there."""
-    shards: dict[tuple[int, int], Any] = field(default_factory=dict)
-    """Tasks by round and shard."""
+    workers: dict[int, Counter[str]] = field(default_factory=dict)
+    """By round: workers that are waiting, and that are running."""
     merging: dict[int, str] = field(default_factory=dict)
     """Rounds whose merge waits or runs."""
     tasks: dict[str, Any] = field(default_factory=dict)
@@ -268,7 +271,7 @@ class _Queue:
             if job.kind == "merge":
                 out.merging[job.round] = "running" if task.running else "waiting"
             elif not task.hopeless:
-                out.shards[job.round, job.shards[task.index or 0]] = task
+                out.workers.setdefault(job.round, Counter())["running" if task.running else "waiting"] += 1
         return out
 
 
@@ -372,18 +375,19 @@ class _Judge:
         if seen.damaged:
             out.state, out.message = "failed", f"{seen.damaged}: move it away"
             return out
-        out.state = self._state(beat, seen.heart, self.queue.shards.get((round_, seen.dir.number)))
+        out.state = self._state(beat, seen.heart, round_)
         if out.state in ("failed", "stopped", "waiting"):
             self._explain(out, round_, seen.dir, beat)
         return out
 
-    def _state(self, beat: Heartbeat | None, heart: Path, task: Any) -> str:
-        if task is None and beat is not None:
-            task = self.queue.tasks.get(beat.job)
-        if task is not None:
+    def _state(self, beat: Heartbeat | None, heart: Path, round_: int) -> str:
+        state = "waiting" if beat is None else self._of_attempt(beat, heart)
+        return "queued" if state in ("waiting", "stopped") and self.queue.workers.get(round_) else state
+
+    def _of_attempt(self, beat: Heartbeat, heart: Path) -> str:
+        task = self.queue.tasks.get(beat.job)
+        if task is not None and not (beat.ended and task.running):  # else its worker is at another shard by now
             return "running" if task.running else "queued"
-        if beat is None:
-            return "waiting"
         if beat.ended:
             return "failed" if beat.phase == "failed" else "stopped"
         if beat.job and self.queue.asked:

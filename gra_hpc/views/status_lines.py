@@ -87,6 +87,8 @@ def _block(r: RoundStatus, details: bool) -> Iterator[tuple[str, str]]:
         yield "candidates", f"{done:,} of {ledger.planned:,}: {ledger.accepted:,} accepted{share}, {_lost(ledger)}"
     named = ", ".join(f"{states[s]} {_WORDS.get(s, s)}" for s in _ORDER if states[s])
     yield "shards", f"{len(r.shards)}: {named}" if not r.merged or states["published"] < len(r.shards) else named
+    if r.workers and not r.merged:
+        yield "workers", ", ".join(f"{n} {state}" for state, n in sorted(r.workers.items()))
     if rate := _rate(r):
         yield "rate" if not r.merged else "took", rate
     if r.eta_s is not None and ledger.pending:

@@ -28,8 +28,8 @@ SLOW = ("engine.simulated_latency_s=2", "launch.window=1")
 
 
 def running(run: Any) -> dict[int, Any]:
-    """Tasks that run, by shard."""
-    return {job.shards[t.index or 0]: t for job, t in run.queue() if job.kind == "shards" and t.running}
+    """Workers that run, by the shard that each was to begin at."""
+    return {job.shards[t.index or 0]: t for job, t in run.queue() if job.kind == "workers" and t.running}
 
 
 def at_work(run: Any, answers: int = 2) -> None:
@@ -39,7 +39,7 @@ def at_work(run: Any, answers: int = 2) -> None:
 
 
 def test_resume_while_it_runs_and_after_a_cancelled_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
-    run = slurm_run(cluster, *SLOW)
+    run = slurm_run(cluster, "engine.simulated_latency_s=6", "launch.window=1")  # nobody is done before it is typed
     run.submit()
     at_work(run)
     before = {t.id for _, t in run.queue()}
@@ -48,21 +48,51 @@ def test_resume_while_it_runs_and_after_a_cancelled_task(cluster: MiniSlurm, slu
     assert {t.id for _, t in run.queue()} == before
     assert len(run.jobs()) == 2
     cluster.run("scancel", running(run)[2].id)
-    run.wait(lambda: not run.queue())
-    assert run.published() == [0, 1, 3]
-    assert run.answers(2) >= 2
-    # the merge did not wait for ever; it says what is missing and what to type
-    assert not run.run.release.exists()
-    assert "round 1: 1 of 4 shards are not published: 2 -> gra resume" in run.logs()
-    run.quick()
+    run.wait(lambda: 2 not in running(run))
     said = run.resume()
     array, merge = run.jobs()[-2:]
-    assert f"round 1: array {array.id} of 1 shards (2)" in said
-    assert f"merge {merge.id} after afterany:{array.id}" in said
+    assert f"round 1: array {array.id} of 1 workers for " in said
+    assert f"merge {merge.id} after afterany:{array.id}:{run.jobs()[0].id}" in said
     run.resume()
     assert len(run.jobs()) == 4
     run.wait_release()
     assert run.attempts(2)[-1]["replayed"] >= 2
+    run.check()
+
+
+def test_the_others_take_over_and_a_round_without_workers_is_told(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    run = slurm_run(cluster, *SLOW)
+    run.submit()
+    at_work(run)
+    assert "cancelled 3 tasks: 3 running" in run.gra("cancel", run.run.path, "--workers", 3)
+    run.wait(lambda: len(running(run)) == 1)
+    cluster.run("scancel", *(t.id for t in running(run).values()))
+    run.wait(lambda: not run.queue())
+    # the merge did not wait for ever; it says what is missing and what to type
+    assert not run.run.release.exists()
+    assert "round 1: 4 of 4 shards are not published: 0-3 -> gra resume" in run.logs()
+    answered = sum(run.answers(n) for n in range(SHARDS))
+    run.quick()
+    assert "of 1 workers for 4 shards" in run.resume("launch.workers=1")
+    run.wait_release()
+    assert len({run.attempts(n)[-1]["worker"] for n in range(SHARDS)}) == 1
+    assert sum(run.attempts(n)[-1]["replayed"] for n in range(SHARDS)) == answered
+    run.check()
+
+
+def test_workers_are_added_while_it_runs(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    run = slurm_run(cluster, *SLOW, "launch.workers=1")
+    assert "of 1 workers for 4 shards" in run.submit()
+    run.wait(lambda: running(run) and run.answers(0) >= 1)
+    said = run.gra("submit", run.run.path, "--add", 2, "site.partition=high")
+    added, merge = run.jobs()[-2:]
+    assert f"round 1: array {added.id} of 2 workers for 4 shards" in said
+    assert f"merge {merge.id} after afterany:{added.id}:{run.jobs()[0].id}" in said
+    run.wait(lambda: sum(run.answers(n) > 0 for n in range(SHARDS)) >= 3)
+    partitions = cluster.run("squeue", "-h", "-o", "%P", "-j", added.id).split()
+    assert set(partitions) == {"high"}
+    assert "nothing to submit" in run.resume()
+    run.wait_release()
     run.check()
 
 
@@ -138,9 +168,8 @@ def test_a_node_loses_power(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     run.wait(lambda: all(len(run.beats(n)) > 1 or n in run.published() for n in lost), 120)
     print(f"running elsewhere after {time.monotonic() - began:.0f} s")
     run.wait_release()
-    for n in lost:
+    for n in lost:  # by whom: the same workers elsewhere, or others
         assert run.attempts(n)[-1]["replayed"] >= answered[n]
-        assert run.attempts(n)[-1]["restart"] == 1
     assert len(run.jobs()) == 2
     run.check()
 
@@ -159,7 +188,7 @@ def test_the_controller_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     run.wait(lambda: "not requeued yet" in run.logs(), 120)
     said = run.gra("status", run.run.path)
     assert "Slurm could not be asked" in said
-    run.wait(lambda: len(run.published()) == SHARDS - 1)
+    run.wait(lambda: len(run.published()) >= SHARDS - 1)
     cluster.start_ctld()
     run.wait_release()
     assert run.attempts(3)[-1]["replayed"] == answered
@@ -173,9 +202,9 @@ def test_a_merge_that_fails_stops_the_next_round(cluster: MiniSlurm, slurm_run: 
     run.submit()
     at_work(run)
     assert {job.round for job, _ in run.queue()} == {1, 2}
-    cluster.run("scancel", running(run)[2].id)
+    cluster.run("scancel", *(t.id for t in running(run).values()))
     run.wait(lambda: not run.queue())
-    assert "round 1: 1 of 4 shards are not published: 2 -> gra resume" in run.logs()
+    assert "round 1: 4 of 4 shards are not published: 0-3 -> gra resume" in run.logs()
     assert not run.run.round(2).shards.exists()
     run.quick()
     said = run.resume()
@@ -196,7 +225,7 @@ def test_a_controller_that_forgets(slurm_run: MakeRun) -> None:
         small.kill_ctld()
         small.start_ctld()
         run.resume()
-        run.wait(lambda: not any(job.kind == "shards" and not task.hopeless for job, task in run.queue()))
+        run.wait(lambda: not any(job.kind == "workers" and not task.hopeless for job, task in run.queue()))
         run.resume()
         run.wait_release()
         run.check()
@@ -235,7 +264,7 @@ def test_two_copies_of_a_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     run.wait(lambda: len(run.beats(shard)) == 2 or shard in run.published(), 120)
     assert shard in run.published() or Path(f"/proc/{first.pid}").exists(), "the first copy was not alive"
     run.wait(lambda: shard in run.published())
-    said = "another attempt has published this shard"
+    said = "published already, by another attempt"
     run.wait(lambda: said in run.logs() and not Path(f"/proc/{first.pid}").exists(), 60)
     cluster.start_node(2)
     run.wait_release(300)
@@ -245,7 +274,8 @@ def test_two_copies_of_a_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
 
 
 def test_a_killed_task_and_a_requeue_by_hand(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
-    """kill -9 of a task's Python fails that task alone; `scontrol requeue` gives no warning. Nothing is asked again."""
+    """kill -9 of a worker ends it alone, and others take its shard; `scontrol requeue` gives no warning. Nothing
+    is asked again."""
     run = slurm_run(cluster, *SLOW)
     run.submit()
     at_work(run)
@@ -253,12 +283,8 @@ def test_a_killed_task_and_a_requeue_by_hand(cluster: MiniSlurm, slurm_run: Make
     os.kill(run.beats(1)[0].pid, signal.SIGKILL)
     cluster.run("scontrol", "requeue", running(run)[2].id)
     run.quick()
-    run.wait(lambda: not run.queue())
-    assert run.published() == [0, 2, 3]
-    assert run.attempts(2)[-1]["replayed"] >= answered
-    assert "1 of 4 shards are not published: 1 -> gra resume" in run.logs()
-    run.resume()
     run.wait_release()
+    assert run.attempts(2)[-1]["replayed"] >= answered
     assert run.attempts(1)[-1]["replayed"] >= 2
     run.check()
 

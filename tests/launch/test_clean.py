@@ -105,7 +105,7 @@ def test_a_manifests_names_lead_nowhere_else(run: RunDir, outside: Path, how: st
     assert named(told) == before - files(run.path)
     assert {"local/9_0_log.out", "4242/4242_1_0_log.out", "notes.txt"} <= files(run.logs)
     # nor does `gra logs` read them, by what a submission says
-    Submission("t", 0.0, [Job("shards", 1, [0], f"{name}/x"), Job("merge", 1, [], f"{name}/x")], complete=True).save(
+    Submission("t", 0.0, [Job("workers", 1, [0], f"{name}/x"), Job("merge", 1, [], f"{name}/x")], complete=True).save(
         run
     )
     finder = Finder(run)

@@ -32,7 +32,7 @@ def submitted(run: RunDir, created: float, *jobs: Job) -> None:
 def test_the_newest_submission_counts(tmp_path: Path, later: float) -> None:
     run = RunDir(tmp_path)
     for i in range(11):  # 's00010' comes behind 's00009'
-        submitted(run, later * i, Job("shards", 1, [3, 4], str(70 + i)), Job("merge", 1, id=str(90 + i)))
+        submitted(run, later * i, Job("workers", 1, [3, 4], str(70 + i)), Job("merge", 1, id=str(90 + i)))
     last = log(run, "80/80_1_0_log.out", later * 10)
     merge = log(run, "100/100_0_log.out", later * 10)
     log(run, "79/79_1_0_log.out", later * 9)
@@ -57,7 +57,7 @@ def test_the_newest_attempt_or_a_job_submitted_since(
     tmp_path: Path, later: float, job: str, attempts_log: str, expected: str
 ) -> None:
     run = RunDir(tmp_path)
-    submitted(run, 0.0, Job("shards", 1, [3, 4], "80"))
+    submitted(run, 0.0, Job("workers", 1, [3, 4], "80"))
     log(run, attempts_log, 0.0)
     log(run, "80/80_1_0_log.out", later)
     beat = Heartbeat("a00002-local-4242-beef" if not job else "a00002-x", 4, 1, job=job)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from gra_hpc.launch.queue_gap import Gap, find_gap
+from gra_hpc.launch.cancel import last_workers
+from gra_hpc.launch.queue_gap import Gap, find_gap, spread
 from gra_hpc.launch.slurm import Task
 from gra_hpc.launch.submissions import Job
+from gra_hpc.launch.worker_count import most_workers
 from gra_hpc.run.rounds import Step
 
 NOW = "settings"
@@ -15,16 +17,16 @@ def task(job: int, index: int | None, state: str = "PENDING", reason: str = "Pri
     return Task(shown, job, index, job, state, reason, "", None, 0, "me", "gra-x", "gra:x:t:0")
 
 
-def shards(id_: str, numbers: list[int], round_: int = 1, settings: str = NOW) -> Job:
-    return Job("shards", round_, numbers, id_, settings)
+def workers(id_: str, places: list[int], round_: int = 1, settings: str = NOW) -> Job:
+    return Job("workers", round_, places, id_, settings)
 
 
 def merge(id_: str, round_: int = 1, settings: str = NOW) -> Job:
     return Job("merge", round_, [], id_, settings)
 
 
-def gap(steps: list[Step], queue: list[tuple[Job, Task]], size: int = 100) -> Gap:
-    return find_gap(steps, queue, NOW, size)
+def gap(steps: list[Step], queue: list[tuple[Job, Task]], size: int = 100, wanted: int = 100, add: int = 0) -> Gap:
+    return find_gap(steps, queue, NOW, size, dict.fromkeys((s.round for s in steps), wanted), add)
 
 
 def kinds(found: Gap) -> list[tuple[str, int, list[int]]]:
@@ -34,87 +36,99 @@ def kinds(found: Gap) -> list[tuple[str, int, list[int]]]:
 def test_a_run_that_was_not_begun() -> None:
     found = gap([Step(1, (0, 1, 2, 3, 4), 5), Step(2, (0, 1), 2)], [], size=2)
     assert kinds(found) == [
-        ("shards", 1, [0, 1]), ("shards", 1, [2, 3]), ("shards", 1, [4]), ("merge", 1, []),
-        ("shards", 2, [0, 1]), ("merge", 2, []),
+        ("workers", 1, [0, 1]), ("workers", 1, [2, 3]), ("workers", 1, [4]), ("merge", 1, []),
+        ("workers", 2, [0, 1]), ("merge", 2, []),
     ]  # fmt: skip
     assert not found.cancel and not found.stay
 
 
+def test_fewer_workers_than_shards_begin_far_from_each_other() -> None:
+    found = gap([Step(1, tuple(range(10)), 10)], [], wanted=3)
+    assert kinds(found) == [("workers", 1, [0, 3, 6]), ("merge", 1, [])]
+    assert spread((4, 5, 9), 3) == [4, 5, 9]
+    assert spread((), 0) == []
+
+
 def test_typed_twice_it_changes_nothing() -> None:
-    array, last = shards("7", [0, 1, 2]), merge("8")
+    array, last = workers("7", [0, 1, 2]), merge("8")
     queue = [(array, task(7, 0, "RUNNING", "")), (array, task(7, 1)), (array, task(7, 2)), (last, task(8, None))]
     found = gap([Step(1, (0, 1, 2), 3)], queue)
     assert found.jobs == found.cancel == []
     assert sorted(found.stay) == ["7_0", "7_1", "7_2", "8"]
+    assert gap([Step(1, tuple(range(9)), 9)], queue, wanted=3).jobs == [], "as many as are wanted"
 
 
 def test_plain_sbatch_s_tasks_are_left_alone() -> None:
     """`slurm/chain.sh` cannot note ids, and its options are not the run's settings."""
-    array, last = Job("shards", 1, [0, 1, 2], plain=True), Job("merge", 1, plain=True)
+    array, last = Job("workers", 1, [0, 1, 2], plain=True), Job("merge", 1, plain=True)
     queue = [(array, task(7, 0, "RUNNING", "")), (array, task(7, 1)), (last, task(8, None))]
     found = gap([Step(1, (0, 1), 3)], queue)
     assert found.jobs == found.cancel == []
     assert sorted(found.stay) == ["7_0", "7_1", "8"]
-    hole = gap([Step(1, (0, 1, 2), 3)], queue)
-    assert kinds(hole) == [("shards", 1, [2]), ("merge", 1, [])]
-    assert hole.cancel == ["8"]
+    more = gap([Step(1, (0, 1, 2), 3)], queue)
+    assert kinds(more) == [("workers", 1, [0]), ("merge", 1, [])]
+    assert more.cancel == ["8"]
 
 
-def test_only_the_holes_are_filled_and_the_merge_waits_for_old_and_new() -> None:
-    array, last = shards("7", [0, 1, 2, 3]), merge("8")
+def test_workers_that_are_lacking_are_submitted_and_the_merge_waits_for_old_and_new() -> None:
+    array, last = workers("7", [0, 1, 2, 3]), merge("8")
     queue = [(array, task(7, 1, "RUNNING", "")), (array, task(7, 3)), (last, task(8, None, reason="Dependency"))]
     found = gap([Step(1, (0, 1, 2, 3), 4)], queue)
-    assert kinds(found) == [("shards", 1, [0, 2]), ("merge", 1, [])]
+    assert kinds(found) == [("workers", 1, [0, 2]), ("merge", 1, [])]
     assert found.cancel == ["8"]
     assert found.alive == {1: ["7"]}
 
 
+def test_workers_are_added_whatever_waits() -> None:
+    array, last = workers("7", [0, 4], settings="old"), merge("8")
+    queue = [(array, task(7, 0, "RUNNING", "")), (array, task(7, 1)), (last, task(8, None, reason="Dependency"))]
+    steps = [Step(1, tuple(range(8)), 8), Step(2, tuple(range(8)), 8)]
+    found = gap(steps, queue, wanted=2, add=3)
+    assert kinds(found) == [("workers", 1, [0, 2, 5]), ("merge", 1, []), ("workers", 2, [0, 4]), ("merge", 2, [])]
+    assert (found.cancel, found.alive[1]) == (["8"], ["7"])
+    assert kinds(gap(steps[:1], queue, wanted=2, add=9))[0] == ("workers", 1, [0, 1, 2, 4, 5, 6]), "one a shard at most"
+    assert gap(steps[:1], queue, wanted=2).cancel == ["7_1", "8"], "without --add they are replaced"
+
+
 def test_waiting_tasks_with_other_settings_are_replaced_and_running_ones_stay() -> None:
-    array, last = shards("7", [0, 1], settings="old"), merge("8", settings="old")
+    array, last = workers("7", [0, 1], settings="old"), merge("8", settings="old")
     queue = [(array, task(7, 0, "RUNNING", "")), (array, task(7, 1)), (last, task(8, None))]
     found = gap([Step(1, (0, 1), 2)], queue)
-    assert kinds(found) == [("shards", 1, [1]), ("merge", 1, [])]
+    assert kinds(found) == [("workers", 1, [0]), ("merge", 1, [])]
     assert (found.cancel, found.stay) == (["7_1", "8"], ["7_0"])
     assert found.alive == {1: ["7"]}
 
 
 def test_what_a_killed_submitter_left_is_replaced() -> None:
     """Its id was never noted, so its pickles may not be in place: it may wait or run, and fail for lack of them."""
-    queue = [(shards("", [0, 1]), task(7, 0, "RUNNING", "")), (shards("", [0, 1]), task(7, 1))]
+    queue = [(workers("", [0, 1]), task(7, 0, "RUNNING", "")), (workers("", [0, 1]), task(7, 1))]
     found = gap([Step(1, (0, 1), 2)], queue)
-    assert kinds(found) == [("shards", 1, [0, 1]), ("merge", 1, [])]
+    assert kinds(found) == [("workers", 1, [0, 1]), ("merge", 1, [])]
     assert found.cancel == ["7_0", "7_1"]
 
 
 def test_what_waits_for_ever_is_replaced() -> None:
     queue = [(merge("8"), task(8, None, reason="DependencyNeverSatisfied"))]
     assert kinds(gap([Step(1, (), 4)], queue)) == [("merge", 1, [])]
-    queue = [(shards("7", [0]), task(7, 0, reason="launch_failed_requeued_held"))]
+    queue = [(workers("7", [0]), task(7, 0, reason="launch_failed_requeued_held"))]
     found = gap([Step(1, (0,), 4)], queue)
-    assert kinds(found) == [("shards", 1, [0]), ("merge", 1, [])]
+    assert kinds(found) == [("workers", 1, [0]), ("merge", 1, [])]
     assert found.cancel == ["7_0"]
 
 
-def test_published_shards_that_wait_again_are_cancelled() -> None:
-    """A requeued copy of a shard that another copy has published meanwhile."""
-    array, last = shards("7", [0, 1]), merge("8")
+def test_workers_that_wait_for_more_than_is_left_are_cancelled() -> None:
+    array, last = workers("7", [0, 1]), merge("8")
     queue = [(array, task(7, 0)), (array, task(7, 1)), (last, task(8, None))]
     found = gap([Step(1, (1,), 2)], queue)
-    assert (found.jobs, found.cancel) == ([], ["7_0"])
+    assert (found.jobs, found.cancel) == ([], ["7_1"])
     found = gap([], queue)
     assert (found.jobs, found.cancel) == ([], ["7_0", "7_1", "8"])
-
-
-def test_two_waiting_tasks_of_one_shard() -> None:
-    queue = [(shards("7", [0]), task(7, 0)), (shards("9", [0]), task(9, 0)), (merge("10"), task(10, None))]
-    found = gap([Step(1, (0,), 1)], queue)
-    assert (found.jobs, found.cancel) == ([], ["9_0"])
 
 
 def test_a_merge_that_runs_too_early_is_followed_by_another() -> None:
     """It will fail, naming the shards that are missing: those submitted now need a merge of their own."""
     found = gap([Step(1, (2,), 4)], [(merge("8"), task(8, None, "RUNNING", ""))])
-    assert kinds(found) == [("shards", 1, [2]), ("merge", 1, [])]
+    assert kinds(found) == [("workers", 1, [2]), ("merge", 1, [])]
     assert found.stay == ["8"]
     found = gap([Step(1, (), 4)], [(merge("8"), task(8, None, "RUNNING", ""))])
     assert found.jobs == []
@@ -123,18 +137,35 @@ def test_a_merge_that_runs_too_early_is_followed_by_another() -> None:
 def test_a_new_merge_rearms_the_rounds_behind_it() -> None:
     """Their arrays depend on the merge that is replaced."""
     queue = [
-        (shards("7", [0, 1]), task(7, 0, "RUNNING", "")),
+        (workers("7", [0, 1]), task(7, 0, "RUNNING", "")),
         (merge("8"), task(8, None, reason="Dependency")),
-        (shards("9", [0, 1], 2), task(9, 0, reason="Dependency")),
-        (shards("9", [0, 1], 2), task(9, 1, reason="Dependency")),
+        (workers("9", [0, 1], 2), task(9, 0, reason="Dependency")),
+        (workers("9", [0, 1], 2), task(9, 1, reason="Dependency")),
         (merge("10", 2), task(10, None, reason="Dependency")),
     ]
     found = gap([Step(1, (0, 1), 2), Step(2, (0, 1), 2)], queue)
-    assert kinds(found) == [("shards", 1, [1]), ("merge", 1, []), ("shards", 2, [0, 1]), ("merge", 2, [])]
+    assert kinds(found) == [("workers", 1, [0]), ("merge", 1, []), ("workers", 2, [0, 1]), ("merge", 2, [])]
     assert sorted(found.cancel) == ["10", "8", "9_0", "9_1"]
 
 
 def test_a_merge_that_runs_holds_back_the_next_round() -> None:
     found = gap([Step(1, (), 2), Step(2, (0, 1), 2)], [(merge("8"), task(8, None, "RUNNING", ""))])
-    assert kinds(found) == [("shards", 2, [0, 1]), ("merge", 2, [])]
+    assert kinds(found) == [("workers", 2, [0, 1]), ("merge", 2, [])]
     assert found.merges == {1: "8"}
+
+
+def test_a_start_is_a_twentieth_of_a_worker_s_time() -> None:
+    assert most_workers(500, work_s=19 * 60 * 100, start_s=60) == 100
+    assert most_workers(50, work_s=19 * 60 * 100, start_s=60) == 50
+    assert most_workers(50, work_s=60, start_s=60) == 1
+    assert most_workers(50, work_s=60, start_s=0) == 50
+
+
+def test_of_workers_those_that_wait_go_first_then_the_last_that_came() -> None:
+    one, two, later = workers("7", [0, 1]), workers("9", [2, 3]), workers("11", [0], 2)
+    queue = [
+        (one, task(7, 0, "RUNNING", "")), (one, task(7, 1)), (two, task(9, 0, "RUNNING", "")),
+        (two, task(9, 1, "RUNNING", "")), (merge("10"), task(10, None)), (later, task(11, 0)),
+    ]  # fmt: skip
+    chosen = [t for _, t in queue]
+    assert [t.id for t in last_workers(queue, chosen)] == ["7_1", "9_1", "9_0", "7_0"]

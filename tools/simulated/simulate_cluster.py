@@ -10,7 +10,7 @@ take an hour of this machine:
    with its flow, journal, heartbeats, drains, resumption and publication on a real disk, over a simulated node of
    8 GPUs in simulated time. Some shards are interrupted by SIGTERM (preemption) and SIGUSR2 (time limit) and run again.
    Gives the seconds of a shard as a function of its size, their spread, and the price of an interruption.
-2. *The cluster for all samples*, event by event: arrays as `launch.queue_gap` cuts them, nodes, starts of engines,
+2. *The cluster for all samples*, event by event: nodes, starts of engines,
    stragglers, preemption, time limits, requeues; every shard's seconds are drawn from step 1.
 
 The engines' pace is the performance model's, from public figures; start times, preemption and stragglers are stated
@@ -28,8 +28,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from gra_hpc.launch.queue_gap import find_gap
-from gra_hpc.run.rounds import Step
 from gra_hpc.workers import Workers
 from tools.simulated import simulation
 from tools.simulated.simulated_shards import NODE, Measured, ShardModel, experiments, read_measured, real_shard
@@ -122,8 +120,7 @@ def simulate(samples: int, size: int, cluster: Cluster, model: ShardModel, ideal
     """A round of so many samples in shards of this size, event by event."""
     rng = random.Random(seed)
     shards = -(-samples // size)
-    arrays = find_gap([Step(1, tuple(range(shards)), shards)], [], "", cluster.max_array).jobs
-    order = [n for job in arrays if job.kind == "shards" for n in job.shards]
+    order = range(shards)
     speed = [
         (cluster.straggler_speed if rng.random() < cluster.stragglers else 1.0) * rng.gauss(1.0, 0.02)
         for _ in range(cluster.nodes)
