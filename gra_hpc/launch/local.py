@@ -63,8 +63,12 @@ def run_all(run: Run, watch: Callable[[], None] = lambda: None) -> None:
     parallel = run.config.launch.parallel or 1
     before = signal.signal(signal.SIGTERM, _interrupted)
     try:
-        for step in remaining(run):
-            _shards(run, step, parallel, watch)
+        while steps := remaining(run):
+            step = steps[0]
+            if step.shards:
+                _shards(run, step, parallel, watch)
+                if [s.round for s in remaining(run)][:1] != [step.round]:
+                    continue  # the workers have merged it, and gone on
             job = _submit(run, MergeTask(str(run.path), step.round))
             _wait([job], watch)
             _require_result(job, run)
@@ -81,7 +85,7 @@ def _shards(run: Run, step: Step, parallel: int, watch: Callable[[], None]) -> N
     left = list(step.shards)
     while left:
         places = left[:: -(-len(left) // parallel)]
-        jobs = [_submit(run, WorkerTask(str(run.path), step.round, place)) for place in places]
+        jobs = [_submit(run, WorkerTask(str(run.path), step.round, place, goes_on=True)) for place in places]
         _wait(jobs, watch)
         before, left = left, [s for s in left if not is_published(run.round(step.round).shard(s))]
         said = [_outcome(job) for job in jobs]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+
 from gra_hpc import whole_directory
 from gra_hpc.errors import IncompleteError
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published, sweep
 from gra_hpc.run.rounds import late_shards
 from gra_hpc.run.run import Run
+from gra_hpc.workers import child_environment
+
+PROCESS = "gra_hpc.launch.merge_process"
 
 
 def finish_round(run: Run, number: int) -> str:
@@ -44,3 +51,22 @@ def tidy(run: Run) -> None:
     for number in run.rounds:
         whole_directory.sweep(run.round(number).merged)
     whole_directory.sweep(run.release)
+
+
+async def merge_beside(run: Run, number: int) -> None:
+    """`finish_round` in a process of its own, without the GPUs, which ends with whoever waits for it.
+
+    Raises:
+        IncompleteError: it failed; the log says how.
+    """
+    words = [sys.executable, "-P", "-m", PROCESS, str(run.path), str(number), str(os.getpid())]
+    env = {**os.environ, **child_environment(CUDA_VISIBLE_DEVICES="")}
+    process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL, env=env)
+    try:
+        code = await process.wait()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if code:
+        raise IncompleteError(f"round {number}: its merge ended with code {code}", f"gra merge {run.path}")

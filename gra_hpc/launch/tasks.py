@@ -39,7 +39,7 @@ class Restartable:
 
 @dataclass(frozen=True)
 class WorkerTask(Restartable):
-    """Shards of one round, until none is left that nobody is at."""
+    """Shards of a round, until none is left that nobody is at."""
 
     run: str
     round: int
@@ -47,14 +47,18 @@ class WorkerTask(Restartable):
     """The shard to begin at. An argument, never the array index: an array may be one of several."""
     lead_s: int = 0
     """Seconds between Slurm's signal and the end, as submitted: a later change of the setting changes nothing here."""
+    goes_on: bool = False
+    """It may merge small rounds, and go on with the next ones: where no job waits to do that."""
 
     def __call__(self) -> str:
         """One worker; returns one sentence. Requeues itself when it had to drain."""
+        from gra_hpc.launch import round_end
         from gra_hpc.run.worker import work
 
         start_job()
-        outcome = work(Run.open(self.run), self.round, self.place, self.lead_s)
-        sentence = f"round {self.round}: {outcome}"
+        merge = round_end.merge_beside if self.goes_on else None
+        outcome = work(Run.open(self.run), self.round, self.place, self.lead_s, merge)
+        sentence = f"round {outcome.round}: {outcome}"
         log.info("%s", sentence)
         leave_unless_published(outcome.end)
         return sentence

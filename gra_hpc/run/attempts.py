@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -81,6 +82,29 @@ def earlier(shard: ShardDir, than: AttemptDir | None = None) -> list[AttemptDir]
     return [a for a in found if os.path.lexists(a.journal)]
 
 
+class SharedTime:
+    """A worker's seconds, divided among the attempts that are open: their sum is its time, whatever overlaps."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, float] = {}
+        self._since = time.monotonic()
+        self._lock = threading.Lock()
+
+    def of(self, attempt: str) -> float:
+        """Seconds of an attempt so far; it is open from when this is first asked."""
+        with self._lock:  # a shard is published in a thread
+            now = time.monotonic()
+            for name in self._open:
+                self._open[name] += (now - self._since) / len(self._open)
+            self._since = now
+            return self._open.setdefault(attempt, 0.0)
+
+    def close(self, attempt: str) -> None:
+        """An attempt has ended."""
+        self.of(attempt)
+        del self._open[attempt]
+
+
 @dataclass
 class Heartbeat:
     """What an attempt tells about itself, every few seconds, in a file of its own."""
@@ -103,7 +127,7 @@ class Heartbeat:
     at: float = 0.0
     """Both are Unix times of its machine's clock, for people."""
     seconds: float = 0.0
-    """Since it began, by a clock that never steps."""
+    """Since it began, by a clock that never steps; of time that several attempts of one worker share, its part."""
     phase: str = "starting"
     """starting, running, draining, embedding, publishing, or how it ended: published, drained, stopped, overtaken,
     failed."""
@@ -125,11 +149,12 @@ class Heartbeat:
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
+        self.time: SharedTime | None = None
 
     @property
     def lasted(self) -> float:
-        """Seconds since this process began it."""
-        return time.monotonic() - self._began
+        """Seconds since this process began it; its part of them."""
+        return self.time.of(self.attempt) if self.time else time.monotonic() - self._began
 
     @property
     def done(self) -> int:

@@ -32,7 +32,7 @@ from gra_hpc.flows.gra.refine import refine
 from gra_hpc.flows.gra.synthesize import fail, synthesize
 from gra_hpc.records import ACCEPTED, Call, Sample
 from gra_hpc.run import attempts, publish
-from gra_hpc.run.attempts import Heartbeat
+from gra_hpc.run.attempts import Heartbeat, SharedTime
 from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir
 from gra_hpc.run.engines import Hosted, embed, hosted_embedder
 from gra_hpc.run.journal import Journal
@@ -69,6 +69,7 @@ class Shared:
 
     window: asyncio.Semaphore
     """Places for samples in flight: the next shard takes those that the last one leaves free."""
+    time: SharedTime = field(default_factory=SharedTime)
     calls: int = 0
     """Calls that engines have answered to this worker."""
 
@@ -76,6 +77,18 @@ class Shared:
     def of(cls, config: RunConfig) -> Shared:
         """Of a worker that begins."""
         return cls(asyncio.Semaphore(config.launch.window))
+
+
+@dataclass
+class Turn:
+    """When the shards of one worker follow each other."""
+
+    before: asyncio.Event | None = None
+    """`given` of the shard before: its samples come first."""
+    near: asyncio.Event = field(default_factory=asyncio.Event)
+    """Few samples are left to begin, or none, and a place is free: time to open the next shard."""
+    given: asyncio.Event = field(default_factory=asyncio.Event)
+    """None is left: the next shard's may begin."""
 
 
 @dataclass
@@ -92,6 +105,7 @@ class Attempt:
     beat: Heartbeat
     signals: Signals
     shared: Shared
+    turn: Turn = field(default_factory=Turn)
     samples: list[Sample] = field(default_factory=list)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     basis: str = ""
@@ -159,12 +173,13 @@ class Host(Protocol):
         """An attempt is under way: it is to drain when the worker does."""
 
 
-async def attempt(host: Host, round_: int, number: int, here: AttemptDir) -> End:
+async def attempt(host: Host, round_: int, number: int, here: AttemptDir, turn: Turn | None = None) -> End:
     """Run an attempt to its end.
 
     Args:
         number: the shard.
         here: its directory.
+        turn: between other shards of the worker.
 
     When the worker drains (time limit ahead, preemption) it gives no more calls to engines, waits for those in flight
     and returns `End.drained`, or after SIGTERM `End.stopped`.
@@ -175,10 +190,12 @@ async def attempt(host: Host, round_: int, number: int, here: AttemptDir) -> End
     run = host.run
     shard = run.round(round_).shard(number)
     beat = Heartbeat(here.id, number, round_, gpus=host.config.site.gpus_per_node, worker=host.name)
+    beat.time = host.shared.time
     beating = asyncio.create_task(_beats(beat, here, host.config.launch.heartbeat_s))
     try:
         beat.write(here)
         state, units = await asyncio.to_thread(_prepared, host, round_, shard, here, beat)
+        state.turn = turn or state.turn
         with contextlib.closing(state.journal):
             end = await _run(host, state, units)
         beat.phase, beat.message = end.name, end.value
@@ -196,6 +213,7 @@ async def attempt(host: Host, round_: int, number: int, here: AttemptDir) -> End
     finally:
         beating.cancel()
         beat.write(here)
+        host.shared.time.close(here.id)
 
 
 def _prepared(
@@ -252,6 +270,10 @@ async def _run(host: Host, state: Attempt, units: list[Unit]) -> End:
     host.joined(state)
     watching = asyncio.create_task(_watch(state))
     try:
+        if state.turn.before:
+            await _either(state.turn.before, state.draining)
+        if state.draining.is_set():
+            return _unfinished(state)
         engine = await host.engine()
         state.beat.phase = "running"
         await _drive(state, units, Gate(engine, state.draining), grace_s(state.config.site.signal_lead_s))
@@ -271,6 +293,14 @@ async def _run(host: Host, state: Attempt, units: list[Unit]) -> End:
         return await asyncio.to_thread(_publish, state, units, embeddings, stats, began)
     finally:
         watching.cancel()
+
+
+async def _either(*events: asyncio.Event) -> None:
+    """Wait for one of several."""
+    waits = [asyncio.create_task(e.wait()) for e in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 def _unfinished(state: Attempt) -> End:
@@ -308,12 +338,22 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
     first, known = _in_order(units, state.journal.touched(), window)
     first_units, known_units = iter(first), iter(known)
 
+    left, few = len(units), state.config.launch.window // 8
+
     async def lane(waiting: Iterator[Unit], place: AbstractAsyncContextManager[object]) -> None:
+        nonlocal left
         while True:
             async with place:
                 unit = next(waiting, None)
                 if unit is None or state.draining.is_set():
+                    if place is state.shared.window:
+                        state.turn.near.set()
                     return
+                left -= 1
+                if left <= few and few:
+                    state.turn.near.set()
+                if not left:
+                    state.turn.given.set()
                 try:
                     sample = await _make(state.config, unit, asker)
                     if embeds and sample.status == ACCEPTED:

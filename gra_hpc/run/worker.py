@@ -2,6 +2,7 @@
 
 The shard stays the unit of journal, resumption and publication: a worker only decides which comes next (`choice.py`),
 and keeps the engines warm from one to the next. Its end is Slurm's signal, or that nothing is left which nobody is at.
+Where it may, it has a small round merged beside its engines, and goes on with the next one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import logging
 import shutil
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +24,18 @@ from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.choice import Chooser
 from gra_hpc.run.directory import AttemptDir
 from gra_hpc.run.engines import Hosted, open_engine
+from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import Attempt, End, Shared, attempt
+from gra_hpc.run.shard import Attempt, End, Shared, Turn, attempt
 from gra_hpc.signals import Signals
 
 log = logging.getLogger(__name__)
+
+OPEN = 3
+"""Shards that a worker has open at once: one that is published, one whose samples end, one whose samples begin."""
+LOOK_S = 1.0
+"""Between two looks at whether the next round is there."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +46,28 @@ class Outcome:
     """published: nothing is left, or others are at what is left."""
     shards: int
     """That it published."""
+    round: int
+    """The last round that it was at."""
 
     def __str__(self) -> str:
         made = f"{self.shards} shard{'' if self.shards == 1 else 's'} published"
         return made if self.end is End.published else f"{made}; {self.end.value}"
 
 
-def work(run: Run, round_: int, place: int = 0, lead_s: int = 0) -> Outcome:
-    """Work through what is left of a round.
+Merge = Callable[[Run, int], Awaitable[None]]
+"""Merges a round of a run, in a process of its own, which ends when this is cancelled."""
+
+
+def work(run: Run, round_: int, place: int = 0, lead_s: int = 0, merge: Merge | None = None) -> Outcome:
+    """Work through what is left of a round, and of those behind it.
 
     Args:
         run: opened for this worker.
         round_: the round.
         place: the shard to begin at; others follow in their order.
         lead_s: seconds from SIGUSR2 to the end, as the job was submitted with; 0: the run's present setting.
+        merge: what merges a small round (`launch.inline_merge_rows`) when its last shard is published here; then the
+            worker, and those that wait for it (`launch.linger_s`), go on with the next round. None: it ends there.
 
     On SIGUSR2 (time limit ahead, preemption) it gives no more calls to engines and waits for those in flight; the
     caller requeues. On SIGTERM it does the same, only faster.
@@ -60,7 +77,7 @@ def work(run: Run, round_: int, place: int = 0, lead_s: int = 0) -> Outcome:
             answered.
     """
     with Signals().caught() as signals:
-        return asyncio.run(_Worker(run, round_, lead_s, signals).work(place))
+        return asyncio.run(_Worker(run, round_, lead_s, signals, merge).work(place))
 
 
 def run_shard(run: Run, round_: int, number: int, lead_s: int = 0) -> End:
@@ -79,22 +96,29 @@ def run_shard(run: Run, round_: int, number: int, lead_s: int = 0) -> End:
 class _Worker:
     """The state of one worker; `shard.Host` for its attempts."""
 
-    def __init__(self, run: Run, round_: int, lead_s: int, signals: Signals) -> None:
+    def __init__(self, run: Run, round_: int, lead_s: int, signals: Signals, merge: Merge | None = None) -> None:
         self.run, self.round, self.signals, self.config = run, round_, signals, run.config
+        self.merge = merge
         if lead_s:
             self.config = replace(self.config, site=replace(self.config.site, signal_lead_s=lead_s))
         self.shared = Shared.of(self.config)
         self.name = ""
-        self.published = 0
+        self._mine: list[tuple[int, int]] = []
+        """Round and number of the shards that it published, in their order."""
         self._failed: dict[int, Exception] = {}
         """Shards whose last attempt here ended with an error."""
         self._given_up: set[int] = set()
         """Those of them that are not tried again here."""
         self._in_vain = False
         """The last attempt failed before it was answered anything."""
-        self._state: Attempt | None = None
+        self._open: dict[int, Attempt] = {}
+        """The attempts under way, by shard."""
+        self._busy: set[int] = set()
+        """Their shards, and those whose attempts begin."""
+        self._deaths = 0
+        """How often the engines could not be kept running."""
         self._engines: Hosted | None = None
-        self._stack = contextlib.AsyncExitStack()
+        self._stack, self._door = contextlib.AsyncExitStack(), asyncio.Lock()
         self._told: dict[str, Any] = {}
 
     # ---- shards ------------------------------------------------------------------------------------------------------
@@ -110,20 +134,106 @@ class _Worker:
 
     async def work(self, place: int) -> Outcome:
         """One shard after the other."""
+        async with self._at_work():
+            left = await self._round(place)
+            while not left and not self._failed and (following := await self._following()):
+                place = place * self.run.shards_of(following) // self.run.shards_of(self.round)
+                self.round = following
+                left = await self._round(place)
+        if left:
+            end = End.stopped if self.signals.first == signal.SIGTERM else End.drained
+            return Outcome(end, self.published, self.round)
+        if self._failed:
+            raise self._error()
+        return Outcome(End.published, self.published, self.round)
+
+    async def _round(self, place: int) -> bool:
+        """The shards of one round; whether some are left, of which a signal keeps it."""
         round_, heartbeat_s = self.run.round(self.round), self.config.launch.heartbeat_s
         chooser = await asyncio.to_thread(
             Chooser, round_, self.run.shards_of(self.round), place, heartbeat_s, self.run.submissions
         )
-        async with self._at_work():
-            while (choice := await asyncio.to_thread(chooser.next, self._given_up)) and not self.signals.first:
-                if here := await asyncio.to_thread(self._begun, choice.shard, chooser):
-                    await self._take(choice.shard, here)
-        if choice and self.signals.first:
-            end = End.stopped if self.signals.first == signal.SIGTERM else End.drained
-            return Outcome(end, self.published)
-        if self._failed:
-            raise self._error()
-        return Outcome(End.published, self.published)
+        tasks: set[asyncio.Task[None]] = set()
+        last: Turn | None = None
+        try:
+            while True:
+                for task in [t for t in tasks if t.done()]:
+                    tasks.discard(task)
+                    task.result()
+                choice = await asyncio.to_thread(chooser.next, {*self._given_up, *self._busy})
+                if choice is None or self.signals.first:
+                    if not tasks:
+                        return choice is not None
+                    await _first(tasks)
+                    continue
+                while tasks and (choice.suspect or len(tasks) >= OPEN):
+                    await _first(tasks)
+                here = await asyncio.to_thread(self._begun, choice.shard, chooser)
+                if here is None:
+                    continue
+                self._busy.add(choice.shard)
+                turn = Turn(last.given if last else None)
+                tasks.add(asyncio.create_task(self._take(choice.shard, here, turn)))
+                last = turn
+                await turn.near.wait()
+                while tasks and choice.suspect:
+                    await _first(tasks)
+        finally:
+            for state in self._open.values():
+                state.draining.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- rounds ------------------------------------------------------------------------------------------------------
+
+    async def _following(self) -> int:
+        """The round to go on with, once this one is merged, here or by another worker; 0: there is none, or it does not
+        come in time."""
+        if self.merge is None or not await asyncio.to_thread(self._merges_inline):
+            return 0
+        deadline = time.monotonic() + self.config.launch.linger_s
+        while not self.signals.first:
+            steps = await asyncio.to_thread(_left, self.run)
+            if not steps:
+                return 0
+            if steps[0].round > self.round:
+                return steps[0].round if steps[0].shards else 0
+            if not steps[0].shards and await asyncio.to_thread(self._published_last):
+                if not await self._merged(self.merge):
+                    return 0
+            elif time.monotonic() > deadline:
+                return 0
+            else:
+                await asyncio.sleep(LOOK_S)
+        return 0
+
+    def _merges_inline(self) -> bool:
+        """Whether this round's merge is small, and another round follows."""
+        if self.round >= self.config.method.rounds:
+            return False
+        rows = self.config.launch.inline_merge_rows
+        return rows > 0 and (self.round == 0 or RoundPlan.load(self.run.round(self.round)).candidates <= rows)
+
+    def _published_last(self) -> bool:
+        """Whether the shard that was published last is of this worker: two that say so merge twice, to one end."""
+        shards = (self.run.round(self.round).shard(n) for n in range(self.run.shards_of(self.round)))
+        last = max(shards, key=lambda shard: shard.manifest.stat().st_mtime_ns)
+        return bool(self._mine) and self._mine[-1] == (self.round, last.number)
+
+    async def _merged(self, merge: Merge) -> bool:
+        """Have this round merged; whether it was. What goes wrong is said by whoever merges it after this."""
+        began = time.monotonic()
+        merging = asyncio.ensure_future(merge(self.run, self.round))
+        while not merging.done() and not self.signals.first:
+            await asyncio.wait({merging}, timeout=LOOK_S)
+        merging.cancel()
+        (problem,) = await asyncio.gather(merging, return_exceptions=True)
+        if problem is not None:
+            log.warning("round %d is not merged here: %s", self.round, problem)
+            return False
+        log.info("round %d merged beside the engines in %.1f s", self.round, time.monotonic() - began)
+        return True
+
+    # ---- attempts ----------------------------------------------------------------------------------------------------
 
     def _begun(self, number: int, chooser: Chooser) -> AttemptDir | None:
         """A new attempt's directory; none where another worker was there first."""
@@ -135,32 +245,48 @@ class _Worker:
         shutil.rmtree(here.path, ignore_errors=True)
         return None
 
-    async def _take(self, number: int, here: AttemptDir) -> None:
+    async def _take(self, number: int, here: AttemptDir, turn: Turn) -> None:
         """One attempt at a shard; what ends it is the shard's fault, until the next one ends as soon.
 
         Raises:
             Exception: the fault is this node's, or the run's.
         """
-        answered = self.shared.calls
+        answered, deaths = self.shared.calls, self._deaths
         try:
-            self.published += await self._attempt(number, here) is End.published
+            if await self._attempt(number, here, turn) is End.published:
+                self._mine.append((self.round, number))
         except Exception as e:
+            if isinstance(e, EngineError) and self._deaths > deaths:
+                return  # another shard, open beside it, has answered for that
             if self._in_vain:
                 raise
             log.warning("round %d shard %d failed: %s", self.round, number, e)
             self._failed[number] = e
             self._in_vain = self.shared.calls == answered
             if isinstance(e, EngineError):
+                self._deaths += 1
+                for number_, state in self._open.items():
+                    if number_ != number:  # begun again, over other engines
+                        state.draining.set()
                 await self._close_engines()
             else:
                 self._given_up.add(number)
         else:
             self._failed.pop(number, None)
             self._in_vain = False
+        finally:
+            self._busy.discard(number)
+            self._open.pop(number, None)
+            turn.near.set()
+            turn.given.set()
 
-    async def _attempt(self, number: int, here: AttemptDir) -> End:
+    @property
+    def published(self) -> int:
+        return len(self._mine)
+
+    async def _attempt(self, number: int, here: AttemptDir, turn: Turn | None = None) -> End:
         self.name = self.name or here.id
-        end = await attempt(self, self.round, number, here)
+        end = await attempt(self, self.round, number, here, turn)
         log.info("round %d shard %d: %s", self.round, number, end.value)
         return end
 
@@ -187,14 +313,14 @@ class _Worker:
             await self._close_engines()
 
     def _drain(self) -> None:
-        if self._state is not None:
-            self._state.draining.set()
+        for state in self._open.values():
+            state.draining.set()
         if self._engines is not None:
             self._engines.drain()
 
     def joined(self, state: Attempt) -> None:
         """An attempt is under way: it is to drain when the worker does."""
-        self._state = state
+        self._open[state.shard.number] = state
         if self.signals.first:
             self._drain()
 
@@ -204,25 +330,49 @@ class _Worker:
         Raises:
             EngineError: a placement that does not fit, or engines that cannot be started.
         """
-        if self._engines is None:
-            logs = self.run.logs / self.name
-            self._engines = await self._stack.enter_async_context(open_engine(self.config, self.run.plan, logs))
-            self._told = {}
-            if self.signals.first:
-                self._drain()
-        return self._engines
+        async with self._door:
+            if self._engines is None:
+                logs = self.run.logs / self.name
+                self._engines = await self._stack.enter_async_context(open_engine(self.config, self.run.plan, logs))
+                self._told = {}
+                if self.signals.first:
+                    self._drain()
+            return self._engines
 
     async def _close_engines(self) -> None:
-        if self._engines is not None and (turns := sentence(self._engines.stats().get("rotation", {}))):
-            log.info("%s", turns)
-        self._engines = None
-        await self._stack.aclose()
+        async with self._door:
+            if self._engines is not None and (turns := sentence(self._engines.stats().get("rotation", {}))):
+                log.info("%s", turns)
+            self._engines = None
+            await self._stack.aclose()
 
     def engines_did(self) -> dict[str, Any]:
         """What the engines did since this was last asked: of a worker's shards each has its part."""
-        assert self._engines is not None
+        if self._engines is None:  # closed a moment ago, for another shard's sake
+            return {"engines": {}, "given_up": 0}
         before, self._told = self._told, self._engines.stats()
         return _since(before, self._told)
+
+
+async def _first(tasks: set[asyncio.Task[None]]) -> None:
+    """Wait until one of several has ended, and take it out.
+
+    Raises:
+        Exception: what ended it.
+    """
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        tasks.discard(task)
+        task.result()
+
+
+def _left(run: Run) -> list[Step]:
+    """What is left of a run; nothing, where the next round cannot be planned: whoever merges says why."""
+    try:
+        return remaining(run)
+    except GraError as e:
+        log.info("%s", e)
+        return []
 
 
 _AS_THEY_ARE = ("replica", "gpus", "turn", "in_flight", "arguments", "left_out")

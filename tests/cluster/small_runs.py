@@ -47,7 +47,7 @@ def planned(path: Path, model: Path, *overrides: str) -> Path:
         "committee: {a: {model: tiny}, b: {model: tiny}, c: {model: tiny}}\n"
         "merge: {semantic: false}\n"
         "engine: {kind: simulated}\n"
-        "launch: {shards: 2, heartbeat_s: 0.5}\n"
+        "launch: {shards: 2, heartbeat_s: 0.5, window: 1}\n"
         "site: {name: mini, executor: slurm, partition: low, time_minutes: 30}\n"
     )
     gra("plan", path, "--preset", preset, *overrides)

@@ -60,7 +60,7 @@ method:
   {{review_instruction: false, accept_mean: 1, accept_sd: 4, reviewers: 2, verdict_tokens: 96,
    sampling: {{max_tokens: 24, temperature: 0.4, repetition_penalty: 1.1}}}}
 merge: {{semantic: false}}
-launch: {{shards: {SEEDS}}}
+launch: {{shards: {SEEDS}, window: 1}}
 release: {{licence: apache-2.0, validation: 0}}
 """
     )

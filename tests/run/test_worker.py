@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from gra_hpc.engines.simulated import SimulatedEngine
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.flows.calls import Answer, Request
-from gra_hpc.run import worker
+from gra_hpc.launch.round_end import finish_round, merge_beside
+from gra_hpc.run import attempts, worker
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
@@ -82,11 +84,13 @@ def test_engines_start_once_and_every_shard_has_its_part_of_what_they_did(
     assert str(worker.work(run, 1, place=1)) == "3 shards published"
     assert len(starts) == 1
     manifests = [read_json(s.manifest) for s in shards(run)]
+    did = 0
     for shard, manifest in zip(shards(run), manifests, strict=True):
         check_shard(shard, reference.round(1).shard(shard.number))
         (engine,) = manifest["engines"]["engines"].values()
-        assert engine["calls"] == manifest["calls"]["rows"] > 0
         assert engine["replica"] == 0
+        did += engine["calls"]
+    assert did == sum(m["calls"]["rows"] for m in manifests) > 0
     assert len({a["worker"] for m in manifests for a in m["attempts"]}) == 1
     assert manifests[1]["attempts"][0]["worker"] == manifests[1]["attempt"], "it began at its place"
     assert str(worker.work(run, 1)) == "0 shards published"
@@ -102,10 +106,10 @@ def test_a_shard_that_kills_its_engines_is_tried_three_times_and_the_others_are_
     made = [is_published(s) for s in shards(run)]
     bad = made.index(False)
     assert made.count(False) == 1
-    assert phases(run, bad) == ["failed"] * 3
-    assert len(starts) in (3, 4)
+    assert phases(run, bad).count("failed") == 3
+    assert 3 <= len(starts) <= 5
     opened()
-    assert worker.work(run, 1) == worker.Outcome(End.published, 1)
+    assert worker.work(run, 1) == worker.Outcome(End.published, 1, 1)
     for shard in shards(run):
         check_shard(shard, reference.round(1).shard(shard.number))
 
@@ -115,7 +119,7 @@ def test_a_node_whose_engines_answer_nothing_ends_its_worker(run: Run, opened: C
     with pytest.raises(EngineError, match="the engines died"):
         worker.work(run, 1)
     assert len(starts) == 2
-    assert [phases(run, n) for n in range(SHARDS)] == [["failed"], ["failed"], []]
+    assert all(set(phases(run, n)) <= {"failed", "drained"} for n in range(SHARDS))
 
 
 def test_an_error_that_is_not_the_engines_fails_its_shard_alone(
@@ -137,8 +141,94 @@ def test_an_error_that_is_not_the_engines_fails_its_shard_alone(
 
 
 def test_one_worker_makes_the_release_that_single_shards_make(run: Run, reference: Run) -> None:
-    from gra_hpc.launch.round_end import finish_round
-
     worker.work(run, 1)
     finish_round(run, 1)
     assert release_of(run) == release_of(reference)
+
+
+def test_a_worker_has_small_rounds_merged_and_goes_on_with_warm_engines(
+    tmp_path: Path, opened: Callable[..., list[Any]]
+) -> None:
+    """Two rounds, one of which is merged in a process beside the engines; the release is whoever ends the run's."""
+    starts = opened()
+    run = make_run(tmp_path / "run", SEEDS, [*SETTINGS, "method.rounds=2"])
+    outcome = worker.work(run, 1, merge=merge_beside)
+    assert outcome == worker.Outcome(End.published, 2 * SHARDS, 2)
+    assert len(starts) == 1
+    assert run.round(1).manifest.is_file() and not run.round(2).manifest.exists()
+    apart = make_run(tmp_path / "apart", SEEDS, [*SETTINGS, "method.rounds=2"])
+    undisturbed(apart)
+    finish_round(run, 2)
+    assert release_of(run) == release_of(apart)
+
+
+@pytest.mark.parametrize("words", [["launch.inline_merge_rows=0"], ["launch.inline_merge_rows=5"]])
+def test_larger_rounds_are_left_to_a_job_of_their_own(tmp_path: Path, words: list[str]) -> None:
+    run = make_run(tmp_path / "run", SEEDS, [*SETTINGS, "method.rounds=2", *words])
+    assert worker.work(run, 1, merge=merge_beside).round == 1
+    assert not run.round(1).manifest.exists()
+
+
+def test_a_merge_that_fails_is_left_to_a_job_of_its_own(run: Run, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "two", SEEDS, [*SETTINGS, "method.rounds=2"])
+
+    async def fails(*_: Any) -> None:
+        raise GraError("no room")
+
+    assert worker.work(run, 1, merge=fails) == worker.Outcome(End.published, SHARDS, 1)
+
+
+def test_another_worker_s_merge_is_waited_for_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LOOK_S", 0.01)
+    run = make_run(tmp_path / "run", SEEDS, [*SETTINGS, "method.rounds=2", "launch.linger_s=0.3"])
+    worker.work(run, 1)  # another worker, which has published all
+
+    async def nobody(*_: Any) -> None:
+        raise AssertionError("only who published last merges")
+
+    assert worker.work(run, 1, merge=nobody) == worker.Outcome(End.published, 0, 1)
+
+
+def test_the_next_shard_begins_while_the_last_sample_of_this_one_is_under_way(
+    run: Run, reference: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call is not answered before another shard has answers: one shard's tail is the next one's head."""
+
+    class Slow(SimulatedEngine):
+        first = True
+
+        async def ask(self, request: Request) -> Answer:
+            if self.first:
+                self.first = False
+                async with asyncio.timeout(60):
+                    while sum(any(j.stat().st_size for j in s.path.glob("attempts/*/*.log")) for s in shards(run)) < 2:
+                        await asyncio.sleep(0.01)
+            return await super().ask(request)
+
+    @contextlib.asynccontextmanager
+    async def engines(*_: Any) -> AsyncIterator[SimulatedEngine]:
+        yield Slow()
+
+    monkeypatch.setattr(worker, "open_engine", engines)
+    assert worker.work(run, 1) == worker.Outcome(End.published, SHARDS, 1)
+    lasted = 0.0
+    for shard in shards(run):
+        check_shard(shard, reference.round(1).shard(shard.number))
+        timings = read_json(shard.manifest)["timings"]
+        lasted += timings["seconds"]
+    spans = [read_json(s.manifest)["timings"] for s in shards(run)]
+    assert lasted < 1.1 * (max(t["ended"] for t in spans) - min(t["started"] for t in spans)) + 1
+
+
+def test_open_attempts_share_their_worker_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: now[0])
+    time = attempts.SharedTime()
+    time.of("a")
+    now[0] = 10
+    assert (time.of("a"), time.of("b")) == (10, 0)
+    now[0] = 14
+    assert (time.of("a"), time.of("b")) == (12, 2)
+    time.close("a")
+    now[0] = 15
+    assert time.of("b") == 3
