@@ -110,7 +110,9 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()
         if pin.served:
             yield f"             {_asked_as(config, name, pin.served)}"
-        if pin.thinking:
+        if pin.thinking and pin.served:
+            yield f"             {'thinks, as its server does it' if pin.thinking.on else 'is asked not to think'}"
+        elif pin.thinking:
             t = pin.thinking
             switches = ", ".join(f"{k}={v}" for k, v in t.switches.items())
             how = f"thinks ({t.opening}; parser {t.parser or 'none: guided answers come without thoughts'}"
