@@ -252,6 +252,12 @@ def test_thoughts_are_told_apart(jsonl: Write, record: dict[str, Any]) -> None:
     assert seed.id == plain.seeds[0].id and plain.digest != jsonl(record).digest
 
 
+def test_thoughts_in_both_forms_of_a_file() -> None:
+    seeds = load(SeedsConfig(path=str(ROOT / "tests/cases/thinking.jsonl"))).seeds
+    found = [(s.instruction, s.response, s.thoughts) for s in seeds]
+    assert found == [("2+2?", "4", "Two and two are four."), ("3+3?", "6", "three twice")]
+
+
 def test_thoughts_without_an_answer_are_none(jsonl: Write) -> None:
     answers = ["<think>Two and", "Well. <think>Two</think> 4", "[THINK]a[/THINK]4[/THINK]", "4 <|im_end|>"]
     result = jsonl(*({"instruction": "2+2?", "output": a} for a in answers))
