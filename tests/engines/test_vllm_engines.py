@@ -15,17 +15,26 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
+from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines import guard
 from gra_hpc.engines.node import Node
 from gra_hpc.errors import EngineError
-from gra_hpc.flows.calls import Request, Sampling
+from gra_hpc.flows.calls import Answer, Request, Sampling
+from gra_hpc.merge.round import merge_round
 from gra_hpc.models.files import embedding_length
 from gra_hpc.models.thinking import Thinking, thinking_of
 from gra_hpc.placement.placement import EnginePlace, Placement
+from gra_hpc.release.build import build
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.run import planning
 from gra_hpc.run.engines import EMBEDDER, embed
+from gra_hpc.run.shard import End
+from gra_hpc.run.worker import run_shard
+from gra_hpc.thoughts import mark_in
 from tests.conftest import known_classes
 from tests.waiting import until, until_it_is
 
@@ -378,9 +387,54 @@ def test_a_model_that_thinks(tiny_llama: Path, short_dir: Path) -> None:
             assert free.completion_tokens == 24 + 12
             assert verdict.thoughts and verdict.finish == "stop"
             assert 1 <= json.loads(verdict.text)["clarity"] <= 10
+            # what the thoughts leave of their budget is not the answer's: the server itself counts the answer
+            client = node._replicas[0].process.client  # type: ignore[union-attr]
+            long = Answer("one two three four " * 50, "stop", 0, 1000, 0.0, "so")
+            assert await client._too_long(asked("", 60), long, {}) and not await client._too_long(
+                asked("", 600), long, {}
+            )
             # without a budget the thoughts of random weights do not end: they are no answer
             node._replicas[0].process.client._budget = False  # type: ignore[union-attr]
             endless = await node.ask(asked("Name a colour.", 4))
             assert (endless.text, endless.finish) == ("", "thoughts") and endless.thoughts
 
     asyncio.run(work())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_whole_run_with_a_model_that_thinks(smollm2: Path, short_dir: Path) -> None:
+    """Real weights, whose thoughts end where their budget ends: from seeds to a release with a column of thoughts."""
+    thinking_model(smollm2, short_dir / "thinks")
+    things = ("a river", "a bridge", "a lantern", "a comet")
+    rows = [
+        {"instruction": f"Describe {t}.", "response": f"It is {t}.", "domain": "qa", "keywords": [t], "summary": t}
+        for t in things
+    ]
+    (short_dir / "seeds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    words = [
+        *(f"models.smollm2.path={short_dir / 'thinks'}", f"seeds.path={short_dir / 'seeds.jsonl'}"),
+        *("launch.shards=1", "merge.semantic=false", "merge.fuzzy=false", "method.flow=refine"),
+        *("method.accept_mean=1", "method.accept_sd=10", "method.sampling.max_tokens=400", "method.max_tries=3"),
+        *("method.sampling.thinking_tokens=24", "release.thoughts=column", "release.diagnostics.rows=0"),
+    ]
+    run = planning.make(short_dir / "run", presets.compose("demo", words))
+    assert run.plan.thinking_models == ["smollm2"]
+    assert run_shard(run, 1, 0) is End.published
+    merge_round(run, 1)
+    release = build(run)
+    (table,) = run.round(1).shard(0).path.glob("calls-*.parquet")
+    calls = pq.read_table(table).to_pylist()
+    answered = [c for c in calls if c["finish"] == "stop"]
+    assert answered and all(c["thoughts"] for c in answered)
+    assert not [c for c in calls if mark_in(c["text"])]
+    assert all(json.loads(c["text"]) for c in answered if "/review_response/" in c["key"])
+    samples = pq.read_table(next(table.parent.glob("samples-*.parquet"))).to_pylist()
+    assert any(s["response"] for s in samples), [(s["stage"], s["reason"], s["raw"]) for s in samples]
+    assert all(s["thoughts"] for s in samples if s["response"])
+    data = [r for f in release.glob("data/*.parquet") for r in pq.read_table(f).to_pylist()]
+    assert {r["id"]: r["thoughts"] for r in data} == {
+        s["id"]: s["thoughts"] for s in samples if s["status"] == "accepted"
+    }
+    assert verify(release) == []
+    print(f"{len(calls)} calls, {len(answered)} answered, {len(data)} rows released")
