@@ -16,7 +16,7 @@ from markupsafe import Markup
 from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.parquet import open_table
 from gra_hpc.release.markdown import block, code, markdown
-from gra_hpc.release.schema import OUTCOMES
+from gra_hpc.release.schema import OUTCOMES, shown_before
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.terminal import printable
 from gra_hpc.text.languages import NAMES
@@ -60,6 +60,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         told=languages(facts),
         thinking=Markup(thoughts(facts, markdown)),
         sample=sample,
+        conversation=shown_before(sample) if sample else "",
     )
     return f"---\n{header}---\n\n{body.strip()}\n"
 

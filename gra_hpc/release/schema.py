@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -253,6 +255,18 @@ def contexts(messages: pa.Array, instructions: pa.Array) -> pa.Array:
         last = next((m.get("content") for m in reversed(before) if m.get("role") == "user"), None)
         found.append(conversation.pack(before) if last == instruction else "")
     return pa.array(found, pa.string())
+
+
+def shown_before(row: Mapping[str, Any]) -> str:
+    """What the response of a row answers, turn by turn, where that is more than its instruction.
+
+    Args:
+        row: of the data, with `messages` and `tools`, or of rejects, with their context.
+    """
+    if TOOLS not in row:
+        return conversation.shown(row.get(CONTEXT) or "")
+    tools = json.loads(row[TOOLS] or "[]")
+    return conversation.shown(conversation.pack(conversation.without_nulls(row["messages"][:-1]), tools))
 
 
 def _conform(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:

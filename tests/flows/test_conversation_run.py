@@ -71,6 +71,10 @@ def test_a_release_of_the_seeds_holds_their_conversations(tmp_path: Path) -> Non
     }
     assert sorted(r["tools"] or "" for r in rows) == ["", "", "", "", *[json_text(TOOLS)] * 2]
     card = (run.release / "README.md").read_text()
+    page = (run.release / "report.html").read_text()
+    assert "[user]\nName a moon.\n\n[assistant]\nIo.\n\n[user]\nAnother?</pre>" in page
+    first = rows[0]["messages"][0]["content"]
+    assert first in card
     assert "`messages` is the whole conversation" in card and "Left aside: 1 rejected answers." in card
     assert manifest["seeds"]["contexts"] == 4 and manifest["seeds"]["aside"] == {"rejected answers": 1}
     ids = set(seeds_of(run))

@@ -231,6 +231,30 @@ def test_the_same_seeds_have_the_same_ids_in_every_file(tmp_path: Path, jsonl: W
     assert not any(s.context for s in arrow.seeds[:3])
 
 
+def test_tables_that_keep_objects_of_lists(tmp_path: Path, jsonl: Write) -> None:
+    """As `datasets` means them: messages, histories and calls of tools, with nulls where a row has none."""
+    rows = [
+        {"messages": {"role": [m["role"] for m in TALK], "content": [m["content"] for m in TALK], "tool_calls": None}},
+        {
+            "messages": {
+                "role": [m["role"] for m in ASKED],
+                "content": [m["content"] or None for m in ASKED],
+                "tool_calls": [m.get("tool_calls") for m in ASKED],
+            },
+            "tools": json.dumps(TOOLS),
+        },
+        {"prompt": "Another?", "answer": "Europa.", "system": "Be brief.",
+         "history": {"user": ["Name a moon."], "assistant": ["Io."]}},
+    ]  # fmt: skip
+    pq.write_table(
+        pa.Table.from_pylist([{k: r.get(k) for k in {**rows[1], **rows[2]}} for r in rows]), tmp_path / "x.parquet"
+    )
+    found = load_file(tmp_path / "x.parquet", duplicates="keep")
+    assert not found.rejects
+    assert [messages_of(s.context, s.instruction, s.response) for s in found.seeds] == [TALK, ASKED, TALK]
+    assert found.seeds[1].id == jsonl({"messages": ASKED, "tools": TOOLS}).seeds[0].id
+
+
 @pytest.mark.parametrize(
     ("record", "instruction", "response"),
     [

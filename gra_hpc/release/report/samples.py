@@ -8,7 +8,7 @@ from typing import Any
 
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
 from gra_hpc.release.inputs import read_slices
-from gra_hpc.release.schema import OUTCOMES, REASONS, data_schema, rejects_schema
+from gra_hpc.release.schema import OUTCOMES, REASONS, data_schema, rejects_schema, shown_before
 
 SAMPLES = 20
 """Samples shown of each outcome."""
@@ -18,12 +18,13 @@ TEXT_CHARS = 4000
 
 def samples(release: Path, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The first samples of each outcome: files are in the order of a digest, so that these are drawn at random."""
+    context = bool(facts["seeds"].get("contexts"))
     for outcome, pattern, names in (
-        ("accepted", "data/train-*.parquet", data_schema().names),
-        *((o, f"rejects/{o}-*.parquet", rejects_schema().names) for o in OUTCOMES),
+        ("accepted", "data/train-*.parquet", data_schema(context=context).names),
+        *((o, f"rejects/{o}-*.parquet", rejects_schema(context).names) for o in OUTCOMES),
     ):
         left = SAMPLES
-        wanted = [n for n in names if n != "messages"]
+        wanted = [n for n in names if context or n != "messages"]
         for path in sorted(release.glob(pattern)):
             for batch in read_slices(path, wanted, SAMPLES):
                 for row in batch.slice(0, left).to_pylist():
@@ -64,6 +65,7 @@ def _sample(row: dict[str, Any], outcome: str, facts: dict[str, Any]) -> dict[st
         "similarity": row.get("similarity"),
         "detail": row.get("detail") or "",
         "raw": _cut(row.get("raw") or ""),
+        "context": _cut(shown_before(row)),
         "instruction": _cut(row["instruction"] or ""),
         "response": _cut(row["response"] or ""),
         "instruction_reviews": [
