@@ -157,10 +157,10 @@ def test_on_the_command_line(gra: Gra, tmp_path: Path, words: list[str], what: s
         (["seeds.path=empty.jsonl"], "no record", "seeds.path"),
         (["seeds.path=odd.jsonl"], "odd.jsonl", "seeds.fields"),
         (["seeds.path=page.html"], "unknown kind of file", ".jsonl"),
-        (["models.tiny.path=models/none"], "models/none", "gra stage models/none"),
+        (["models.tiny.path=models/none"], "models/none", "gra fetch models/none"),
         (["models.tiny.path=/no/model"], "no such directory", "models.NAME.path"),
         (["models.tiny.path=.", "engine.kind=vllm"], "config.json: missing", "a model directory has"),
-        (["merge.semantic=true"], "all-MiniLM-L6-v2", "gra stage sentence-transformers/all-MiniLM-L6-v2"),
+        (["merge.semantic=true"], "all-MiniLM-L6-v2", "gra fetch sentence-transformers/all-MiniLM-L6-v2"),
         (["launch.shards=99"], "more shards than seeds (4)", "launch.shards=4"),
         (["merge.decontamination.sources=[gsm8k.json]"], "gsm8k.json: no such file", "give a file"),
     ],
@@ -296,5 +296,5 @@ def test_python_too_old(tmp_path: Path) -> None:
 
 def test_help_of_every_command(gra: Gra) -> None:
     for words in ([], ["site"], ["config"], *([c] for c in ("plan", "submit", "status", "logs", "resume", "cancel",
-                  "merge", "inspect", "clean", "doctor", "stage"))):  # fmt: skip
+                  "merge", "inspect", "clean", "doctor", "fetch"))):  # fmt: skip
         gra(*words, "--help", code=0)

@@ -73,7 +73,7 @@ def experiment_rows(name: Name, words: Words = None) -> None:
         say(row)
     needed = config.repositories(experiment, found)
     if needed:
-        say(f"gra stage {' '.join(needed)}")
+        say(f"gra fetch {' '.join(needed)}")
 
 
 @experiment_app.command("status")

@@ -1,4 +1,4 @@
-"""`gra site`, `gra doctor`, `gra stage`, `gra calibrate`: what a cluster is, lacks, needs to hold, and can do."""
+"""`gra site`, `gra doctor`, `gra fetch`, `gra calibrate`: what a cluster is, lacks, needs to hold, and can do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, RunPath, Site, app
+from gra_hpc.errors import ConfigError
 from gra_hpc.terminal import say, tell
 
 site_app = typer.Typer(help="Clusters: write a site file, show what one comes to.", rich_markup_mode=None)
@@ -53,7 +54,10 @@ def site_show(site: Annotated[str, typer.Argument(metavar="[SITE]", help="Site; 
 
 @app.command()
 def doctor(
-    site: Annotated[str, typer.Argument(metavar="[SITE]", help="Site; left out: the preset's.")] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SITE] [KEY=VALUE]...", help="Site (else the preset's); settings."),
+    ] = None,
     preset: Preset = "demo",
     job: Annotated[bool, typer.Option("--job", help="Also examine a compute node, by a short job.")] = False,
     here: Annotated[bool, typer.Option("--here", help="Examine this machine as a compute node.")] = False,
@@ -70,7 +74,11 @@ def doctor(
     from gra_hpc.doctor.finding import FAILURE
     from gra_hpc.doctor.report import examination
 
-    config = presets.compose(preset, [], site)
+    sites = [w for w in words or [] if "=" not in w]
+    if len(sites) > 1:
+        raise ConfigError(f"{sites[1]}: expected one site, then key=value", "gra doctor SITE site.partition=gpu")
+    site = "".join(sites)
+    config = presets.compose(preset, [w for w in words or [] if "=" in w], site)
 
     def note(text: str) -> None:
         if not json:
@@ -98,8 +106,9 @@ def doctor(
     sys.exit(1 if failures else 0)
 
 
+@app.command("stage", hidden=True)  # its name once
 @app.command()
-def stage(
+def fetch(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[ID|KEY=VALUE]...", help="Hub ids (ORG/NAME, datasets/ORG/NAME, @REVISION), settings."),

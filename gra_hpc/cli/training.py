@@ -61,8 +61,8 @@ def evaluate(
     site: Site = "",
     after: After = "",
     plan: Plan = False,
-    stage: Annotated[
-        bool, typer.Option("--stage", help="Only fetch the benchmarks' data, on a node with a network.")
+    fetch: Annotated[
+        bool, typer.Option("--fetch", "--stage", help="Only fetch the benchmarks' data, on a node with a network.")
     ] = False,
 ) -> None:
     """Measure a model on benchmarks and held-out answers: an array of jobs, or here. Typed again, it does what is left.
@@ -76,9 +76,9 @@ def evaluate(
     config = compose(preset_of(out, preset, "evaluate"), overrides or [], site)
     for line in explain(out, config, plan):
         say(line)
-    if stage:
+    if fetch:
         stage_data(out, config)
-    if plan or stage:
+    if plan or fetch:
         return
     job = submit_evaluate(out, config, _ids(after))
     _told(job, out)

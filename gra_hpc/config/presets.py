@@ -253,11 +253,12 @@ def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> 
 def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunConfig) -> DictConfig:
     _check_keys(kind, data, "", source, kind)
     refuse_resolvers(data, source)
+    _empty(cfg, kind, data)
     for key, hint in types_of(kind).items():
         given, args = data.get(key), get_args(hint)
         if isinstance(given, dict) and len(args) == 2 and dataclasses.is_dataclass(args[1]):
-            for name in list(cfg[key]) if not given else [n for n, entry in given.items() if entry is None]:
-                cfg[key].pop(name, None)  # `{}` and `null` take away what an included preset has
+            for name in [n for n, entry in given.items() if entry is None]:
+                cfg[key].pop(name, None)  # `null` takes away what an included preset has
             data = data | {key: {n: entry for n, entry in given.items() if entry is not None}}
     try:
         return cast(DictConfig, OmegaConf.unsafe_merge(cfg, data))  # `cfg` is not used any more
@@ -265,6 +266,23 @@ def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunC
         key = getattr(e, "full_key", None) or "?"
         reason = str(e).splitlines()[0][:300]
         raise ConfigError(f"{source}: {key}: {reason}", "gra config show  (explains every key)") from None
+
+
+def _empty(cfg: Any, kind: Any, data: dict[str, Any]) -> None:
+    """`{}` takes away what a map holds, wherever it is; merging it would change nothing."""
+    for key, hint in types_of(kind).items():
+        given, args = data.get(key), get_args(hint)
+        if not isinstance(given, dict) or cfg[key] is None:
+            continue
+        if dataclasses.is_dataclass(hint):
+            _empty(cfg[key], hint, given)
+        elif not given:
+            for name in list(cfg[key]):
+                cfg[key].pop(name)
+        elif len(args) == 2 and dataclasses.is_dataclass(args[1]):
+            for name, entry in given.items():
+                if isinstance(entry, dict) and name in cfg[key]:
+                    _empty(cfg[key][name], args[1], entry)
 
 
 def _check_keys(kind: Any, data: Any, prefix: str, source: str, root: type = RunConfig) -> None:

@@ -125,6 +125,8 @@ def _agree(config: RunConfig, found: list[Gpu], version: str) -> Iterable[Findin
     if len({(g.name, round(g.memory_gb)) for g in found}) > 1:
         names = ", ".join(sorted({f"{g.name} of {g.memory_gb:.0f} GB" for g in found}))
         yield warning(f"GPUs of different kinds: {names}", "placement takes them for alike: ask for one kind")
+    if not site.gpu_memory_gb:
+        yield warning("site.gpu_memory_gb=0: placement needs it", f"site.gpu_memory_gb={first.memory_gb:.0f}")
     if first.slice:
         yield ok("a slice (MIG) holds what its memory holds, and computes its share of the GPU")
         if site.gpu_memory_gb and not 0.85 <= first.memory_gb / site.gpu_memory_gb <= 1.15:

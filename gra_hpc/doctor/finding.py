@@ -19,6 +19,8 @@ class Finding:
     what: str
     then: str = ""
     """What to do."""
+    waits: bool = False
+    """A failure that keeps nobody from examining a compute node."""
 
     def __str__(self) -> str:
         return f"{self.level:8} {self.what}" + (f" -> {self.then}" if self.then else "")

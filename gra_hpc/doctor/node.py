@@ -116,4 +116,4 @@ def network() -> Iterable[Finding]:
         with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=3):
             yield ok("this node reaches the Hub; jobs do not use it")
     except OSError:
-        yield ok("no way to the Hub from this node: fine, jobs ask nothing of the network (gra stage)")
+        yield ok("no way to the Hub from this node: fine, jobs ask nothing of the network (gra fetch)")

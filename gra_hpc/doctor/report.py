@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gra_hpc.config.settings import RunConfig
@@ -25,11 +26,16 @@ def login_node(config: RunConfig, base: Path) -> Iterator[Finding]:
             functools.partial(software.engine_installed, config),
             *(functools.partial(directories.shared, d, slurm) for d in dict.fromkeys(places)),
             functools.partial(directories.clock, base),
-            functools.partial(software.models, config),
+            functools.partial(_later, software.models, config),
         ]
     )
     if slurm:
         yield from examine([functools.partial(_slurm, config, base)])
+
+
+def _later(check: Callable[[RunConfig], Iterable[Finding]], config: RunConfig) -> Iterable[Finding]:
+    """What a check finds, none of which keeps a job from looking at a node."""
+    yield from (replace(f, waits=True) for f in check(config))
 
 
 def _slurm(config: RunConfig, base: Path) -> Iterable[Finding]:
@@ -65,7 +71,7 @@ def examination(
         checks = job.node_checks(config, base)[2:]  # Python and packages were checked already
         seen = {f.what for f in login}
         yield from ((f"this machine ({host})", f) for f in examine(checks) if f.what not in seen)
-    elif with_job and worst(login) == FAILURE:
+    elif with_job and worst(f for f in login if not f.waits) == FAILURE:
         yield "compute node", warning("not examined", "mend the failures above first")
     elif with_job:
         node, found = job.examine_node(config, base, wait_s, say)

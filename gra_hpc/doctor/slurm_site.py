@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from gra_hpc.config.settings import RunConfig
@@ -100,7 +101,13 @@ def _nodes(site: SiteConfig, kinds: list[NodeKind]) -> Iterable[Finding]:
         else:
             yield ok(f"{site.gpus_per_node} GPUs per node")
         if site.gpu_memory_gb <= 0:
-            yield failure("site.gpu_memory_gb=0: placement needs it", "set it: nvidia-smi on a node shows the MiB")
+            yield replace(
+                failure(
+                    "site.gpu_memory_gb=0: placement needs it",
+                    "gra doctor SITE --job asks a node",
+                ),
+                waits=True,
+            )
     cpus, memory = max(k.cpus for k in kinds), max(k.memory_mb for k in kinds) / 1024
     if site.task_cpus > cpus:
         yield failure(f"site.cpus_per_task={site.task_cpus}: nodes have {cpus}", f"site.cpus_per_task={cpus}")

@@ -208,7 +208,7 @@ def _copy(files: list[Path], target: Path) -> dict[str, tuple[State, str]]:
             os.fsync(out.fileno())
         if len(stated) == 64 and digest.hexdigest() != stated:
             raise EngineError(
-                f"{file}: is not what the Hub's cache says it is", "gra stage --again, then gra resume RUN"
+                f"{file}: is not what the Hub's cache says it is", "gra fetch --again, then gra resume RUN"
             )
         found[copy.name] = (state_of(copy), digest.hexdigest())
     return found

@@ -223,7 +223,7 @@ def sorted_words(given: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def repositories(config: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
-    """Hub repositories that the rows' data and base models come from, as `gra stage` takes them. Benchmarks are not
+    """Hub repositories that the rows' data and base models come from, as `gra fetch` takes them. Benchmarks are not
     among them: `gra evaluate` names its own."""
     import tempfile
 

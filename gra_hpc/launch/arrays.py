@@ -19,7 +19,7 @@ from gra_hpc.launch.queue_gap import find_gap, settings_digest
 from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_copy, refuse_while_at_work
 from gra_hpc.launch.tasks import MergeTask, WorkerTask
 from gra_hpc.launch.worker_count import workers_for
-from gra_hpc.run.directory import OutputDir, RunDir
+from gra_hpc.run.directory import OutputDir, RunDir, round_name
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step
 from gra_hpc.run.run import Run
@@ -91,7 +91,7 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
             own = elsewhere if elsewhere and job.round == steps[0].round else config
             tasks = [WorkerTask(str(run.path), job.round, place, own.site.signal_lead_s) for place in job.shards]
             job.id = submit_array(shard_executor(run, own, comment, depend), tasks)
-            yield f"round {job.round}: array {job.id} of {len(tasks)} workers for {left[job.round]} shards"
+            yield f"{round_name(job.round)}: array {job.id} of {len(tasks)} workers for {left[job.round]} shards"
         else:
             arrays = [j.id for j in gap.jobs if j.kind == "workers" and j.round == job.round]
             arrays += gap.alive[job.round]
@@ -100,7 +100,7 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
             depend = f"{kind}:{':'.join(dict.fromkeys(parents))}" if parents else ""
             job.id = submit_one(merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.round))
             merges[job.round] = job.id
-            yield f"round {job.round}: merge {job.id}{f' after {depend}' if depend else ''}"
+            yield f"{round_name(job.round)}: merge {job.id}{f' after {depend}' if depend else ''}"
         submission.complete = job is gap.jobs[-1]
         submission.save(run)
 

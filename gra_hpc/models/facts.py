@@ -150,7 +150,7 @@ def read_facts(
         return _facts(path, dtype, kv_cache_dtype, quantization)
     except (AttributeError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as e:
         file = Path(path) / "config.json"
-        raise ConfigError(f"{file}: not of a language model ({e})", "gra stage ORG/NAME fetches a model anew") from None
+        raise ConfigError(f"{file}: not of a language model ({e})", "gra fetch ORG/NAME fetches a model anew") from None
 
 
 def _facts(path: Path | str, dtype: str, kv_cache_dtype: str, quantization: str) -> ModelFacts:
@@ -172,9 +172,9 @@ def _facts(path: Path | str, dtype: str, kv_cache_dtype: str, quantization: str)
     except FileNotFoundError:
         raise ConfigError(f"{file}: missing; expected a model directory with config.json", f"ls {directory}") from None
     except (OSError, orjson.JSONDecodeError) as e:
-        raise ConfigError(f"{file}: cannot be read ({e})", "gra stage ORG/NAME fetches a model anew") from None
+        raise ConfigError(f"{file}: cannot be read ({e})", "gra fetch ORG/NAME fetches a model anew") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{file}: expected a JSON object", "gra stage ORG/NAME fetches a model anew")
+        raise ConfigError(f"{file}: expected a JSON object", "gra fetch ORG/NAME fetches a model anew")
     text = raw.get("text_config") or raw.get("llm_config") or raw
     layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
     heads = _number(text, "num_attention_heads", "n_head", "num_heads")
@@ -282,7 +282,7 @@ def _headers(directory: Path) -> list[dict[str, Any]]:
                 tables.append(_table(orjson.loads(f.read(length))))
         except (OSError, struct.error, ValueError) as e:
             raise ConfigError(
-                f"{file}: not a safetensors file ({e})", "gra stage  (checks and completes models)"
+                f"{file}: not a safetensors file ({e})", "gra fetch  (checks and completes models)"
             ) from e
     return tables
 

@@ -33,7 +33,7 @@ def model_directory(path: str, revision: str = "", scratch: str = "") -> Path:
         scratch: `site.scratch`, whose cache is looked at first.
 
     Raises:
-        EngineError: when there is none; names `gra stage`.
+        EngineError: when there is none; names `gra fetch`.
     """
     local = Path(path).expanduser()
     if local.is_dir():
@@ -46,7 +46,7 @@ def model_directory(path: str, revision: str = "", scratch: str = "") -> Path:
         looked = ", ".join(str(c) for c in hub.caches(scratch))
         raise EngineError(
             f"model {path}{at}: not a directory, and not in the local Hub cache ({looked})",
-            f"gra stage {path}{f'@{revision}' if revision else ''}  (on a machine with network)",
+            f"gra fetch {path}{f'@{revision}' if revision else ''}  (on a machine with network)",
         )
     return found
 
@@ -79,14 +79,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise EngineError(
             f"{path}: missing; a model directory has config.json and safetensors",
-            "gra stage ORG/NAME fetches a model whole",
+            "gra fetch ORG/NAME fetches a model whole",
         ) from None
     except OSError as e:
         raise EngineError(f"{path}: {e.strerror}") from None
     except orjson.JSONDecodeError as e:
-        raise EngineError(f"{path}: not valid JSON ({e})", "gra stage ORG/NAME fetches a model anew") from None
+        raise EngineError(f"{path}: not valid JSON ({e})", "gra fetch ORG/NAME fetches a model anew") from None
     if not isinstance(value, dict):
-        raise EngineError(f"{path}: expected a JSON object", "gra stage ORG/NAME fetches a model anew")
+        raise EngineError(f"{path}: expected a JSON object", "gra fetch ORG/NAME fetches a model anew")
     return value
 
 
@@ -137,7 +137,7 @@ def check_files(directory: Path, model: ModelConfig, chat: bool = True) -> None:
     Raises:
         EngineError: naming the file or the key, and what was expected.
     """
-    again = f"fetch {directory.name} anew: gra stage {model.path}"
+    again = f"fetch {directory.name} anew: gra fetch {model.path}"
     if not directory.is_dir():
         raise EngineError(f"model {directory}: no such directory", again)
     refuse_strange_code(model.path, directory, model.trust_remote_code)

@@ -1,6 +1,6 @@
 """Hub repositories on this machine: where they lie, and how jobs are kept from asking the network for them.
 
-Two caches in the Hub's own layout are looked at: the shared one that `gra stage` fills (`SCRATCH/hub`), then Hugging
+Two caches in the Hub's own layout are looked at: the shared one that `gra fetch` fills (`SCRATCH/hub`), then Hugging
 Face's (`HF_HOME`). Nothing here downloads; `gra_hpc.site.stage` does.
 """
 

@@ -118,6 +118,11 @@ class RunDir(OutputDir):
         return RoundDir(self.path / "rounds" / f"{number:02d}", number)
 
 
+def round_name(number: int) -> str:
+    """As people are told: round 0 is another kind of round."""
+    return "round 0 (describe)" if number == 0 else f"round {number}"
+
+
 @dataclass(frozen=True)
 class RoundDir:
     """Paths of one round; round 0 describes the seeds."""

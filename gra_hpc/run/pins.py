@@ -167,7 +167,7 @@ def verify_embed(pin: ModelPin, path: str) -> None:
 def way_back(path: str) -> str:
     """How to bring back a model that is missing."""
     if hub.ID.fullmatch(path):
-        return f"gra stage {path}  (where there is a network), then gra resume RUN"
+        return f"gra fetch {path}  (where there is a network), then gra resume RUN"
     return "put it back where the run was planned with it, then gra resume RUN"
 
 

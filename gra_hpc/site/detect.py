@@ -222,11 +222,11 @@ def _scratch(environ: Mapping[str, str]) -> Setting:
     for name in SCRATCH:
         path = environ.get(name, "")
         if path and Path(path).is_dir() and os.access(path, os.W_OK):
-            return Setting("scratch", path, f"${name}; gra stage puts the model cache here")
+            return Setting("scratch", path, f"${name}; gra fetch puts the model cache here")
     user = environ.get("USER", "")
     for base in ("/scratch", "/lustre/scratch", "/p/scratch"):
         if user and (Path(base) / user).is_dir() and os.access(Path(base) / user, os.W_OK):
-            return Setting("scratch", f"{base}/{user}", "gra stage puts the model cache here")
+            return Setting("scratch", f"{base}/{user}", "gra fetch puts the model cache here")
     return Setting("scratch", "", "a large shared directory for the model cache; empty: Hugging Face's own cache")
 
 
@@ -243,7 +243,7 @@ def _proxy(environ: Mapping[str, str]) -> Setting:
         return Setting(
             "proxy", "", "$https_proxy holds a password, which does not belong in a file: it is used as it is"
         )
-    return Setting("proxy", proxy, "$https_proxy; for gra stage" if proxy else "for gra stage, where one is needed")
+    return Setting("proxy", proxy, "$https_proxy; for gra fetch" if proxy else "for gra fetch, where one is needed")
 
 
 def text(settings: list[Setting]) -> str:

@@ -1,4 +1,4 @@
-"""`gra stage`: on a machine with network, put what a run needs into one shared cache, whole and checked.
+"""`gra fetch`: on a machine with network, put what a run needs into one shared cache, whole and checked.
 
 Models at a pinned commit (weights, tokenizer, chat template), the embedding model, Hub seed datasets and benchmarks.
 Every file is compared with the digest that the Hub states for it; a file that was compared before is not read again
@@ -66,7 +66,7 @@ class Need:
         kind: hub.Kind = "dataset" if name.startswith("datasets/") else "model"
         name = name.removeprefix("datasets/")
         if not hub.ID.fullmatch(name):
-            raise StageError(f"{word}: not a Hub id", "gra stage ORG/NAME, datasets/ORG/NAME, or --preset NAME")
+            raise StageError(f"{word}: not a Hub id", "gra fetch ORG/NAME, datasets/ORG/NAME, or --preset NAME")
         return cls(name, kind, kind, revision)
 
 
@@ -145,7 +145,7 @@ def stage(need: Need, cache: Path, say: Callable[[str], None] = lambda _: None, 
         _check_space(cache, missing, need)
         if missing:
             say(f"{need.what}: fetching {need.repo} ({missing / 1e9:.2f} GB) ...")
-        with full_disk_as_error(folder, "make room, then gra stage again: what is there is kept"):
+        with full_disk_as_error(folder, "make room, then gra fetch again: what is there is kept"):
             snapshot_download(
                 need.repo,
                 repo_type=need.kind,
@@ -201,11 +201,11 @@ def verify(need: Need, snapshot: Path, files: Sequence[Any], say: Say, again: bo
     for f in files:
         path = snapshot / f.rfilename
         if not path.exists():
-            raise StageError(f"{path}: missing after the download", f"gra stage {need.label}")
+            raise StageError(f"{path}: missing after the download", f"gra fetch {need.label}")
         if wrong := _differs(path, f, say, again):
             for part in (path.resolve(), path):
                 part.unlink(missing_ok=True)
-            raise StageError(f"{path}: {wrong}; removed", f"gra stage {need.label}")
+            raise StageError(f"{path}: {wrong}; removed", f"gra fetch {need.label}")
 
 
 def _differs(path: Path, file: Any, say: Say, again: bool) -> str:
@@ -262,7 +262,7 @@ def _plain_errors(need: Need) -> Iterator[None]:
                     "OfflineModeIsEnabled", "NetworkError"}:  # fmt: skip
             raise StageError(
                 f"{need.label}: the Hub cannot be reached from here ({type(e).__name__})",
-                "run gra stage on a login or transfer node with network, or set site.proxy",
+                "run gra fetch on a login or transfer node with network, or set site.proxy",
             ) from None
         if isinstance(e, OSError) and e.errno:
             raise

@@ -69,7 +69,7 @@ def find(source: str, scratch: str = "") -> BenchmarkPin:
         if snapshot is None:
             raise ConfigError(
                 f"{KEY}: {source}: no such file or directory, and no Hub dataset of this id in the local cache",
-                f"gra stage datasets/{source}  (on a machine with network)"
+                f"gra fetch datasets/{source}  (on a machine with network)"
                 if hub.ID.fullmatch(source)
                 else f"give a file, a directory or a Hub dataset id: {_THEN}",
             )

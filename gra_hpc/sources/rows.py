@@ -83,7 +83,7 @@ class Source:
         split: split of a dataset.
         revision: commit of a Hub dataset.
         wanted: columns to decode in columnar sources; empty, or none of them there: all.
-        scratch: `site.scratch`, where `gra stage` puts Hub datasets.
+        scratch: `site.scratch`, where `gra fetch` puts Hub datasets.
 
     Raises:
         SeedError: nothing of that name, or nothing readable in it.
@@ -281,7 +281,7 @@ class Source:
             raise SeedError(
                 f"{self.label}: datasets cannot load it: {type(e).__name__}: {excerpt(e, 300)}",
                 "check seeds.path (there is no file of that name either), seeds.name and seeds.split; without a"
-                f" network: gra stage datasets/{self.path} on a machine that has one"
+                f" network: gra fetch datasets/{self.path} on a machine that has one"
                 if not self.local
                 else "check seeds.path, seeds.name and seeds.split",
             ) from None

@@ -44,7 +44,7 @@ def _questions(config: RunConfig, seeds: list[Record]) -> Iterator[tuple[str, st
     blank = next((s for s in seeds if not s.described), None)
     if blank:
         sizes = {"keywords": m.keywords, "summary_words": m.summary_words, "domains": domains.described(m)}
-        yield "round 0: a seed is described", "describe", blank, {**_texts(blank), **sizes}
+        yield "round 0 (describe): a seed is described", "describe", blank, {**_texts(blank), **sizes}
     described = [s for s in seeds if s.described]
     if m.flow is Flow.synthesize and described:
         pool = Pool(seeds, {})

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gra_hpc.launch.slurm import index_ranges
+from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.terminal import shown, wrapped
 from gra_hpc.views.status import Failure, RoundStatus, RunStatus, ShardStatus
@@ -47,11 +48,6 @@ def lines(status: RunStatus, details: bool = False) -> Iterator[str]:
         yield f"release: {shown(status.release)}"
     if then := next_command(status):
         yield f"next: {then}"
-
-
-def round_name(number: int) -> str:
-    """As all commands say it."""
-    return "round 0 (describe)" if number == 0 else f"round {number}"
 
 
 def _standing(r: RoundStatus) -> str:

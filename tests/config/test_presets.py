@@ -164,3 +164,31 @@ def test_placement_is_not_part_of_the_fingerprint() -> None:
 def test_every_shipped_preset_composes(path: str) -> None:
     assert OmegaConf.structured(RunConfig)
     assert presets.compose(path).models
+
+
+@pytest.mark.parametrize(
+    ("before", "key"),
+    [
+        ("site: {sbatch: {hint: nomultithread, nice: 5}}", "site.sbatch"),
+        ("seeds: {fields: {instruction: question}}", "seeds.fields"),
+        ("models: {smollm2: {engine_args: {enforce-eager: true}}}", "models.smollm2.engine_args"),
+    ],
+)
+def test_braces_empty_any_map(tmp_path: Path, before: str, key: str) -> None:
+    """On the command line, and in a preset that includes another."""
+    (tmp_path / "first.yaml").write_text(f"include: [demo]\n{before}\n")
+
+    def value(config: object) -> object:
+        for part in key.split("."):
+            config = config[part] if isinstance(config, dict) else getattr(config, part)
+        return config
+
+    assert value(presets.compose(str(tmp_path / "first.yaml"), []))
+    assert value(presets.compose(str(tmp_path / "first.yaml"), [f"{key}={{}}"])) == {}
+    empty = "{}"
+    for part in reversed(key.split(".")):
+        empty = f"{{{part}: {empty}}}"
+    (tmp_path / "second.yaml").write_text(
+        f"include: [{tmp_path / 'first.yaml'}]\n{empty.removeprefix('{').removesuffix('}')}\n"
+    )
+    assert value(presets.compose(str(tmp_path / "second.yaml"), [])) == {}

@@ -52,7 +52,7 @@ def test_a_good_site() -> None:
         ({"gpu_type": "h100"}, "no node has it", "one of a100"),
         ({"gpus_per_node": 8}, "nodes have at most 4", "site.gpus_per_node=4"),
         ({"partition": "batch"}, "no node here has GPUs", "another partition"),
-        ({"gpu_memory_gb": 0.0}, "placement needs it", "nvidia-smi"),
+        ({"gpu_memory_gb": 0.0}, "placement needs it", "gra doctor SITE --job"),
         ({"constraint": "a100_40gb"}, "did you mean a100_80gb?", "features: a100_80gb, ib"),
         ({"cpus_per_task": 64}, "nodes have 48", "site.cpus_per_task=48"),
         ({"memory_gb": 900.0}, "nodes have 500", "site.memory_gb=500"),
@@ -217,7 +217,7 @@ def test_software(tmp_path: Path, tiny_llama: Path) -> None:
     assert "No module named gra_hpc" in other.what
     config = presets.compose("demo", ["models.smollm2.path=org/absent", f"merge.embed_model={tmp_path / 'none'}"], "")
     model, embed = software.models(config)
-    assert model.level == FAILURE and "gra stage org/absent" in model.then
+    assert model.level == FAILURE and "gra fetch org/absent" in model.then
     assert embed.level == FAILURE
     good = presets.compose(
         "demo", [f"models.smollm2.path={tiny_llama}", "models.smollm2.load_format=dummy", "merge.semantic=false"]
@@ -244,3 +244,10 @@ def test_vllm_is_imported_as_an_engine_would() -> None:
     assert worst(software.vllm_import(config)) == OK
     (_, gpus) = software.vllm_import(replace(config, site=SiteConfig(gpus_per_node=1)))
     assert gpus.level == FAILURE and "is built without CUDA and ROCm" in gpus.what
+
+
+def test_a_node_answers_for_the_memory_of_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(tmp_path, "nvidia-smi", {"--query-gpu": "NVIDIA GH200 120GB, 97871, 560.3", "-L": "GPU 0: x"}, monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    found = list(devices.gpus(RunConfig(site=SiteConfig(gpus_per_node=1))))
+    assert Finding(WARNING, "site.gpu_memory_gb=0: placement needs it", "site.gpu_memory_gb=103") in found

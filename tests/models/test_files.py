@@ -100,7 +100,7 @@ def test_local_directory_and_hub_cache(model: Path, monkeypatch: pytest.MonkeyPa
     assert files.model_directory("a-model") == model
     with pytest.raises(EngineError, match="no such directory"):
         files.model_directory("./other-model")
-    with pytest.raises(EngineError, match=r"not in the local Hub cache.*gra stage some-org/some-model"):
+    with pytest.raises(EngineError, match=r"not in the local Hub cache.*gra fetch some-org/some-model"):
         files.model_directory("some-org/some-model", "0123abc")
 
 

@@ -215,5 +215,5 @@ def test_an_embedding_model_that_changed_is_refused(model: Path, file: str) -> N
     pin = ModelPin.of(model, ModelConfig(path=str(model)), lambda _: None, nested=True)
     verify_embed(pin, "org/embed")
     overwrite(model / file, 0, 1)
-    with pytest.raises(EngineError, match=r"changed since the run was planned -> gra stage org/embed"):
+    with pytest.raises(EngineError, match=r"changed since the run was planned -> gra fetch org/embed"):
         verify_embed(pin, "org/embed")

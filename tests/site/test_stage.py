@@ -156,16 +156,16 @@ def test_without_a_network_each_step_says_what_to_stage(hub: MiniHub, tmp_path: 
     def plan(run_: str, *words: str, code: int = 0) -> str:
         return run(*GRA, "plan", runs / run_, sim, *words, "--preset", file, home=home, blocked=True, code=code)
 
-    assert "gra stage datasets/org/seeds" in plan("none", code=1)
+    assert "gra fetch datasets/org/seeds" in plan("none", code=1)
     run(*GRA, "stage", "--preset", file, hub=hub, home=home)
     assert (tmp_path / "scratch" / "hub" / "models--org--minilm").is_dir()
-    assert "gra stage org/absent" in plan("none", "models.tiny.path=org/absent", code=1)
+    assert "gra fetch org/absent" in plan("none", "models.tiny.path=org/absent", code=1)
     said = plan("none", "merge.decontamination.sources=[org/absent]", code=2)
-    assert "gra stage datasets/org/absent" in said
+    assert "gra fetch datasets/org/absent" in said
 
     asked = len(hub.requests)
     plan("late")
     assert len(hub.requests) == asked
     shutil.rmtree(tmp_path / "scratch" / "hub" / "models--org--minilm")
     said = run(sys.executable, "jobs/synthesize.py", runs / "late", 0, home=home, blocked=True, code=1)
-    assert "gra stage org/minilm" in said
+    assert "gra fetch org/minilm" in said

@@ -56,7 +56,7 @@ Of `engine_args` a named list says so (devices, memory, scheduling, kernels, loa
 argument is frozen, and each shard's manifest records the command line that its engines ran with.
 
 Paths: `seeds.path` starts at the working directory, then at `configs/`. A model is a directory, or a Hub id that
-lies in a local cache (`gra stage`). `site.scratch`, `site.python` and `site.container` may hold variables of the login
+lies in a local cache (`gra fetch`). `site.scratch`, `site.python` and `site.container` may hold variables of the login
 node's shell (`$SCRATCH`), `site.local_dir` those of the compute node's (`$SLURM_TMPDIR`).
 """
 
