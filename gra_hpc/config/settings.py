@@ -39,6 +39,11 @@ class Policy(Enum):
     single = "single"
     performance = "performance"
 
+    @property
+    def drawn(self) -> bool:
+        """Whether each sample's roles are drawn among all members."""
+        return self in (Policy.random, Policy.performance)
+
 
 class Settle(Enum):
     """Who settles a sample on which the Reviewers disagree."""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gra_hpc.config.settings import MethodConfig, Policy, Settle
+from gra_hpc.config.settings import MethodConfig, Settle
 from gra_hpc.judging.scores import Scores
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED
 
@@ -114,7 +114,7 @@ def decided(rows: pa.Table, method: MethodConfig) -> pa.Table:
     verdict, never = _one(table, "verdict"), pa.array(out == Outcome.as_stored)
     keeps = pc.or_(by_verdict, never)
     columns["verdict"] = _where(keeps, verdict)
-    if method.policy in (Policy.random, Policy.performance):
+    if method.policy.drawn:
         columns["adjudicator"] = pc.if_else(pc.or_(keeps, pc.invert(_late(table))), _one(table, "adjudicator"), "")
     columns["embedding"] = _where(pc.equal(columns["status"], ACCEPTED), _one(table, "embedding"))
     for name, value in columns.items():

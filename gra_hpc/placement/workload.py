@@ -203,7 +203,7 @@ def seats(config: RunConfig) -> dict[str, dict[str, float]]:
     m = config.method
     members = list(config.committee) or list(config.models)
     even = dict.fromkeys(members, 1 / len(members))
-    if m.policy is Policy.single or (m.policy is not Policy.fixed and len(members) == 1):
+    if m.policy is Policy.single or (m.policy.drawn and len(members) == 1):
         one = (m.fixed.generator if m.policy is Policy.single else "") or members[0]
         reviewers = m.reviewers if m.policy is Policy.single else 1
         return {
@@ -337,7 +337,7 @@ def _repeated(config: RunConfig, model: str, seats_of_model: float) -> float:
     """
     members = _members(config)
     m = config.method
-    if m.policy in (Policy.single, Policy.fixed) or len(members) == 1:
+    if not m.policy.drawn or len(members) == 1:
         return max(0.0, seats_of_model - 1)
     own = sum(x.model == model for x in members.values())
     count = min(m.reviewers, len(members) - 1)

@@ -190,7 +190,7 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
             " independent evidence."
         )
     seated = len(facts["config"]["committee"])
-    if method["review_response"] and method["policy"] == "random" and seated < 4:
+    if method["review_response"] and method["policy"] in ("random", "performance") and seated < 4:
         out += _few(seated, method)
     if "decided" in facts:
         out += _decided(facts)

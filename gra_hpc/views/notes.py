@@ -48,9 +48,9 @@ def _committee(config: RunConfig) -> Iterator[str]:
         return
     if reviewers == 1:
         yield "one Reviewer a sample: the deviation is always 0, and nothing is adjudicated"
-    elif reviewers < m.reviewers and m.policy is Policy.random:
+    elif reviewers < m.reviewers and m.policy.drawn:
         yield f"{len(members)} members: {reviewers} Reviewers a sample in place of {m.reviewers}"
-    nobody_left = m.policy is Policy.random and len(members) <= reviewers + 1
+    nobody_left = m.policy.drawn and len(members) <= reviewers + 1
     if nobody_left and reviewers > 1 and m.settle is Settle.adjudicator:
         yield "no member is left to adjudicate: the Reviewer nearest to the mean does it"
 
@@ -58,7 +58,7 @@ def _committee(config: RunConfig) -> Iterator[str]:
 def _reviewers(config: RunConfig) -> int:
     """Reviewers of a sample, as `committee.draw_roles` seats them."""
     m = config.method
-    if m.policy is Policy.random and len(config.committee) > 1:
+    if m.policy.drawn and len(config.committee) > 1:
         return min(m.reviewers, len(config.committee) - 1)
     if m.policy is Policy.fixed:
         return len(m.fixed.reviewers)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gra_hpc.config.settings import EngineKind, Flow, Policy, ReviewOrder, RunConfig, SelfReview
+from gra_hpc.config.settings import EngineKind, Flow, ReviewOrder, RunConfig, SelfReview
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError, SlurmDownError
 from gra_hpc.flows.gra.committee import judges_itself, judges_of
@@ -165,7 +165,7 @@ def _self_review(config: RunConfig) -> Iterator[str]:
     m = config.method
     if m.flow is Flow.seeds or not (m.review_response or m.review_instruction):
         return
-    own, drawn = ", ".join(judges_itself(models, m)), m.policy not in (Policy.single, Policy.fixed)
+    own, drawn = ", ".join(judges_itself(models, m)), m.policy.drawn
     if m.self_review is SelfReview.avoid:
         if own:
             why = "no other model is in the pool" if drawn else f"policy {m.policy.value}"

@@ -9,15 +9,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from gra_hpc.config.settings import MethodConfig, Policy
+from gra_hpc.config.settings import MemberConfig, MethodConfig, Policy, RunConfig
 from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.flows.gra.committee import draw_by_standing
 from gra_hpc.flows.gra.standing import ROLES, Counts, Standing, added, chance_of_best, differ
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.merge.round import merge_round
+from gra_hpc.placement.workload import seats
 from gra_hpc.records import DOMAINS
 from gra_hpc.run.rounds import remaining
 from gra_hpc.views import roles
+from gra_hpc.views.notes import _reviewers
 from tests.run.test_plan import make
 
 MEMBERS = list("abcde")
@@ -145,3 +147,12 @@ def test_a_run_of_one_round_has_nothing_to_follow(tmp_path: Path) -> None:
         list(roles.lines(make(tmp_path)))
     one = Standing.of({"generator": {"qa": {"a": (90.0, 100.0), "b": (10.0, 100.0)}}}, ["a", "b"], 0.1, 1)
     assert [w.split(":")[0] for w in roles.warnings(one)] == ["  a is to generate 95%"]
+
+
+def test_a_plan_expects_as_many_seats_as_by_chance() -> None:
+    committee = {m: MemberConfig(model=m) for m in MEMBERS}
+    by_chance, by_standing = (
+        RunConfig(committee=committee, method=MethodConfig(policy=p)) for p in (Policy.random, Policy.performance)
+    )
+    assert seats(by_chance) == seats(by_standing)
+    assert _reviewers(by_chance) == _reviewers(by_standing) == 3
