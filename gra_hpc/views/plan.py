@@ -148,7 +148,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         if shutil.which("sbatch"):
             yield f"             {_judgement(run)}"
     else:
-        yield f"executor     local, {config.launch.parallel or 1} shard at a time"
+        yield f"executor     local, {config.launch.parallel or 1} worker{'s' if config.launch.parallel > 1 else ''}"
 
 
 def _asked_as(config: RunConfig, name: str, served: str) -> str:

@@ -254,7 +254,7 @@ def test_a_batch_step_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
 
 def test_two_copies_of_a_task(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     """The daemon of a node dies and its tasks live on: Slurm starts them elsewhere too."""
-    run = slurm_run(cluster, "engine.simulated_latency_s=4", "launch.window=1", "site.cpus_per_task=16")
+    run = slurm_run(cluster, "engine.simulated_latency_s=8", "launch.window=1", "site.cpus_per_task=16")
     run.submit()
     at_work(run)
     shard = next(n for n, t in running(run).items() if t.node == "node2")  # two to a node: others are free
