@@ -24,7 +24,8 @@ from gra_hpc.run.pins import ModelPin
 from gra_hpc.storage import read_object
 
 NAME = "manifest.json"
-FORMAT = 2
+FORMAT = 3
+"""Format 2 did not say what became of thoughts, nor count languages."""
 KEYS = (
     "config", "coverage", "created", "diagnostics", "dropped", "embedding", "files", "fingerprint", "format", "frozen",
     "funnel", "languages", "ledger", "made_from", "models", "name", "planned_with", "prepared", "prompts", "rejects",
