@@ -23,6 +23,7 @@ from pathlib import Path
 
 from gra_hpc.errors import GraError
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 from gra_hpc.views.status import collect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +66,7 @@ class Session:
     """A terminal: runs commands, keeps what they print."""
 
     def __init__(self, directory: Path, env: dict[str, str]) -> None:
-        self.directory, self.env = directory, {**env, "COLUMNS": "150"}
+        self.directory, self.env = directory, {**env, "COLUMNS": "80"}
         self.env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
         self.lines: list[str] = [HEAD]
 
@@ -111,7 +112,7 @@ def record(session: Session) -> None:
     def states(round_: int) -> dict[str, int]:
         for key in ("SLURM_CONF", "PATH"):
             os.environ[key] = session.env[key]
-        return next((r.states for r in collect(run).rounds if r.round == round_), {})
+        return next((r.states for r in collect(Run.to_look_at(run.path)).rounds if r.round == round_), {})
 
     session.say("Slurm knows most of a site file already:")
     session.type("gra site detect")
