@@ -14,6 +14,7 @@ from typing import Any
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.launch import slurm
+from gra_hpc.launch.cancel import wait_until_gone
 from gra_hpc.launch.environment import overruled
 from gra_hpc.launch.queue_gap import find_gap, settings_digest
 from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_copy, refuse_while_at_work
@@ -74,6 +75,8 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
     if gap.cancel:
         slurm.cancel(gap.cancel)
         yield f"{len(gap.cancel)} tasks of earlier submissions cancelled: replaced, or done already"
+        if running := {task.id for _, task in in_queue if task.running}.intersection(gap.cancel):
+            wait_until_gone(running)  # or workers take their shards for taken
     if gap.stay:
         yield f"{len(gap.stay)} tasks wait or run already"
     if not gap.jobs:

@@ -59,7 +59,7 @@ def _cancel(run: Run, waiting_only: bool, workers: int) -> Iterator[str]:
     yield f"cancelled {len(chosen)} tasks: {running} running, {len(chosen) - running} waiting"
     if running:
         yield "what they were answered is kept; waiting for them to leave their nodes ..."
-        left = _wait({t.id for t in chosen})
+        left = wait_until_gone({t.id for t in chosen})
         if left:
             yield f"{left} still on their nodes after {WAIT_S:g} s: gra status {run.path} before you resume"
             return
@@ -73,7 +73,7 @@ def last_workers(found: Sequence[tuple[Job, slurm.Task]], chosen: Sequence[slurm
     return sorted((t for round_, t in mine if round_ == now), key=lambda t: (t.running, -t.job, -(t.index or 0)))
 
 
-def _wait(ids: set[str]) -> int:
+def wait_until_gone(ids: set[str]) -> int:
     """Wait until cancelled tasks are gone: a resume before that would take them for alive. How many are left."""
     deadline = time.monotonic() + WAIT_S
     while True:
