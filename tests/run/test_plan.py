@@ -122,11 +122,13 @@ def test_engine_arguments_are_frozen_but_for_where_and_how(tmp_path: Path) -> No
     assert made.plan.fingerprint != none.fingerprint
     again = make(tmp_path, "models.smollm2.engine_args={--default-chat-template-kwargs: {a: 1}}", name="other")
     assert again.plan == made.plan
-    for key in ("override_generation_config={temperature: 2}", "tokenizer=/x", "reasoning-parser=qwen3", "plug-in=1"):
+    for key in ("override_generation_config={temperature: 2}", "tokenizer=/x", "plug-in=1", "reasoning-parser=qwen3"):
+        room = ["method.sampling.thinking_tokens=512"] if "reasoning" in key else []  # for an answer
+        name = make(tmp_path, *room, name=f"run-{len(room)}").name
         with pytest.raises(
             FingerprintError, match=rf"planned with other settings: models\.smollm2\.engine_args\.{key[:4]}"
         ):
-            make(tmp_path, f"models.smollm2.engine_args.{key}")
+            make(tmp_path, *room, f"models.smollm2.engine_args.{key}", name=name)
 
 
 def test_where_the_semantic_step_becomes_approximate_is_frozen(tmp_path: Path) -> None:
