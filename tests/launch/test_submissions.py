@@ -112,10 +112,11 @@ def test_of_a_cancel_and_a_submission_the_second_waits(
         assert other.stdout.readline() == "here\n"
         with pytest.raises(LaunchError, match="is being"), sole_submitter(run, Does[second], wait_s=0):
             pass
-        waited = threading.Timer(0.5, other.communicate)  # the first comes to its end
+        ends = threading.Event()  # the first comes to its end
+        waited = threading.Timer(0.5, lambda: (ends.set(), other.communicate()))
         waited.start()
         with sole_submitter(run, Does[second]):
-            assert other.poll() == 0
+            assert ends.is_set()
         waited.join()
     said = "submits its jobs" if first == "submits" else "cancels its jobs"
     assert f"waiting for process {other.pid} on " in (heard := capsys.readouterr().err) and said in heard
