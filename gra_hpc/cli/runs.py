@@ -46,14 +46,14 @@ def plan(
     )
     for line in preview(made, solutions[-1]):
         say(line) if is_script(line) else tell(line, 13)
+    if preset == "demo" and any(word.startswith(presets.SEEDS) for word in overrides or []):
+        say("note: models and thresholds are the demo's, for a model of 135M parameters; your own: gra init mine.yaml")
     if prompts:
         say()
         for line in rendered(made):
             say(line)
     then = next_command(collect(made, ask_slurm=False)) or f"gra status {made.path}"
     say()
-    if preset == "demo" and any(word.startswith(presets.SEEDS) for word in overrides or []):
-        say("note: models and thresholds are the demo's, for a model of 135M parameters; your own: gra init mine.yaml")
     say(f"next: {then.replace(str(made.path), str(run))}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import MiniSlurm
-from slurm_runs import SHARDS, wait_for
+from slurm_runs import SHARDS
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -26,6 +26,12 @@ def names(run: Any) -> list[str]:
     """Tasks in Slurm that carry this run's name, whatever the submissions say."""
     lines = run.cluster.run("squeue", "-h", "-r", "-o", "%i %j").splitlines()
     return [line.split()[0] for line in lines if line.split()[1].startswith(f"gra-{run.run.name}")]
+
+
+def wait_for(what: Callable[[], Any]) -> None:
+    """Until it holds, looked at often: the moment is short. Only the test's own limit ends the wait."""
+    while not what():
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("moment", list(MOMENTS))
