@@ -26,6 +26,7 @@ TASKS = (".pkl", "_result.json")
 SCRIPTS = ".sh"
 _TASK = re.compile(r"(\d+)_(0|[1-9]\d*)(_\d+)?(_[a-z]+\.\w+)", re.ASCII)
 """A file of one task: job, index, and what follows."""
+_LOG = re.compile(r"\d+(_\d+){0,2}_log\.(?:out|err)", re.ASCII)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -109,6 +110,8 @@ def found(run: Run, there: list[Entry]) -> list[Kind]:
         left = re.compile(r"\.submission_file_.*\.sh" if here else r"\.submission_file_.*\.sh|[0-9a-f]{32}\.pkl")
         scripts += [f for f in there if not f.directory and left.fullmatch(f.name)]
     named, workers = _logs_of_published(run, live)
+    if _is_over(run):  # also those of workers that found nothing left to do
+        named |= {(f.directory, f.name) for f in jobs if _LOG.fullmatch(f.name) and _job_of(Path(f.name)) not in live}
     engines = workers - {"", *(f.directory for f in jobs)}
     logs = [f for f in there if (f.directory, f.name) in named or (f.directory in engines and f.name.endswith(".log"))]
     return [
@@ -143,6 +146,14 @@ def _logs_of_published(run: Run, live: set[str]) -> tuple[set[tuple[str, str]], 
         if directory.manifest.is_file():
             files |= {*finder.merge(number).job}
     return {(f.parent.name, f.name) for f in files - unpublished if _job_of(f) not in live}, engines - needed
+
+
+def _is_over(run: Run) -> bool:
+    """Whether all shards are published and all rounds merged."""
+    return all(
+        run.round(n).manifest.is_file() and all(is_published(run.round(n).shard(s)) for s in range(run.shards_of(n)))
+        for n in run.rounds
+    )
 
 
 def _job_of(log: Path) -> str:
