@@ -101,7 +101,7 @@ def measured(path: Path, what: str) -> dict[str, Any]:
         _write(inputs, config, _plan(inputs, config), RunDir(path.with_name("again")))
         found = {}
     seconds = time.perf_counter() - began
-    status = Path("/proc/self/status").read_text()  # ru_maxrss of a child begins with its parent's
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # ru_maxrss of a child begins with its parent's
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     return {"what": what, "seconds": round(seconds, 2), "peak_mb": round(peak)} | found
 
