@@ -68,7 +68,9 @@ release: {{licence: apache-2.0, validation: 0}}
         monkeypatch.setenv(key, value)
     shims = Path(__file__).parent / "simulated_tasks"
     only_some = f"site.setup=['if [ 0$SLURM_ARRAY_TASK_ID -gt 1 ]; then export PYTHONPATH={shims}; fi']"
-    made = make(runs_dir / "vllm", compose(str(preset), [*SITE, "site.cpus_per_task=1", only_some]))
+    made = make(
+        runs_dir / "vllm", compose(str(preset), [*SITE, "site.cpus_per_task=1", only_some, f"launch.workers={SEEDS}"])
+    )
     run = slurm_run(cluster)  # for its commands; the run is another
     run.run, run.shards = made, [made.round(1).shard(n) for n in range(SEEDS)]
     with known_classes(Path(tempfile.gettempdir())):
@@ -77,11 +79,16 @@ release: {{licence: apache-2.0, validation: 0}}
     manifest = read_json(made.release / "manifest.json")
     assert manifest["ledger"]["planned"] == SEEDS
     assert manifest["ledger"]["pending"] == 0
+    real: set[int] = set()
     for shard in run.shards:
         published = read_json(shard.manifest)
         assert sum(e["calls"] for e in published["engines"]["engines"].values()) >= 3
-    logs = [p.read_text() for p in made.logs.glob("*/engine-*.log")]  # a worker takes what is left: any may have asked
-    assert sum("vLLM" in said for said in logs) >= 1, logs
+        attempt = published["attempts"][-1]
+        task = int(attempt["job"].rpartition("_")[2])
+        said = "".join(p.read_text() for p in (made.logs / attempt["worker"]).glob("engine-*.log"))
+        assert ("vLLM" in said) == (task < 2), (task, said[-2000:])
+        real |= {task} & {0, 1}
+    assert real, "workers with real engines begin with shards of their own, and may take more"
     from datasets import load_dataset
 
     opened = load_dataset(str(made.release), cache_dir=str(runs_dir / "cache"))
