@@ -15,13 +15,13 @@ import traceback
 from types import TracebackType
 from typing import TextIO
 
-_UNSAFE = re.compile(
+_UNSAFE = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1: ESC, CSI, backspace, carriage return, next line
     "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # directions, separators, what is not seen
     "\ud800-\udfff"  # bytes of a file's name that are not UTF-8
     "\U000e0000-\U000e007f]"  # tags
 )
-_BREAK = re.compile(f"\n|{_UNSAFE.pattern}")
+_BREAK = f"\n|{_UNSAFE}"
 
 
 def printable(text: object, lines: bool = False) -> str:
@@ -30,7 +30,7 @@ def printable(text: object, lines: bool = False) -> str:
     Args:
         lines: line breaks are the text's own, and stay.
     """
-    return (_UNSAFE if lines else _BREAK).sub(_escape, str(text))
+    return re.sub(_UNSAFE if lines else _BREAK, _escape, str(text))  # compiled when first used: not for `gra --help`
 
 
 def _escape(found: re.Match[str]) -> str:

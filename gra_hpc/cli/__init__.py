@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from typing import Any, NoReturn, cast
@@ -26,6 +27,7 @@ def main() -> None:
 
     An error that is nobody's mistake but ours keeps its traceback.
     """
+    gc.freeze()  # what is imported stays: collections need not look at it
     sys.excepthook = show_traceback
     os.environ["PYTHONSAFEPATH"] = "1"  # for all we start: the current directory's owner runs nothing as us
     try:
