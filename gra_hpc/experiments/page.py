@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from gra_hpc.experiments.table import Line, Table, cells, figure_text, notes
-from gra_hpc.release.charts import Svg, nice, shorten, shown
+from gra_hpc.release.charts import Svg, nice, shorten
+from gra_hpc.release.template_files import template_files
 
 
 def page(table: Table) -> str:
     """The page."""
     heads, *rows = cells(table, every=True)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        finalize=shown,
-    )
+    environment = template_files(Path(__file__).parent / "templates")
     return environment.get_template("table.html.j2").render(
         title=table.config.title or "Experiment",
         heads=heads,

@@ -24,9 +24,9 @@ from gra_hpc import conversation
 from gra_hpc.errors import GraError
 from gra_hpc.judging.again import judged
 from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, digest
-from gra_hpc.release.charts import shown
 from gra_hpc.release.inputs import Inputs, read_slices
 from gra_hpc.release.shuffle import keys_of
+from gra_hpc.release.template_files import template_files
 from gra_hpc.run.run import Run
 from gra_hpc.storage import write_atomic
 from gra_hpc.terminal import printable
@@ -145,12 +145,5 @@ def write(run: Run, size: int, seed: int, to: Path | None) -> Iterator[str]:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        finalize=shown,
-    )
+    environment = template_files(Path(__file__).parent / "templates")
     return environment.get_template("audit.html.j2")

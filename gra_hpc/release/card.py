@@ -17,6 +17,7 @@ from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.parquet import open_table
 from gra_hpc.release.markdown import block, code, markdown
 from gra_hpc.release.schema import OUTCOMES, shown_before
+from gra_hpc.release.template_files import template_files
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.terminal import printable
 from gra_hpc.text.languages import NAMES
@@ -376,14 +377,7 @@ def first_row(release: Path) -> dict[str, Any] | None:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-        finalize=_safe,
-    )
+    environment = template_files(Path(__file__).parent / "templates", _safe, html=False)
     environment.filters |= {"millions": millions, "clip": clip, "cell": cell, "number": lambda n: f"{n:,}"}
     environment.filters["code"] = lambda text: Markup(code(text))
     environment.filters["word"] = lambda text: Markup(printable(shlex.quote(text)))  # within a code block

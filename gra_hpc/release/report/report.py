@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from gra_hpc.records import CRITERIA
 from gra_hpc.release import card
-from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, shown, spark
+from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, spark
 from gra_hpc.release.diagnostics.measure import Diagnosis
 from gra_hpc.release.diagnostics.page import section
 from gra_hpc.release.inputs import Inputs
@@ -31,6 +31,7 @@ from gra_hpc.release.report.measures import (
 )
 from gra_hpc.release.report.samples import SAMPLES, samples
 from gra_hpc.release.schema import OUTCOMES, REASONS
+from gra_hpc.release.template_files import template_files
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.terminal import printable
 
@@ -389,12 +390,5 @@ def _dropped(facts: dict[str, Any]) -> Markup | None:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        finalize=shown,
-    )
+    environment = template_files(Path(__file__).parent.parent / "templates")
     return environment.get_template("report.html.j2")
