@@ -50,6 +50,8 @@ def column(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
         builder = pa.lib.StringBuilder()
         builder.append_values(values)
         return builder.finish()
+    if not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
+        raise TypeError(f"a column of {type_}")
     known = np.array([v is not None for v in values], dtype=bool)
     data = np.array([0 if v is None else v for v in values], dtype=type_.to_pandas_dtype())
     nulls = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))

@@ -112,7 +112,7 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
             measured = str(calibration_file(path)) if calibration_file(path).is_file() else ""
     if measured and not cfg.site.calibration:
         cfg.site.calibration = measured
-    other = next((word for word in overrides if word.startswith(SEEDS)), "")
+    other = next((word for word in reversed(overrides) if word.startswith(SEEDS)), "")
     if other:
         _other_seeds(cfg, other.removeprefix(SEEDS), lent)
     return _finish(_typed(apply(cfg, overrides)))

@@ -16,6 +16,7 @@ import logging
 import random
 import re
 import time
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,7 @@ class Endpoint:
         facts = {k: v for k, v in meta.items() if isinstance(v, (int, str))} if isinstance(meta, dict) else {}
         facts.pop("n_ctx", None)  # of the server, not of the model
         self._served = name
-        return Served(name, str(entry.get("root") or ""), facts, length if isinstance(length, int) else 0)
+        return Served(name, str(entry.get("root") or ""), facts, max(0, length) if isinstance(length, int) else 0)
 
     # ---- calls -------------------------------------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class Endpoint:
                 raise Later(said, "key renewed", busy=True)
             raise self._error(f"HTTP {status}: {said}")
         if 300 <= status < 400:
-            raise self._error(f"HTTP {status}: moved to {headers.get('Location', 'another address')}")
+            raise self._error(f"HTTP {status}: moved to {_elsewhere(headers)}")
         if status == 429 and "insufficient_quota" in data.decode("utf-8", "replace"):
             raise self._error(f"HTTP 429: {said}")
         if status in _NOT_NOW:
@@ -357,6 +358,12 @@ class Endpoint:
             f"{self._where}: {why}",
             f"look at the server, models.{self.name}.endpoint and its key; gra doctor asks it once, gra resume goes on",
         )
+
+
+def _elsewhere(headers: Mapping[str, str]) -> str:
+    """Where an answer leads, without what an address may hold beside the server's name."""
+    found = urllib.parse.urlsplit(headers.get("Location", ""))
+    return f"{found.scheme}://{found.hostname}" if found.hostname else "another address"
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
+
+import orjson
 
 from gra_hpc.config.endpoint import EndpointConfig
 from gra_hpc.errors import EngineError
@@ -19,11 +22,12 @@ class Key:
         name: of the model, for messages.
     """
 
-    __slots__ = ("_endpoint", "_name", "_secret")
+    __slots__ = ("_endpoint", "_held", "_name", "_secret")
 
     def __init__(self, name: str, endpoint: EndpointConfig) -> None:
         self._name, self._endpoint = name, endpoint
         self._secret = ""
+        self._held: set[str] = set()
         self.read()
 
     def read(self) -> bool:
@@ -36,6 +40,7 @@ class Key:
             EngineError: it is not there, or others may read it.
         """
         before, self._secret = self._secret, _secret(self._name, self._endpoint)
+        self._held |= {self._secret} - {""}  # answers to one that was renewed may still come
         return self._secret != before
 
     @property
@@ -44,8 +49,20 @@ class Key:
         return {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
 
     def without(self, data: bytes) -> bytes:
-        """What a server said, without the key, should it repeat it."""
-        return data.replace(self._secret.encode(), _SHOWN.encode()) if self._secret else data
+        """What a server said, without any key that was held, should it repeat it; also in JSON that escapes it."""
+        said = self._masked(data)
+        if self._held and b"\\" in said:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                plain = orjson.dumps(orjson.loads(said))
+                if (masked := self._masked(plain)) != plain:
+                    return masked
+        return said
+
+    def _masked(self, data: bytes) -> bytes:
+        for secret in self._held:
+            for form in (secret.encode(), orjson.dumps(secret)[1:-1]):
+                data = data.replace(form, _SHOWN.encode())
+        return data
 
     def __bool__(self) -> bool:
         return bool(self._secret)

@@ -50,7 +50,14 @@ def judged(run: Run, words: Sequence[str]) -> RunConfig:
 
     Raises:
         ConfigError: another key, an impossible value, or a run without scores.
+        GraError: a run that was decided from another one.
     """
+    if run.plan.decided:
+        origin = run.plan.decided.get("run", "RUN")
+        raise GraError(
+            f"{run.path}: was itself decided from {origin}, and holds only the verdicts that counted there",
+            f"gra decide {origin} ...  (wherever that run lies)",
+        )
     method = run.config.method
     if method.flow is Flow.seeds or not method.review_response:
         raise ConfigError(f"{run.path}: its responses were not reviewed: there are no scores to decide by")
@@ -76,9 +83,11 @@ def decide(run: Run, words: Sequence[str], to: Path) -> Run:
 
     Raises:
         ConfigError: of `judged`.
+        FingerprintError: its settings or the code are not those it was planned with.
         IncompleteError: a round of the run is not merged.
         GraError: something else is at `to`.
     """
+    run.plan.verify(run.config, run)
     config = judged(run, words)
     inputs = Inputs.of_run(run)
     plan = _plan(inputs, config)

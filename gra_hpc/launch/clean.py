@@ -149,8 +149,8 @@ def _logs_of_published(run: Run, live: set[str]) -> tuple[set[tuple[str, str]], 
 
 
 def _is_over(run: Run) -> bool:
-    """Whether all shards are published and all rounds merged."""
-    return all(
+    """Whether all shards are published, all rounds merged, and the release is there: else a log may say why not."""
+    return (run.release / "manifest.json").is_file() and all(
         run.round(n).manifest.is_file() and all(is_published(run.round(n).shard(s)) for s in range(run.shards_of(n)))
         for n in run.rounds
     )

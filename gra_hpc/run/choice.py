@@ -82,7 +82,9 @@ class Chooser:
         shard in one moment the later one goes elsewhere."""
         now = self._now()
         names = attempt_names(shard)
-        return not any(self._at_work(shard.attempt(n), now) for n in names[: names.index(mine.id)] if mine.id in names)
+        if mine.id not in names:  # cleared away by who has published the shard meanwhile
+            return False
+        return not any(self._at_work(shard.attempt(n), now) for n in names[: names.index(mine.id)])
 
     def _look(self, shard: ShardDir, now: float) -> tuple[int, bool]:
         """Attempts at a shard that failed since the run was submitted, and whether one is at work."""

@@ -25,6 +25,7 @@ from gra_hpc.run.choice import Chooser
 from gra_hpc.run.directory import AttemptDir
 from gra_hpc.run.engines import Hosted, open_engine
 from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard import Attempt, End, Shared, Turn, attempt
@@ -238,10 +239,15 @@ class _Worker:
     def _begun(self, number: int, chooser: Chooser) -> AttemptDir | None:
         """A new attempt's directory; none where another worker was there first."""
         shard = self.run.round(self.round).shard(number)
-        here = attempts.begin(shard)
-        Heartbeat(here.id, number, self.round, gpus=self.config.site.gpus_per_node).write(here)
-        if chooser.first(here, shard):
-            return here
+        try:
+            here = attempts.begin(shard)
+            Heartbeat(here.id, number, self.round, gpus=self.config.site.gpus_per_node).write(here)
+            if chooser.first(here, shard):
+                return here
+        except FileNotFoundError:  # who has published the shard in this moment clears its attempts away
+            if not is_published(shard):
+                raise
+            return None
         shutil.rmtree(here.path, ignore_errors=True)
         return None
 
@@ -253,7 +259,8 @@ class _Worker:
         """
         answered, deaths = self.shared.calls, self._deaths
         try:
-            if await self._attempt(number, here, turn) is End.published:
+            end = await self._attempt(number, here, turn)
+            if end is End.published:
                 self._mine.append((self.round, number))
         except Exception as e:
             if isinstance(e, EngineError) and self._deaths > deaths:
@@ -273,7 +280,8 @@ class _Worker:
                 self._given_up.add(number)
         else:
             self._failed.pop(number, None)
-            self._in_vain = False
+            if end is End.published or self.shared.calls > answered:  # one that was only told to drain proves nothing
+                self._in_vain = False
         finally:
             self._busy.discard(number)
             self._open.pop(number, None)

@@ -18,7 +18,8 @@ from gra_hpc.thoughts import apart, mark_in, unmarked
 THOUGHTS, EMPTY_TURN, OTHER_PROMPT = "thoughts", "empty_turn", "other_prompt"
 
 REJECTED, BAD, OTHERS = "rejected answers", "answers labelled as bad", "other answers"
-EARLIER, INSTANCES, MESSAGES = "thoughts of earlier turns", "further instances", "messages beside an instruction"
+EARLIER, UNANSWERED = "thoughts of earlier turns", "thoughts without an answer"
+INSTANCES, MESSAGES = "further instances", "messages beside an instruction"
 """Kinds of what is left aside."""
 
 NO_INPUT = ("<noinput>", "<no input>", "noinput")
@@ -117,7 +118,7 @@ def _answered(turns: list[Turn], values: dict[str, Any], aside: list[str]) -> li
         value = _first_instance(values, []).get("output")
     if not says_nothing(values.get("rejected")):
         aside.append(REJECTED)
-    if values.get("label") is False and not says_nothing(value):
+    if _is_bad(values.get("label")) and not says_nothing(value):
         aside.append(BAD)
         return turns
     if dialects.is_conversation(value):
@@ -130,6 +131,12 @@ def _answered(turns: list[Turn], values: dict[str, Any], aside: list[str]) -> li
             aside.append(OTHERS)
         return turns
     return _joined(turns, answer)
+
+
+def _is_bad(label: object) -> bool:
+    """Whether an answer is labelled as bad. A table of text has no other way to hold a truth value; a number is none,
+    but some class's."""
+    return label is False or (isinstance(label, str) and label.strip().casefold() == "false")
 
 
 def _joined(turns: list[Turn], answer: list[Turn]) -> list[Turn]:
@@ -169,7 +176,8 @@ def _whole(turns: list[Turn], values: dict[str, Any], aside: list[str]) -> list[
     """The turns that say something, if nothing is missing between them; without thoughts before the last one."""
     turns = [t for t in turns if t.content or t.role != "system"]
     while turns and turns[-1].role == "assistant" and not turns[-1].content and not turns[-1].calls:
-        turns.pop()
+        if turns.pop().thoughts:
+            aside.append(UNANSWERED)
     if not any(t.role == "user" and has_content(t.content) for t in turns):
         told = "messages" not in values and isinstance(values.get("instruction"), str | None)
         raise Refused(EMPTY, "nothing printable in the instruction" if told else "no user message with text", values)

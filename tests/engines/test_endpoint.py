@@ -19,8 +19,8 @@ from gra_hpc.config.endpoint import EndpointConfig
 from gra_hpc.config.settings import ModelConfig, SystemRole
 from gra_hpc.doctor.endpoints import answers
 from gra_hpc.engines import endpoint as module
-from gra_hpc.engines.client import completion
-from gra_hpc.engines.endpoint import Endpoint, retry_after, what_it_serves
+from gra_hpc.engines.client import completion, words
+from gra_hpc.engines.endpoint import Endpoint, _elsewhere, retry_after, what_it_serves
 from gra_hpc.engines.key import Key
 from gra_hpc.engines.pace import Pace
 from gra_hpc.errors import ConfigError, EngineError
@@ -122,7 +122,7 @@ def test_a_call_that_a_server_always_fails_on_is_given_up() -> None:
         (refused("no such key", 401), {}, "HTTP 401: no such key"),
         (refused("who are you", 403), {}, "HTTP 403"),
         (refused("no model big", 404), {}, "HTTP 404"),
-        (refused("", 302, Location="http://other/"), {}, "moved to http://other/"),
+        (refused("", 302, Location="http://other/"), {}, "moved to http://other"),
         ((429, {"error": {"message": "pay", "code": "insufficient_quota"}}), {}, "HTTP 429: pay"),
         (refused("", 429, Retry_After="7200"), {}, "asks to wait for 7200 s"),
         (refused("down", 500), {"patience_s": 0}, "no answer for 0 s, the last time: HTTP 500: down"),
@@ -381,3 +381,19 @@ def test_the_plan_says_who_answers_and_how(tmp_path: Path) -> None:
     assert "hosted elsewhere as qwen3:4b; at most 2 calls at once from each job; key: none" in told
     assert "thinks, as its server does it" in told and "parser" not in told
     assert made.plan.models["qwen3-4b"].directory == "http://127.0.0.1:11434/v1"
+
+
+@pytest.mark.parametrize("escaped", ["a\\/b+c", "\\u0061/b+c", "a/b+c"])
+def test_a_key_is_masked_however_json_writes_it(escaped: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMPUS", "a/b+c")
+    held = Key("m", EndpointConfig(key_env="CAMPUS"))
+    monkeypatch.setenv("CAMPUS", "renewed")
+    assert held.read()
+    for key in (escaped, "renewed"):
+        shown = held.without(f'{{"error": {{"message": "{key} is wrong"}}}}'.encode())
+        assert words(shown) == "[key] is wrong"
+
+
+def test_where_a_server_sends_to_is_named_without_what_the_address_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _elsewhere({"Location": "https://me:pass@login.example/x?token=secret"}) == "https://login.example"
+    assert _elsewhere({"Location": "/x?token=secret"}) == _elsewhere({}) == "another address"

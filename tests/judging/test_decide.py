@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gra_hpc.config.settings import MethodConfig, Settle
-from gra_hpc.errors import ConfigError, GraError
+from gra_hpc.errors import ConfigError, FingerprintError, GraError
 from gra_hpc.flows.ask import Question
 from gra_hpc.flows.gra.synthesize import judge_response
 from gra_hpc.judging.again import decide, judged, say_decided
@@ -140,6 +141,18 @@ def test_what_cannot_be_decided_is_refused(runs: dict[str, Run], tmp_path: Path)
         decide(runs["loose"], ["accept_mean=7"], tmp_path.parent)
     with pytest.raises(GraError, match="where to"):
         list(say_decided(runs["loose"], [], None))
+    again = decide(runs["loose"], ["accept_mean=10"], tmp_path / "again")
+    with pytest.raises(GraError, match=r"was itself decided from loose, .* gra decide loose"):
+        decide(again, ["accept_mean=6"], tmp_path / "third")
+
+
+def test_only_what_was_planned_is_decided(runs: dict[str, Run], tmp_path: Path) -> None:
+    """Or the new release would say that its rows were made with other settings than they were."""
+    shutil.copytree(runs["loose"].path, tmp_path / "run")
+    file = tmp_path / "run" / "run.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("temperature: 0.", "temperature: 1.", 1), encoding="utf-8")
+    with pytest.raises(FingerprintError, match="temperature"):
+        decide(Run.to_look_at(tmp_path / "run"), ["accept_mean=7"], tmp_path / "other")
 
 
 SCORES = st.lists(st.integers(1, 10), min_size=6, max_size=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,10 @@ def test_of_two_that_begin_in_one_moment_the_later_one_goes(run: RunDir) -> None
     assert not chooser(run).first(second, shard)
     Heartbeat(first.id, 0, 1, phase="drained", owner=ELSEWHERE).write(first)
     assert chooser(run).first(second, shard)
+
+
+def test_an_attempt_that_was_cleared_away_is_not_the_first(run: RunDir) -> None:
+    """Another worker published the shard in this moment, and removed what had begun at it."""
+    here, shard = at(run, 0), run.round(1).shard(0)
+    shutil.rmtree(shard.attempts)
+    assert not chooser(run).first(here, shard)

@@ -16,9 +16,11 @@ from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.launch.round_end import finish_round, merge_beside
 from gra_hpc.run import attempts, worker
 from gra_hpc.run.attempts import Heartbeat, attempt_names
+from gra_hpc.run.choice import Chooser
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import End
+from gra_hpc.run.shard import End, Turn
+from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
 from tools.faults.faults import check_shard, make_run, release_of, undisturbed
 
@@ -232,3 +234,37 @@ def test_open_attempts_share_their_worker_s_time(monkeypatch: pytest.MonkeyPatch
     time.close("a")
     now[0] = 15
     assert time.of("b") == 3
+
+
+def test_a_shard_that_was_only_told_to_drain_proves_nothing(run: Run) -> None:
+    """Engines that never answer end their worker at the second failure, also while a shard is open beside."""
+
+    class Dead(worker._Worker):
+        async def _attempt(self, number: int, here: Any, turn: Any) -> End:
+            if number % 2:
+                await asyncio.sleep(0)
+                return End.drained
+            raise EngineError("the engines died", "")
+
+        async def _close_engines(self) -> None:
+            pass
+
+    async def both() -> None:
+        with Signals().caught() as signals:
+            dead = Dead(run, 1, 0, signals)
+            for number in (0, 1, 2):
+                await dead._take(number, attempts.begin(run.round(1).shard(0)), Turn(None))
+
+    with pytest.raises(EngineError, match="the engines died"):
+        asyncio.run(both())
+
+
+def test_a_shard_that_is_published_while_an_attempt_begins_is_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(shard: Any) -> Any:
+        shard.manifest.parent.mkdir(parents=True, exist_ok=True)
+        shard.manifest.write_text("{}")
+        raise FileNotFoundError(shard.attempts)  # who published it clears the attempts away
+
+    monkeypatch.setattr(attempts, "begin", begin)
+    with Signals().caught() as signals:
+        assert worker._Worker(run, 1, 0, signals)._begun(0, Chooser(run.round(1), 1, 0, 1.0, run.submissions)) is None

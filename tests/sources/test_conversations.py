@@ -345,16 +345,17 @@ def test_what_is_left_aside_is_counted_by_kind(jsonl: Write) -> None:
         {"prompt": "Name a metal.", "chosen": "Iron.", "rejected": "Wood."},
         {"prompt": "Name a gas.", "chosen": "Neon.", "rejected": "Tin."},
         {"prompt": "Name a fish.", "completion": "Oak.", "label": False},
+        {"prompt": "Name a bird.", "completion": "Elm.", "label": "False"},
         {"prompt": "Name a tree.", "completion": "Elm.", "label": True},
         {"messages": TALK[1:3], "answer": "Moon."},
         {"messages": [TALK[1], {"role": "assistant", "content": "<think>a</think>Io."}, *TALK[3:]]},
         {"instruction": "Add.", "instances": [{"input": "1", "output": "1"}, {"input": "2", "output": "2"}]},
         {"instruction": "Name a king.", "output": "Alfred.", "messages": TALK},
     )
-    assert [s.response for s in found.seeds] == ["Iron.", "Neon.", "", "Elm.", "Io.", "Europa.", "1", "Alfred."]
+    assert [s.response for s in found.seeds] == ["Iron.", "Neon.", "", "", "Elm.", "Io.", "Europa.", "1", "Alfred."]
     assert found.aside == {
         "rejected answers": 2,
-        "answers labelled as bad": 1,
+        "answers labelled as bad": 2,
         "other answers": 1,
         "thoughts of earlier turns": 1,
         "further instances": 1,
