@@ -22,6 +22,9 @@ ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
 """What the command line's parser raises; typer keeps its own copy of click."""
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Run a command; whatever is wrong becomes one line and an exit code.
 
@@ -32,15 +35,17 @@ def main() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"  # for all we start: the current directory's owner runs nothing as us
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what the parser makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except GraError as e:
         _fail(str(e), e.exit_code)
     except ClickException as e:
         _fail(_usage(e), 2)
     except KeyboardInterrupt:
-        _fail("interrupted; what was answered is kept -> gra resume RUN", 130)
+        _fail("interrupted; what was answered is kept -> gra resume RUN", INTERRUPTED)
     except typer.Abort:
-        _fail("aborted", 130)
+        _fail("aborted", INTERRUPTED)
     except BrokenPipeError:
         os._exit(141)  # nobody reads: not even the interpreter's last flush may complain
     except OSError as e:

@@ -8,7 +8,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -112,10 +112,20 @@ def _submit(run: Run, task: Any) -> Any:
 
     closed_directory(run.logs)
     os.environ["PYTHONSAFEPATH"] = "1"  # submitit starts its controller by -m
-    with _quiet():
+    with _quiet(), _deaf_to_ctrl_c():
         executor = Executor(folder=closed_directory(run.logs / "local"))
         executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=False)
         return executor._internal_process_submissions([task_file.Submitted(Watched.by_me(task))])[0]
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started meanwhile does not hear a terminal's Ctrl-C: we do, and end our jobs in their order."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _wait(jobs: list[Any], watch: Callable[[], None]) -> None:

@@ -1,0 +1,33 @@
+"""The local executor on a terminal: Ctrl-C reaches every process there, and ends the jobs in their order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from gra_hpc.run.run import Run
+from gra_hpc.views.status import collect
+from tests.run.test_plan import make
+
+GRA = [sys.executable, "-P", "-m", "gra_hpc.cli"]
+
+
+def test_ctrl_c_is_one_line_and_nothing_has_failed(tmp_path: Path) -> None:
+    words = ["launch.shards=2", "launch.parallel=2", "engine.simulated_latency_s=0.5", "engine.simulated_failures=0"]
+    run = make(tmp_path, *words)
+    with subprocess.Popen(
+        [*GRA, "submit", run.path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as submitter:
+        while not any(file.stat().st_size for file in run.path.glob("rounds/01/shards/*/attempts/*/journal.log")):
+            assert submitter.poll() is None
+            time.sleep(0.05)
+        os.killpg(submitter.pid, signal.SIGINT)
+        said, _ = submitter.communicate()
+    assert submitter.returncode == 130 and "Traceback" not in said
+    assert said.endswith("gra: interrupted; what was answered is kept -> gra resume RUN\n")
+    states = next(r for r in collect(Run.to_look_at(run.path), ask_slurm=False).rounds if r.round == 1).states
+    assert set(states) <= {"stopped", "waiting", "published"}, states
