@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as gra config show names them")
     parser.add_argument("--preset", default="demo", help="for a run that is not planned yet")
     parser.add_argument("--site", default="", help="for a run that is not planned yet")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         run = run_whole(args.run, args.preset, args.site, args.overrides)
         print(f"release in {run.release}")
