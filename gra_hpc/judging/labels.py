@@ -21,9 +21,9 @@ from gra_hpc.foreign import fits
 from gra_hpc.judging.audit import FORMAT, VERDICTS, Drawn, draw, scored
 from gra_hpc.judging.decisions import Outcome, at_least, outcomes
 from gra_hpc.judging.scores import COLUMNS, Scores
+from gra_hpc.labels.agreement import Coincidences
 from gra_hpc.records import ACCEPTED
 from gra_hpc.release.inputs import Inputs
-from gra_hpc.release.report.agreement import Coincidences
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_object, sealed, write_atomic
 

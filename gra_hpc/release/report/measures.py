@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.flows.domains import domains_of
+from gra_hpc.labels.agreement import Coincidences
 from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, digest
 from gra_hpc.release.inputs import Inputs, Table, read_slices
-from gra_hpc.release.report.agreement import Coincidences
 from gra_hpc.release.report.bias import Bias
 
 SAMPLED = 400_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gra_hpc.release.report.agreement import Coincidences
+from gra_hpc.labels.agreement import Coincidences
 
 MISSING = 0
 
