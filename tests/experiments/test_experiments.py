@@ -75,7 +75,7 @@ def test_every_row_plans_by_gra_plan(
     assert "next: gra submit" in said and "600 from" in said
     assert ("none: the seeds are kept" in said) == (row.data == "seed")
     planned = presets.load(tmp_path / "run" / "run.yaml")
-    assert set(planned.committee) == set(planned.models)
+    assert {member.model for member in planned.committee.values()} == set(planned.models)
     assert planned.release.validation == 0
 
 
