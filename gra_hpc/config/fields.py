@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from gra_hpc.errors import ConfigError
 
 MISSING: Any = "???"
 """A setting that must be given: `omegaconf.MISSING`, which is a fifth of what `gra status` would load."""
@@ -128,3 +130,21 @@ def bounded_values(value: Any) -> Sequence[Any]:
     if isinstance(value, Mapping):
         return list(value)
     return value if isinstance(value, list) else [value]
+
+
+Need: TypeAlias = Callable[[bool, str, object, str], None]
+"""`need(ok, key, value, expected)`: refuses a value that is not as expected."""
+
+
+def expecting(then: str) -> Need:
+    """What refuses values.
+
+    Args:
+        then: the next command to type.
+    """
+
+    def need(ok: bool, key: str, value: object, expected: str) -> None:
+        if not ok:
+            raise ConfigError(f"{key}={value}: expected {expected}", then)
+
+    return need

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from gra_hpc.config.directories import config_dirs, package_dirs
+from gra_hpc.config.fields import expecting
 from gra_hpc.config.references import escaped, expanded, refuse_resolvers
-from gra_hpc.config.rules import check, check_bounds, expecting
+from gra_hpc.config.rules import check, check_bounds
 from gra_hpc.config.settings import MemberConfig, ReleaseConfig, RunConfig, SeedsConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.config.typed_yaml import hint_of, parsed, types_of

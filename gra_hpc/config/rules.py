@@ -8,31 +8,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
-from gra_hpc.config import engine_args, sbatch_options
+from gra_hpc.config import engine_args, flow_sections, sbatch_options
 from gra_hpc.config.endpoint import unfit
-from gra_hpc.config.fields import MISSING, bounded_values, bounds_of
-from gra_hpc.config.settings import Flow, MethodConfig, ModelConfig, Policy, RunConfig, Thinks
-from gra_hpc.errors import ConfigError
-
-Need: TypeAlias = Callable[[bool, str, object, str], None]
-"""`need(ok, key, value, expected)`: refuses a value that is not as expected."""
-
-
-def expecting(then: str) -> Need:
-    """What refuses values.
-
-    Args:
-        then: the next command to type.
-    """
-
-    def need(ok: bool, key: str, value: object, expected: str) -> None:
-        if not ok:
-            raise ConfigError(f"{key}={value}: expected {expected}", then)
-
-    return need
+from gra_hpc.config.fields import MISSING, Need, bounded_values, bounds_of, expecting
+from gra_hpc.config.settings import MethodConfig, ModelConfig, Policy, RunConfig, Thinks
 
 
 def check(c: RunConfig) -> None:
@@ -42,7 +23,7 @@ def check(c: RunConfig) -> None:
         ConfigError: naming the key, its value and what was expected.
     """
     need = expecting("gra config show  (explains every key)")
-    _check_flow(c, need)
+    flow_sections.section(c.method.flow).check(c, need)
     check_bounds(c, need)
     for name, member in c.committee.items():
         need(member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}")
@@ -119,21 +100,6 @@ def check_bounds(value: Any, need: Need, key: str = "") -> None:
         need(math.isfinite(value), key, value, "a finite number")
     elif isinstance(value, int):
         need(-(2**63) <= value < 2**63, key, f"({value.bit_length()} bits)", "a number of 64 bits")
-
-
-def _check_flow(c: RunConfig, need: Need) -> None:
-    """Refuse what a flow has no use for."""
-    m = c.method
-    need(bool(c.models) or m.flow is Flow.seeds, "models", "{}", "at least one model")
-    if m.policy is Policy.performance:
-        need(
-            m.rounds > 1, "method.rounds", m.rounds, "2 or more with method.policy=performance: the first knows nothing"
-        )
-    if m.flow is not Flow.synthesize:  # each seed's own instruction, once
-        need(m.rounds == 1, "method.rounds", m.rounds, f"1 with method.flow={m.flow.value}")
-    if m.flow is Flow.seeds:
-        need(m.samples_per_seed == 1, "method.samples_per_seed", m.samples_per_seed, "1 with method.flow=seeds")
-        need(m.target_accepted == 0, "method.target_accepted", m.target_accepted, "0 with method.flow=seeds")
 
 
 def _check_wording(m: MethodConfig, need: Need) -> None:

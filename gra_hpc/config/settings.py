@@ -23,14 +23,6 @@ DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float")
 """What vLLM takes as `--dtype`. Its load formats grow by plug-ins: they are its own to check."""
 
 
-class Flow(Enum):
-    """Which method turns seeds into samples."""
-
-    synthesize = "synthesize"
-    refine = "refine"
-    seeds = "seeds"
-
-
 class Policy(Enum):
     """How roles are given to the committee."""
 
@@ -194,7 +186,7 @@ class FixedRolesConfig:
 class MethodConfig:
     """The GRA method (arXiv 2504.12322) and its ablations."""
 
-    flow: Flow = Flow.synthesize
+    flow: str = "synthesize"
     """synthesize: new instructions; refine: rewrite the seeds' responses (GRA-Refine); seeds: the seeds as they are,
     nobody is asked (the baseline)."""
     policy: Policy = Policy.random

@@ -10,9 +10,9 @@ from typing import Any
 
 from gra_hpc.config import presets, sbatch_options
 from gra_hpc.config.directories import config_dirs, package_dirs
-from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
+from gra_hpc.config.fields import MISSING, Most, expecting, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
-from gra_hpc.config.rules import check_bounds, expecting
+from gra_hpc.config.rules import check_bounds
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.errors import nearest
 from gra_hpc.permissions import refuse_code_in_other_hands

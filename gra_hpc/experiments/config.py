@@ -16,8 +16,8 @@ import yaml
 
 from gra_hpc.config import presets
 from gra_hpc.config.directories import config_dirs
-from gra_hpc.config.fields import Most, setting
-from gra_hpc.config.rules import check_bounds, expecting
+from gra_hpc.config.fields import Most, expecting, setting
+from gra_hpc.config.rules import check_bounds
 from gra_hpc.errors import ConfigError, nearest
 
 FOLDER = "experiments"

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from gra_hpc import __version__
 from gra_hpc.config import presets
-from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import ConfigError, GraError, ReleaseError, nearest
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.judging.decisions import decided
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.parquet import whole_table
@@ -35,8 +36,6 @@ from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.storage import OWN, full_disk_as_error, sealed, write_atomic
 
-THRESHOLDS = ("accept_mean", "accept_sd", "adjudicate_mean", "settle")
-"""What may be decided otherwise: keys of `method`."""
 COPIES, FILES = 4, 64
 """Of the samples' bytes: shards, kept rows, pool, release; and files beside those of the shards."""
 _BATCH = 8192
@@ -58,16 +57,16 @@ def judged(run: Run, words: Sequence[str]) -> RunConfig:
             f"{run.path}: was itself decided from {origin}, and holds only the verdicts that counted there",
             f"gra decide {origin} ...  (wherever that run lies)",
         )
-    method = run.config.method
-    if method.flow is Flow.seeds or not method.review_response:
+    thresholds = flow_of(run.config).thresholds(run.config.method)
+    if not thresholds:
         raise ConfigError(f"{run.path}: its responses were not reviewed: there are no scores to decide by")
     changed = []
     for word in words:
         key = word.partition("=")[0].removeprefix("method.")
-        if key not in THRESHOLDS:
+        if key not in thresholds:
             raise ConfigError(
-                f"{word}: not a threshold of the committee{nearest(key, THRESHOLDS)}",
-                f"one of {', '.join(THRESHOLDS)}",
+                f"{word}: not a threshold of the committee{nearest(key, thresholds)}",
+                f"one of {', '.join(thresholds)}",
             )
         changed.append(f"method.{word.removeprefix('method.')}")
     return presets.load(run.config_file, changed)
@@ -112,7 +111,7 @@ def _plan(inputs: Inputs, config: RunConfig) -> Plan:
     identities = {k: v.identity for k, v in old.models.items()}
     what = frozen(config, old.frozen["seeds"], identities, old.embed, old.benchmarks, old.own_templates)
     before = inputs.run.config.method
-    now = {k: (getattr(before, k), getattr(config.method, k)) for k in THRESHOLDS}
+    now = {k: (getattr(before, k), getattr(config.method, k)) for k in flow_of(config).thresholds(before)}
     return replace(
         old,
         fingerprint=digest(what),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gra_hpc.config.settings import EngineKind, Flow
+from gra_hpc.config.settings import EngineKind
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.run.engines import plan_engines
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.rounds import Step
@@ -23,7 +24,7 @@ def workers_for(run: Run, step: Step) -> int:
     left = min(left, config.launch.parallel or config.site.parallel or left)
     if config.launch.workers or left < 2:
         return min(left, config.launch.workers or left)
-    if config.engine.kind is EngineKind.simulated or config.method.flow is Flow.seeds:
+    if config.engine.kind is EngineKind.simulated or not flow_of(config).asks:
         return left  # nothing is started
     solution = plan_engines(config, run.plan)
     if solution is None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gra_hpc.config.settings import Flow
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.merge import exact, signatures, tables
 from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.index import Index
@@ -65,7 +65,7 @@ class Steps:
     def take(self) -> None:
         """All steps that the configuration asks for, in their order."""
         c, ix, alive, dropped = self.run.config.merge, self.ix, self.alive, self.dropped
-        if self.run.config.method.flow is not Flow.synthesize:
+        if not flow_of(self.run.config).keys.seeds_rival:
             alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
         benchmarks = None
         if c.decontamination.sources:

@@ -17,9 +17,10 @@ from typing import Any
 
 import orjson
 
-from gra_hpc.config.settings import ROLES, Flow, MemberConfig, ModelConfig, Policy, RunConfig, SelfReview, Settle
+from gra_hpc.config.settings import ROLES, MemberConfig, ModelConfig, RunConfig
 from gra_hpc.errors import ConfigError
-from gra_hpc.flows.gra.committee import judges_of
+from gra_hpc.flows.expected import Asked, StepSize
+from gra_hpc.flows.registry import every, flow_of
 
 
 @dataclass(frozen=True)
@@ -60,38 +61,13 @@ class ModelLoad:
         return sum(r.cached_tokens for r in self.roles.values())
 
 
-THOUGHT_TOKENS = 700.0
-"""Stated default of thoughts before an answer, whatever is asked: of models of 4 to 8 billion parameters, some write a
-few hundred and some thousands."""
+EMBED = StepSize(60, 0)
+"""The text of a sample that is embedded."""
 
 
-@dataclass(frozen=True)
-class StepSize:
-    """One question, on average."""
-
-    prompt_tokens: float
-    completion_tokens: float
-    tries: float = 1.0
-    """Calls until the answer can be used."""
-    thought_tokens: float = THOUGHT_TOKENS
-    """What a model that thinks writes before its answer."""
-
-
-STEPS = {
-    # Prompts: our templates at 4.4 characters a token and 8 tokens a turn, with an instruction of 60 tokens, a response
-    # of 400 (a seed's: 200), three examples with summaries of 28, comments of 40. Answers: compact JSON, free text.
-    "describe": StepSize(340, 80),
-    "keywords": StepSize(310, 15, 1.05),
-    "instruction": StepSize(310, 60, 1.02),
-    "response": StepSize(95, 400, 1.02),
-    "refine": StepSize(340, 400, 1.02),
-    "review_instruction": StepSize(150, 60),
-    "review_response": StepSize(590, 75),
-    "adjudicate": StepSize(740, 80),
-    "summary": StepSize(105, 35),
-    "embed": StepSize(60, 0),
-}
-"""Stated defaults by step: the names of the prompt templates."""
+def sizes() -> dict[str, StepSize]:
+    """Stated defaults by step, of all flows."""
+    return {step: size for flow in every() for step, size in flow.sizes.items()} | {"embed": EMBED}
 
 
 @dataclass(frozen=True)
@@ -104,7 +80,7 @@ class MethodRates:
     """Share of instructions that no Reviewer gives a zero."""
     adjudicated: float = 0.1
     """Share of reviewed responses that go to the Adjudicator."""
-    steps: Mapping[str, StepSize] = field(default_factory=lambda: dict(STEPS))
+    steps: Mapping[str, StepSize] = field(default_factory=sizes)
 
     def calibrated(self, values: Mapping[str, Any]) -> MethodRates:
         """With measured values in place of defaults.
@@ -118,10 +94,10 @@ class MethodRates:
                 steps = dict(self.steps)
                 for step, size in value.items():
                     names = {f.name for f in fields(StepSize)}
-                    if step not in STEPS or not isinstance(size, Mapping) or not set(size) <= names:
+                    if step not in self.steps or not isinstance(size, Mapping) or not set(size) <= names:
                         raise ConfigError(
                             f"calibration: method.steps.{step}: expected {', '.join(sorted(names))}"
-                            f" for one of {', '.join(STEPS)}",
+                            f" for one of {', '.join(self.steps)}",
                             "gra calibrate RUN writes such a file",
                         )
                     steps[step] = replace(steps[step], **size)
@@ -162,92 +138,10 @@ def calibration_of(config: RunConfig) -> tuple[MethodRates, dict[str, Any]]:
     return read_calibration(config.site.calibration) if config.site.calibration else (MethodRates(), {})
 
 
-@dataclass(frozen=True)
-class Asked:
-    """How often one step is asked of one role, per sample."""
-
-    step: str
-    role: str
-    times: float
-    """Per seat of the role."""
-
-
 def asked(config: RunConfig, rates: MethodRates, stage: str = "samples") -> list[Asked]:
     """The method as expected numbers of questions: `samples` for a round, `prepare` for round 0."""
-    m = config.method
-    if stage == "prepare":
-        return [Asked("describe", "generator", 1.0)]
-    reviews = m.review_response
-    reviews_instruction = m.review_instruction and m.flow is Flow.synthesize
-    accepted = (rates.acceptance or m.expected_acceptance) if reviews else 1.0
-    out = []
-    reached = 1.0
-    if m.flow is not Flow.refine:
-        out += [Asked("keywords", "generator", 1.0), Asked("instruction", "generator", 1.0)]
-        if reviews_instruction:
-            out.append(Asked("review_instruction", "reviewer", 1.0))
-            # Nothing is accepted that has not passed here.
-            reached = max(rates.instruction_pass, min(1.0, accepted))
-            accepted = min(accepted, reached)
-    out.append(Asked("refine" if m.flow is Flow.refine else "response", "generator", reached))
-    if reviews:
-        out.append(Asked("review_response", "reviewer", reached))
-        if m.settle is Settle.adjudicator:
-            out.append(Asked("adjudicate", "adjudicator", reached * rates.adjudicated))
-    out.append(Asked("summary", "summarizer", min(accepted, reached)))
-    return out
-
-
-def seats(config: RunConfig) -> dict[str, dict[str, float]]:
-    """Expected seats per sample by role and committee member (a Reviewer's seats add up to the number of Reviewers)."""
-    m = config.method
-    members = list(config.committee) or list(config.models)
-    even = dict.fromkeys(members, 1 / len(members))
-    if m.policy is Policy.single or (m.policy.drawn and len(members) == 1):
-        one = (m.fixed.generator if m.policy is Policy.single else "") or members[0]
-        reviewers = m.reviewers if m.policy is Policy.single else 1
-        return {
-            "generator": {one: 1.0},
-            "reviewer": {one: float(reviewers)},
-            "adjudicator": {one: 1.0 if reviewers > 1 else 0.0},
-            "summarizer": {one: 1.0},
-        }
-    if m.policy is Policy.fixed:
-        reviewer: dict[str, float] = {}
-        for name in m.fixed.reviewers:
-            reviewer[name] = reviewer.get(name, 0.0) + 1.0
-        return {
-            "generator": {m.fixed.generator: 1.0},
-            "reviewer": reviewer,
-            "adjudicator": {m.fixed.adjudicator: 1.0} if len(m.fixed.reviewers) > 1 else {},
-            "summarizer": even,
-        }
-    if m.self_review is SelfReview.avoid:
-        return _seats_of_strangers(config, even)
-    count = min(m.reviewers, len(members) - 1)
-    return {
-        "generator": even,
-        "reviewer": {k: count / len(members) for k in members},
-        "adjudicator": even if count > 1 else {},  # one Reviewer cannot disagree
-        "summarizer": even,
-    }
-
-
-def _seats_of_strangers(config: RunConfig, even: dict[str, float]) -> dict[str, dict[str, float]]:
-    """The same where members of the Generator's model do not judge (`committee.judges_of`).
-
-    Args:
-        even: each member's share of a role that anybody may have.
-    """
-    models = {name: config.committee[name].model if config.committee else name for name in even}
-    reviewer, adjudicator = dict.fromkeys(even, 0.0), dict.fromkeys(even, 0.0)
-    for generator, share in even.items():
-        judges = judges_of(generator, [m for m in models if m != generator], models)
-        count = min(config.method.reviewers, len(judges))
-        for name in judges:
-            reviewer[name] += share * count / len(judges)
-            adjudicator[name] += share / len(judges) if count > 1 else 0.0
-    return {"generator": even, "reviewer": reviewer, "adjudicator": adjudicator, "summarizer": even}
+    flow = flow_of(config)
+    return list(flow.expect_prepare) if stage == "prepare" else flow.expect(config, rates)
 
 
 def method_load(
@@ -264,10 +158,11 @@ def method_load(
     rates = rates or MethodRates()
     members = _members(config)
     totals: dict[str, dict[str, RoleLoad]] = {name: {} for name in config.models}
+    seats = flow_of(config).seats(config)
     for question in asked(config, rates, stage):
         size = rates.steps[question.step]
         by_model: dict[str, float] = {}
-        seated = seats(config)[question.role]
+        seated = seats[question.role]
         for name, count in seated.items():
             member = members[name]
             calls = count * question.times * min(size.tries, config.method.max_tries)
@@ -291,8 +186,9 @@ def calls_per_sample(config: RunConfig, rates: MethodRates | None = None, thinki
     rates = rates or MethodRates()
     members = _members(config)
     at_once = in_a_row = 0.0
+    seats = flow_of(config).seats(config) if config.models else {}
     for question in asked(config, rates) if config.models else []:
-        size, seated = rates.steps[question.step], seats(config)[question.role]
+        size, seated = rates.steps[question.step], seats[question.role]
         count = sum(seated.values())
         if not count:
             continue

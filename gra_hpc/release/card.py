@@ -13,6 +13,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from gra_hpc.flows.registry import find
 from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.parquet import open_table
 from gra_hpc.release.markdown import block, code, markdown
@@ -153,7 +154,7 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
         )
     if not any(s["rows"] for s in facts["splits"].values()):
         out.append("**No row survived.** The table is empty; `load_dataset` refuses to open it.")
-    if method["flow"] == "seeds":
+    if not find(method["flow"]).asks:
         out.append("**These are the seeds themselves**: nothing was generated, and nothing was reviewed.")
         return [*out, *_checks(facts)]
     lower = [f"`{k}` {method[k]:g} (paper: {v:g})" for k, v in PAPER.items() if looser(k, method[k])]
@@ -271,7 +272,7 @@ def thoughts(facts: dict[str, Any], named: Callable[[str], str] = printable) -> 
     """
     found = facts["thoughts"]
     released = facts["config"]["release"].get("thoughts", "drop")
-    of_seeds = facts["config"]["method"]["flow"] == "seeds"
+    of_seeds = not find(facts["config"]["method"]["flow"]).asks
     if of_seeds and found["seeds"]:
         whose = f"{found['seeds']:,} seeds came with the thoughts behind their responses"
     elif found["models"] and not of_seeds:
@@ -304,7 +305,7 @@ def languages(facts: dict[str, Any]) -> str:
         return "Languages of the rows were not counted."
     told = [f"{name or 'not certain (code, formulas, a few words)'} {n:,}" for name, n in rows.items()]
     asked = facts["languages"]["asked"]
-    of_seeds = facts["config"]["method"]["flow"] == "seeds" or asked == "any"
+    of_seeds = not find(facts["config"]["method"]["flow"]).asks or asked == "any"
     wanted = "" if of_seeds else "; each seed's own was asked for" if asked == "auto" else f"; {asked} was asked for"
     return f"Languages of the rows, as fastText's small model tells them: {', '.join(told) or 'none'}{wanted}."
 

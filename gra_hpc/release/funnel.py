@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gra_hpc.flows.registry import Stage
 from gra_hpc.run.ledger import Ledger
-
-STAGES = {
-    "prepare": "Examples at hand",
-    "keywords": "Keywords generated",
-    "instruction": "Instruction generated",
-    "instruction_review": "Instruction passed review",
-    "response": "Response generated",
-    "response_review": "Reviewers' mean high enough",
-    "adjudication": "Agreed, or adjudicated",
-}
-"""Stages of the method in their order, each named by what passes it. Stages of the other flow take nothing."""
 
 STEPS = {
     "contaminated": "Not in a benchmark",
@@ -43,23 +33,25 @@ class Row:
 
 
 def funnel(
-    ledger: Ledger, dropped: Mapping[str, int], stages: Iterable[str], steps: Iterable[str]
+    ledger: Ledger, dropped: Mapping[str, int], stages: Sequence[Stage], method: Mapping[str, Any], steps: Iterable[str]
 ) -> list[dict[str, Any]]:
     """Rows of the funnel, from finished candidates to released rows.
 
     Args:
         ledger: of the method; what is pending never entered.
         dropped: rows by step of the merge.
-        stages: stages of the run's flow; those that took something are shown in any case.
+        stages: stages of the run's flow, in their order.
+        method: settings of the run, by which a stage is on; one that took something is shown in any case.
         steps: steps of the run's merge; likewise.
     """
     rejected, failed = by_stage(ledger.rejected), by_stage(ledger.failed)
     left = ledger.planned - ledger.pending
     rows = []
-    shown = {*stages, *rejected, *failed}
-    for stage in [*(s for s in STAGES if s in shown), *sorted(shown - set(STAGES))]:
+    labels = {s.name: s.passed for s in stages}
+    shown = {*(s.name for s in stages if s.on(method)), *rejected, *failed}
+    for stage in [*(s for s in labels if s in shown), *sorted(shown - set(labels))]:
         r, f = rejected.get(stage, 0), failed.get(stage, 0)
-        rows.append(Row(stage, STAGES.get(stage, stage), left, r, f, 0, left - r - f))
+        rows.append(Row(stage, labels.get(stage, stage), left, r, f, 0, left - r - f))
         left -= r + f
     taken = {s for s, n in dropped.items() if n} | {*steps}
     for step in [*(s for s in STEPS if s in taken), *sorted(taken - set(STEPS))]:

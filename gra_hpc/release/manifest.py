@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 
 from gra_hpc import __version__
 from gra_hpc.config.references import escaped
-from gra_hpc.config.settings import Flow, RunConfig
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import ReleaseError
 from gra_hpc.flows import render
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.foreign import fits
 from gra_hpc.release.cluster_hours import allocation
 from gra_hpc.release.funnel import funnel
@@ -159,7 +160,7 @@ def describe(
         "ledger": ledger.to_dict(),
         "prepared": inputs.prepared.ledger.to_dict() if inputs.prepared else None,
         "dropped": dropped,
-        "funnel": funnel(ledger, dropped, stages(settings), steps(settings)),
+        "funnel": funnel(ledger, dropped, flow_of(config).stages, settings["method"], steps(settings)),
         "coverage": coverage(rounds),
         "rounds": rounds,
         "work": asdict(allocation((t for r in inputs.all_rounds for t in r.tables()), config.site.gpus_per_node)),
@@ -180,18 +181,6 @@ def model(path: str, pin: ModelPin) -> dict[str, Any]:
         "licence": pin.licence,
         "parameters": pin.parameters,
     } | hosted
-
-
-def stages(config: dict[str, Any]) -> list[str]:
-    """Stages that a run's candidates go through."""
-    m = config["method"]
-    judged = ["response_review", "adjudication"] if m["review_response"] else []
-    if m["flow"] == Flow.seeds.value:
-        return ["response"]
-    if m["flow"] == Flow.refine.value:
-        return ["response", *judged]
-    first = ["instruction_review"] if m["review_instruction"] else []
-    return ["keywords", "instruction", *first, "response", *judged]
 
 
 def steps(config: dict[str, Any]) -> list[str]:

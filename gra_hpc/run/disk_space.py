@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gra_hpc.config.settings import RunConfig, SamplingConfig
 from gra_hpc.errors import StorageError
-from gra_hpc.placement.workload import THOUGHT_TOKENS
+from gra_hpc.flows.expected import THOUGHT_TOKENS
 from gra_hpc.storage import file_system, mount_of
 
 BYTES_PER_TOKEN = 4.5

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gra_hpc.config.references import expanded
-from gra_hpc.config.settings import EngineKind, Flow, ModelConfig, RunConfig
+from gra_hpc.config.settings import EngineKind, ModelConfig, RunConfig
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.engines.endpoint import Endpoint
 from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Engine, Request, Sampling
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.models.files import embedding_length
 from gra_hpc.models.identity import identity
 from gra_hpc.placement.placement import Solution
@@ -90,7 +91,7 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
         await asyncio.to_thread(verify_embed, plan.embed, config.merge.embed_model)
     if plan.embed and not config.engine.host_embedder and importlib.util.find_spec("sentence_transformers") is None:
         raise EngineError("embedding: sentence-transformers is not installed", "pip install sentence-transformers")
-    if config.method.flow is Flow.seeds:
+    if not flow_of(config).asks:
         yield Nobody()
         return
     if config.engine.kind is EngineKind.simulated:

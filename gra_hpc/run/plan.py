@@ -15,6 +15,7 @@ from gra_hpc import __version__
 from gra_hpc.config import engine_args
 from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
+from gra_hpc.flows.registry import find
 from gra_hpc.flows.render import Own, prompts_digest
 from gra_hpc.foreign import all_fit
 from gra_hpc.permissions import own_bytes
@@ -110,7 +111,7 @@ class Plan:
     @property
     def thought_out(self) -> bool:
         """Whether samples may have thoughts, of a model or of their seed: then their tables have a column for them."""
-        return self.thinks or (self.seed_thoughts > 0 and self.frozen["method"]["flow"] == "seeds")
+        return self.thinks or (self.seed_thoughts > 0 and not find(self.frozen["method"]["flow"]).asks)
 
     @classmethod
     def load(cls, run: RunDir, own: bool = False) -> Plan:

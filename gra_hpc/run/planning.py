@@ -17,10 +17,11 @@ from typing import Any
 from gra_hpc import __version__, once
 from gra_hpc.config import presets
 from gra_hpc.config.frozen import differences
-from gra_hpc.config.settings import Flow, MethodConfig, RunConfig
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.flows import own_templates
 from gra_hpc.flows.domains import domains_of
+from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.models.identity import Say
 from gra_hpc.permissions import closed_directory
 from gra_hpc.records import Record, digest
@@ -60,6 +61,7 @@ def make(
     run = RunDir(path.absolute())
     if run.path.exists() and not run.plan_file.exists() and any(run.path.iterdir()):
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
+    flow = flow_of(config)
     own = own_templates.read(config.method.prompts)
     found = functools.cache(lambda: pin_models(config, say))
     seed_set = seed_module.load(
@@ -76,7 +78,7 @@ def make(
     sources = config.merge.decontamination.sources
     benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}
     what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed, benchmarks, own)
-    undescribed = sum(not s.described for s in seed_set.seeds) if config.method.flow is not Flow.seeds else 0
+    undescribed = sum(not s.described for s in seed_set.seeds) if flow.prepare else 0
     plan = Plan(
         fingerprint=digest(what),
         frozen=what,
@@ -92,7 +94,7 @@ def make(
         seed_unread=seed_set.unread,
         seed_unanswered=sum(not s.response for s in seed_set.seeds),
         prompts=dict(own),
-        **_languages(config.method, seed_set.seeds),
+        **_languages(config, flow, seed_set.seeds),
         models=pins,
         embed=embed,
         benchmarks=benchmarks,
@@ -153,11 +155,12 @@ def make(
     return Run(run.path, plan, lambda: config)
 
 
-def _languages(method: MethodConfig, seeds: Sequence[Record]) -> dict[str, Any]:
+def _languages(config: RunConfig, flow: Flow, seeds: Sequence[Record]) -> dict[str, Any]:
     """Fields of the plan: the language that is asked for, and the seeds of which it is another one."""
-    if method.language != "auto":
-        return {"language": "" if method.language == "any" else method.language}
-    if method.flow is Flow.seeds or not languages.can_tell():
+    wanted = config.method.language
+    if wanted != "auto":
+        return {"language": "" if wanted == "any" else wanted}
+    if not flow.asks or not languages.can_tell():
         return {}
     found = languages.of_seeds((s.instruction, s.response) for s in seeds)
     counts = languages.in_order(Counter(found))

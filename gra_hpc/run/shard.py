@@ -21,15 +21,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from gra_hpc.config.settings import Flow, RunConfig
-from gra_hpc.conversation import asked
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import EndedError, EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Draining, Request
-from gra_hpc.flows.gra.keep import keep
-from gra_hpc.flows.gra.prepare import prepare
-from gra_hpc.flows.gra.refine import refine
-from gra_hpc.flows.gra.synthesize import fail, synthesize
+from gra_hpc.flows.registry import Flow, flow_of
+from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import ACCEPTED, Call, Sample
 from gra_hpc.run import attempts, publish
 from gra_hpc.run.attempts import Heartbeat, SharedTime
@@ -42,7 +39,7 @@ from gra_hpc.run.pins import special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import grace_s
-from gra_hpc.run.slices import Pool, Unit, slice_of
+from gra_hpc.run.slices import read_pool, slice_of
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
 
@@ -248,7 +245,7 @@ def _drawn(run: Run, round_: int, number: int) -> tuple[str, RoundPlan, list[Uni
         basis = basis_of(run, round_)
         try:
             round_plan = RoundPlan.load(run.round(round_))
-            units = list(slice_of(run.config, round_plan, Pool.read(pool_of(run, run.plan, round_)), number))
+            units = list(slice_of(run.config, round_plan, read_pool(pool_of(run, run.plan, round_)), number))
         except GraError:
             if basis_of(run, round_) == basis:
                 raise
@@ -333,6 +330,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
         state.plan.own_templates,
         state.plan.language_of(),
     )
+    flow = flow_of(state.config)
     embeds = bool(hosted_embedder(state.config, state.plan)) and state.round_plan.round > 0
     window = min(state.config.launch.window, len(units))
     first, known = _in_order(units, state.journal.touched(), window)
@@ -355,9 +353,9 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
                 if not left:
                     state.turn.given.set()
                 try:
-                    sample = await _make(state.config, unit, asker)
+                    sample = await _make(flow, state.config, unit, asker)
                     if embeds and sample.status == ACCEPTED:
-                        state.vectors[sample.id] = await embed(engine, asked(sample.context, sample.instruction))
+                        state.vectors[sample.id] = await embed(engine, flow.keys.embedded(sample))
                     state.finished(sample)
                 except Draining:
                     return
@@ -421,29 +419,23 @@ def _grace(state: Attempt, lead: float) -> float:
     return 0.0  # another attempt has published, or the engines are gone: nothing more will come
 
 
-async def _make(config: RunConfig, unit: Unit, asker: Asker) -> Sample:
-    """One candidate through the method."""
-    sample, ask, method = unit.sample, asker.for_sample(unit.sample), config.method
-    if sample.round == 0:
-        return await prepare(sample, unit.anchor, ask, method)
-    if method.flow is Flow.seeds:
-        return keep(sample, unit.anchor)
-    if method.flow is Flow.refine:
-        return await refine(sample, unit.anchor, ask, method)
-    if not unit.examples:
-        fail(sample, "prepare", "the seed could not be described")
-        return sample
-    return await synthesize(sample, unit.examples, ask, method)
+async def _make(flow: Flow, config: RunConfig, unit: Unit, asker: Asker) -> Sample:
+    """One candidate through the flow."""
+    run = flow.run if unit.sample.round else flow.prepare
+    assert run, "round 0 is planned where seeds are to be described"
+    await run(Context(asker.for_sample(unit.sample), config), unit)
+    return unit.sample
 
 
 def _embed(state: Attempt) -> list[bytes | None]:
-    """Embeddings of the accepted instructions, so that the merge needs no GPU; None for the others."""
+    """Embeddings of the accepted samples, so that the merge needs no GPU; None for the others."""
     out: list[bytes | None] = [state.vectors.get(s.id) for s in state.samples]
     accepted = [i for i, s in enumerate(state.samples) if s.status == ACCEPTED and out[i] is None]
     if state.plan.embed and accepted and state.round_plan.round:
         from gra_hpc.models.embedder import encode
 
-        texts = [asked(state.samples[i].context, state.samples[i].instruction) for i in accepted]
+        keys = flow_of(state.config).keys
+        texts = [keys.embedded(state.samples[i]) for i in accepted]
         vectors = encode(texts, Path(state.plan.embed.directory))
         for i, v in zip(accepted, vectors, strict=True):
             out[i] = v.tobytes()

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.config import presets, sbatch_options
-from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
+from gra_hpc.config.fields import MISSING, Most, expecting, setting, unfrozen
 from gra_hpc.config.frozen import fingerprinted
-from gra_hpc.config.rules import check_bounds, expecting
+from gra_hpc.config.rules import check_bounds
 from gra_hpc.config.site import SiteConfig
 from gra_hpc.records import digest
 from gra_hpc.training.templates import check_template

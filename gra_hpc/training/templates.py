@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gra_hpc.config.rules import Need
+from gra_hpc.config.fields import Need
 
 ALPACA = """\
 {%- for message in messages -%}

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gra_hpc.config.settings import EngineKind, Flow, ReviewOrder, RunConfig, SelfReview
+from gra_hpc.config.settings import EngineKind, ReviewOrder, RunConfig
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError, SlurmDownError
-from gra_hpc.flows.gra.committee import judges_itself, judges_of
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.run import disk_space
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
@@ -31,7 +31,7 @@ def engines_of(config: RunConfig, plan: Plan) -> Solution | None:
     Raises:
         GraError: they fit nowhere.
     """
-    if config.engine.kind is EngineKind.simulated or config.method.flow is Flow.seeds:
+    if config.engine.kind is EngineKind.simulated or not flow_of(config).asks:
         return None
     from gra_hpc.run.engines import plan_engines
 
@@ -62,7 +62,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     """The plan of a run, for people, with where its engines would run (`engines_of`)."""
     import orjson
 
-    config, plan = run.config, run.plan
+    config, plan, flow = run.config, run.plan, flow_of(run.config)
     rejects = Counter(orjson.loads(line)["reason"] for line in read_regular(run.seed_rejects).splitlines())
     yield f"run          {run.path}"
     yield f"fingerprint  {plan.fingerprint}"
@@ -84,7 +84,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     if plan.seed_languages:
         named = ", ".join(f"{name or 'not certain'} {n}" for name, n in plan.seed_languages.items())
         yield f"languages    of the seeds: {named}; each seed's own is asked for"
-    elif config.method.language == "auto" and config.method.flow is not Flow.seeds:
+    elif config.method.language == "auto" and flow.asks:
         yield f"languages    {languages.MISSING}"
     elif plan.language:
         yield f"languages    {plan.language} is asked for"
@@ -105,7 +105,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
             f" roles {config.method.policy.value}"
             f"{'; Reviewers one after another' if config.method.review_order is ReviewOrder.bounded else ''}"
         )
-        yield from _self_review(config)
+        yield from flow.views.plan(config)
     for name, pin in plan.models.items():
         yield f"model        {name}: {pin.directory} {pin.revision or pin.identity[:12]} {pin.licence}".rstrip()
         if pin.served:
@@ -117,17 +117,10 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
             switches = ", ".join(f"{k}={v}" for k, v in t.switches.items())
             how = f"thinks ({t.opening}; parser {t.parser or 'none: guided answers come without thoughts'}"
             yield f"             {how if t.on else 'does not think ('}{'; ' if switches and t.on else ''}{switches})"
-    m = config.method
-    if m.review_response and m.flow is not Flow.seeds:
-        yield (
-            f"thresholds   mean >= {m.accept_mean:g}, sd <= {m.accept_sd:g},"
-            f" adjudicated mean >= {m.adjudicate_mean:g}"
-            + ("" if (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8) else "  (paper: 8, 1.5, 8)")
-        )
     for note in notes(config, plan, first.candidates):
         yield f"note         {note}"
-    if config.method.flow is Flow.seeds:
-        yield "engines      none: the seeds are kept as they are"
+    if not flow.asks:
+        yield "engines      none: nobody is asked"
     elif config.engine.kind is EngineKind.simulated:
         yield "engines      simulated: the answers are made up"
     elif solution is None:
@@ -138,7 +131,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         lines = render(solution).splitlines()
         for i, line in enumerate(lines):
             yield f"{'' if i else 'engines':12} {line}"
-    if config.method.flow is not Flow.seeds:
+    if flow.asks:
         yield from estimate.lines(estimate.estimate(config, plan, first.candidates, plan.shards, solution), config)
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import sbatch_text
@@ -157,23 +150,3 @@ def _asked_as(config: RunConfig, name: str, served: str) -> str:
     rate = f", {e.requests_per_minute:g} a minute" if e.requests_per_minute else ""
     key = "by $" + e.key_env if e.key_env else f"in {e.key_file}" if e.key_file else "none"
     return f"hosted elsewhere as {served}; at most {e.concurrency} calls at once{rate} from each job; key: {key}"
-
-
-def _self_review(config: RunConfig) -> Iterator[str]:
-    """Whether models judge their own writing, and what keeping them from it costs."""
-    models = {name: member.model for name, member in config.committee.items()}
-    m = config.method
-    if m.flow is Flow.seeds or not (m.review_response or m.review_instruction):
-        return
-    own, drawn = ", ".join(judges_itself(models, m)), m.policy.drawn
-    if m.self_review is SelfReview.avoid:
-        if own:
-            why = "no other model is in the pool" if drawn else f"policy {m.policy.value}"
-            yield f"self-review  cannot be avoided: {own} judges its own writing ({why})"
-            return
-        few = {models[g]: len(judges_of(g, [n for n in models if n != g], models)) for g in models}
-        most = min(m.reviewers, len(models) - 1)
-        short = ", ".join(f"{n} instead of {most} for {k}" for k, n in few.items() if n < most)
-        yield f"self-review  avoided{f'; fewer Reviewers: {short}' if short and drawn else ''}"
-    elif own and drawn and len(set(models.values())) > 1:
-        yield f"self-review  seats of one model judge each other: {own} (method.self_review=avoid keeps them from it)"

@@ -13,6 +13,7 @@ from gra_hpc.conversation import shown
 from gra_hpc.errors import GraError
 from gra_hpc.flows.gra.committee import highest_mean
 from gra_hpc.flows.gra.synthesize import STOPPED
+from gra_hpc.flows.registry import every
 from gra_hpc.parquet import open_table
 from gra_hpc.records import (
     ACCEPTED,
@@ -121,7 +122,9 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
     if row["raw"]:
         yield from _block("unusable answer", row["raw"])
     asked = table(calls, call_schema())
-    mine = sorted(asked.filter(pc.starts_with(asked["key"], row["id"])).to_pylist(), key=_turn)
+    mine = asked.filter(pc.starts_with(asked["key"], row["id"])).to_pylist()
+    steps = _in_order({c["key"].split("/")[1] for c in mine})
+    mine.sort(key=lambda c: _turn(c, steps))
     yield f"calls ({len(mine)}):"
     for c in mine:
         _, step, seat, attempt = c["key"].split("/")
@@ -131,19 +134,18 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
         )
 
 
-_STEPS = (
-    "describe", "keywords", "instruction", "review_instruction", "response", "refine", "review_response", "adjudicate",
-    "summary",
-)  # fmt: skip
-"""As the method takes them."""
+def _in_order(asked: set[str]) -> list[str]:
+    """Steps as the flow takes them that asks them all; none where there is no such flow here."""
+    orders = ([q.step for q in flow.questions] for flow in every())
+    return next((steps for steps in orders if asked <= {*steps}), [])
 
 
-def _turn(call: dict[str, Any]) -> tuple[int, float, str, int]:
+def _turn(call: dict[str, Any], steps: list[str]) -> tuple[int, float, str, int]:
     """Where a call stands in its sample's history: attempts on several machines have several clocks."""
     _, step, seat, attempt = call["key"].split("/")
-    if step in _STEPS:
-        return _STEPS.index(step), 0.0, seat, int(attempt)
-    return len(_STEPS), call["at"], seat, int(attempt)
+    if step in steps:
+        return steps.index(step), 0.0, seat, int(attempt)
+    return len(steps), call["at"], seat, int(attempt)
 
 
 def _scores(review: dict[str, Any], criteria: tuple[str, ...]) -> str:

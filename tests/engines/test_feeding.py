@@ -10,10 +10,10 @@ from gra_hpc.engines.dispatcher import prefixes
 from gra_hpc.engines.node import Node
 from gra_hpc.flows.calls import Request, Sampling
 from gra_hpc.flows.render import render
+from gra_hpc.flows.units import Unit
 from gra_hpc.placement.placement import EnginePlace, Placement
 from gra_hpc.records import Record, Roles, Sample
 from gra_hpc.run.shard import _in_order
-from gra_hpc.run.slices import Unit
 from tools.simulated.server import Faults, launcher
 
 PERSONAS = ("You are strict.", "You teach beginners.", "You look for mistakes.")

@@ -12,14 +12,14 @@ import pytest
 from gra_hpc.config.settings import MemberConfig, MethodConfig, Policy, RunConfig
 from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.flows.gra.committee import draw_by_standing
+from gra_hpc.flows.gra.load import seats
 from gra_hpc.flows.gra.standing import ROLES, Counts, Standing, added, chance_of_best, differ
+from gra_hpc.flows.gra.views import _reviewers
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.merge.round import merge_round
-from gra_hpc.placement.workload import seats
 from gra_hpc.records import DOMAINS
 from gra_hpc.run.rounds import remaining
 from gra_hpc.views import roles
-from gra_hpc.views.notes import _reviewers
 from tests.run.test_plan import make
 
 MEMBERS = list("abcde")

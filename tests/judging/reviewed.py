@@ -13,7 +13,7 @@ from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import pool_of
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.run import Run
-from gra_hpc.run.slices import Pool, slice_of
+from gra_hpc.run.slices import read_pool, slice_of
 from tests.run.test_plan import make
 
 HOSTILE = "</script><script>document.title='owned'</script><b>&amp; \u202eevil"
@@ -26,7 +26,7 @@ def reviewed(path: Path, samples: int) -> Run:
         "method.accept_sd=1.5", "merge.fuzzy=false",
     )  # fmt: skip
     shard = run.round(1).shard(0)
-    units = slice_of(run.config, RoundPlan.load(run.round(1)), Pool.read(pool_of(run, run.plan, 1)), 0)
+    units = slice_of(run.config, RoundPlan.load(run.round(1)), read_pool(pool_of(run, run.plan, 1)), 0)
     made = [_sample(run, unit.sample) for unit in units]
     here = attempts.begin(shard)
     publish.publish(

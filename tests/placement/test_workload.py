@@ -13,7 +13,6 @@ import pytest
 
 from gra_hpc.config.settings import (
     FixedRolesConfig,
-    Flow,
     MemberConfig,
     MethodConfig,
     ModelConfig,
@@ -26,16 +25,16 @@ from gra_hpc.config.settings import (
 from gra_hpc.errors import ConfigError
 from gra_hpc.flows.domains import DOMAIN_NAMES
 from gra_hpc.flows.gra.committee import draw_roles
+from gra_hpc.flows.gra.load import seats
 from gra_hpc.flows.render import render
 from gra_hpc.placement.workload import (
-    STEPS,
     MethodRates,
     StepSize,
     calls_per_sample,
     embedding_load,
     method_load,
     read_calibration,
-    seats,
+    sizes,
     usual_load,
 )
 from gra_hpc.records import CRITERIA, Record, Review
@@ -89,7 +88,7 @@ def test_thoughts_are_written_before_every_answer_and_bounded() -> None:
 def test_reviewers_are_asked_at_once() -> None:
     """Calls in flight per sample: by answer tokens, three Reviewers beside each other and all else in a row."""
     size = StepSize(100, 50)
-    rates = MethodRates(instruction_pass=1.0, acceptance=1.0, adjudicated=0.0, steps=dict.fromkeys(STEPS, size))
+    rates = MethodRates(instruction_pass=1.0, acceptance=1.0, adjudicated=0.0, steps=dict.fromkeys(sizes(), size))
     # keywords, instruction, review x 3, response, review x 3, summary: 10 calls in the time of 6
     assert calls_per_sample(config(), rates) == pytest.approx(10 / 6)
     assert calls_per_sample(config(reviewers=1), rates) == pytest.approx(1.0)
@@ -98,7 +97,7 @@ def test_reviewers_are_asked_at_once() -> None:
 
 def test_a_sample_of_the_paper() -> None:
     rates = MethodRates(acceptance=0.4, instruction_pass=0.8, adjudicated=0.1)
-    rates = replace(rates, steps={k: replace(v, tries=1.0) for k, v in STEPS.items()})
+    rates = replace(rates, steps={k: replace(v, tries=1.0) for k, v in sizes().items()})
     assert calls(config(), rates) == pytest.approx(
         {
             "generator": 1 + 1 + 0.8,  # keywords, instruction, response
@@ -196,7 +195,7 @@ def test_personas_on_one_model_share_a_prefix_now_and_then() -> None:
         ({"review_response": False, "review_instruction": False}, {"generator", "summarizer"}),
         ({"settle": Settle.majority}, {"generator", "reviewer", "summarizer"}),
         ({"reviewers": 1}, {"generator", "reviewer", "summarizer"}),
-        ({"flow": Flow.refine}, {"generator", "reviewer", "adjudicator", "summarizer"}),
+        ({"flow": "refine"}, {"generator", "reviewer", "adjudicator", "summarizer"}),
     ],
 )
 def test_ablations_leave_steps_out(method: dict[str, Any], roles: set[str]) -> None:
@@ -204,7 +203,7 @@ def test_ablations_leave_steps_out(method: dict[str, Any], roles: set[str]) -> N
 
 
 def test_refining_asks_the_generator_once() -> None:
-    assert calls(config(flow=Flow.refine))["generator"] == pytest.approx(STEPS["refine"].tries)
+    assert calls(config(flow="refine"))["generator"] == pytest.approx(sizes()["refine"].tries)
 
 
 def test_without_reviews_every_sample_is_summed_up() -> None:
@@ -252,11 +251,11 @@ def test_the_stated_prompt_sizes_are_those_of_the_templates() -> None:
         "adjudicate": {"instruction": instruction, "context": "", "response": response, "reviews": reviews},
         "summary": {"instruction": instruction, "context": "", "summary_words": 30},
     }
-    assert {*variables, "embed"} == set(STEPS)
+    assert {*variables, "embed"} == set(sizes())
     for step, given in variables.items():
         messages = render(step, given)
         tokens = sum(len(m["content"]) for m in messages) / 4.4 + 8 * len(messages)
-        assert STEPS[step].prompt_tokens == pytest.approx(tokens, rel=0.25), step
+        assert sizes()[step].prompt_tokens == pytest.approx(tokens, rel=0.25), step
 
 
 def test_embeddings_are_asked_for_accepted_samples() -> None:
@@ -283,8 +282,8 @@ def test_a_calibration_replaces_defaults(tmp_path: Path) -> None:
     rates, performance = read_calibration(file)
     assert rates.acceptance == 0.5
     assert rates.steps["response"].completion_tokens == 800
-    assert rates.steps["response"].prompt_tokens == STEPS["response"].prompt_tokens
-    assert rates.steps["summary"] == STEPS["summary"]
+    assert rates.steps["response"].prompt_tokens == sizes()["response"].prompt_tokens
+    assert rates.steps["summary"] == sizes()["summary"]
     assert performance == {"compute_efficiency": 0.4}
     more, usual = method_load(config(), rates), method_load(config())
     assert more["a"].completion_tokens > usual["a"].completion_tokens

@@ -11,6 +11,7 @@ import numpy as np
 
 from gra_hpc.config.settings import EngineConfig, EngineKind, MemberConfig, ModelConfig, RunConfig, SeedsConfig
 from gra_hpc.flows.gra.committee import Decision, at_least, consensus
+from gra_hpc.flows.units import Unit
 from gra_hpc.merge.described_seeds import merge_described
 from gra_hpc.merge.round import merge_round
 from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA, Call, InstructionReview, Review, Sample
@@ -18,7 +19,7 @@ from gra_hpc.run import attempts, plan, planning, publish
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import pool_of
 from gra_hpc.run.run import Run
-from gra_hpc.run.slices import Pool, Unit, slice_of
+from gra_hpc.run.slices import read_pool, slice_of
 
 WORDS = [
     *("river", "lamp", "copper", "seven", "window", "orbit", "garden", "letter", "stone", "music", "ladder"),
@@ -114,7 +115,7 @@ class Maker:
         """Publish the shards of a round."""
         config, frozen = run.config, run.plan
         round_plan = plan.RoundPlan.load(run.round(number))
-        pool = Pool.read(pool_of(run, frozen, number))
+        pool = read_pool(pool_of(run, frozen, number))
         for n in range(round_plan.shards):
             shard = run.round(number).shard(n)
             if n in skip or publish.is_published(shard):

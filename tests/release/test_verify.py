@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from made_up_runs import Maker
 
-from gra_hpc.config.settings import Flow
 from gra_hpc.merge.round import merge_round
 from gra_hpc.release.build import build
 from gra_hpc.release.manifest import KEYS
@@ -190,7 +189,7 @@ def test_rows_are_what_they_must_be(release: Path, name: str, change: Callable[[
 
 def test_seeds_themselves_have_no_generator(maker: Maker) -> None:
     config = maker.config(seeds=8, simulated=True)
-    config.method.flow, config.method.samples_per_seed = Flow.seeds, 1
+    config.method.flow, config.method.samples_per_seed = "seeds", 1
     run = planning.make(maker.path / "seeds", config)
     for number in range(config.launch.shards):
         run_shard(run, 1, number)

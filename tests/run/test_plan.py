@@ -14,7 +14,7 @@ from gra_hpc.run import plan, planning
 from gra_hpc.run.merged import pool_of
 from gra_hpc.run.plan import Plan, RoundPlan, size_round
 from gra_hpc.run.run import Run
-from gra_hpc.run.slices import Pool, slice_of
+from gra_hpc.run.slices import read_pool, slice_of
 from gra_hpc.storage import read_json
 from gra_hpc.views.plan import engines_of, preview
 
@@ -160,7 +160,7 @@ def test_no_usable_seed_and_foreign_directory(tmp_path: Path) -> None:
 def test_slices_cover_every_candidate_once_whatever_the_sharding(tmp_path: Path, shards: int, per_seed: int) -> None:
     run = make(tmp_path, f"launch.shards={shards}", f"method.samples_per_seed={per_seed}")
     config, plan, round_plan = presets.load(run.config_file), Plan.load(run), RoundPlan.load(run.round(1))
-    pool = Pool.read(pool_of(run, plan, 1))
+    pool = read_pool(pool_of(run, plan, 1))
     units = [list(slice_of(config, round_plan, pool, s)) for s in range(shards)]
     assert [len(u) for u in units] == [round_plan.of_shard(s, plan.seeds) for s in range(shards)]
     ids = [u.sample.id for shard in units for u in shard]
@@ -176,7 +176,7 @@ def test_slices_cover_every_candidate_once_whatever_the_sharding(tmp_path: Path,
 def test_examples_are_of_the_seeds_domain_and_the_anchor_comes_first(tmp_path: Path) -> None:
     run = make(tmp_path)
     config, plan = presets.load(run.config_file), Plan.load(run)
-    pool = Pool.read(pool_of(run, plan, 1))
+    pool = read_pool(pool_of(run, plan, 1))
     for unit in slice_of(config, RoundPlan.load(run.round(1)), pool, 0):
         assert unit.examples[0] == unit.anchor
         assert 2 <= len(unit.examples) <= 4

@@ -17,7 +17,7 @@ from gra_hpc.flows.render import render
 from gra_hpc.placement.hosts import Host, Space, place
 from gra_hpc.placement.performance import GB, constants_for
 from gra_hpc.placement.turns import Rota, Turn, combine
-from gra_hpc.placement.workload import STEPS
+from gra_hpc.placement.workload import sizes
 from tools.simulated.clock import SimulatedTimeLoop
 from tools.simulated.node import Lengths, SimulatedNode, step_of
 
@@ -82,9 +82,9 @@ def test_every_question_is_known_by_its_request() -> None:
 
 
 def test_lengths_have_the_stated_mean_and_follow_the_request_alone() -> None:
-    lengths = Lengths(STEPS)
+    lengths = Lengths(sizes())
     drawn = [lengths(request("a", n)) for n in range(4000)]
-    assert sum(drawn) / len(drawn) == pytest.approx(STEPS["response"].completion_tokens, rel=0.05)
+    assert sum(drawn) / len(drawn) == pytest.approx(sizes()["response"].completion_tokens, rel=0.05)
     assert drawn[:50] == [lengths(request("a", n)) for n in range(50)]
     assert max(lengths(request("a", n, 64)) for n in range(50)) == 64
 

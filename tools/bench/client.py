@@ -23,12 +23,13 @@ from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines.client import Client
 from gra_hpc.engines.node import Node
 from gra_hpc.flows.calls import Request, Sampling
+from gra_hpc.flows.units import Pool
 from gra_hpc.placement.placement import EnginePlace, Placement
 from gra_hpc.records import Record
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan, RoundPlan
-from gra_hpc.run.slices import Pool, slice_of
+from gra_hpc.run.slices import slice_of
 from tools.bench.replay import drive
 from tools.simulated.server import Faults, launcher
 

@@ -16,6 +16,7 @@ from gra_hpc import signals
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Engine, Request
+from gra_hpc.flows.units import Unit
 from gra_hpc.records import Call
 from gra_hpc.run import shard
 from gra_hpc.run.attempts import Heartbeat
@@ -25,7 +26,7 @@ from gra_hpc.run.merged import pool_of
 from gra_hpc.run.pins import special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
-from gra_hpc.run.slices import Pool, Unit, slice_of
+from gra_hpc.run.slices import read_pool, slice_of
 from gra_hpc.storage import read_json
 
 PARALLEL = ("review_instruction", "review_response")
@@ -85,7 +86,7 @@ class Captured:
 
     def units(self) -> list[Unit]:
         """The samples to make, all shards as one slice; new at every call, since a flow fills them in."""
-        pool = Pool.read(pool_of(self.run, self.plan, 1))
+        pool = read_pool(pool_of(self.run, self.plan, 1))
         found = [u for n in range(self.round_plan.shards) for u in slice_of(self.config, self.round_plan, pool, n)]
         return found[: self.samples or len(found)]
 

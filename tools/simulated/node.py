@@ -27,13 +27,14 @@ from gra_hpc.engines.rotation import LEAST_PATIENCE_S, Rotation
 from gra_hpc.engines.simulated import simulate
 from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.flows.expected import StepSize
 from gra_hpc.flows.gra import questions
 from gra_hpc.flows.render import DIRECTORY
 from gra_hpc.placement.hosts import Host
 from gra_hpc.placement.performance import Constants, rate_curve
 from gra_hpc.placement.placement import EnginePlace
 from gra_hpc.placement.turns import Rota
-from gra_hpc.placement.workload import STEPS, StepSize
+from gra_hpc.placement.workload import sizes
 
 SPREAD = {"response": 0.8, "refine": 0.8, "instruction": 0.4}
 """Standard deviation of the logarithm of an answer's length; of steps not named, `USUAL_SPREAD`."""
@@ -268,7 +269,7 @@ class SimulatedNode:
         config: EngineConfig | None = None,
         start_s: float = 0.0,
         speed: float = 1.0,
-        steps: Mapping[str, StepSize] = STEPS,
+        steps: Mapping[str, StepSize] | None = None,
     ) -> None:
         config = config or EngineConfig()
         hosts = [(n, h) for n, turn in enumerate(rota.turns) for h in turn.engines]
@@ -287,7 +288,7 @@ class SimulatedNode:
             )
             counts[name] = place.replica + 1
             replica = SimulatedReplica(
-                place, host, rota.constants, devices, Lengths(steps), self._changed, start_s,
+                place, host, rota.constants, devices, Lengths(steps or sizes()), self._changed, start_s,
                 rota.turns[number].swap_s / 2, speed, config.max_running,
             )  # fmt: skip
             dispatcher = self._dispatchers.setdefault(name, Dispatcher(name, self._touched))

@@ -19,10 +19,12 @@ from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.engines.simulated import SimulatedEngine
 from gra_hpc.flows.calls import Engine
+from gra_hpc.flows.expected import StepSize
+from gra_hpc.flows.units import Pool, Unit
 from gra_hpc.models.facts import ModelFacts, stated_facts
 from gra_hpc.placement.placement import NodeSpec, Solution, constants_of, solve
 from gra_hpc.placement.turns import Rota
-from gra_hpc.placement.workload import MethodRates, StepSize, method_load, read_calibration
+from gra_hpc.placement.workload import MethodRates, method_load, read_calibration
 from gra_hpc.records import ACCEPTED, Record, Sample
 from gra_hpc.run import shard
 from gra_hpc.run.attempts import Heartbeat
@@ -30,7 +32,7 @@ from gra_hpc.run.directory import AttemptDir, RunDir
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan, RoundPlan
-from gra_hpc.run.slices import Pool, Unit, slice_of
+from gra_hpc.run.slices import slice_of
 from tools.simulated.clock import SimulatedTimeLoop
 from tools.simulated.node import SimulatedNode
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from gra_hpc.config.settings import Flow, MethodConfig, Policy, SelfReview
+from gra_hpc.config.settings import MethodConfig, Policy, SelfReview
 from gra_hpc.flows.gra.standing import Shares, pick
 from gra_hpc.records import Review, Roles
 
@@ -45,14 +45,12 @@ def draw_roles(
     them; where nobody is left to adjudicate, the Adjudicator is chosen after the reviews (`late_adjudicator`).
 
     Args:
-        members: names of the committee's members, at least one (none with `flow=seeds`).
+        members: names of the committee's members, at least one.
         method: policy, number of Reviewers.
         rng: seeded by the sample's id, so that a sample has the same roles in every attempt.
         models: model of each member; left out: each is a model of its own.
     """
     names = list(members)
-    if method.flow is Flow.seeds:  # nobody is asked
-        return Roles("", (), "", "")
     if method.policy is Policy.single:
         one = method.fixed.generator or names[0]
         return Roles(one, (one,) * method.reviewers, one, one)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gra_hpc.errors import StorageError
+from gra_hpc.flows.registry import find
 from gra_hpc.release.funnel import funnel
-from gra_hpc.release.manifest import coverage, stages, steps
+from gra_hpc.release.manifest import coverage, steps
 from gra_hpc.release.schema import OUTCOMES
 from gra_hpc.run.ledger import Ledger
 
@@ -43,8 +44,8 @@ def check(manifest: dict[str, Any]) -> list[str]:
     ):
         if rejects[name] != booked:
             problems.append(f"{booked} samples {name} in the ledger, {rejects[name]} rows of them")
-    settings = manifest["config"]
-    if manifest["funnel"] != funnel(ledger, manifest["dropped"], stages(settings), steps(settings)):
+    settings, method = manifest["config"], manifest["config"]["method"]
+    if manifest["funnel"] != funnel(ledger, manifest["dropped"], find(method["flow"]).stages, method, steps(settings)):
         problems.append("the funnel does not follow from the ledger")
     if manifest["coverage"] != coverage(rounds):
         problems.append("the coverage is not that of the rounds")

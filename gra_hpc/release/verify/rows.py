@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.errors import ReleaseError
+from gra_hpc.flows.registry import find
 from gra_hpc.parquet import open_table
 from gra_hpc.records import CONTEXT, THOUGHTS
 from gra_hpc.release.schema import OUTCOMES, REASONS, chat, contexts, data_schema, models_of, rejects_schema
@@ -31,11 +32,6 @@ _COLUMNS = {
     "rejects": (*_SHARED, *_TEXTS, "raw", "outcome", "stage", "reason", "winner"),
 }
 _NEEDED = {*_SHARED, "instruction", "response", "messages", "outcome", "stage", "reason"}
-_OF_SEEDS = {
-    "seeds": ("keywords", "instruction", "summary", "instruction_reviews", "reviews", "verdict", "raw"),
-    "refine": ("keywords", "instruction"),
-}
-"""By flow: texts that are the seeds' own, which may speak of marks, or are none."""
 _WON = ("exact", "fuzzy", "semantic")
 """Steps of the merge that drop a row for another one."""
 
@@ -97,6 +93,7 @@ class Rows:
         self.seed_ids: list[np.ndarray] = []
         """Digests as of ids: a seed may be what a dropped row is a duplicate of."""
         self.winners: list[np.ndarray] = []
+        self.flow = find(manifest["config"]["method"]["flow"])
         self.thoughts = Thoughts(manifest["config"]["release"].get("thoughts", "drop"))
         """As released."""
         self.thought_out = 0
@@ -170,7 +167,7 @@ class Rows:
         if THOUGHTS in table.column_names:
             self.thought_out += int(pc.sum(pc.not_equal(table[THOUGHTS], "")).as_py())
         nobody = pc.struct_field(table["models"].combine_chunks(), "generator").null_count
-        if nobody and self.manifest["config"]["method"]["flow"] != "seeds":  # those nobody generated
+        if nobody and self.flow.asks:
             yield "rows that no model of the committee generated"
 
     def _reject(self, table: pa.Table) -> Iterator[str]:
@@ -187,7 +184,7 @@ class Rows:
 
     def _marks(self, table: pa.Table) -> Iterator[str]:
         """Thoughts, by their marks, in texts that models gave as answers; and marks within thoughts."""
-        own = _OF_SEEDS.get(self.manifest["config"]["method"]["flow"], ())
+        own = self.flow.of_seeds  # may speak of marks, or are none
         for name in (*_TEXTS, "summary", "raw", THOUGHTS):
             if name not in own and name in table.column_names and (mark := _mark(table[name].combine_chunks())):
                 yield f"marks of thoughts in {name}: {mark}"

@@ -1,0 +1,58 @@
+"""What a flow adds to the configuration: its name, its own section, its rules.
+
+Flows stand above this room, and a user's package may bring one: they are found as data, by their folders in
+`gra_hpc/flows/`, and imported when a configuration is read. `flows/registry.py` says what a flow is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from gra_hpc.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from gra_hpc.config.fields import Need
+    from gra_hpc.config.settings import RunConfig
+
+FOLDER = Path(__file__).parent.parent / "flows"
+
+
+class Section(Protocol):
+    """What the configuration asks of a flow."""
+
+    @property
+    def name(self) -> str:
+        """As `method.flow` has it."""
+
+    def check(self, config: RunConfig, need: Need) -> None:
+        """Refuse settings that the flow has no use for.
+
+        Raises:
+            ConfigError: of `need`.
+        """
+
+
+@functools.cache
+def found() -> dict[str, Section]:
+    """All flows, by name: `FLOWS` in the module `flow` of each folder."""
+    folders = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]) if m.ispkg)
+    modules = [importlib.import_module(f"gra_hpc.flows.{folder}.flow") for folder in folders]
+    return {flow.name: flow for module in modules for flow in module.FLOWS}
+
+
+def section(name: str) -> Section:
+    """The flow of that name.
+
+    Raises:
+        ConfigError: there is none; with the nearest name.
+    """
+    flows = found()
+    if name not in flows:
+        raise ConfigError(
+            f"method.flow={name}: no such flow{nearest(name, list(flows))}", f"there are {', '.join(sorted(flows))}"
+        )
+    return flows[name]

@@ -1,0 +1,132 @@
+"""GRA's three flows, described: this page is the method's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from gra_hpc.config.fields import Need
+from gra_hpc.config.settings import MethodConfig, Policy, RunConfig
+from gra_hpc.conversation import asked
+from gra_hpc.flows.expected import Asked
+from gra_hpc.flows.gra import load, views
+from gra_hpc.flows.gra import questions as q
+from gra_hpc.flows.gra.draw import draw, draw_nobody
+from gra_hpc.flows.gra.keep import keep
+from gra_hpc.flows.gra.prepare import prepare
+from gra_hpc.flows.gra.refine import refine
+from gra_hpc.flows.gra.synthesize import fail, synthesize
+from gra_hpc.flows.registry import Flow, Keys, Stage, Views
+from gra_hpc.flows.units import Context, Unit
+from gra_hpc.records import Sample
+
+
+async def _prepare(context: Context, unit: Unit) -> None:
+    await prepare(unit.sample, unit.anchor, context.ask, context.method)
+
+
+async def _synthesize(context: Context, unit: Unit) -> None:
+    if unit.examples:
+        await synthesize(unit.sample, unit.examples, context.ask, context.method)
+    else:
+        fail(unit.sample, "prepare", "the seed could not be described")
+
+
+async def _refine(context: Context, unit: Unit) -> None:
+    await refine(unit.sample, unit.anchor, context.ask, context.method)
+
+
+async def _keep(_: Context, unit: Unit) -> None:
+    keep(unit.sample, unit.anchor)
+
+
+def _compared(sample: Sample) -> str:
+    return asked(sample.context, sample.instruction)
+
+
+def _on(key: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda method: bool(method[key])
+
+
+def _check(c: RunConfig, need: Need) -> None:
+    need(bool(c.models), "models", "{}", "at least one model")
+    if c.method.policy is Policy.performance:
+        rounds = c.method.rounds
+        need(rounds > 1, "method.rounds", rounds, "2 or more with method.policy=performance: the first knows nothing")
+
+
+def _check_once(c: RunConfig, need: Need) -> None:
+    """Each seed's own instruction, once."""
+    _check(c, need)
+    need(c.method.rounds == 1, "method.rounds", c.method.rounds, f"1 with method.flow={c.method.flow}")
+
+
+def _check_kept(c: RunConfig, need: Need) -> None:
+    m = c.method
+    need(m.rounds == 1, "method.rounds", m.rounds, f"1 with method.flow={m.flow}")
+    need(m.samples_per_seed == 1, "method.samples_per_seed", m.samples_per_seed, f"1 with method.flow={m.flow}")
+    need(m.target_accepted == 0, "method.target_accepted", m.target_accepted, f"0 with method.flow={m.flow}")
+
+
+def _thresholds(method: MethodConfig) -> tuple[str, ...]:
+    return ("accept_mean", "accept_sd", "adjudicate_mean", "settle") if method.review_response else ()
+
+
+EXAMPLES = Stage("prepare", "Examples at hand", lambda _: False)
+KEYWORDS = Stage("keywords", "Keywords generated")
+INSTRUCTION = Stage("instruction", "Instruction generated")
+INSTRUCTION_REVIEW = Stage("instruction_review", "Instruction passed review", _on("review_instruction"))
+RESPONSE = Stage("response", "Response generated")
+RESPONSE_REVIEW = Stage("response_review", "Reviewers' mean high enough", _on("review_response"))
+ADJUDICATION = Stage("adjudication", "Agreed, or adjudicated", _on("review_response"))
+
+SYNTHESIZE = Flow(
+    name="synthesize",
+    about="new instructions and responses, made from examples and reviewed (GRA)",
+    prepare=_prepare,
+    draw=draw,
+    run=_synthesize,
+    questions=(
+        q.DESCRIBE, q.KEYWORDS, q.INSTRUCTION, q.REVIEW_INSTRUCTION, q.RESPONSE, q.REVIEW_RESPONSE, q.ADJUDICATE,
+        q.SUMMARY,
+    ),
+    stages=(EXAMPLES, KEYWORDS, INSTRUCTION, INSTRUCTION_REVIEW, RESPONSE, RESPONSE_REVIEW, ADJUDICATION),
+    keys=Keys(_compared),
+    check=_check,
+    expect=load.synthesize,
+    expect_prepare=(Asked("describe", "generator", 1.0),),
+    seats=load.seats,
+    sizes=load.SIZES,
+    views=Views(views.plan, views.notes_synthesize, views.prompts_synthesize),
+    thresholds=_thresholds,
+)  # fmt: skip
+
+REFINE = replace(
+    SYNTHESIZE,
+    name="refine",
+    about="the seeds' own instructions, answered anew and reviewed (GRA-Refine)",
+    run=_refine,
+    questions=(q.DESCRIBE, q.REFINE, q.REVIEW_RESPONSE, q.ADJUDICATE, q.SUMMARY),
+    stages=(RESPONSE, RESPONSE_REVIEW, ADJUDICATION),
+    keys=Keys(_compared, seeds_rival=False),
+    check=_check_once,
+    expect=load.refine,
+    views=Views(views.plan, views.notes_refine, views.prompts_refine),
+    of_seeds=("keywords", "instruction"),
+)
+
+SEEDS = Flow(
+    name="seeds",
+    about="the seeds as they are; nobody is asked (the baseline)",
+    draw=draw_nobody,
+    run=_keep,
+    questions=(),
+    stages=(RESPONSE,),
+    keys=Keys(_compared, seeds_rival=False),
+    check=_check_kept,
+    views=Views(notes=views.notes_seeds),
+    of_seeds=("keywords", "instruction", "summary", "instruction_reviews", "reviews", "verdict", "raw"),
+)
+
+FLOWS = (SYNTHESIZE, REFINE, SEEDS)

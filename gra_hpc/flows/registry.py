@@ -1,0 +1,142 @@
+"""What a flow is, in one description, and which there are.
+
+A flow is one folder. Its module `flow` holds `FLOWS`, the descriptions of what is in it; nothing outside the folder
+names them. All that differs between flows, wherever it is needed, is asked of the description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+from gra_hpc.config import flow_sections
+from gra_hpc.config.fields import Need
+from gra_hpc.config.settings import MethodConfig, RunConfig
+from gra_hpc.flows.ask import Question
+from gra_hpc.flows.expected import Asked, Rates, StepSize
+from gra_hpc.flows.units import Context, Draw, Drawn, Unit
+from gra_hpc.records import Record, Sample
+
+Run: TypeAlias = Callable[[Context, Unit], Awaitable[None]]
+"""One candidate through a flow: it fills in `unit.sample`, and sets its status at the end."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A place where candidates end."""
+
+    name: str
+    """As the ledger has it."""
+    passed: str
+    """What passes it, in a few words."""
+    on: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    """Whether a run's candidates go through it, by its settings `method`; if not, it is shown only where some ended."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What rows are compared by."""
+
+    embedded: Callable[[Sample], str]
+    """The text whose embedding is compared."""
+    seeds_rival: bool = True
+    """Whether a row may not be a duplicate of a seed. No: rows answer the seeds' own instructions."""
+
+
+@dataclass(frozen=True)
+class SeedCounts:
+    """What is known of a run's seeds when it is planned."""
+
+    seeds: int
+    unanswered: int
+    """Without a response."""
+    undescribed: int
+    """Those that round 0 has to describe."""
+    candidates: int
+    """Of round 1."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question as a run would ask it."""
+
+    title: str
+    step: str
+    seed: Record
+    variables: Mapping[str, object]
+
+
+def _nothing(*_: Any) -> Iterator[Any]:
+    return iter(())
+
+
+@dataclass(frozen=True)
+class Views:
+    """What people are shown of a flow."""
+
+    plan: Callable[[RunConfig], Iterator[str]] = _nothing
+    """Lines of `gra plan`: how the committee decides."""
+    notes: Callable[[RunConfig, SeedCounts], Iterator[str]] = _nothing
+    """What a plan has that its owner may not mean; a line each."""
+    prompts: Callable[[RunConfig, list[Record]], Iterator[Prompt]] = _nothing
+    """A few questions, made with the run's own seeds."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One method."""
+
+    name: str
+    """As `method.flow` has it."""
+    about: str
+    """What it makes, in one line."""
+    questions: tuple[Question[Any], ...]
+    """All it asks, in its order; those of `prepare` first. None: it asks nobody, and no engine starts."""
+    stages: tuple[Stage, ...]
+    """In their order."""
+    draw: Callable[[Draw], Drawn]
+    """Who has which role for a candidate, and what it is shown."""
+    run: Run
+    keys: Keys
+    prepare: Run | None = None
+    """Round 0: describes a seed that comes without a description. None: seeds need none."""
+    check: Callable[[RunConfig, Need], None] = lambda *_: None
+    """Refuses settings that it has no use for."""
+    expect: Callable[[RunConfig, Rates], list[Asked]] = lambda *_: []
+    """How often a candidate asks each question; nothing: nobody."""
+    expect_prepare: tuple[Asked, ...] = ()
+    """The same of `prepare`."""
+    seats: Callable[[RunConfig], dict[str, dict[str, float]]] = lambda _: {}
+    """Seats per candidate, by role and member."""
+    sizes: Mapping[str, StepSize] = field(default_factory=dict)
+    """By step, until a calibration has measured them."""
+    views: Views = field(default_factory=Views)
+    thresholds: Callable[[MethodConfig], tuple[str, ...]] = lambda _: ()
+    """Keys of `method` that `gra decide` may change afterwards, since all they decide by is stored; none: nothing."""
+    of_seeds: tuple[str, ...] = ()
+    """Columns that hold the seeds' own texts, or none."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks anybody."""
+        return bool(self.questions)
+
+
+def find(name: str) -> Flow:
+    """The flow of that name.
+
+    Raises:
+        ConfigError: there is none; with the nearest name.
+    """
+    return cast(Flow, flow_sections.section(name))
+
+
+def flow_of(config: RunConfig) -> Flow:
+    """The flow that a run runs."""
+    return find(config.method.flow)
+
+
+def every() -> list[Flow]:
+    """All flows, in the order of their folders."""
+    return [cast(Flow, flow) for flow in flow_sections.found().values()]

@@ -1,0 +1,61 @@
+"""What a flow is given: a pool to draw from, and one candidate to make."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from gra_hpc.config.settings import MethodConfig, RunConfig
+from gra_hpc.flows.ask import Ask
+from gra_hpc.records import Record, Sample
+
+
+@dataclass
+class Pool:
+    """Seeds and accepted samples so far, by domain."""
+
+    anchors: list[Record]
+    """The seeds, in the plan's order."""
+    by_domain: dict[str, list[Record]]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One candidate to make."""
+
+    sample: Sample
+    """Filled in by the flow; its status is set exactly once, at the end."""
+    anchor: Record
+    """The seed it rests on."""
+    examples: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the candidates of a slice are drawn from."""
+
+    config: RunConfig
+    pool: Pool
+    round: int
+    """0: the seeds are described."""
+    standing: Mapping[str, Any] = field(default_factory=dict)
+    """What the rounds before have left for this one's draws; empty: nothing."""
+
+
+Drawn: TypeAlias = Callable[[str, Record, int, random.Random], Unit]
+"""`drawn(id, anchor, index, rng)`: a candidate; `rng` is seeded by its id, so that it is the same in every attempt."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a flow has at hand while it makes one candidate."""
+
+    ask: Ask
+    config: RunConfig
+
+    @property
+    def method(self) -> MethodConfig:
+        """Thresholds and policies."""
+        return self.config.method
