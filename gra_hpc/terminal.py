@@ -91,6 +91,15 @@ def wrapped(text: str, before: str | int = 0) -> list[str]:
     return fitting or [text]
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 shard`, `2 shards`.
+
+    Args:
+        noun: of one.
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def shown(path: object) -> str:
     """A path as a person here would type it: from the current directory, if it lies in that."""
     text = str(path)

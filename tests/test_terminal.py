@@ -17,7 +17,7 @@ import gra_hpc
 from gra_hpc.errors import GraError
 from gra_hpc.log_lines import Formatter
 from gra_hpc.release.markdown import block, code, markdown
-from gra_hpc.terminal import printable, say, show_traceback
+from gra_hpc.terminal import counted, printable, say, show_traceback
 
 HOSTILE = "a\x1b[2J\x9b31m\x07\r\x08\u202egnp\u2066\u2028\x85\udcff\U000e0041\nnext: b"
 SHOWN = (
@@ -105,3 +105,7 @@ def test_markdown_is_shown_as_it_was_written(text: str) -> None:
     assert span.content.strip() == plain.strip()
     (fence,) = parser.parse(block(text))
     assert fence.type == "fence" and fence.content.rstrip("\n") == printable(text, lines=True).rstrip("\n")
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(n, "worker") for n in (0, 1, 2)] == ["0 workers", "1 worker", "2 workers"]

@@ -22,7 +22,7 @@ def plan(
     overrides: Overrides = None,
     preset: Preset = "",
     site: Site = "",
-    prompts: Annotated[bool, typer.Option("--prompts", help="Also a few prompts, rendered.")] = False,
+    prompts: Annotated[bool, typer.Option("--prompts", help="Also a prompt of each template, rendered.")] = False,
 ) -> None:
     """Plan a run: read the seeds, pin the models, freeze it all; work, time and disk. Submits nothing."""
     from gra_hpc.config import presets
@@ -171,12 +171,13 @@ def inspect(
     run: RunPath,
     sample: Annotated[str, typer.Argument(help="Start of a sample's id; the best accepted one if left out.")] = "",
     status: Annotated[str, typer.Option("--status", help="Without an id: accepted, rejected or failed.")] = "accepted",
+    round_: Annotated[int | None, typer.Option("--round", help="Only of this round; 0 is among them.")] = None,
 ) -> None:
     """Show one sample with its whole history."""
     from gra_hpc.run.directory import RunDir
     from gra_hpc.views.sample import find_sample, history
 
-    row, _, calls = find_sample(RunDir.existing(run), sample, status)
+    row, _, calls = find_sample(RunDir.existing(run), sample, status, round_)
     for line in history(row, calls):
         tell(line, 4)
 

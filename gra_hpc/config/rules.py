@@ -14,6 +14,7 @@ from gra_hpc.config import engine_args, flow_sections, sbatch_options
 from gra_hpc.config.endpoint import unfit
 from gra_hpc.config.fields import MISSING, Need, bounded_values, bounds_of, expecting
 from gra_hpc.config.settings import MethodConfig, ModelConfig, Policy, RunConfig, Thinks
+from gra_hpc.errors import ConfigError, nearest
 
 
 def check(c: RunConfig) -> None:
@@ -115,12 +116,26 @@ def _check_wording(m: MethodConfig, need: Need) -> None:
     for name, meaning in m.criteria.items():
         need(bool(meaning) and _is_line(meaning), f"method.criteria.{name}", repr(meaning), "one line")
     need(len(m.domains) != 1, "method.domains", ", ".join(m.domains), "at least two")
-    need(
-        bool(m.language.strip()) and _is_line(m.language) and len(m.language) <= 40,
-        "method.language",
-        repr(m.language),
-        "auto, any or the name of a language",
-    )
+    _check_language(m.language)
+
+
+def _check_language(language: str) -> None:
+    """Refuse what would be asked for and is no language: a slip would stand in every prompt."""
+    if language in ("auto", "any"):
+        return
+    from gra_hpc.text.languages import NAMES, OTHER
+
+    if language in NAMES.values():
+        return
+    name = language.removeprefix(OTHER).strip()
+    if not language.startswith(OTHER):
+        raise ConfigError(
+            f"method.language={language!r}: not the English name of a language"
+            f"{nearest(language.strip().title(), ['auto', 'any', *NAMES.values()])}",
+            f"auto, any or a name like German; for one that is not known here: '{OTHER} {name or 'NAME'}'",
+        )
+    if not name or not _is_line(name) or len(name) > 40:
+        raise ConfigError(f"method.language={language!r}: expected a name of at most 40 characters", f"'{OTHER} NAME'")
 
 
 def _is_line(text: str) -> bool:

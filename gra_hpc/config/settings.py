@@ -241,8 +241,8 @@ class MethodConfig:
     verdict_tokens: int = setting(512, ge=16, le=Most.TOKENS)
     """Longest review or verdict, in tokens: their JSON is short, and a bound keeps a runaway cheap."""
     language: str = "auto"
-    """Language that is asked for. auto: each seed's own, where it is not English; any: none; else the name of one
-    (German), for all."""
+    """Language that is asked for. auto: each seed's own, where it is not English; any: none; else the English name of
+    one (German), for all; `other: NAME` for one that is not on the list of 176 that can be told."""
     domains: dict[str, str] = setting({})
     """Domains of your own, as `name: what it is in one line`, in place of the paper's seven."""
     criteria: dict[str, str] = setting({}, choices=CRITERIA)
@@ -405,8 +405,8 @@ class LaunchConfig:
     window: int = unfrozen(256, ge=1, le=1_000_000)
     """Samples in flight per shard."""
     workers: int = unfrozen(0, ge=0, le=Most.TASKS)
-    """Workers of a round, one array task each; never more than there are shards. 0: as many as leave each so much work
-    that the start of its engines is under a twentieth of its time."""
+    """Workers of a round, one array task each; never more than there are shards, or than `launch.parallel` lets run at
+    once. 0: as many as leave each so much work that the start of its engines is under a twentieth of its time."""
     parallel: int = unfrozen(0, ge=0, le=Most.TASKS)
     """Workers that run at once. 0: no limit (local executor: one)."""
     inline_merge_rows: int = unfrozen(100_000, ge=0, le=Most.COUNT)

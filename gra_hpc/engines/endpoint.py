@@ -13,6 +13,7 @@ import contextlib
 import email.utils
 import json
 import logging
+import os
 import random
 import re
 import time
@@ -336,7 +337,7 @@ class Endpoint:
         except TimeoutError:
             raise Later(f"no answer within {self.config.timeout_s} s", "timeout") from None
         except (aiohttp.ClientError, OSError, RuntimeError) as e:
-            raise Later(self.key.without(f"{type(e).__name__}: {e}".encode()).decode(), "connection lost") from None
+            raise Later(self.key.without(_said(e).encode()).decode(), "connection lost") from None
 
     async def close(self) -> None:
         """Drop its connections."""
@@ -358,6 +359,14 @@ class Endpoint:
             f"{self._where}: {why}",
             f"look at the server, models.{self.name}.endpoint and its key; gra doctor asks it once, gra resume goes on",
         )
+
+
+def _said(error: Exception) -> str:
+    """Why no answer came, in words: Python's names of errors say nothing to whoever looks at a server."""
+    cause = getattr(error, "os_error", error)  # of a connection that was never there
+    if isinstance(cause, OSError) and cause.errno:
+        return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
+    return str(error).lower() or "the connection was lost"
 
 
 def _elsewhere(headers: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from gra_hpc.config.settings import MethodConfig, RunConfig
 from gra_hpc.flows.ask import Question
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.units import Context, Draw, Drawn, Unit
-from gra_hpc.records import Record, Sample
+from gra_hpc.records import Sample
 
 Run: TypeAlias = Callable[[Context, Unit], Awaitable[None]]
 """One candidate through a flow: it fills in `unit.sample`, and sets its status at the end."""
@@ -57,16 +57,6 @@ class SeedCounts:
     """Of round 1."""
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One question as a run would ask it."""
-
-    title: str
-    step: str
-    seed: Record
-    variables: Mapping[str, object]
-
-
 def _nothing(*_: Any) -> Iterator[Any]:
     return iter(())
 
@@ -79,8 +69,6 @@ class Views:
     """Lines of `gra plan`: how the committee decides."""
     notes: Callable[[RunConfig, SeedCounts], Iterator[str]] = _nothing
     """What a plan has that its owner may not mean; a line each."""
-    prompts: Callable[[RunConfig, list[Record]], Iterator[Prompt]] = _nothing
-    """A few questions, made with the run's own seeds."""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.config.settings import MethodConfig
+from gra_hpc.flows.domains import domains_of
 from gra_hpc.judging.again import judged
 from gra_hpc.judging.decisions import Outcome, outcomes
 from gra_hpc.judging.scores import COLUMNS, Scores
-from gra_hpc.records import ACCEPTED, DOMAINS
+from gra_hpc.records import ACCEPTED
 from gra_hpc.release.inputs import Inputs, read_slices
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import columns
 
 STEP, AROUND = 0.25, 8
 """Thresholds are so far apart, and so many on either side of the one that the rest was given for."""
@@ -54,7 +56,7 @@ def sweep(run: Run, words: Sequence[str]) -> list[Line]:
     inputs = Inputs.of_run(run)
     steps = np.arange(-AROUND, AROUND + 1) * STEP + method.accept_mean
     means = sorted({float(m) for m in steps if 1 <= m <= 10} | {run.config.method.accept_mean})
-    names = [*DOMAINS, ""]
+    names = [*domains_of(method), ""]
     ids, domains, fates = [], [], []
     for table in (t for r in inputs.rounds for t in r.tables()):
         for rows in read_slices(table.samples, ["id", "domain", *COLUMNS], _BATCH):
@@ -62,7 +64,8 @@ def sweep(run: Run, words: Sequence[str]) -> list[Line]:
             fate = np.stack([_fate(scores, replace(method, accept_mean=m), rows["status"]) for m in means], axis=1)
             counts = fate.any(axis=1)
             ids.append(keys_of(rows["id"])[counts])
-            domains.append(pc.fill_null(pc.index_in(rows["domain"], pa.array(names)), len(DOMAINS)).to_numpy()[counts])
+            named = pc.fill_null(pc.index_in(rows["domain"], pa.array(names)), len(names) - 1)
+            domains.append(named.to_numpy()[counts])
             fates.append(fate[counts])
     key = np.concatenate(ids) if ids else np.empty(0, np.uint64)
     order = np.argsort(key)
@@ -74,6 +77,7 @@ def sweep(run: Run, words: Sequence[str]) -> list[Line]:
     for i, mean in enumerate(means):
         taken = fate[:, i] == TAKEN
         beaten = np.zeros(len(key), bool)
+        of = np.bincount(domain[taken], minlength=len(names))
         beaten[loser[fixed | taken[winner]]] = True  # a seed stays whatever the threshold
         lines.append(
             Line(
@@ -82,7 +86,7 @@ def sweep(run: Run, words: Sequence[str]) -> list[Line]:
                 undecided=int((fate[:, i] == UNDECIDED).sum()),
                 kept=int((taken & kept).sum()),
                 unmerged=int((taken & ~kept & ~beaten).sum()),
-                domains={n: int(c) for n, c in zip(names, np.bincount(domain[taken], minlength=8), strict=True) if c},
+                domains={n: int(c) for n, c in zip(names, of, strict=True) if c},
             )
         )
     return lines
@@ -138,22 +142,39 @@ def shown(lines: Sequence[Line], planned: float, most: int) -> Iterator[str]:
         planned: the run's own `accept_mean`.
         most: rows that the merges may keep in all; 0: all that survive.
     """
-    domains = [d for d in (*DOMAINS, "") if any(d in line.domains for line in lines)]
-    widths = [max(8, len(d or "(none)")) for d in domains]
-    heads = "  ".join(f"{d or '(none)':>{w}}" for d, w in zip(domains, widths, strict=True))
-    yield f"{'accept_mean':>12}  {'accepted':>9}  {'undecided':>9}  {'the merge keeps':>19}  {heads}"
+    yield f"{'accept_mean':>12}  {'accepted':>9}  {'undecided':>9}  {'the merge keeps':>19}"
     for line in lines:
         high = line.kept + line.unmerged
         high = max(line.kept, min(high, most)) if most else high
         keeps = f"{line.kept}" if high == line.kept else f"{line.kept} to {high}"
-        mark = "*" if line.accept_mean == planned else " "
-        cells = "  ".join(f"{line.domains.get(d, 0):>{w}}" for d, w in zip(domains, widths, strict=True))
-        yield f"{line.accept_mean:>11g}{mark}  {line.accepted:>9}  {line.undecided:>9}  {keeps:>19}  {cells}"
+        yield f"{_threshold(line, planned)}  {line.accepted:>9}  {line.undecided:>9}  {keeps:>19}"
+    yield from _by_domain(lines, planned)
     yield "* as the run was planned"
     if any(line.undecided for line in lines):
         yield "undecided: the Reviewers disagree, and the Adjudicator was not asked; or not all Reviewers were"
     if any(line.unmerged for line in lines):
         yield "the merge keeps A to B: B - A rows were not compared with the others, for they were not accepted"
+
+
+def _threshold(line: Line, planned: float) -> str:
+    return f"{line.accept_mean:>11g}{'*' if line.accept_mean == planned else ' '}"
+
+
+def _by_domain(lines: Sequence[Line], planned: float) -> Iterator[str]:
+    """What is accepted of each domain, in tables that fit the terminal."""
+    left = list(dict.fromkeys(d for line in lines for d in line.domains))
+    while left:
+        widths: dict[str, int] = {}
+        for d in left:
+            w = max(7, len(d or "(none)"))
+            if widths and 12 + sum(widths.values()) + 2 * len(widths) + w + 2 > columns():
+                break
+            widths[d] = w
+        left = left[len(widths) :]
+        yield f"{'accepted of:':>12}" + "".join(f"  {d or '(none)':>{w}}" for d, w in widths.items())
+        for line in lines:
+            cells = "".join(f"  {line.domains.get(d, 0):>{w}}" for d, w in widths.items())
+            yield f"{_threshold(line, planned)}{cells}"
 
 
 def table(run: Run, words: Sequence[str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step
 from gra_hpc.run.run import Run
 from gra_hpc.storage import PRIVATE, write_atomic
-from gra_hpc.terminal import complain
+from gra_hpc.terminal import complain, counted
 
 UNLIMITED = 10**9
 """submitit bounds requeues by time limit; ours are bounded by progress (`shard.attempt`)."""
@@ -74,11 +74,11 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
             yield note
     if gap.cancel:
         slurm.cancel(gap.cancel)
-        yield f"{len(gap.cancel)} tasks of earlier submissions cancelled: replaced, or done already"
+        yield f"{counted(len(gap.cancel), 'task')} of earlier submissions cancelled: replaced, or done already"
         if running := {task.id for _, task in in_queue if task.running}.intersection(gap.cancel):
             wait_until_gone(running)  # or workers take their shards for taken
     if gap.stay:
-        yield f"{len(gap.stay)} tasks wait or run already"
+        yield f"{counted(len(gap.stay), 'task')} {'waits or runs' if len(gap.stay) == 1 else 'wait or run'} already"
     if not gap.jobs:
         yield "nothing to submit: all that is left is in the queue"
         return
@@ -94,7 +94,8 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
             own = elsewhere if elsewhere and job.round == steps[0].round else config
             tasks = [WorkerTask(str(run.path), job.round, place, own.site.signal_lead_s) for place in job.shards]
             job.id = submit_array(shard_executor(run, own, comment, depend), tasks)
-            yield f"{round_name(job.round)}: array {job.id} of {len(tasks)} workers for {left[job.round]} shards"
+            shards = counted(left[job.round], "shard")
+            yield f"{round_name(job.round)}: array {job.id} of {counted(len(tasks), 'worker')} for {shards}"
         else:
             arrays = [j.id for j in gap.jobs if j.kind == "workers" and j.round == job.round]
             arrays += gap.alive[job.round]

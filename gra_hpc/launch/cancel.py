@@ -10,6 +10,7 @@ from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.launch.submissions import Does, Job, match, refuse_copy, sole_submitter
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import counted
 
 WAIT_S = 60.0
 """Longest wait for cancelled tasks: Slurm gives them KillWait, 30 s on most sites."""
@@ -56,7 +57,7 @@ def _cancel(run: Run, waiting_only: bool, workers: int) -> Iterator[str]:
     whole = {t.job for t in chosen} - {t.job for t in tasks if t not in chosen}
     ids: list[int | str] = [*sorted(whole), *(t.id for t in chosen if t.job not in whole)]
     slurm.cancel(ids)
-    yield f"cancelled {len(chosen)} tasks: {running} running, {len(chosen) - running} waiting"
+    yield f"cancelled {counted(len(chosen), 'task')}: {running} running, {len(chosen) - running} waiting"
     if running:
         yield "what they were answered is kept; waiting for them to leave their nodes ..."
         left = wait_until_gone({t.id for t in chosen})

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra_hpc.launch import submissions
-from gra_hpc.launch.log_files import PLAIN, Finder, attempts_of, local_job
+from gra_hpc.launch.log_files import BESIDE, PLAIN, Finder, attempts_of, local_job
 from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.publish import is_published
@@ -26,8 +26,10 @@ TASKS = (".pkl", "_result.json")
 SCRIPTS = ".sh"
 _TASK = re.compile(r"(\d+)_(0|[1-9]\d*)(_\d+)?(_[a-z]+\.\w+)", re.ASCII)
 """A file of one task: job, index, and what follows."""
-_LOG = re.compile(r"\d+(_\d+){0,2}_log\.(?:out|err)", re.ASCII)
+_LOG = re.compile(r"\d+(_\d+){0,2}_log\.(?:out|err)|merge-\d+-(?:local-)?\d+(_\d+)?\.log", re.ASCII)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OF_JOBS = ("local", PLAIN, BESIDE)
+"""Directories of logs of jobs, beside those that are named by a job's id."""
 
 
 @dataclass(frozen=True, order=True)
@@ -102,7 +104,7 @@ def found(run: Run, there: list[Entry]) -> list[Kind]:
     """What of a listing may go. Files of jobs in Slurm's queue stay: a requeued task starts from its pickle."""
     submitted = any(run.submissions.glob("*.json"))
     live = {str(task.job) for _, task in submissions.live(run)} if submitted else set()
-    jobs = [f for f in there if f.directory not in live and (f.directory.isdigit() or f.directory in ("local", PLAIN))]
+    jobs = [f for f in there if f.directory not in live and (f.directory.isdigit() or f.directory in _OF_JOBS)]
     here = submissions.somebody_submits(run)  # its local jobs may not have read their pickles yet
     tasks = [f for f in jobs if f.name.endswith(TASKS) and (f.directory != "local" or not here)]
     scripts = [f for f in jobs if f.name.endswith(SCRIPTS)]
@@ -158,7 +160,7 @@ def _is_over(run: Run) -> bool:
 
 def _job_of(log: Path) -> str:
     """The job that a log belongs to."""
-    found = re.fullmatch(r"(?:merge-\w+-)?(\d+)(?:_.*)?\.(?:out|err|log)", log.name)
+    found = re.fullmatch(r"(?:merge-\w+-(?:local-)?)?(\d+)(?:_.*)?\.(?:out|err|log)", log.name)
     return found[1] if found else ""
 
 

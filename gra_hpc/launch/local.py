@@ -18,6 +18,7 @@ from gra_hpc.launch.tasks import MergeTask, WorkerTask
 from gra_hpc.log_tail import ANY, OURS, last_words, telling
 from gra_hpc.owner import Owner
 from gra_hpc.permissions import closed_directory
+from gra_hpc.run.directory import round_name
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
@@ -95,7 +96,7 @@ def _shards(run: Run, step: Step, parallel: int, watch: Callable[[], None]) -> N
                 next((j for j, s in zip(jobs, said, strict=True) if "result" not in s), jobs[0])
             )
             raise IncompleteError(
-                f"round {step.round}: shard {shards} not published: {cause} (log: {log})",
+                f"{round_name(step.round)}: shard {shards} not published: {cause} (log: {log})",
                 f"{advice}, then gra resume {run.path}" if advice else f"gra resume {run.path}",
             )
 

@@ -2,6 +2,7 @@
 
 RUN/logs/JOB/JOB_INDEX_0_log.out    an array task, over all its restarts (JOB_0_log.out: a job that is no array)
 RUN/logs/local/PID_0_log.{out,err}  a job of the local executor
+RUN/logs/beside/merge-ROUND-JOB.log a merge that a worker made beside its engines
 RUN/logs/ATTEMPT/*.log              the engines of one worker, one file per start, named by its first attempt
 """
 
@@ -19,6 +20,8 @@ from gra_hpc.storage import read_json
 
 PLAIN = "sbatch"
 """Directory of the logs of plain sbatch jobs."""
+BESIDE = "beside"
+"""Directory of the logs of merges that were made beside a worker's engines."""
 _NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 """A job or an attempt, as files name it: one name, which leads to no other directory."""
 
@@ -69,11 +72,12 @@ class Finder:
         return Logs(newest, engines)
 
     def merge(self, round_: int) -> Logs:
-        """Logs of the newest merge of a round under Slurm."""
+        """Logs of the newest merge of a round: a job's under Slurm, or one beside a worker's engines."""
         files = self.files(self._jobs.get(("merge", round_, 0), ""))
         plain = self.run.logs / PLAIN
         both = [*files, *plain.glob(f"merge-{round_}-*.out"), *plain.glob("merge-current-*.out")]
-        return Logs((max(reversed(both), key=job_number),) if both else (), ())
+        both += (self.run.logs / BESIDE).glob(f"merge-{round_}-*.log")
+        return Logs((max(reversed(both), key=_begun),) if both else (), ())
 
     def _engines(self, attempt: str) -> tuple[Path, ...]:
         directory = self.run.logs / attempt
@@ -90,6 +94,16 @@ class Finder:
             places = (job.partition("_")[0], PLAIN)
             files = [self.run.logs / place / f"{job}_0_log.out" for place in places]
         return tuple(f for f in files if f.is_file())
+
+
+def _begun(log: Path) -> tuple[float, float]:
+    """Orders logs of merges: by their jobs; those beside a local worker's engines, all of one machine, by its clock."""
+    if "-local-" not in log.name:
+        return job_number(log), 0.0
+    try:
+        return float("inf"), log.stat().st_mtime
+    except OSError:
+        return float("inf"), 0.0
 
 
 def job_number(log: Path) -> float:

@@ -8,6 +8,11 @@ import sys
 
 from gra_hpc import whole_directory
 from gra_hpc.errors import IncompleteError
+from gra_hpc.launch.log_files import BESIDE
+from gra_hpc.log_tail import last_words
+from gra_hpc.permissions import closed_directory
+from gra_hpc.run.attempts import job_id
+from gra_hpc.run.directory import round_name
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published, sweep
 from gra_hpc.run.rounds import late_shards
@@ -28,7 +33,7 @@ def finish_round(run: Run, number: int) -> str:
     from gra_hpc.merge.round import merge_round
 
     if number not in run.rounds:
-        raise IncompleteError(f"round {number}: this run has rounds {run.rounds}", f"gra status {run.path}")
+        raise IncompleteError(f"{round_name(number)}: this run has rounds {run.rounds}", f"gra status {run.path}")
     own = ((number, s) for s in range(run.shards_of(number)))
     for shard in (run.round(r).shard(s) for r, s in (*own, *late_shards(run, number))):
         if shard.attempts.is_dir() and is_published(shard):
@@ -40,9 +45,12 @@ def finish_round(run: Run, number: int) -> str:
     if number < run.config.method.rounds:
         RoundPlan.load(run.round(number + 1))  # or says why there is none
         return str(summary)
-    from gra_hpc.release.build import build
+    from gra_hpc.release.build import build, made_from
 
+    before = made_from(run.release)
     build(run)
+    if summary.done_before and made_from(run.release) != before:
+        return f"round {number}: was merged before; release built anew in {run.release}"
     return f"{summary}; release in {run.release}"
 
 
@@ -61,7 +69,11 @@ async def merge_beside(run: Run, number: int) -> None:
     """
     words = [sys.executable, "-P", "-m", PROCESS, str(run.path), str(number), str(os.getpid())]
     env = {**os.environ, **child_environment(CUDA_VISIBLE_DEVICES="")}
-    process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL, env=env)
+    log = closed_directory(run.logs / BESIDE) / f"merge-{number}-{job_id() or f'local-{os.getpid()}'}.log"
+    with log.open("ab") as out:
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, env=env
+        )
     try:
         code = await process.wait()
     except asyncio.CancelledError:
@@ -69,4 +81,5 @@ async def merge_beside(run: Run, number: int) -> None:
         await process.wait()
         raise
     if code:
-        raise IncompleteError(f"round {number}: its merge ended with code {code}", f"gra merge {run.path}")
+        said = last_words(log) or f"ended with code {code}"
+        raise IncompleteError(f"{round_name(number)}: its merge: {said} (log: {log})", f"gra merge {run.path}")

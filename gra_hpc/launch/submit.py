@@ -15,7 +15,7 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
-from gra_hpc.terminal import say, shown, tell
+from gra_hpc.terminal import counted, say, shown, tell
 
 Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
 """Opens what shows how a local run goes on; inside, a function to call often."""
@@ -43,7 +43,8 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
     if not steps:
         tidy(run)
         missing = sum(not is_published(run.round(n).shard(s)) for n in run.rounds for s in range(run.shards_of(n)))
-        tell(f"nothing left to do; release in {shown(run.release)}{f', without {missing} shards' if missing else ''}")
+        without = f", without {counted(missing, 'shard')}" if missing else ""
+        tell(f"nothing left to do; release in {shown(run.release)}{without}")
         if missing:
             say(f"next: gra resume {shown(run.path)} merge.allow_partial=false  (to make them)")
         return
@@ -114,7 +115,7 @@ def finish(run: Run) -> None:
     manifest = read(run.release)
     try:
         ledger = Ledger.from_dict(manifest["ledger"])
-        splits = manifest["splits"]
+        splits, dropped = manifest["splits"], dict(manifest["dropped"])
     except (KeyError, TypeError, ValueError):
         raise ReleaseError(f"{run.release}: not a release", f"gra release verify {run.release}") from None
     rows = sum(split["rows"] for split in splits.values())
@@ -123,7 +124,11 @@ def finish(run: Run) -> None:
     if rows:
         say(f"open it: datasets.load_dataset({str(run.release)!r})")
     tell(f"ledger:  {ledger.line()}", 9)
-    say(f"rows:    {rows} after deduplication")
+    surplus = dropped.pop("surplus", 0)
+    for_what = [f"{n} {step}" for step, n in dropped.items() if n]
+    for_what += [f"{surplus} beyond method.target_accepted"] if surplus else []
+    why = f" (dropped: {', '.join(for_what)})" if for_what else ""
+    tell(f"rows:    {rows} of {ledger.accepted} accepted{why}", 9)
     if not rows:
         why = ", ".join(f"{n} {reason}" for reason, n in ledger.causes()[:3])
         tell(f"         it is empty: {why or 'the merge dropped all that was accepted'}", 9)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gra_hpc.log_lines import Formatter
 from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id
+from gra_hpc.run.directory import round_name
 from gra_hpc.run.run import Run
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class WorkerTask(Restartable):
         start_job()
         merge = round_end.merge_beside if self.goes_on else None
         outcome = work(Run.open(self.run), self.round, self.place, self.lead_s, merge)
-        sentence = f"round {outcome.round}: {outcome}"
+        sentence = f"{round_name(outcome.round)}: {outcome}"
         log.info("%s", sentence)
         leave_unless_published(outcome.end)
         return sentence
@@ -81,7 +82,7 @@ class ShardTask(Restartable):
         start_job()
         end = run_shard(Run.open(self.run), self.round, self.shard, self.lead_s)
         leave_unless_published(end)
-        return f"round {self.round} shard {self.shard}: {end.value}"
+        return f"{round_name(self.round)} shard {self.shard}: {end.value}"
 
 
 @dataclass(frozen=True)

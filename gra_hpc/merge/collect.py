@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
 from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, THOUGHTS, sample_schema
-from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import basis_of
 from gra_hpc.run.rounds import held_elsewhere, late_shards
@@ -150,7 +150,7 @@ def collect(
     missing = sorted(set(range(expected)) - {s.number for s in have})
     if missing and not (allow_partial and have):
         raise IncompleteError(
-            f"round {round_}: {len(missing)} of {expected} shards are not published: {_short(ranges(missing))}",
+            f"{round_name(round_)}: {len(missing)} of {expected} shards are not published: {_short(ranges(missing))}",
             f"gra resume {run.path}"
             + (f"  (or gra merge {run.path} merge.allow_partial=true, its coverage declared)" if have else ""),
         )

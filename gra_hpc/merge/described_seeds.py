@@ -9,6 +9,7 @@ from gra_hpc import parquet, storage
 from gra_hpc.merge.collect import collect, ranges
 from gra_hpc.merge.round import existing_merge
 from gra_hpc.records import ACCEPTED
+from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import seeds_of
 from gra_hpc.run.plan import Plan, RoundPlan
@@ -29,11 +30,11 @@ def merge_described(run: Run) -> str:
     """
     plan, expected = run.plan, RoundPlan.load(run.round(0)).shards
     if existing_merge(run, 0, plan.fingerprint) is not None:
-        return "round 0: the seeds were described before; nothing to do"
+        return f"{round_name(0)}: the seeds were described before; nothing to do"
     target = run.round(0).merged
     with storage.full_disk_as_error(target):
         ledger = build_whole(target, lambda staging: _build(run, plan, expected, staging))
-    return f"round 0: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
+    return f"{round_name(0)}: {ledger.accepted} of {plan.undescribed} seeds described, {ledger.failed_total} failed"
 
 
 def _build(run: Run, plan: Plan, expected: int, staging: Staging) -> Ledger:

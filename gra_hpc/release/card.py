@@ -21,7 +21,7 @@ from gra_hpc.release.schema import OUTCOMES, shown_before
 from gra_hpc.release.template_files import template_files
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.terminal import printable
-from gra_hpc.text.languages import NAMES
+from gra_hpc.text.languages import NAMES, OTHER
 
 NAME = "README.md"
 PAPER = {"accept_mean": 8.0, "accept_sd": 1.5, "adjudicate_mean": 8.0}
@@ -304,7 +304,7 @@ def languages(facts: dict[str, Any]) -> str:
     if rows is None:
         return "Languages of the rows were not counted."
     told = [f"{name or 'not certain (code, formulas, a few words)'} {n:,}" for name, n in rows.items()]
-    asked = facts["languages"]["asked"]
+    asked = facts["languages"]["asked"].removeprefix(OTHER).strip()
     of_seeds = not find(facts["config"]["method"]["flow"]).asks or asked == "any"
     wanted = "" if of_seeds else "; each seed's own was asked for" if asked == "auto" else f"; {asked} was asked for"
     return f"Languages of the rows, as fastText's small model tells them: {', '.join(told) or 'none'}{wanted}."

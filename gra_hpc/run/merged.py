@@ -9,7 +9,7 @@ from typing import Any
 from gra_hpc.errors import IncompleteError, StorageError
 from gra_hpc.foreign import fits
 from gra_hpc.records import digest
-from gra_hpc.run.directory import RoundDir, RunDir
+from gra_hpc.run.directory import RoundDir, RunDir, round_name
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.storage import checked, read_object
 
@@ -62,7 +62,9 @@ class Merged:
         found = cls.load(directory)
         if found is None:
             run = directory.path.parent.parent
-            raise IncompleteError(f"round {directory.number} is not merged", f"gra merge {run}")
+            begun = any(directory.path.glob("shards/*/manifest.json"))
+            then = f"gra merge {run}" if begun else f"gra status {run}  (says what to do first)"
+            raise IncompleteError(f"{round_name(directory.number)} is not merged", then)
         return found
 
     @property

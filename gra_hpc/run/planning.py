@@ -159,7 +159,7 @@ def _languages(config: RunConfig, flow: Flow, seeds: Sequence[Record]) -> dict[s
     """Fields of the plan: the language that is asked for, and the seeds of which it is another one."""
     wanted = config.method.language
     if wanted != "auto":
-        return {"language": "" if wanted == "any" else wanted}
+        return {"language": "" if wanted == "any" else wanted.removeprefix(languages.OTHER).strip()}
     if not flow.asks or not languages.can_tell():
         return {}
     found = languages.of_seeds((s.instruction, s.response) for s in seeds)

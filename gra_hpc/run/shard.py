@@ -23,14 +23,14 @@ from typing import Any, Protocol
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import EndedError, EngineError, GraError, IncompleteError
-from gra_hpc.flows.ask import Asker
+from gra_hpc.flows.ask import Ask, Asker
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import ACCEPTED, Call, Sample
 from gra_hpc.run import attempts, publish
 from gra_hpc.run.attempts import Heartbeat, SharedTime
-from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir
+from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir, round_name
 from gra_hpc.run.engines import Hosted, embed, hosted_embedder
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.ledger import Ledger
@@ -200,7 +200,7 @@ async def attempt(host: Host, round_: int, number: int, here: AttemptDir, turn: 
     except BaseException as e:
         if isinstance(e, Exception) and publish.is_published(shard):
             # whoever published has removed the journals, and any tables that this attempt was writing
-            log.info("round %d shard %d is published; this attempt ended with: %s", round_, number, e)
+            log.info("%s shard %d is published; this attempt ended with: %s", round_name(round_), number, e)
             publish.sweep(shard)
             mine = read_json(shard.manifest)["attempt"] == here.id
             return End.published if mine else End.already
@@ -353,7 +353,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
                 if not left:
                     state.turn.given.set()
                 try:
-                    sample = await _make(flow, state.config, unit, asker)
+                    sample = await make_sample(flow, state.config, unit, asker.for_sample(unit.sample))
                     if embeds and sample.status == ACCEPTED:
                         state.vectors[sample.id] = await embed(engine, flow.keys.embedded(sample))
                     state.finished(sample)
@@ -419,11 +419,11 @@ def _grace(state: Attempt, lead: float) -> float:
     return 0.0  # another attempt has published, or the engines are gone: nothing more will come
 
 
-async def _make(flow: Flow, config: RunConfig, unit: Unit, asker: Asker) -> Sample:
+async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask) -> Sample:
     """One candidate through the flow."""
     run = flow.run if unit.sample.round else flow.prepare
     assert run, "round 0 is planned where seeds are to be described"
-    await run(Context(asker.for_sample(unit.sample), config), unit)
+    await run(Context(ask, config), unit)
     return unit.sample
 
 

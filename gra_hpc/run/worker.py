@@ -22,7 +22,7 @@ from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.run import attempts, publish
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.choice import Chooser
-from gra_hpc.run.directory import AttemptDir
+from gra_hpc.run.directory import AttemptDir, round_name
 from gra_hpc.run.engines import Hosted, open_engine
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published
@@ -89,7 +89,7 @@ def run_shard(run: Run, round_: int, number: int, lead_s: int = 0) -> End:
     """
     shards = run.shards_of(round_)
     if not 0 <= number < shards:
-        raise GraError(f"shard {number}: round {round_} has shards 0 to {shards - 1}", f"gra status {run.path}")
+        raise GraError(f"shard {number}: {round_name(round_)} has shards 0 to {shards - 1}", f"gra status {run.path}")
     with Signals().caught() as signals:
         return asyncio.run(_Worker(run, round_, lead_s, signals).alone(number))
 
@@ -229,9 +229,9 @@ class _Worker:
         merging.cancel()
         (problem,) = await asyncio.gather(merging, return_exceptions=True)
         if problem is not None:
-            log.warning("round %d is not merged here: %s", self.round, problem)
+            log.warning("%s is not merged here: %s", round_name(self.round), problem)
             return False
-        log.info("round %d merged beside the engines in %.1f s", self.round, time.monotonic() - began)
+        log.info("%s merged beside the engines in %.1f s", round_name(self.round), time.monotonic() - began)
         return True
 
     # ---- attempts ----------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class _Worker:
                 return  # another shard, open beside it, has answered for that
             if self._in_vain:
                 raise
-            log.warning("round %d shard %d failed: %s", self.round, number, e)
+            log.warning("%s shard %d failed: %s", round_name(self.round), number, e)
             self._failed[number] = e
             self._in_vain = self.shared.calls == answered
             if isinstance(e, EngineError):
@@ -295,7 +295,7 @@ class _Worker:
     async def _attempt(self, number: int, here: AttemptDir, turn: Turn | None = None) -> End:
         self.name = self.name or here.id
         end = await attempt(self, self.round, number, here, turn)
-        log.info("round %d shard %d: %s", self.round, number, end.value)
+        log.info("%s shard %d: %s", round_name(self.round), number, end.value)
         return end
 
     def _error(self) -> Exception:
@@ -304,7 +304,7 @@ class _Worker:
         if len(self._failed) == 1 or not isinstance(first, GraError):
             return first
         return IncompleteError(
-            f"round {self.round}: {len(self._failed)} shards failed, one of them with: {first.what}", first.then
+            f"{round_name(self.round)}: {len(self._failed)} shards failed, one of them with: {first.what}", first.then
         )
 
     # ---- engines -----------------------------------------------------------------------------------------------------

@@ -51,6 +51,8 @@ _NAMES = (
 NAMES: dict[str, str] = dict(pair.strip().split(" ", 1) for pair in _NAMES.split(","))
 """Languages that are known, by the model's codes."""
 
+OTHER = "other:"
+"""Stands before the name of a language that is none of them, where one is asked for."""
 _LETTERS = 250
 """So much of a text is looked at."""
 _CERTAIN, _SURE = 0.5, 0.8

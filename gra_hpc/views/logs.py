@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from gra_hpc.errors import GraError, IncompleteError
 from gra_hpc.launch.log_files import Finder, job_number
 from gra_hpc.log_tail import tail
+from gra_hpc.run.directory import round_name
 from gra_hpc.run.rounds import current_round
 from gra_hpc.run.run import Run
 
@@ -33,15 +34,15 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
     number = _current(run) if round_ is None else round_
     finder = Finder(run)
     if merge:
-        what, logs = f"merge of round {number}", finder.merge(number)
+        what, logs = f"merge of {round_name(number)}", finder.merge(number)
     else:
         count = run.shards_of(number)
         if shard is None:
             shard = _interesting(run, number, finder)
         if not 0 <= shard < count:
-            raise GraError(f"shard {shard}: round {number} has shards 0 to {count - 1}", f"gra status {run.path}")
+            raise GraError(f"shard {shard}: {round_name(number)} has shards 0 to {count - 1}", f"gra status {run.path}")
         directory = run.round(number).shard(shard)
-        what = f"round {number} shard {shard}"
+        what = f"{round_name(number)} shard {shard}"
         beat = newest_attempt(directory)
         logs = finder.shard(number, directory, beat)
         if lines and beat and beat.message:  # its log may have had no room for it

@@ -16,6 +16,7 @@ from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
 from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import read_regular
+from gra_hpc.terminal import counted
 from gra_hpc.text import languages
 from gra_hpc.views import estimate
 from gra_hpc.views.notes import notes
@@ -93,12 +94,12 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         yield f"prompts      of your own: {own}; the others are the paper's"
     first = RoundPlan.load(run.round(1))
     books = next(r.ledger for r in collect(run, ask_slurm=False).rounds if r.round == 1)  # it may be planned again
-    yield f"round 1      {first.candidates} candidates in {plan.shards} shards; {books.line()}"
+    yield f"round 1      {counted(first.candidates, 'candidate')} in {counted(plan.shards, 'shard')}; {books.line()}"
     need = disk_space.needed(config, first.candidates, plan.shards, plan.thinking_models)
     yield f"disk         about {need} at most; {disk_space.free(run.path)} free"
     if config.method.rounds > 1:
         later = "sized by the acceptance measured" if config.method.target_accepted else "of the same size"
-        yield f"             {config.method.rounds - 1} more rounds, {later}"
+        yield f"             {counted(config.method.rounds - 1, 'more round')}, {later}"
     if config.committee:
         yield (
             f"committee    {', '.join(f'{n} ({m.model})' for n, m in config.committee.items())};"
@@ -141,7 +142,7 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         if shutil.which("sbatch"):
             yield f"             {_judgement(run)}"
     else:
-        yield f"executor     local, {config.launch.parallel or 1} worker{'s' if config.launch.parallel > 1 else ''}"
+        yield f"executor     local, {counted(config.launch.parallel or 1, 'worker')}"
 
 
 def _asked_as(config: RunConfig, name: str, served: str) -> str:

@@ -30,8 +30,13 @@ from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.shard_manifest import ShardManifest
 
 
-def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tuple[dict[str, Any], Path, Path]:
+def find_sample(
+    run: RunDir, wanted: str = "", status: str = "accepted", round_: int | None = None
+) -> tuple[dict[str, Any], Path, Path]:
     """A sample of a run by the start of its id; without one, the best of a status.
+
+    Args:
+        round_: only of this one; left out, of all, and without an id not of round 0.
 
     Returns:
         Its row, and the shard's samples and calls tables.
@@ -46,7 +51,7 @@ def find_sample(run: RunDir, wanted: str = "", status: str = "accepted") -> tupl
     found: dict[str, tuple[dict[str, Any], ShardDir]] = {}
     for path in sorted(run.path.glob("rounds/[0-9]*/shards/[0-9]*/manifest.json")):
         number, shard = int(path.parts[-4]), int(path.parts[-2])
-        if not wanted and number == 0:
+        if number != round_ and (round_ is not None or (not wanted and number == 0)):
             continue
         directory = run.round(number).shard(shard)
         samples = ShardManifest.load(directory).samples_table(directory)

@@ -72,6 +72,8 @@ class ShardStatus:
     gpu_s: float = 0.0
     """The same times the GPUs that each was given."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    causes: dict[str, int] = field(default_factory=dict)
+    """Why samples of a published shard failed: how many, by `stage: cause`."""
 
     @property
     def done(self) -> int:
@@ -141,6 +143,8 @@ class RunStatus:
     """The run that it is a copy of, where that one's jobs wait or run."""
     planned_rounds: int = 0
     """Rounds that it will have, round 0 among them if there is one."""
+    simulated: bool = False
+    """Whether its engines make their answers up: rates say nothing of real ones."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -240,7 +244,22 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
             )
     why = (stopped.what, stopped.then) if stopped else ("", "")
     release = str(run.release) if done else ""
-    return RunStatus(str(run.path), plan.fingerprint, rounds, release, trouble, *why, queue.copy_of, len(run.rounds))
+    return RunStatus(
+        str(run.path),
+        plan.fingerprint,
+        rounds,
+        release,
+        trouble,
+        *why,
+        queue.copy_of,
+        len(run.rounds),
+        _is_simulated(plan.frozen),
+    )
+
+
+def _is_simulated(frozen: dict[str, Any]) -> bool:
+    engine = frozen.get("engine")
+    return isinstance(engine, dict) and engine.get("kind") == "simulated"
 
 
 @dataclass
@@ -481,6 +500,7 @@ def _published(shard: ShardDir) -> ShardStatus:
             last.get("replayed", 0),
         ),
         tokens=tokens,
+        causes=ledger.failed,
     )
     for record in m["attempts"]:
         lasted = record.get("seconds") or max(0.0, (record.get("at") or 0) - (record.get("started") or 0))

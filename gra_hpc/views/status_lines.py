@@ -10,7 +10,7 @@ from pathlib import Path
 from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.terminal import shown, wrapped
+from gra_hpc.terminal import counted, shown, wrapped
 from gra_hpc.views.status import Failure, RoundStatus, RunStatus, ShardStatus
 
 BY_THEMSELVES = (
@@ -32,7 +32,7 @@ def lines(status: RunStatus, details: bool = False) -> Iterator[str]:
     yield shown(status.run)
     for r in status.rounds:
         yield f"{round_name(r.round)}: {_standing(r)}"
-        for label, text in _block(r, details):
+        for label, text in _block(r, details, status):
             yield from wrapped(f"  {label:{LABEL - 2}}{text}", LABEL)
         if details:
             yield from _shards(r)
@@ -73,7 +73,7 @@ def shard_states(shards: Sequence[ShardStatus]) -> Counter[str]:
     return Counter("starting" if s.state == "running" and s.phase == "starting" else s.state for s in shards)
 
 
-def _block(r: RoundStatus, details: bool) -> Iterator[tuple[str, str]]:
+def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str, str]]:
     states = shard_states(r.shards)
     ledger, done = r.ledger, r.ledger.planned - r.ledger.pending
     if r.round == 0:
@@ -81,11 +81,16 @@ def _block(r: RoundStatus, details: bool) -> Iterator[tuple[str, str]]:
     else:
         share = f" ({ledger.accepted / done:.0%})" if done else ""
         yield "candidates", f"{done:,} of {ledger.planned:,}: {ledger.accepted:,} accepted{share}, {_lost(ledger)}"
+    if causes := sum((Counter(s.causes) for s in r.shards), Counter()):
+        first = causes.most_common(2)
+        others = causes.total() - sum(n for _, n in first)
+        why = "; ".join([*(f"{n} {cause}" for cause, n in first), *([f"{others} otherwise"] if others else [])])
+        yield "failed", f"{why} (gra inspect {shown(run.run)} --round {r.round} --status failed)"
     named = ", ".join(f"{states[s]} {_WORDS.get(s, s)}" for s in _ORDER if states[s])
     yield "shards", f"{len(r.shards)}: {named}" if not r.merged or states["published"] < len(r.shards) else named
     if r.workers and not r.merged:
         yield "workers", ", ".join(f"{n} {state}" for state, n in sorted(r.workers.items()))
-    if rate := _rate(r):
+    if rate := _rate(r, run.simulated):
         yield "rate" if not r.merged else "took", rate
     if r.eta_s is not None and ledger.pending:
         yield "left", f"about {duration(r.eta_s)}, until {_clock(r.eta_s)}"
@@ -106,7 +111,7 @@ def _lost(ledger: Ledger) -> str:
     return f"{ledger.rejected_total:,} rejected, {ledger.failed_total:,} failed"
 
 
-def _rate(r: RoundStatus) -> str:
+def _rate(r: RoundStatus, simulated: bool) -> str:
     """What is made in an hour, and what it has cost; nothing of a round that has not begun."""
     rate, tokens = candidates_per_hour(r), sum(tokens_per_second(r).values())
     parts = []
@@ -114,6 +119,8 @@ def _rate(r: RoundStatus) -> str:
         parts.append(f"{rate:,.0f} {'seeds' if r.round == 0 else 'candidates'} an hour")
     if tokens:
         parts.append(f"{tokens:,.0f} tokens/s")
+    if parts and simulated:
+        parts[-1] += " (simulated)"
     if r.gpu_hours or r.node_hours:
         parts.append(f"{_hours(r.gpu_hours)} GPU-hours" if r.gpu_hours else f"{_hours(r.node_hours)} node-hours")
     return ", ".join(parts) + (" so far" if parts and not r.merged else "")
@@ -204,7 +211,7 @@ def journal_problems(r: RoundStatus) -> Iterator[str]:
     """What could not be read of the journals of a round."""
     corrupt, lost = sum(s.corrupt for s in r.shards), sum(s.lost for s in r.shards)
     if corrupt:
-        yield f"{corrupt} lines of journals, or whole ones, could not be used; asked again"
+        yield f"{counted(corrupt, 'line')} of journals, or whole ones, could not be used; asked again"
     if lost:
         yield f"{lost} used answers are not in the calls tables: their lines were destroyed"
 

@@ -51,7 +51,7 @@ def test_resume_while_it_runs_and_after_a_cancelled_task(cluster: MiniSlurm, slu
     run.wait(lambda: 2 not in running(run))
     said = run.resume()
     array, merge = run.jobs()[-2:]
-    assert f"round 1: array {array.id} of 1 workers for " in said
+    assert f"round 1: array {array.id} of 1 worker for " in said
     assert f"merge {merge.id} after afterany:{array.id}:{run.jobs()[0].id}" in said
     run.resume()
     assert len(run.jobs()) == 4
@@ -73,7 +73,7 @@ def test_the_others_take_over_and_a_round_without_workers_is_told(cluster: MiniS
     assert "round 1: 4 of 4 shards are not published: 0-3 -> gra resume" in run.logs()
     answered = sum(run.answers(n) for n in range(SHARDS))
     run.quick()
-    assert "of 1 workers for 4 shards" in run.resume("launch.workers=1")
+    assert "of 1 worker for 4 shards" in run.resume("launch.workers=1")
     run.wait_release()
     assert len({run.attempts(n)[-1]["worker"] for n in range(SHARDS)}) == 1
     assert sum(run.attempts(n)[-1]["replayed"] for n in range(SHARDS)) == answered
@@ -82,7 +82,7 @@ def test_the_others_take_over_and_a_round_without_workers_is_told(cluster: MiniS
 
 def test_workers_are_added_while_it_runs(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     run = slurm_run(cluster, *SLOW, "launch.workers=1")
-    assert "of 1 workers for 4 shards" in run.submit()
+    assert "of 1 worker for 4 shards" in run.submit()
     run.wait(lambda: running(run) and run.answers(0) >= 1)
     said = run.gra("submit", run.run.path, "--add", 2, "site.partition=high")
     added, merge = run.jobs()[-2:]

@@ -84,7 +84,7 @@ def test_by_hand(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     slurm_env.wait_until(lambda: status(run)["rounds"][0]["states"] == {"running": 1, "waiting": 1}, 120)
     assert status(run)["rounds"][0]["shards"][0]["state"] == "running"
     said = gra("resume", run)
-    assert "1 tasks wait or run already" in said and "of 1 workers for 2 shards" in said, said
+    assert "1 task waits or runs already" in said and "of 1 worker for 2 shards" in said, said
     gra("cancel", run)
     # what goes wrong before the run's log is open is in the job's own output
     job = bash("sbatch", "--parsable", out, "--partition=low", script, tmp_path / "nothing", cwd=tmp_path).strip()

@@ -153,3 +153,24 @@ def test_bounds_are_shown() -> None:
     shown = list(explain.explain(presets.compose("demo")))
     assert "  # Keywords per record. [1 to 10]" in shown
     assert any(line.startswith("  # reject: ") and line.endswith(" [reject or keep]") for line in shown)
+
+
+@pytest.mark.parametrize("language", ["auto", "any", "German", "Low German", "other: Klingon"])
+def test_languages_that_may_be_asked_for(language: str) -> None:
+    presets.compose("demo", [f"method.language={language!r}"])
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("Germn", "did you mean German?"),
+        ("german", "did you mean German?"),
+        ("anny", "did you mean any?"),
+        ("Klingon", "'other: Klingon'"),
+        ("other:", "'other: NAME'"),
+    ],
+)
+def test_a_slip_in_a_language_would_stand_in_every_prompt(language: str, said: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        presets.compose("demo", [f"method.language={language!r}"])
+    assert said in str(e.value)

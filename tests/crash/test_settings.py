@@ -112,7 +112,7 @@ def test_a_merge_without_all_shards(new_run: MakeRun, reference: Run, nursery, t
     done = gra("status", run.path)
     assert "round 1: merged in part: 1 of 2 shards" in done.stdout and f"next: {then}" in done.stdout
     done = gra("resume", run.path)
-    assert "without 1 shards" in done.stdout and f"next: {then}" in done.stdout
+    assert "without 1 shard" in done.stdout and f"next: {then}" in done.stdout
     done = gra("resume", run.path, "merge.allow_partial=false")
     assert done.returncode == 0, done.stderr
     assert release_of(run) == release_of(reference)

@@ -111,7 +111,7 @@ def test_refined_responses_answer_the_conversation(tmp_path: Path) -> None:
     pool = list(read_records(run.round(1).pool))
     assert sum(bool(r.context) for r in pool) == 4 * 3
     text = "\n".join(rendered(run))
-    for title in ("round 0", "the Generator answers again", "a Reviewer scores"):
+    for title in ("round 0 (describe)", "round 1, generator: refine", "round 1, reviewer-1: review_response"):
         part = text.split(f"--- {title}")[1].split("---")[0]
         assert "[system]\nBe brief.\n\n[user]\nName a moon.\n\n[assistant]\nIo.\n\n[user]\nAnother?" in part, title
         assert "Instruction:" not in part

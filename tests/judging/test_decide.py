@@ -127,8 +127,10 @@ def test_the_sweep_counts_what_runs_with_those_thresholds_would_have(runs: dict[
     assert lines[8.0].kept <= kept <= lines[8.0].kept + lines[8.0].unmerged
     assert lines[8.0].undecided == 0
     said = list(table(runs["strict"], ["accept_sd=0.7"]))
-    assert [line.split()[0] for line in said if "* " in line] == ["8*", "*"]
+    assert {line.split()[0] for line in said if "* " in line} == {"8*", "*"}
     assert any(line.startswith("undecided: ") for line in said)
+    assert max(map(len, said)) <= 80
+    assert any("accepted of:" in line for line in said)
     assert all(line.undecided for line in sweep(runs["strict"], []) if line.accept_mean <= 7)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.submit import finish
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.views.sample import find_sample
@@ -27,6 +30,25 @@ def test_an_empty_release_is_not_to_be_opened(
     assert f"next: {hint}" in said
     assert next_command(collect(run)) == hint
     find_sample(run, status="rejected")  # what the hint finds
+
+
+def test_what_was_dropped_is_named_for_what_it_was(
+    tmp_path: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows beyond the target are no duplicates."""
+    words = ["launch.shards=1", "method.target_accepted=2", "method.accept_mean=1", "method.accept_sd=10"]
+    run = undisturbed(make_run(tmp_path / "run", 8, words))
+    finish(run)
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"rows: 2 of \d+ accepted \(dropped: .*\d+ beyond method.target_accepted\)", said), said
+
+
+def test_a_merge_that_only_builds_the_release_says_so(tmp_path: Path, tiny_llama: Path) -> None:
+    run = undisturbed(make_run(tmp_path / "run", 4, ["launch.shards=1"]))
+    assert "nothing to do" in finish_round(run, 1)
+    shutil.rmtree(run.release)
+    said = finish_round(run, 1)
+    assert "nothing to do" not in said and f"release built anew in {run.release}" in said
 
 
 @pytest.mark.parametrize(

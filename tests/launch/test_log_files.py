@@ -62,3 +62,17 @@ def test_the_newest_attempt_or_a_job_submitted_since(
     log(run, "80/80_1_0_log.out", later)
     beat = Heartbeat("a00002-local-4242-beef" if not job else "a00002-x", 4, 1, job=job)
     assert Finder(run).shard(1, run.round(1).shard(4), beat).main == run.logs / expected
+
+
+def test_a_merge_beside_engines_has_its_log(tmp_path: Path) -> None:
+    """Until a merge job that was begun later has one."""
+    run = RunDir(tmp_path)
+    submitted(run, 0.0, Job("workers", 1, [3, 4], "80"), Job("merge", 1, id="81"))
+    beside = log(run, "beside/merge-1-80_1.log", 0.0)
+    log(run, "beside/merge-2-80_1.log", 9.0)
+    assert Finder(run).merge(1).main == beside
+    job = log(run, "81/81_0_log.out", -9.0)
+    assert Finder(run).merge(1).main == job
+    for at in (5.0, 7.0):
+        local = log(run, f"beside/merge-1-local-{at:.0f}.log", at)
+    assert Finder(run).merge(1).main == local

@@ -203,8 +203,13 @@ def test_no_row_at_all(maker: Maker) -> None:
 
 def test_an_unmerged_round_is_named(maker: Maker) -> None:
     run = maker.make(merge=False)
-    with pytest.raises(IncompleteError, match="round 1 is not merged"):
+    with pytest.raises(IncompleteError, match="round 1 is not merged") as e:
         build(run)
+    assert e.value.then == f"gra merge {run.path}"
+    shutil.rmtree(run.round(1).path / "shards")
+    with pytest.raises(IncompleteError, match="round 1 is not merged") as e:
+        build(run)
+    assert e.value.then.startswith(f"gra status {run.path}"), "nothing is there that could be merged"
 
 
 def test_a_shard_that_vanished_is_named(maker: Maker) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from gra_hpc.errors import SlurmDownError
+from gra_hpc.errors import GraError, SlurmDownError
 from gra_hpc.run.attempts import Heartbeat, begin
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.views import status as statuses
 from gra_hpc.views.progress import several
+from gra_hpc.views.sample import find_sample
 from gra_hpc.views.status import Failure, RoundStatus, RunStatus, ShardStatus, collect, queue_once
 from gra_hpc.views.status_lines import lines, listing, next_command, one_line
-from tools.faults.faults import make_run
+from tools.faults.faults import make_run, undisturbed
 
 RUNS = ShardStatus(0, "running", 20, accepted=5, rejected=4, failed=1, calls=80, phase="running", started=1.0, at=51.0,
                    seconds=50.0, tokens={"generator": [10, 1000], "reviewer": [10, 500]}, held_s=7200.0, gpu_s=28800.0,
@@ -140,3 +141,17 @@ def test_slurm_is_asked_once_for_all_of_them(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(SlurmDownError):
             ask()
     assert asked == [1]
+
+
+def test_why_samples_failed_and_how_to_look_at_one(tmp_path: Path, tiny_llama: Path) -> None:
+    """Also in round 0, whose samples are no candidates."""
+    run = make_run(tmp_path / "run", 2, ["launch.shards=1", "engine.simulated_failures=1"])
+    run = undisturbed(run)
+    text = " ".join(said(collect(run)).split())
+    assert "failed 2 keywords: answer cut off at max_tokens (gra inspect" in text
+    assert "--round 1 --status failed)" in text
+    assert find_sample(run, status="failed", round_=1)[0]["stage"] == "keywords"
+    with pytest.raises(GraError, match="no published failed sample"):
+        find_sample(run, status="failed", round_=0)
+    assert "tokens/s (simulated)" in text or "node-hours (simulated)" in text
+    assert "(simulated)" not in said(of(RUNS))

@@ -16,6 +16,7 @@ from gra_hpc import signals
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Engine, Request
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.flows.units import Unit
 from gra_hpc.records import Call
 from gra_hpc.run import shard
@@ -105,7 +106,7 @@ class Captured:
                 special_pattern(self.plan.models),
                 {name: pin.thinking for name, pin in self.plan.models.items()},
             )
-            await shard._make(self.config, unit, asker)
+            await shard.make_sample(flow_of(self.config), self.config, unit, asker.for_sample(unit.sample))
             out: list[dict[str, Any]] = []
             assert replayed.asked is not None
             for request in replayed.asked:

@@ -98,7 +98,7 @@ SYNTHESIZE = Flow(
     expect_prepare=(Asked("describe", "generator", 1.0),),
     seats=load.seats,
     sizes=load.SIZES,
-    views=Views(views.plan, views.notes_synthesize, views.prompts_synthesize),
+    views=Views(views.plan, views.notes_synthesize),
     thresholds=_thresholds,
 )  # fmt: skip
 
@@ -112,7 +112,7 @@ REFINE = replace(
     keys=Keys(_compared, seeds_rival=False),
     check=_check_once,
     expect=load.refine,
-    views=Views(views.plan, views.notes_refine, views.prompts_refine),
+    views=Views(views.plan, views.notes_refine),
     of_seeds=("keywords", "instruction"),
 )
 

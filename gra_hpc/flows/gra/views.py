@@ -1,18 +1,12 @@
-"""What people are shown of GRA before a run: how it decides, what its owner may not mean, its first prompts."""
+"""What people are shown of GRA before a run: how it decides and what its owner may not mean."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 from gra_hpc.config.settings import Policy, RunConfig, SelfReview, Settle
-from gra_hpc.conversation import shown
-from gra_hpc.flows import domains
 from gra_hpc.flows.gra.committee import judges_itself, judges_of
-from gra_hpc.flows.gra.draw import draw_examples
-from gra_hpc.flows.registry import Prompt, SeedCounts
-from gra_hpc.flows.units import Pool
-from gra_hpc.records import Record
+from gra_hpc.flows.registry import SeedCounts
 
 
 def plan(config: RunConfig) -> Iterator[str]:
@@ -100,45 +94,3 @@ def _reviewers(config: RunConfig) -> int:
     if m.policy is Policy.fixed:
         return len(m.fixed.reviewers)
     return m.reviewers if m.policy is Policy.single else 1
-
-
-def prompts_synthesize(config: RunConfig, seeds: list[Record]) -> Iterator[Prompt]:
-    """Round 0's question where seeds lack it, the Generator's first, and a Reviewer's."""
-    yield from _describing(config, seeds)
-    described = [s for s in seeds if s.described]
-    if described:
-        m, anchor, pool = config.method, described[0], Pool(seeds, {})
-        for s in described:
-            pool.by_domain.setdefault(s.domain, []).append(s)
-        variables = {
-            "domain_name": domains.label(m, anchor.domain),
-            "examples": draw_examples(m, pool, anchor, random.Random(m.seed)),
-            "keywords": m.keywords,
-        }
-        yield Prompt("the Generator finds a topic", "keywords", anchor, variables)
-    yield from _reviewing(config, seeds)
-
-
-def prompts_refine(config: RunConfig, seeds: list[Record]) -> Iterator[Prompt]:
-    """The same of seeds that are answered anew."""
-    yield from _describing(config, seeds)
-    yield Prompt("the Generator answers again", "refine", seeds[0], _texts(seeds[0]))
-    yield from _reviewing(config, seeds)
-
-
-def _describing(config: RunConfig, seeds: list[Record]) -> Iterator[Prompt]:
-    m, blank = config.method, next((s for s in seeds if not s.described), None)
-    if blank:
-        sizes = {"keywords": m.keywords, "summary_words": m.summary_words, "domains": domains.described(m)}
-        yield Prompt("round 0 (describe): a seed is described", "describe", blank, {**_texts(blank), **sizes})
-
-
-def _reviewing(config: RunConfig, seeds: list[Record]) -> Iterator[Prompt]:
-    if config.method.review_response:
-        title = "a Reviewer scores a response (here, a seed's)"
-        yield Prompt(title, "review_response", seeds[0], _texts(seeds[0]))
-
-
-def _texts(seed: Record) -> dict[str, object]:
-    """What questions about a response show of a seed."""
-    return {"instruction": seed.instruction, "context": shown(seed.context), "response": seed.response}
