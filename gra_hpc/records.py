@@ -7,6 +7,7 @@ candidate with its whole history, whatever became of it.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -115,13 +116,38 @@ class Review:
 
 
 @dataclass(slots=True)
-class Sample:
-    """One candidate and its whole history. Filled in by a flow; `status` is set exactly once, at the end."""
+class Candidate(ABC):
+    """One candidate of any flow: what all have in common. Filled in by its flow; `status` is set exactly once, at the
+    end."""
 
     id: str
     round: int
     seed_id: str
     index: int
+    score: float | None = field(default=None, kw_only=True)
+    """What the merge ranks by; none: behind all that have one."""
+    status: str = field(default="", kw_only=True)
+    """accepted, rejected or failed."""
+    stage: str = field(default="", kw_only=True)
+    """Where a rejected or failed candidate ended."""
+    reason: str = field(default="", kw_only=True)
+    raw: str = field(default="", kw_only=True)
+    """The answer that could not be used, as the model gave it."""
+    calls: int = field(default=0, kw_only=True)
+    prompt_tokens: int = field(default=0, kw_only=True)
+    completion_tokens: int = field(default=0, kw_only=True)
+    thoughts: str = field(default="", kw_only=True)
+    """What the answer that is kept was thought out with, without marks."""
+
+    @abstractmethod
+    def row(self) -> dict[str, Any]:
+        """As a row of its flow's table, without the embedding."""
+
+
+@dataclass(slots=True)
+class Sample(Candidate):
+    """A candidate of GRA and its whole history. Its score is the Adjudicator's mean if there was a verdict, else mu."""
+
     domain: str
     roles: Roles
     examples: tuple[str, ...] = ()
@@ -137,20 +163,6 @@ class Sample:
     """Mean over Reviewers (mu)."""
     sd: float | None = None
     """Population standard deviation over Reviewers."""
-    score: float | None = None
-    """What the merge ranks by: the Adjudicator's mean if there was a verdict, else mu."""
-    status: str = ""
-    """accepted, rejected or failed."""
-    stage: str = ""
-    """Where a rejected or failed sample ended."""
-    reason: str = ""
-    raw: str = ""
-    """The answer that could not be used, as the model gave it."""
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    thoughts: str = ""
-    """What the response was thought out with, without marks."""
     context: str = ""
     """What the response answers, where that is more than the instruction: its seed's."""
 

@@ -15,7 +15,10 @@ from gra_hpc.config.fields import bounds_of
 
 
 def field_docs(kind: Any) -> dict[str, str]:
-    """Docstrings of a config dataclass, by field: the string literal after each one."""
+    """Docstrings of a config dataclass, by field: the string literal after each one; of one that was made
+    (`flow_sections.config_of`), of what it was made from."""
+    if kind.__name__.startswith("RunConfigOf_"):
+        return field_docs(kind.__base__) | {f.name: _summary(f.type) for f in dataclasses.fields(kind)[-1:]}
     tree = ast.parse(inspect.getsource(kind)).body[0]
     docs: dict[str, str] = {}
     name = ""
@@ -26,6 +29,10 @@ def field_docs(kind: Any) -> dict[str, str]:
             docs[name] = " ".join(str(node.value.value).split())
             name = ""
     return docs
+
+
+def _summary(kind: Any) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]
 
 
 def explain(value: Any, indent: int = 0) -> Iterator[str]:

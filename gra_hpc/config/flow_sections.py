@@ -6,17 +6,19 @@ Flows stand above this room, and a user's package may bring one: they are found 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from gra_hpc.config.fields import setting
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from gra_hpc.config.fields import Need
-    from gra_hpc.config.settings import RunConfig
 
 FOLDER = Path(__file__).parent.parent / "flows"
 
@@ -27,6 +29,10 @@ class Section(Protocol):
     @property
     def name(self) -> str:
         """As `method.flow` has it."""
+
+    @property
+    def settings(self) -> type | None:
+        """Dataclass of its own section, which has its name; none: it has no section."""
 
     def check(self, config: RunConfig, need: Need) -> None:
         """Refuse settings that the flow has no use for.
@@ -56,3 +62,19 @@ def section(name: str) -> Section:
             f"method.flow={name}: no such flow{nearest(name, list(flows))}", f"there are {', '.join(sorted(flows))}"
         )
     return flows[name]
+
+
+@functools.cache
+def config_of(name: str) -> type[RunConfig]:
+    """A run's configuration with the section of its flow, where it has one.
+
+    Raises:
+        ConfigError: of `section`.
+    """
+    own = section(name).settings
+    if own is None:
+        return RunConfig
+    if name in {f.name for f in dataclasses.fields(RunConfig)}:
+        raise ConfigError(f"flow {name}: its settings would stand in the place of a run's own section", "rename it")
+    fields = [(name, own, setting(own))]
+    return dataclasses.make_dataclass(f"RunConfigOf_{name}", fields, bases=(RunConfig,))

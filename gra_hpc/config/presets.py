@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -18,6 +18,7 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 
 from gra_hpc.config.directories import config_dirs, package_dirs
 from gra_hpc.config.fields import expecting
+from gra_hpc.config.flow_sections import config_of
 from gra_hpc.config.references import escaped, expanded, refuse_resolvers
 from gra_hpc.config.rules import check, check_bounds
 from gra_hpc.config.settings import MemberConfig, ReleaseConfig, RunConfig, SeedsConfig
@@ -29,7 +30,7 @@ from gra_hpc.storage import read_regular
 
 C = TypeVar("C")
 
-SEEDS = "seeds.path="
+SEEDS, FLOW = "seeds.path=", "method.flow="
 OF_ITS_SEEDS = ("name", "split", "revision", "licence", "fields")
 """Settings that tell of the data at `seeds.path`, beside the rules for records."""
 
@@ -98,17 +99,22 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
     Raises:
         ConfigError: unknown key (with the nearest valid one), wrong type, impossible value.
     """
-    cfg = OmegaConf.structured(RunConfig)
-    layers = list(_layers(find(preset)))
-    if site:
-        layers += _layers(find_site(site))
+
+    def read(kind: type) -> list[tuple[Path, dict[str, Any]]]:
+        return [*_layers(find(preset), kind), *(_layers(find_site(site), kind) if site else ())]
+
+    layers = read(RunConfig)
+    kind = _kind((data for _, data in layers), overrides)
+    if kind is not RunConfig:  # with the types of its flow's section
+        layers = read(kind)
+    cfg = OmegaConf.structured(kind)
     measured, lent = "", False  # whether the release's licence was stated with the seeds
     for path, data in layers:
         seeds, release = _section(data, "seeds"), _section(data, "release")
         if "path" in seeds:
             _other_seeds(cfg, seeds["path"], lent)
         lent = "licence" in release if "path" in seeds else lent and "licence" not in release
-        cfg = _merge(cfg, data, str(path))
+        cfg = _merge(cfg, data, str(path), kind)
         if path.parent.name == "sites":
             measured = str(calibration_file(path)) if calibration_file(path).is_file() else ""
     if measured and not cfg.site.calibration:
@@ -116,7 +122,21 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
     other = next((word for word in reversed(overrides) if word.startswith(SEEDS)), "")
     if other:
         _other_seeds(cfg, other.removeprefix(SEEDS), lent)
-    return _finish(_typed(apply(cfg, overrides)))
+    return _finish(_typed(apply(cfg, overrides, kind)))
+
+
+def _kind(layers: Iterable[dict[str, Any]], overrides: Sequence[str]) -> type[RunConfig]:
+    """The configuration with the section of the flow that is named last.
+
+    Raises:
+        ConfigError: there is no such flow.
+    """
+    name = RunConfig().method.flow
+    for data in layers:
+        name = _section(data, "method").get("flow", name)
+    for word in overrides:
+        name = word.removeprefix(FLOW) if word.startswith(FLOW) else name
+    return config_of(str(name))
 
 
 def _section(data: dict[str, Any], key: str) -> dict[str, Any]:
@@ -228,7 +248,10 @@ def load(path: Path, overrides: Sequence[str] = (), own: bool = False) -> RunCon
     data = _data(_text(path, own), path)
     if not data:
         raise ConfigError(f"{path}: empty, expected the settings of a run", f"gra plan {path.parent}-2 ...")
-    return _finish(_typed(apply(_merge(OmegaConf.structured(RunConfig), data, str(path)), overrides)))
+    kind = _kind([data], overrides)
+    if kind is not RunConfig:
+        data = _data(_text(path, own), path, kind)
+    return _finish(_typed(apply(_merge(OmegaConf.structured(kind), data, str(path), kind), overrides, kind)))
 
 
 def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> DictConfig:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from gra_hpc.config.settings import MemberConfig, MethodConfig, SamplingConfig
@@ -15,7 +16,7 @@ from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.render import Own, render, wording
 from gra_hpc.models import special_tokens
 from gra_hpc.models.thinking import Thinking
-from gra_hpc.records import Call, Sample, digest
+from gra_hpc.records import Call, Candidate, digest
 from gra_hpc.thoughts import apart, mark_in, without_marks
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ class Question(Generic[T]):
 
     step: str
     """Name in the call's key; also the template's name."""
+    prompts: Path = field(kw_only=True)
+    """Directory of its template."""
     stage: str
     """Where a sample ends in the ledger if this cannot be answered."""
     parse: Callable[[str, dict[str, Any]], T]
@@ -86,7 +89,7 @@ class Asker:
     languages: Callable[[str], str] = lambda _: ""
     """The language that is asked for, by the seed's id; empty: none is."""
 
-    def for_sample(self, sample: Sample) -> Ask:
+    def for_sample(self, sample: Candidate) -> Ask:
         """`ask` for one sample; counts its calls and tokens."""
         common = wording(self.method) | {"language": self.languages(sample.seed_id)}
 
@@ -143,7 +146,7 @@ class Asker:
         return Request(
             model=m.model,
             identity=self.identities[m.model],
-            messages=render(question.step, variables, m.persona, self.own),
+            messages=render(question.step, variables, question.prompts, m.persona, self.own),
             sampling=self.sampling(m, seat, question.schema is not None, key),
             schema=question.schema(variables) if question.schema else None,
             thinking=thinking,

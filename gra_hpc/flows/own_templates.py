@@ -5,25 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from gra_hpc.errors import ConfigError
-from gra_hpc.flows.render import COMMON, DIRECTORY, Own, render
-from gra_hpc.records import CRITERIA, Record, Review
+from gra_hpc.flows.registry import Flow
+from gra_hpc.flows.render import COMMON, Own, render
 
 MOST_BYTES = 100_000
 """Size of a template."""
-_TRIAL = {
-    "domain_name": "Math",
-    "examples": [Record("a", "Add 2 and 2.", "4", "math", ("sum", "two"), "Adds.")] * 2,
-    "instruction": "Add 2 and 2.",
-    "response": "4",
-    "keywords": 3,
-    "summary_words": 30,
-    "reviews": [Review("a", dict.fromkeys(CRITERIA, 8), "right")] * 2,
-}
-"""Variables of all templates, to try them with."""
 
 
-def read(directory: str) -> Own:
-    """The templates of a directory; empty: none.
+def read(directory: str, flow: Flow) -> Own:
+    """Templates of the user's own, in place of those of their names of a flow's; an empty directory's name: none.
 
     Raises:
         ConfigError: no such directory, no template in it, one of a name that no question has, one that lacks a variable
@@ -34,18 +24,18 @@ def read(directory: str) -> Own:
     path = Path(directory)
     if not path.is_dir():
         raise ConfigError(f"method.prompts={directory}: no such directory", "name the one that your templates are in")
-    paper = {p.stem: p.read_text(encoding="utf-8") for p in DIRECTORY.glob("*.j2")}
+    paper = {p.stem: p.read_text(encoding="utf-8") for p in flow.prompts.glob("*.j2")}
     found = sorted(path.glob("*.j2"))
     for file in found:
         if file.stem not in paper:
             names = ", ".join(f"{name}.j2" for name in sorted(paper))
             raise ConfigError(f"{file}: no question has a template of this name", f"one of {names}")
     if not found:
-        raise ConfigError(f"method.prompts={directory}: no template (*.j2) in it", f"copy some from {DIRECTORY}")
+        raise ConfigError(f"method.prompts={directory}: no template (*.j2) in it", f"copy some from {flow.prompts}")
     own = tuple((file.stem, _text(file)) for file in found)
     for file, (name, text) in zip(found, own, strict=True):
         _check(file, text, paper[name])
-        _try(file, own)
+        _try(file, own, flow)
     return own
 
 
@@ -93,7 +83,7 @@ def _check(file: Path, text: str, paper: str) -> None:
         )
 
 
-def _try(file: Path, own: Own) -> None:
+def _try(file: Path, own: Own, flow: Flow) -> None:
     """Render a template as it will be.
 
     Raises:
@@ -101,10 +91,10 @@ def _try(file: Path, own: Own) -> None:
     """
     import jinja2
 
-    given = _TRIAL | ({"keywords": ("sum", "two")} if file.stem == "instruction" else {})
+    given = flow.trial(file.stem)
     try:
         for language in ("", "German"):
-            roles = [m["role"] for m in render(file.stem, given | {"language": language}, own=own)]
+            roles = [m["role"] for m in render(file.stem, given | {"language": language}, flow.prompts, own=own)]
             if not roles or roles[-1] != "user" or "system" in roles[1:]:
                 raise ConfigError(
                     f"{file}: its messages are {', '.join(roles) or 'none'}",

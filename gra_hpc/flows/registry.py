@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from gra_hpc.config import flow_sections
 from gra_hpc.config.fields import Need
 from gra_hpc.config.settings import MethodConfig, RunConfig
+from gra_hpc.flows import payload
 from gra_hpc.flows.ask import Question
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.units import Context, Draw, Drawn, Unit
-from gra_hpc.records import Sample
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Run: TypeAlias = Callable[[Context, Unit], Awaitable[None]]
 """One candidate through a flow: it fills in `unit.sample`, and sets its status at the end."""
@@ -38,7 +42,7 @@ class Stage:
 class Keys:
     """What rows are compared by."""
 
-    embedded: Callable[[Sample], str]
+    embedded: Callable[[Any], str]
     """The text whose embedding is compared."""
     seeds_rival: bool = True
     """Whether a row may not be a duplicate of a seed. No: rows answer the seeds' own instructions."""
@@ -86,7 +90,20 @@ class Flow:
     draw: Callable[[Draw], Drawn]
     """Who has which role for a candidate, and what it is shown."""
     run: Run
-    keys: Keys
+    prompts: Path
+    """Directory of its templates."""
+    trial: Callable[[str], dict[str, Any]] = lambda _: {}
+    """Made-up variables that a step's template can be rendered with."""
+    settings: type | None = None
+    """Its own section of the configuration, under its name; none: it has none."""
+    result: type | None = None
+    """Dataclass of what it fills in (`payload.Made.result`): the columns of its tables beside the common ones."""
+    columns: Callable[[bool, bool], pa.Schema] | None = None
+    """Schema of its samples in place of the one derived from `result`; with thoughts, with context."""
+    keys: Keys | None = None
+    """None: rows are not compared; all accepted ones stay."""
+    pools: bool = False
+    """Accepted rows are records: they go into the pool, and may be examples of later rounds."""
     prepare: Run | None = None
     """Round 0: describes a seed that comes without a description. None: seeds need none."""
     check: Callable[[RunConfig, Need], None] = lambda *_: None
@@ -104,6 +121,17 @@ class Flow:
     """Keys of `method` that `gra decide` may change afterwards, since all they decide by is stored; none: nothing."""
     of_seeds: tuple[str, ...] = ()
     """Columns that hold the seeds' own texts, or none."""
+
+    def schema(self, thoughts: bool = False, context: bool = False) -> pa.Schema:
+        """Arrow schema of its samples.
+
+        Args:
+            thoughts: with their column.
+            context: with its column.
+        """
+        if self.columns:
+            return self.columns(thoughts, context)
+        return payload.schema(self.result, thoughts)
 
     @property
     def asks(self) -> bool:

@@ -1,4 +1,4 @@
-"""The prompt templates beside this file: one per question. `{{ turn("user") }}` begins a chat message."""
+"""Prompt templates: one per question, in the folder of its flow. `{{ turn("user") }}` begins a chat message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from gra_hpc.records import digest
 if TYPE_CHECKING:
     import jinja2
 
-DIRECTORY = Path(__file__).parent / "gra" / "prompts"
 _MARK = "\x1e"  # ASCII record separator: taken out of every variable, so that no text can begin a message
 _TURN = re.compile(f"{_MARK}(system|user|assistant){_MARK}")
 
@@ -46,11 +45,11 @@ def _clean(value: Any) -> Any:
 
 
 @cache
-def _environment(own: Own = ()) -> jinja2.Environment:
+def _environment(directory: Path, own: Own) -> jinja2.Environment:
     import jinja2  # commands that only look at a plan do without it
     from jinja2.sandbox import SandboxedEnvironment
 
-    paper = jinja2.FileSystemLoader(DIRECTORY)
+    paper = jinja2.FileSystemLoader(directory)
     users = jinja2.DictLoader({f"{name}.j2": text for name, text in own})
     kind = SandboxedEnvironment if own else jinja2.Environment
     environment = kind(
@@ -87,7 +86,9 @@ def wording(method: MethodConfig) -> dict[str, Any]:
     return {"criteria": CRITERIA_MEAN | method.criteria, "own_criteria": dict(method.criteria)}
 
 
-def render(name: str, variables: dict[str, Any], persona: str = "", own: Own = ()) -> tuple[dict[str, str], ...]:
+def render(
+    name: str, variables: dict[str, Any], directory: Path, persona: str = "", own: Own = ()
+) -> tuple[dict[str, str], ...]:
     """Chat messages of one question.
 
     What Reviewers share (rubric and sample) comes first and the persona last, so that engines can reuse the prefix.
@@ -95,10 +96,11 @@ def render(name: str, variables: dict[str, Any], persona: str = "", own: Own = (
     Args:
         name: template name without `.j2`.
         variables: what the template needs, and what of `COMMON` is different; a missing one is an error.
+        directory: of the flow's templates.
         persona: the member's own sentences, put at the end.
         own: the run's own templates.
     """
-    text = _environment(own).get_template(f"{name}.j2").render(variables)
+    text = _environment(directory, own).get_template(f"{name}.j2").render(variables)
     _, *parts = _TURN.split(text)
     messages = [{"role": r, "content": c.strip()} for r, c in zip(parts[::2], parts[1::2], strict=True)]
     if persona:
@@ -106,12 +108,12 @@ def render(name: str, variables: dict[str, Any], persona: str = "", own: Own = (
     return tuple(messages)
 
 
-def templates(own: Own = ()) -> dict[str, str]:
-    """The texts of all templates that are in use, by file name."""
-    paper = {p.name: p.read_text(encoding="utf-8") for p in sorted(DIRECTORY.glob("*.j2"))}
+def templates(directory: Path, own: Own = ()) -> dict[str, str]:
+    """The texts of all templates of a flow, by file name, with the run's own."""
+    paper = {p.name: p.read_text(encoding="utf-8") for p in sorted(directory.glob("*.j2"))}
     return paper | {f"{name}.j2": text for name, text in own}
 
 
-def prompts_digest(own: Own = ()) -> str:
-    """Digest of all templates: part of a run's fingerprint."""
-    return digest([[name, text] for name, text in templates(own).items()])
+def prompts_digest(directory: Path, own: Own = ()) -> str:
+    """Digest of all templates of a flow: part of a run's fingerprint."""
+    return digest([[name, text] for name, text in templates(directory, own).items()])

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from gra_hpc.config.settings import MethodConfig, RunConfig
 from gra_hpc.flows.ask import Ask
-from gra_hpc.records import Record, Sample
+from gra_hpc.records import Candidate, Record
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Pool:
 class Unit:
     """One candidate to make."""
 
-    sample: Sample
+    sample: Candidate
     """Filled in by the flow; its status is set exactly once, at the end."""
     anchor: Record
     """The seed it rests on."""
@@ -54,6 +54,11 @@ class Context:
 
     ask: Ask
     config: RunConfig
+
+    @property
+    def settings(self) -> Any:
+        """The flow's own section of the configuration."""
+        return getattr(self.config, self.config.method.flow)
 
     @property
     def method(self) -> MethodConfig:

@@ -10,11 +10,12 @@ import numpy as np
 
 from gra_hpc import storage
 from gra_hpc.errors import ReleaseError
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.merge import tables
 from gra_hpc.merge.collect import Collected, ranges, sum_of
 from gra_hpc.merge.steps import Steps
 from gra_hpc.merge.tables import Writer, within
-from gra_hpc.records import record_schema, sample_schema
+from gra_hpc.records import record_schema
 
 VERSION = 1
 
@@ -37,7 +38,8 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
     ix, alive, dropped = steps.ix, steps.alive, steps.dropped
     kept = np.flatnonzero(alive[ix.pool :]) + ix.pool
     plan = steps.run.plan
-    schema = sample_schema(plan.thought_out, plan.context)
+    flow = flow_of(steps.run.config)
+    schema = flow.schema(plan.thought_out, plan.context)
     with (
         Writer(out / "kept.parquet", schema) as kept_file,
         Writer(out / "pool.parquet", record_schema(context=plan.context)) as pool_file,
@@ -50,7 +52,8 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
         )
         for table in best_first:
             kept_file.write(table)
-            pool_file.write(tables.as_records(table))
+            if flow.pools:
+                pool_file.write(tables.as_records(table))
         for table in dropped.tables(ix):
             dropped_file.write(table)
     shards.ledger.check(f"round {steps.round}")

@@ -65,7 +65,11 @@ class Steps:
     def take(self) -> None:
         """All steps that the configuration asks for, in their order."""
         c, ix, alive, dropped = self.run.config.merge, self.ix, self.alive, self.dropped
-        if not flow_of(self.run.config).keys.seeds_rival:
+        keys = flow_of(self.run.config).keys
+        if keys is None:
+            self._surplus()
+            return
+        if not keys.seeds_rival:
             alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
         benchmarks = None
         if c.decontamination.sources:
@@ -107,11 +111,16 @@ class Steps:
         if c.semantic and c.embed_model:
             with self.clock("semantic"):
                 self._semantic()
+        self._surplus()
+
+    def _surplus(self) -> None:
+        """Drop what is beyond the target, worst first."""
+        ix, alive = self.ix, self.alive
         left = np.flatnonzero(alive[ix.pool :]) + ix.pool
         if self.wanted and len(left) > self.wanted:
             surplus = left[self.wanted :]
             alive[surplus] = False
-            dropped.add("surplus", surplus)
+            self.dropped.add("surplus", surplus)
 
     def _decontaminate(self, benchmarks: Benchmarks, suspects: np.ndarray) -> None:
         """Drop every suspect that meets a benchmark, with the benchmarks and what it shares with each."""

@@ -133,7 +133,7 @@ def describe(
         "planned_with": plan.version,
         "config": settings,
         "frozen": plan.frozen,
-        "prompts": render.templates(plan.own_templates),
+        "prompts": render.templates(flow_of(config).prompts, plan.own_templates),
         "models": {name: model(config.models[name].path, pin) for name, pin in sorted(plan.models.items())},
         "embedding": model(config.merge.embed_model, plan.embed) if plan.embed else None,
         "seeds": {

@@ -191,7 +191,7 @@ def frozen(
     del out["merge"]["embed_model"]
     out["merge"]["embed_identity"] = embed.identity if embed else ""
     out["merge"]["benchmarks"] = {source: pin.sha256 for source, pin in benchmarks.items()}
-    out |= {"seeds": seeds, "prompts": prompts_digest(own), "version": __version__}
+    out |= {"seeds": seeds, "prompts": prompts_digest(find(config.method.flow).prompts, own), "version": __version__}
     out["code"] = code_digest()
     return out
 

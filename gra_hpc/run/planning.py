@@ -62,7 +62,7 @@ def make(
     if run.path.exists() and not run.plan_file.exists() and any(run.path.iterdir()):
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
     flow = flow_of(config)
-    own = own_templates.read(config.method.prompts)
+    own = own_templates.read(config.method.prompts, flow)
     found = functools.cache(lambda: pin_models(config, say))
     seed_set = seed_module.load(
         config.seeds, domains_of(config.method), config.site.scratch, lambda: special_pattern(found())

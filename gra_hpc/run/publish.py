@@ -7,18 +7,21 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gra_hpc import __version__
 from gra_hpc.errors import ReleaseError
 from gra_hpc.once import write_once
 from gra_hpc.parquet import table_rows, whole_table
-from gra_hpc.records import Call, Sample, call_schema, sample_schema
+from gra_hpc.records import Call, Candidate, call_schema
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import FORMAT, ShardManifest
 from gra_hpc.storage import full_disk_as_error, sealed, sha256
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +40,14 @@ def publish(
     fingerprint: str,
     round_: int,
     ledger: Ledger,
-    samples: Sequence[Sample],
+    samples: Sequence[Candidate],
     embeddings: Sequence[bytes | None],
     calls: Iterable[Call],
     details: dict[str, Any],
     attempts: Sequence[AttemptDir],
     counted: Callable[[], dict[str, int]] = dict,
     thoughts: bool = False,
-    thought_out: bool = False,
-    context: bool = False,
+    schema: pa.Schema,
 ) -> bool:
     """Write a shard's tables and its manifest.
 
@@ -57,8 +59,7 @@ def publish(
         attempts: all attempts seen at the shard, this one included.
         counted: what the manifest says of the journals, asked once all calls have been read.
         thoughts: some model thinks: the calls' table has a column for it.
-        thought_out: samples may have thoughts: their table has a column for it.
-        context: samples may have context: their table has a column for it.
+        schema: of the samples' table, as their flow has it.
 
     Returns:
         False if another attempt has published in the meantime; this one's tables are then removed.
@@ -67,7 +68,7 @@ def publish(
     samples_file, calls_file = shard.samples(attempt.id), shard.calls(attempt.id)
     with full_disk_as_error(shard.path):
         rows = ({**s.row(), "embedding": e} for s, e in zip(samples, embeddings, strict=True))
-        _write_table(samples_file, rows, sample_schema(thought_out, context))
+        _write_table(samples_file, rows, schema)
         _write_table(calls_file, ({k: getattr(c, k) for k in Call.__slots__} for c in calls), call_schema(thoughts))
         manifest = {
             "format": FORMAT,

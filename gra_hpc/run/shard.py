@@ -27,7 +27,7 @@ from gra_hpc.flows.ask import Ask, Asker
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.flows.units import Context, Unit
-from gra_hpc.records import ACCEPTED, Call, Sample
+from gra_hpc.records import ACCEPTED, Call, Candidate
 from gra_hpc.run import attempts, publish
 from gra_hpc.run.attempts import Heartbeat, SharedTime
 from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir, round_name
@@ -103,7 +103,7 @@ class Attempt:
     signals: Signals
     shared: Shared
     turn: Turn = field(default_factory=Turn)
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[Candidate] = field(default_factory=list)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     basis: str = ""
     """What its candidates rest on (`merged.basis_of`)."""
@@ -131,7 +131,7 @@ class Attempt:
         else:
             self.beat.replayed += 1
 
-    def finished(self, sample: Sample) -> None:
+    def finished(self, sample: Candidate) -> None:
         """Count a sample."""
         self.samples.append(sample)
         setattr(self.beat, sample.status, getattr(self.beat, sample.status) + 1)
@@ -331,7 +331,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
         state.plan.language_of(),
     )
     flow = flow_of(state.config)
-    embeds = bool(hosted_embedder(state.config, state.plan)) and state.round_plan.round > 0
+    keys = flow.keys if hosted_embedder(state.config, state.plan) and state.round_plan.round > 0 else None
     window = min(state.config.launch.window, len(units))
     first, known = _in_order(units, state.journal.touched(), window)
     first_units, known_units = iter(first), iter(known)
@@ -354,8 +354,8 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
                     state.turn.given.set()
                 try:
                     sample = await make_sample(flow, state.config, unit, asker.for_sample(unit.sample))
-                    if embeds and sample.status == ACCEPTED:
-                        state.vectors[sample.id] = await embed(engine, flow.keys.embedded(sample))
+                    if keys and sample.status == ACCEPTED:
+                        state.vectors[sample.id] = await embed(engine, keys.embedded(sample))
                     state.finished(sample)
                 except Draining:
                     return
@@ -419,7 +419,7 @@ def _grace(state: Attempt, lead: float) -> float:
     return 0.0  # another attempt has published, or the engines are gone: nothing more will come
 
 
-async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask) -> Sample:
+async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask) -> Candidate:
     """One candidate through the flow."""
     run = flow.run if unit.sample.round else flow.prepare
     assert run, "round 0 is planned where seeds are to be described"
@@ -431,10 +431,10 @@ def _embed(state: Attempt) -> list[bytes | None]:
     """Embeddings of the accepted samples, so that the merge needs no GPU; None for the others."""
     out: list[bytes | None] = [state.vectors.get(s.id) for s in state.samples]
     accepted = [i for i, s in enumerate(state.samples) if s.status == ACCEPTED and out[i] is None]
-    if state.plan.embed and accepted and state.round_plan.round:
+    keys = flow_of(state.config).keys
+    if state.plan.embed and keys and accepted and state.round_plan.round:
         from gra_hpc.models.embedder import encode
 
-        keys = flow_of(state.config).keys
         texts = [keys.embedded(state.samples[i]) for i in accepted]
         vectors = encode(texts, Path(state.plan.embed.directory))
         for i, v in zip(accepted, vectors, strict=True):
@@ -460,8 +460,7 @@ def _publish(
         embeddings=[e for _, e in rows],
         calls=state.journal.used(),
         thoughts=state.plan.thinks,
-        thought_out=state.plan.thought_out,
-        context=state.plan.context,
+        schema=flow_of(state.config).schema(state.plan.thought_out, state.plan.context),
         details={
             "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},

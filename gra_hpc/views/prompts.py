@@ -13,7 +13,7 @@ from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.flows.registry import flow_of
 from gra_hpc.flows.units import Pool, Unit
-from gra_hpc.records import Call, Record
+from gra_hpc.records import Call, Record, Sample
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.merged import seeds_of
 from gra_hpc.run.pins import special_pattern
@@ -112,7 +112,7 @@ def _rehearsed(run: Run, seeds: Sequence[Record]) -> Iterator[list[tuple[int, Ca
         units = list(islice(slice_of(run.config, RoundPlan(0, len(blank), 1), Pool(blank, {}), 0), DESCRIBED))
         yield [(0, *pair) for pair in _rehearse(run, units)]
         for u in units:
-            if (made := u.sample).summary:
+            if isinstance(made := u.sample, Sample) and made.summary:
                 known[u.anchor.id] = replace(u.anchor, domain=made.domain, keywords=made.keywords, summary=made.summary)
     anchors = [known.get(s.id, s) for s in seeds if s.id in known or not run.plan.undescribed][:REHEARSED]
     pool = Pool(anchors, {})

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from gra_hpc.conversation import shown
 from gra_hpc.errors import GraError
+from gra_hpc.flows import payload
 from gra_hpc.flows.gra.committee import highest_mean
 from gra_hpc.flows.gra.synthesize import STOPPED
 from gra_hpc.flows.registry import every
@@ -23,8 +24,6 @@ from gra_hpc.records import (
     INSTRUCTION_CRITERIA,
     REJECTED,
     THOUGHTS,
-    call_schema,
-    sample_schema,
 )
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.shard_manifest import ShardManifest
@@ -55,7 +54,7 @@ def find_sample(
             continue
         directory = run.round(number).shard(shard)
         samples = ShardManifest.load(directory).samples_table(directory)
-        for row in table(samples, sample_schema()).to_pylist():
+        for row in table(samples).to_pylist():
             if wanted:
                 if row["id"] == wanted:
                     return row, *_tables(directory)
@@ -80,24 +79,60 @@ def _tables(shard: ShardDir) -> tuple[Path, Path]:
     return manifest.samples_table(shard), manifest.calls_table(shard)
 
 
-def table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A table of a shard, without its embeddings, with contexts and thoughts where it has columns for them.
+def table(path: Path) -> pa.Table:
+    """A table of a shard, without its embeddings.
 
     Raises:
         ReleaseError: it cannot be read.
     """
     then = f"move {path.parent / 'manifest.json'} away, then gra resume {path.parents[4]}"
-    names = [n for n in schema.names if n != "embedding"]
-    with open_table(path, names, then=then) as file:
-        optional = [n for n in (CONTEXT, THOUGHTS) if n in file.schema_arrow.names and n not in names]
-        return file.read([*names, *optional])
+    with open_table(path, then=then) as file:
+        return file.read([n for n in file.schema_arrow.names if n != "embedding"])
 
 
 def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
     """A sample as lines of text: roles, outcome, reviews, and every call it rests on."""
-    outcome = row["status"] + (f" at {row['stage']}" if row["stage"] else "")
+    if "flow" in row:
+        yield from _made(row)
+    else:
+        yield from _sample(row)
+    if row["raw"]:
+        yield from _block("unusable answer", row["raw"])
+    asked = table(calls)
+    mine = asked.filter(pc.starts_with(asked["key"], row["id"])).to_pylist()
+    steps = _in_order({c["key"].split("/")[1] for c in mine})
+    mine.sort(key=lambda c: _turn(c, steps))
+    yield f"calls ({len(mine)}):"
+    for c in mine:
+        _, step, seat, attempt = c["key"].split("/")
+        yield (
+            f"  {step:18} {seat:11} try {attempt}  {c['member']} ({c['model']})  {c['prompt_tokens']}+"
+            f"{c['completion_tokens']} tokens  {c['seconds']:.2f} s  {c['finish']}  seed {c['seed']}"
+        )
+
+
+def _made(row: dict[str, Any]) -> Iterator[str]:
+    """A candidate of a flow with columns of its own: each on its line."""
+    yield f"candidate {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  flow {row['flow']}"
+    yield _outcome(row)
+    seats = "; ".join(f"{s['role']} {', '.join(s['members'])}" for s in row["seats"])
+    yield f"seats: {seats or 'none'}"
+    if row["score"] is not None:
+        yield f"score: {row['score']:.3f}"
+    own = [n for n in row if n not in payload.schema(None).names]
+    for name in own:
+        yield from _block(name, row[name]) if isinstance(row[name], str) else (f"{name}: {row[name]}",)
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    at = f" at {row['stage']}" if row["stage"] else ""
+    return f"outcome: {row['status']}{at}{': ' + row['reason'] if row['reason'] else ''}"
+
+
+def _sample(row: dict[str, Any]) -> Iterator[str]:
+    """A candidate of GRA: roles, outcome, texts, reviews."""
     yield f"sample {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  domain {row['domain']}"
-    yield f"outcome: {outcome}{': ' + row['reason'] if row['reason'] else ''}"
+    yield _outcome(row)
     if row["mean"] is not None:
         yield f"scores: mean {row['mean']:.2f}, sd {row['sd']:.2f}, ranked by {row['score']:.2f}"
     if row["reason"] == STOPPED:
@@ -124,19 +159,6 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
         yield f"review by {r['member']}: {_scores(r, CRITERIA)}  {r['comment']}"
     if row["verdict"]:
         yield f"verdict of {row['verdict']['member']}: {_scores(row['verdict'], CRITERIA)}  {row['verdict']['comment']}"
-    if row["raw"]:
-        yield from _block("unusable answer", row["raw"])
-    asked = table(calls, call_schema())
-    mine = asked.filter(pc.starts_with(asked["key"], row["id"])).to_pylist()
-    steps = _in_order({c["key"].split("/")[1] for c in mine})
-    mine.sort(key=lambda c: _turn(c, steps))
-    yield f"calls ({len(mine)}):"
-    for c in mine:
-        _, step, seat, attempt = c["key"].split("/")
-        yield (
-            f"  {step:18} {seat:11} try {attempt}  {c['member']} ({c['model']})  {c['prompt_tokens']}+"
-            f"{c['completion_tokens']} tokens  {c['seconds']:.2f} s  {c['finish']}  seed {c['seed']}"
-        )
 
 
 def _in_order(asked: set[str]) -> list[str]:

@@ -9,6 +9,7 @@ from gra_hpc.config.settings import EngineConfig, ModelConfig
 from gra_hpc.engines.dispatcher import prefixes
 from gra_hpc.engines.node import Node
 from gra_hpc.flows.calls import Request, Sampling
+from gra_hpc.flows.gra.questions import PROMPTS
 from gra_hpc.flows.render import render
 from gra_hpc.flows.units import Unit
 from gra_hpc.placement.placement import EnginePlace, Placement
@@ -26,7 +27,7 @@ def reviews(sample: int) -> list[tuple[dict[str, str], ...]]:
         "context": "",
         "response": f"5, of course {sample}.",
     }
-    return [render("review_response", variables, p) for p in PERSONAS]
+    return [render("review_response", variables, PROMPTS, p) for p in PERSONAS]
 
 
 def test_reviews_of_one_sample_share_their_beginning() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from gra_hpc.config import presets
 from gra_hpc.conversation import json_text, messages_of, shown
+from gra_hpc.flows.gra.questions import PROMPTS
 from gra_hpc.flows.render import render
 from gra_hpc.records import Record
 from gra_hpc.release.export import export
@@ -160,7 +161,7 @@ def test_prompts_show_calls_and_tools(step: str) -> None:
     )
     variables = {"instruction": seed.instruction, "context": shown(seed.context), "response": seed.response}
     more = {"keywords": 3, "summary_words": 30, "reviews": []}
-    text = "\n".join(m["content"] for m in render(step, variables | more))
+    text = "\n".join(m["content"] for m in render(step, variables | more, PROMPTS))
     for words in (
         '[tools]\n[{"function"',
         "[user]\nHow cold is Oslo?",
@@ -168,5 +169,5 @@ def test_prompts_show_calls_and_tools(step: str) -> None:
         '[tool]\n{"temp": 3}',
     ):
         assert words in text
-    without = "\n".join(m["content"] for m in render(step, variables | more | {"context": ""}))
+    without = "\n".join(m["content"] for m in render(step, variables | more | {"context": ""}, PROMPTS))
     assert "Instruction:\nHow cold is Oslo?" in without or "Task:\nHow cold is Oslo?" in without

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import pyarrow as pa
 import pytest
 
 from gra_hpc.config.presets import compose
 from gra_hpc.errors import ConfigError
-from gra_hpc.flows import registry
-from gra_hpc.flows.render import templates
+from gra_hpc.flows import payload, registry
+from gra_hpc.flows.payload import Made
+from gra_hpc.flows.registry import find
+from gra_hpc.flows.render import render
 
 
 def test_a_flow_of_another_name_is_refused_with_the_nearest() -> None:
@@ -27,8 +32,49 @@ def test_a_description_agrees_with_itself(flow: registry.Flow) -> None:
     from gra_hpc.placement.workload import MethodRates
 
     asked = [*flow.expect_prepare, *flow.expect(config, MethodRates())]
-    assert {f"{step}.j2" for step in steps} <= set(templates())
+    for step in steps:
+        assert render(step, flow.trial(step), flow.prompts)[-1]["role"] == "user"
     assert {a.step for a in asked} <= steps <= {*flow.sizes}
     assert {a.role for a in asked} <= {*flow.seats(config)}
     assert flow.asks == bool(asked)
     assert bool(flow.prepare) == bool(flow.expect_prepare)
+
+
+@dataclass
+class Inner:
+    name: str
+    share: float | None
+
+
+@dataclass
+class Result:
+    label: str
+    votes: tuple[Inner, ...]
+    sure: bool = False
+    n: int = 0
+    best: Inner | None = None
+
+
+@dataclass
+class Wrong:
+    what: dict[str, str]
+
+
+@dataclass
+class Twice:
+    status: str
+
+
+def test_columns_follow_from_a_result() -> None:
+    made: Made[Result] = Made(
+        "x", 1, "s", 0, "mine", {"judge": ("a", "b")}, Result("yes", (Inner("a", 0.5), Inner("b", None)))
+    )
+    nothing: Made[Result] = Made("y", 1, "s", 1, "mine", status="failed")
+    table = pa.Table.from_pylist([made.row(), nothing.row()], payload.schema(Result))
+    first, second = table.to_pylist()
+    assert first["votes"] == [{"name": "a", "share": 0.5}, {"name": "b", "share": None}] and first["best"] is None
+    assert first["seats"] == [{"role": "judge", "members": ["a", "b"]}] and second["label"] is None
+    assert set(payload.schema(None).names) <= set(find("synthesize").schema().names) | {"flow", "seats"}
+    for wrong, said in ((Wrong, "Wrong.what"), (Twice, "Twice.status: a common column")):
+        with pytest.raises(TypeError, match=said):
+            payload.schema(wrong)

@@ -13,12 +13,15 @@ from gra_hpc.errors import ConfigError
 from gra_hpc.flows import own_templates
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.gra.prepare import prepare
+from gra_hpc.flows.gra.questions import PROMPTS
 from gra_hpc.flows.gra.refine import refine
 from gra_hpc.flows.gra.synthesize import synthesize
-from gra_hpc.flows.render import DIRECTORY, Own, prompts_digest, templates
+from gra_hpc.flows.registry import find
+from gra_hpc.flows.render import Own, prompts_digest, templates
 from gra_hpc.records import CRITERIA, Record, Sample
 
-STEPS = {p.stem for p in DIRECTORY.glob("*.j2")}
+PAPER = find("synthesize")
+STEPS = {p.stem for p in PROMPTS.glob("*.j2")}
 
 
 def asked(
@@ -107,12 +110,14 @@ def own(tmp_path: Path, **files: str) -> Path:
 
 
 def test_templates_of_ones_own_replace_single_ones(tmp_path: Path) -> None:
-    found = own_templates.read(str(own(tmp_path, summary=SUMMARY)))
+    found = own_templates.read(str(own(tmp_path, summary=SUMMARY)), PAPER)
     said, plain = asked(MethodConfig(accept_mean=6), own=found), asked(MethodConfig(accept_mean=6))
     assert said["summary"].startswith("Kürze: Prove that") and said["summary"].endswith("(30)")
     assert {s for s in STEPS if said[s] != plain[s]} == {"summary"}
-    assert prompts_digest(found) != prompts_digest() and templates(found)["summary.j2"] == SUMMARY
-    assert own_templates.read("") == ()
+    assert (
+        prompts_digest(PROMPTS, found) != prompts_digest(PROMPTS) and templates(PROMPTS, found)["summary.j2"] == SUMMARY
+    )
+    assert own_templates.read("", PAPER) == ()
 
 
 @pytest.mark.parametrize(
@@ -131,17 +136,17 @@ def test_templates_of_ones_own_replace_single_ones(tmp_path: Path) -> None:
 )
 def test_a_template_that_cannot_be_used_says_what_is_wrong(tmp_path: Path, name: str, text: str, said: str) -> None:
     with pytest.raises(ConfigError) as e:
-        own_templates.read(str(own(tmp_path, **{name: text})))
+        own_templates.read(str(own(tmp_path, **{name: text})), PAPER)
     assert said in str(e.value), str(e.value)
 
 
 def test_the_papers_templates_are_good_templates(tmp_path: Path) -> None:
-    copies = {p.stem: p.read_text() for p in DIRECTORY.glob("*.j2")}
-    assert dict(own_templates.read(str(own(tmp_path, **copies)))) == copies
+    copies = {p.stem: p.read_text() for p in PROMPTS.glob("*.j2")}
+    assert dict(own_templates.read(str(own(tmp_path, **copies)), PAPER)) == copies
 
 
 def test_directories_that_hold_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for directory in ("nowhere", "empty"):
         with pytest.raises(ConfigError):
-            own_templates.read(str(tmp_path / directory))
+            own_templates.read(str(tmp_path / directory), PAPER)

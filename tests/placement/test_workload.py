@@ -26,6 +26,7 @@ from gra_hpc.errors import ConfigError
 from gra_hpc.flows.domains import DOMAIN_NAMES
 from gra_hpc.flows.gra.committee import draw_roles
 from gra_hpc.flows.gra.load import seats
+from gra_hpc.flows.gra.questions import PROMPTS
 from gra_hpc.flows.render import render
 from gra_hpc.placement.workload import (
     MethodRates,
@@ -253,7 +254,7 @@ def test_the_stated_prompt_sizes_are_those_of_the_templates() -> None:
     }
     assert {*variables, "embed"} == set(sizes())
     for step, given in variables.items():
-        messages = render(step, given)
+        messages = render(step, given, PROMPTS)
         tokens = sum(len(m["content"]) for m in messages) / 4.4 + 8 * len(messages)
         assert sizes()[step].prompt_tokens == pytest.approx(tokens, rel=0.25), step
 

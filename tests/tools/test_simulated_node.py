@@ -74,7 +74,7 @@ def test_every_question_is_known_by_its_request() -> None:
     examples = [type("E", (), {"keywords": ("x",), "summary": "s"})()]
     for q in (questions.KEYWORDS, questions.INSTRUCTION, questions.RESPONSE, questions.REFINE, questions.SUMMARY):
         own = variables | {"keywords": 3 if q.step == "keywords" else ("a",), "examples": examples}
-        messages = render(q.step, own)
+        messages = render(q.step, own, q.prompts)
         assert step_of(Request("m", "", messages, Sampling(0.2, 0.9, 9, 0))) == q.step
     for q in (questions.DESCRIBE, questions.REVIEW_INSTRUCTION, questions.REVIEW_RESPONSE, questions.ADJUDICATE):
         r = Request("m", "", ({"role": "user", "content": "x"},), Sampling(0.2, 0.9, 9, 0), q.schema)

@@ -29,7 +29,6 @@ from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.flows.expected import StepSize
 from gra_hpc.flows.gra import questions
-from gra_hpc.flows.render import DIRECTORY
 from gra_hpc.placement.hosts import Host
 from gra_hpc.placement.performance import Constants, rate_curve
 from gra_hpc.placement.placement import EnginePlace
@@ -50,7 +49,7 @@ def _free_steps() -> dict[str, str]:
     """Steps without a schema by the first characters of their system message."""
     guided = set(_GUIDED.values())
     found = {}
-    for file in sorted(DIRECTORY.glob("*.j2")):
+    for file in sorted(questions.PROMPTS.glob("*.j2")):
         m = _SYSTEM.search(file.read_text(encoding="utf-8"))
         if m and file.stem not in guided:
             found[m.group(1)] = file.stem

@@ -19,26 +19,31 @@ from gra_hpc.flows.gra.refine import refine
 from gra_hpc.flows.gra.synthesize import fail, synthesize
 from gra_hpc.flows.registry import Flow, Keys, Stage, Views
 from gra_hpc.flows.units import Context, Unit
-from gra_hpc.records import Sample
+from gra_hpc.records import Sample, sample_schema
 
 
 async def _prepare(context: Context, unit: Unit) -> None:
-    await prepare(unit.sample, unit.anchor, context.ask, context.method)
+    await prepare(_sample(unit), unit.anchor, context.ask, context.method)
 
 
 async def _synthesize(context: Context, unit: Unit) -> None:
     if unit.examples:
-        await synthesize(unit.sample, unit.examples, context.ask, context.method)
+        await synthesize(_sample(unit), unit.examples, context.ask, context.method)
     else:
-        fail(unit.sample, "prepare", "the seed could not be described")
+        fail(_sample(unit), "prepare", "the seed could not be described")
 
 
 async def _refine(context: Context, unit: Unit) -> None:
-    await refine(unit.sample, unit.anchor, context.ask, context.method)
+    await refine(_sample(unit), unit.anchor, context.ask, context.method)
 
 
 async def _keep(_: Context, unit: Unit) -> None:
-    keep(unit.sample, unit.anchor)
+    keep(_sample(unit), unit.anchor)
+
+
+def _sample(unit: Unit) -> Sample:
+    assert isinstance(unit.sample, Sample)
+    return unit.sample
 
 
 def _compared(sample: Sample) -> str:
@@ -87,6 +92,10 @@ SYNTHESIZE = Flow(
     prepare=_prepare,
     draw=draw,
     run=_synthesize,
+    prompts=q.PROMPTS,
+    trial=q.trial,
+    columns=sample_schema,
+    pools=True,
     questions=(
         q.DESCRIBE, q.KEYWORDS, q.INSTRUCTION, q.REVIEW_INSTRUCTION, q.RESPONSE, q.REVIEW_RESPONSE, q.ADJUDICATE,
         q.SUMMARY,
@@ -121,6 +130,10 @@ SEEDS = Flow(
     about="the seeds as they are; nobody is asked (the baseline)",
     draw=draw_nobody,
     run=_keep,
+    prompts=q.PROMPTS,
+    trial=q.trial,
+    columns=sample_schema,
+    pools=True,
     questions=(),
     stages=(RESPONSE,),
     keys=Keys(_compared, seeds_rival=False),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from gra_hpc.flows import parsing
 from gra_hpc.flows.ask import Question
-from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA
+from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA, Record, Review
+
+PROMPTS = Path(__file__).parent / "prompts"
+"""Where the templates are."""
 
 
 def _verdict_schema(criteria: Sequence[str], low: int, high: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -52,34 +56,65 @@ def _description_schema(v: dict[str, Any]) -> dict[str, Any]:
 
 
 DESCRIBE: Question[tuple[str, tuple[str, ...], str]] = Question(
-    "describe", "prepare", _description, _description_schema
+    "describe", "prepare", _description, _description_schema, prompts=PROMPTS
 )
 
 KEYWORDS: Question[tuple[str, ...]] = Question(
     "keywords",
     "keywords",
     lambda a, v: parsing.keywords(a, v["keywords"], (w for e in v["examples"] for w in e.keywords)),
+    prompts=PROMPTS,
 )
 
-INSTRUCTION: Question[str] = Question("instruction", "instruction", lambda a, _: parsing.text(a))
+INSTRUCTION: Question[str] = Question("instruction", "instruction", lambda a, _: parsing.text(a), prompts=PROMPTS)
 
-RESPONSE: Question[str] = Question("response", "response", lambda a, _: parsing.verbatim(a), keeps_thoughts=True)
+RESPONSE: Question[str] = Question(
+    "response", "response", lambda a, _: parsing.verbatim(a), keeps_thoughts=True, prompts=PROMPTS
+)
 
-REFINE: Question[str] = Question("refine", "response", lambda a, _: parsing.verbatim(a), keeps_thoughts=True)
+REFINE: Question[str] = Question(
+    "refine", "response", lambda a, _: parsing.verbatim(a), keeps_thoughts=True, prompts=PROMPTS
+)
 
 REVIEW_INSTRUCTION: Question[tuple[dict[str, int], str]] = Question(
     "review_instruction",
     "instruction_review",
     lambda a, _: parsing.instruction_scores(a),
     _verdict_schema(INSTRUCTION_CRITERIA, 0, 1),
+    prompts=PROMPTS,
 )
 
 REVIEW_RESPONSE: Question[tuple[dict[str, int], str]] = Question(
-    "review_response", "response_review", lambda a, _: parsing.response_scores(a), _verdict_schema(CRITERIA, 1, 10)
+    "review_response",
+    "response_review",
+    lambda a, _: parsing.response_scores(a),
+    _verdict_schema(CRITERIA, 1, 10),
+    prompts=PROMPTS,
 )
 
 ADJUDICATE: Question[tuple[dict[str, int], str]] = Question(
-    "adjudicate", "adjudication", lambda a, _: parsing.response_scores(a), _verdict_schema(CRITERIA, 1, 10)
+    "adjudicate",
+    "adjudication",
+    lambda a, _: parsing.response_scores(a),
+    _verdict_schema(CRITERIA, 1, 10),
+    prompts=PROMPTS,
 )
 
-SUMMARY: Question[str] = Question("summary", "summary", lambda a, v: parsing.summary(a, v["summary_words"]))
+SUMMARY: Question[str] = Question(
+    "summary", "summary", lambda a, v: parsing.summary(a, v["summary_words"]), prompts=PROMPTS
+)
+
+_TRIAL = {
+    "domain_name": "Math",
+    "examples": [Record("a", "Add 2 and 2.", "4", "math", ("sum", "two"), "Adds.")] * 2,
+    "instruction": "Add 2 and 2.",
+    "response": "4",
+    "summary_words": 30,
+    "reviews": [Review("a", dict.fromkeys(CRITERIA, 8), "right")] * 2,
+}
+"""Made-up variables of all templates."""
+
+
+def trial(step: str) -> dict[str, Any]:
+    """Variables that a question can be tried with."""
+    return _TRIAL | {"keywords": ("sum", "two") if step == "instruction" else 3}
