@@ -1,7 +1,7 @@
 """What a flow adds to the configuration: its name, its own section, its rules.
 
 Flows stand above this room, and a user's package may bring one: they are found as data, by their folders in
-`gra_hpc/flows/`, and imported when a configuration is read. `flows/registry.py` says what a flow is.
+`gra_hpc/flows/` or by entry points, and imported when a configuration is read. `flows/registry.py` says what a flow is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from gra_hpc.config.fields import Need
 
 FOLDER = Path(__file__).parent.parent / "flows"
+GROUP = "gra_hpc.flows"
+"""Of entry points: `NAME = "package.flow:FLOW"`."""
 
 
 class Section(Protocol):
@@ -43,25 +46,44 @@ class Section(Protocol):
 
 
 @functools.cache
-def found() -> dict[str, Section]:
-    """All flows, by name: `FLOWS` in the module `flow` of each folder."""
+def ours() -> dict[str, Section]:
+    """The flows that come with the package, by name: `FLOWS` in the module `flow` of each folder."""
     folders = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]) if m.ispkg)
     modules = [importlib.import_module(f"gra_hpc.flows.{folder}.flow") for folder in folders]
     return {flow.name: flow for module in modules for flow in module.FLOWS}
 
 
+@functools.cache
+def brought() -> dict[str, EntryPoint]:
+    """Flows of other packages, not imported yet: entry points of the group, each of its flow's name."""
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in ours()}
+
+
+def names() -> list[str]:
+    """Of all flows."""
+    return [*ours(), *brought()]
+
+
+@functools.cache
 def section(name: str) -> Section:
     """The flow of that name.
 
     Raises:
-        ConfigError: there is none; with the nearest name.
+        ConfigError: there is none, with the nearest name; or its package cannot be imported.
     """
-    flows = found()
-    if name not in flows:
-        raise ConfigError(
-            f"method.flow={name}: no such flow{nearest(name, list(flows))}", f"there are {', '.join(sorted(flows))}"
-        )
-    return flows[name]
+    if name in ours():
+        return ours()[name]
+    if name not in brought():
+        raise ConfigError(f"method.flow={name}: no such flow{nearest(name, names())}", f"one of {', '.join(names())}")
+    point = brought()[name]
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    try:
+        flow: Section = point.load()
+    except Exception as e:  # what a package does when it is imported is its own
+        raise ConfigError(f"method.flow={name}: {point.value} of {package}: {e}", f"mend {package}") from None
+    if getattr(flow, "name", None) != name:
+        raise ConfigError(f"method.flow={name}: {point.value} of {package} is no flow of this name", f"mend {package}")
+    return flow
 
 
 @functools.cache

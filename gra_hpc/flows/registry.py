@@ -6,6 +6,7 @@ names them. All that differs between flows, wherever it is needed, is asked of t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from gra_hpc.config import flow_sections
 from gra_hpc.config.fields import Need
 from gra_hpc.config.settings import MethodConfig, RunConfig
+from gra_hpc.errors import ConfigError
 from gra_hpc.flows import payload
 from gra_hpc.flows.ask import Question
 from gra_hpc.flows.expected import Asked, Rates, StepSize
@@ -21,6 +23,8 @@ from gra_hpc.flows.units import Context, Draw, Drawn, Unit
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger(__name__)
 
 Run: TypeAlias = Callable[[Context, Unit], Awaitable[None]]
 """One candidate through a flow: it fills in `unit.sample`, and sets its status at the end."""
@@ -91,7 +95,9 @@ class Flow:
     """Who has which role for a candidate, and what it is shown."""
     run: Run
     prompts: Path
-    """Directory of its templates."""
+    """Directory of its templates, in its folder."""
+    uses: tuple[str, ...] = ()
+    """Code that it rests on outside its folder, beside what every flow does: patterns of files below `gra_hpc/`."""
     trial: Callable[[str], dict[str, Any]] = lambda _: {}
     """Made-up variables that a step's template can be rendered with."""
     settings: type | None = None
@@ -154,5 +160,11 @@ def flow_of(config: RunConfig) -> Flow:
 
 
 def every() -> list[Flow]:
-    """All flows, in the order of their folders."""
-    return [cast(Flow, flow) for flow in flow_sections.found().values()]
+    """All flows: ours in the order of their folders, then those of other packages that can be imported."""
+    found = []
+    for name in flow_sections.names():
+        try:
+            found.append(find(name))
+        except ConfigError as e:
+            log.warning("%s", e)
+    return found

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from gra_hpc.flows.registry import Flow
 from gra_hpc.records import digest
 
 PACKAGE = Path(__file__).parent.parent
@@ -32,15 +33,16 @@ Where the engines run is not among it, nor what merges and releases: a run may b
 """
 
 
-@functools.cache
-def code_digest(flow: str = "gra") -> str:
-    """Digest of the code that a flow's samples depend on.
+def code_digest(flow: Flow) -> str:
+    """Digest of the code that a flow's samples depend on: its folder, what it uses, and what every flow does."""
+    return _digest(flow.prompts.parent, flow.uses)
 
-    Args:
-        flow: its folder in `gra_hpc/flows/`.
-    """
-    files = [*EVERY_FLOW, f"flows/{flow}/**/*.py"]
-    found = {str(f.relative_to(PACKAGE)): f for pattern in files for f in PACKAGE.glob(pattern)}
+
+@functools.cache
+def _digest(folder: Path, uses: tuple[str, ...] = ()) -> str:
+    """Of a flow's folder, and of files below the package."""
+    found = {str(f.relative_to(PACKAGE)): f for pattern in (*EVERY_FLOW, *uses) for f in PACKAGE.glob(pattern)}
+    found |= {f"{folder.name}/{f.relative_to(folder)}": f for f in folder.rglob("*.py")}
     return digest([[name, syntax_digest(found[name].read_text(encoding="utf-8"))] for name in sorted(found)])
 
 

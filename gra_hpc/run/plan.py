@@ -15,7 +15,7 @@ from gra_hpc import __version__
 from gra_hpc.config import engine_args
 from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
-from gra_hpc.flows.registry import find
+from gra_hpc.flows.registry import find, flow_of
 from gra_hpc.flows.render import Own, prompts_digest
 from gra_hpc.foreign import all_fit
 from gra_hpc.permissions import own_bytes
@@ -180,6 +180,7 @@ def frozen(
     own: Own = (),
 ) -> dict[str, Any]:
     """Everything that the samples of a run depend on, without where and how they are computed."""
+    flow = flow_of(config)
     out: dict[str, Any] = fingerprinted(config)
     del out["method"]["prompts"]  # what is in the directory counts
     out["method"] = {k: v for k, v in out["method"].items() if k not in WORDING or v != WORDING[k]}
@@ -191,8 +192,8 @@ def frozen(
     del out["merge"]["embed_model"]
     out["merge"]["embed_identity"] = embed.identity if embed else ""
     out["merge"]["benchmarks"] = {source: pin.sha256 for source, pin in benchmarks.items()}
-    out |= {"seeds": seeds, "prompts": prompts_digest(find(config.method.flow).prompts, own), "version": __version__}
-    out["code"] = code_digest()
+    out |= {"seeds": seeds, "prompts": prompts_digest(flow.prompts, own), "version": __version__}
+    out["code"] = code_digest(flow)
     return out
 
 

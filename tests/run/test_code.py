@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gra_hpc.flows.registry import find
 from gra_hpc.run import code
 from gra_hpc.run.code import PACKAGE, syntax_digest
 
@@ -102,27 +104,38 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package's code, which is digested in its place."""
     shutil.copytree(PACKAGE, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code, "PACKAGE", tmp_path / "copy")
-    monkeypatch.setattr(code, "code_digest", code.code_digest.__wrapped__)  # a process digests its code once
+    monkeypatch.setattr(code, "_digest", code._digest.__wrapped__)  # a process digests its code once
     return tmp_path / "copy"
+
+
+def digest_of(package: Path, folder: str = "gra", *uses: str) -> str:
+    return code.code_digest(replace(find("synthesize"), prompts=package / "flows" / folder / "prompts", uses=uses))
 
 
 @pytest.mark.parametrize("file", ["records.py", "run/slices.py", "flows/ask.py", "flows/gra/committee.py"])
 def test_a_line_in_what_decides_changes_a_flows_digest_and_a_comment_does_not(package: Path, file: str) -> None:
-    whole = code.code_digest()
+    whole = digest_of(package)
     text = (package / file).read_text(encoding="utf-8")
     (package / file).write_text(f"# a comment\n{text}\n\n# another\n", encoding="utf-8")
-    assert code.code_digest() == whole
+    assert digest_of(package) == whole
     (package / file).write_text(f"{text}\nMORE = 1\n", encoding="utf-8")
-    assert code.code_digest() != whole
+    assert digest_of(package) != whole
 
 
 def test_where_it_runs_and_other_flows_do_not_count(package: Path) -> None:
-    whole = code.code_digest()
+    whole = digest_of(package)
     for file in ("placement/placement.py", "engines/client.py", "merge/round.py", "run/plan.py", "config/settings.py"):
         with (package / file).open("a", encoding="utf-8") as f:
             f.write("\nMORE = 1\n")
     (package / "flows" / "other").mkdir()
     (package / "flows" / "other" / "ask.py").write_text("MORE = 1\n")
-    assert code.code_digest() == whole != code.code_digest("other")
+    assert digest_of(package) == whole != digest_of(package, "other")
     shutil.copy(package / "flows" / "other" / "ask.py", package / "flows" / "gra")
-    assert code.code_digest() != whole, "a new module of the flow"
+    assert digest_of(package) != whole, "a new module of the flow"
+
+
+def test_what_a_flow_says_it_uses_counts(package: Path) -> None:
+    whole, with_labels = digest_of(package), digest_of(package, "gra", "labels/*.py")
+    with (package / "labels" / "votes.py").open("a", encoding="utf-8") as f:
+        f.write("\nMORE = 1\n")
+    assert digest_of(package) == whole and digest_of(package, "gra", "labels/*.py") != with_labels != whole

@@ -206,7 +206,7 @@ def test_rounds_of_a_small_target_rest_on_different_seeds() -> None:
 
 def test_a_plan_is_of_the_code_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path)
-    monkeypatch.setattr(plan, "code_digest", lambda: "another")
+    monkeypatch.setattr(plan, "code_digest", lambda flow: "another")
     with pytest.raises(FingerprintError, match=r"code: planned .* now 'another'"):
         Plan.load(run).verify(presets.load(run.config_file), run)
 

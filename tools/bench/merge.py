@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gra_hpc import storage
+from gra_hpc.flows.registry import find
 from gra_hpc.merge.semantic.embedding_column import to_matrix
 from gra_hpc.merge.signatures import banding
 from gra_hpc.run.code import code_digest
@@ -304,13 +305,13 @@ def main() -> None:
             shards = args.shards or max(2, rows // 100_000)
             path = (args.dir or Path(temporary)) / f"corpus-{rows}-{shards}{'-semantic' if args.semantic else ''}"
             done = path / "done"
-            if (
-                not done.exists() or done.read_text(encoding="utf-8") != code_digest()
+            if not done.exists() or done.read_text(encoding="utf-8") != code_digest(
+                find("synthesize")
             ):  # the run is one of the present code
                 shutil.rmtree(path, ignore_errors=True)
                 began = time.monotonic()
                 make_corpus(path, rows, shards, args.semantic)
-                done.write_text(code_digest(), encoding="utf-8")
+                done.write_text(code_digest(find("synthesize")), encoding="utf-8")
                 print(f"corpus of {rows:,} rows made in {time.monotonic() - began:.0f} s", file=sys.stderr)
             result = measure(path, rows)
             if args.release:
