@@ -1,7 +1,9 @@
 """What is left of a run, for plain sbatch: `python jobs/remaining.py RUN [--largest N]`, a line per job.
 
-    workers ROUND COUNT COMMENT
+    workers ROUND LAST COUNT COMMENT
     merge   ROUND COMMENT
+
+Workers go on from their round to the last of theirs, which the merge behind them is of.
 
 The jobs are noted in RUN/submissions first: their comments let `gra status`, `gra cancel` and `gra resume` know them.
 """
@@ -11,10 +13,10 @@ import sys
 
 from gra_hpc.errors import GraError
 from gra_hpc.launch import slurm
+from gra_hpc.launch.legs import legs_of
 from gra_hpc.launch.queue_gap import spread
 from gra_hpc.launch.slurm import max_array_size
 from gra_hpc.launch.submissions import Job, Submission, match, refuse_copy
-from gra_hpc.launch.worker_count import workers_for
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 
@@ -36,12 +38,12 @@ def main() -> None:
             raise GraError(f"{run.path}: jobs of it are in the queue ({ids})", f"gra cancel {run.path}, or wait")
         jobs: list[Job] = []
         lines: list[tuple[object, ...]] = []
-        for step in remaining(run):
-            if workers := min(size, workers_for(run, step)):
-                jobs.append(Job("workers", step.round, spread(range(step.total), workers), plain=True))
-                lines.append(("workers", step.round, workers))
-            jobs.append(Job("merge", step.round, plain=True))
-            lines.append(("merge", step.round))
+        for leg in legs_of(run, remaining(run)):
+            if workers := min(size, leg.workers):
+                jobs.append(Job("workers", leg.first, spread(leg.shards, workers), plain=True, last=leg.last))
+                lines.append(("workers", leg.first, leg.last, workers))
+            jobs.append(Job("merge", leg.first, plain=True, last=leg.last))
+            lines.append(("merge", leg.last))
         submission = Submission.new(run, jobs)
         if jobs:
             submission.save(run)

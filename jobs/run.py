@@ -11,12 +11,13 @@ from pathlib import Path
 
 from gra_hpc.config import presets
 from gra_hpc.errors import GraError
-from gra_hpc.launch.round_end import finish_round, tidy
+from gra_hpc.launch.legs import legs_of
+from gra_hpc.launch.round_end import finish_round, merge_beside, tidy
 from gra_hpc.launch.submissions import sole_submitter
 from gra_hpc.launch.tasks import leave_unless_published, start_job
 from gra_hpc.run import planning
 from gra_hpc.run.directory import RunDir
-from gra_hpc.run.rounds import remaining
+from gra_hpc.run.rounds import current_round, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.worker import work
 
@@ -32,12 +33,12 @@ def run_whole(path: Path, preset: str, site: str, overrides: Sequence[str]) -> R
     with sole_submitter(run):
         # What is left of a run is known from files alone: nothing here remembers what has been done.
         while steps := remaining(run):
-            step = steps[0]
+            leg = legs_of(run, steps)[0]
             # Slices of the seeds through the flow, one after the other over this node's engines, which start once; the
-            # samples of each are published once, whole.
-            leave_unless_published(work(run, step.round).end)
-            # The round's samples without duplicates: what the next round draws from. After the last one, the release.
-            print(finish_round(run, step.round), flush=True)
+            # samples of each are published once, whole. Small rounds are merged on the way.
+            leave_unless_published(work(run, leg.first, last=leg.last, merge=merge_beside).end)
+            # A round's samples without duplicates: what the next round draws from. After the last one, the release.
+            print(finish_round(run, current_round(run)), flush=True)
         tidy(run)
     return run
 

@@ -1,4 +1,4 @@
-"""Work through the shards that are left of a round, or run one alone: `python jobs/synthesize.py RUN [SHARD]`.
+"""Work through the shards that are left, or run one alone: `python jobs/synthesize.py RUN [SHARD]`.
 
 By hand, from sbatch, or anywhere else; as often as there are nodes, also while others are at it.
 """
@@ -9,8 +9,9 @@ import signal
 import sys
 
 from gra_hpc.errors import GraError
+from gra_hpc.launch.legs import legs_of
 from gra_hpc.launch.tasks import ShardTask, WorkerTask, requeue
-from gra_hpc.run.rounds import current_round
+from gra_hpc.run.rounds import current_round, remaining
 from gra_hpc.run.run import Run
 
 
@@ -35,6 +36,13 @@ def main() -> None:
     parser.add_argument("shard", type=int, nargs="?", help="this shard alone, whoever else is at it; from 0")
     parser.add_argument("--round", type=int, default=None, help="round; the current one if left out")
     parser.add_argument(
+        "--last",
+        type=int,
+        default=None,
+        help="go on to this round; ROUND alone, or where that is left out as far as"
+        " the rounds between are small (launch.inline_merge_rows)",
+    )
+    parser.add_argument(
         "--worker", type=_part, default=(0, 1), metavar="I/N", help="which of so many workers: where it begins"
     )
     args = parser.parse_args()
@@ -44,7 +52,10 @@ def main() -> None:
         lead_s = int(os.environ.get("GRA_LEAD_S") or 0)
         if args.shard is None:
             which, workers = args.worker
-            print(WorkerTask(str(run.path), number, which * run.shards_of(number) // workers, lead_s)())
+            last = (
+                (legs_of(run, remaining(run))[0].last if args.round is None else 0) if args.last is None else args.last
+            )
+            print(WorkerTask(str(run.path), number, which * run.shards_of(number) // workers, lead_s, last)())
         else:
             print(ShardTask(str(run.path), number, args.shard, lead_s)())
     except GraError as e:

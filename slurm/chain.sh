@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All that is left of a run as plain sbatch jobs, on a login node: an array of workers and a merge behind it for every
-# round, each round waiting for the merge before it.
+# All that is left of a run as plain sbatch jobs, on a login node: an array of workers and a merge behind it, for every
+# round or for several that are small; each array waits for the merge before it.
 #
 #   bash slurm/chain.sh RUN --account=A --partition=GPU --gpus-per-node=4 --time=04:00:00
 #   GRA_MERGE_OPTIONS="--account=A --partition=CPU" bash slurm/chain.sh RUN --account=A --partition=GPU ...
@@ -47,11 +47,11 @@ before='' arrays=''
 while read -r kind round rest; do
     case $kind in
         workers)
-            read -r count comment <<<"$rest"
+            read -r last count comment <<<"$rest"
             id=$(sbatch "${common[@]}" --job-name="${name:0:60}" --comment="$comment" --array="0-$((count - 1))" \
-                ${before:+--dependency=afterok:"$before"} "$@" slurm/synthesize.sbatch "$run" "$round")
+                ${before:+--dependency=afterok:"$before"} "$@" slurm/synthesize.sbatch "$run" "$round" "$last")
             arrays+=:${id%%;*}
-            echo "round $round: array ${id%%;*} of $count workers"
+            echo "rounds $round to $last: array ${id%%;*} of $count workers"
             ;;
         merge)
             depend=${arrays:+afterany$arrays}

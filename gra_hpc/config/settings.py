@@ -410,10 +410,11 @@ class LaunchConfig:
     parallel: int = unfrozen(0, ge=0, le=Most.TASKS)
     """Workers that run at once. 0: no limit (local executor: one)."""
     inline_merge_rows: int = unfrozen(100_000, ge=0, le=Most.COUNT)
-    """A round of so many candidates at most, and round 0, is merged beside the engines of the worker that published
-    last, which goes on with the next round (local executor). 0: none is."""
+    """A round of so many candidates at most, and round 0, is merged by a worker beside its engines, and the workers go
+    on with the next one: no other job is between. 0: none is; nor where `merge.allow_partial` is on."""
     linger_s: float = unfrozen(60.0, ge=0, le=3600)
-    """Longest time that other workers wait for that, in seconds."""
+    """Longest time that workers with nothing to do wait for that, in seconds. Where a shard takes longer, and there are
+    several workers, the rounds are jobs of their own."""
     journal_fsync_s: float = unfrozen(5.0, ge=0, le=3600)
     """Journal: longest time an answer is not yet on the disk, in seconds (a power loss costs it; a kill does not)."""
     journal_fsync_calls: int = unfrozen(256, ge=1, le=1_000_000)

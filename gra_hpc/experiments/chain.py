@@ -154,12 +154,12 @@ def make_data(run: Run, config: RunConfig) -> str:
     if config.site.executor is not Executor.slurm:
         return ""
     last = config.method.rounds
-    waiting = [str(task.job) for job, task in live(run) if job.kind == "merge" and job.round == last]
+    waiting = [str(task.job) for job, task in live(run) if job.kind == "merge" and job.through == last]
     if waiting:
         return waiting[-1]
     if (run.release / "manifest.json").is_file():
         return ""
-    submitted = [j.id for s in load_all(run).values() for j in s.jobs if j.kind == "merge" and j.round == last]
+    submitted = [j.id for s in load_all(run).values() for j in s.jobs if j.kind == "merge" and j.through == last]
     return submitted[-1] if submitted else ""
 
 

@@ -16,10 +16,10 @@ from gra_hpc.config.site import SiteConfig
 from gra_hpc.launch import slurm
 from gra_hpc.launch.cancel import wait_until_gone
 from gra_hpc.launch.environment import overruled
+from gra_hpc.launch.legs import legs_of
 from gra_hpc.launch.queue_gap import find_gap, settings_digest
 from gra_hpc.launch.submissions import Submission, by_hand, job_name, match, refuse_copy, refuse_while_at_work
 from gra_hpc.launch.tasks import MergeTask, WorkerTask
-from gra_hpc.launch.worker_count import workers_for
 from gra_hpc.run.directory import OutputDir, RunDir, round_name
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step
@@ -34,9 +34,9 @@ MERGE_TIMEOUTS = 2
 
 
 def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunConfig | None = None) -> Iterator[str]:
-    """Submit workers for what is left and not in the queue, and the merges behind them.
+    """Submit workers for what is left and not in the queue, and a merge behind those of each leg.
 
-    Each array depends on the merge before it; each merge on all arrays of its round (`afterany`: it decides from the
+    Each array depends on the merge before it; each merge on all arrays of its leg (`afterany`: it decides from the
     manifests). What waits or runs already stays; see `queue_gap.find_gap` for what is cancelled and submitted anew.
 
     Args:
@@ -57,13 +57,12 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
     in_queue = match(run, queue)
     known = {task.id for _, task in in_queue}
     unknown = [task for task in queue if task.id not in known]
-    for step in steps:
-        in_queue += by_hand(run, step.round, step.shards, unknown)
     # published since the steps were worked out: nobody is to be submitted for those
-    steps = [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps]
+    legs = legs_of(run, [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps])
+    for leg in legs:
+        in_queue += by_hand(run, (leg.first, leg.last), leg.shards, unknown)
     size = config.site.max_array_size or slurm.max_array_size()
-    wanted = {step.round: workers_for(run, step) for step in steps}
-    gap = find_gap(steps, in_queue, settings_digest(config), size, wanted, add)
+    gap = find_gap(legs, in_queue, settings_digest(config), size, add)
     if gap.jobs:
         examples = {
             "workers": shard_executor(run, elsewhere or config, "gra:"),
@@ -85,26 +84,26 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
     submission = Submission.new(run, gap.jobs)
     submission.save(run)
     merges = dict(gap.merges)
-    left = {step.round: len(step.shards) for step in steps}
     for number, job in enumerate(gap.jobs):
         comment = submission.comment(run, number)
         before = merges.get(job.round - 1, "")
         if job.kind == "workers":
             depend = f"afterok:{before}" if before else ""
-            own = elsewhere if elsewhere and job.round == steps[0].round else config
-            tasks = [WorkerTask(str(run.path), job.round, place, own.site.signal_lead_s) for place in job.shards]
+            leg = next(leg for leg in legs if leg.first == job.round)
+            own = elsewhere if elsewhere and leg is legs[0] else config
+            tasks = [WorkerTask(str(run.path), leg.first, at, own.site.signal_lead_s, leg.last) for at in job.shards]
             job.id = submit_array(shard_executor(run, own, comment, depend), tasks)
-            shards = counted(left[job.round], "shard")
-            yield f"{round_name(job.round)}: array {job.id} of {counted(len(tasks), 'worker')} for {shards}"
+            shards = counted(sum(len(step.shards) for step in leg.steps), "shard")
+            yield f"{leg}: array {job.id} of {counted(len(tasks), 'worker')} for {shards}"
         else:
             arrays = [j.id for j in gap.jobs if j.kind == "workers" and j.round == job.round]
-            arrays += gap.alive[job.round]
+            arrays += gap.alive[job.through]
             parents = arrays or ([before] if before else [])
             kind = "afterany" if arrays else "afterok"
             depend = f"{kind}:{':'.join(dict.fromkeys(parents))}" if parents else ""
-            job.id = submit_one(merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.round))
-            merges[job.round] = job.id
-            yield f"{round_name(job.round)}: merge {job.id}{f' after {depend}' if depend else ''}"
+            job.id = submit_one(merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.through))
+            merges[job.through] = job.id
+            yield f"{round_name(job.through)}: merge {job.id}{f' after {depend}' if depend else ''}"
         submission.complete = job is gap.jobs[-1]
         submission.save(run)
 

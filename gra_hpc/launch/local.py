@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gra_hpc.errors import IncompleteError, LaunchError
+from gra_hpc.launch.legs import legs_of
 from gra_hpc.launch.tasks import MergeTask, WorkerTask
 from gra_hpc.log_tail import ANY, OURS, last_words, telling
 from gra_hpc.owner import Owner
@@ -67,7 +68,7 @@ def run_all(run: Run, watch: Callable[[], None] = lambda: None) -> None:
         while steps := remaining(run):
             step = steps[0]
             if step.shards:
-                _shards(run, step, parallel, watch)
+                _shards(run, step, legs_of(run, steps)[0].last, parallel, watch)
                 if [s.round for s in remaining(run)][:1] != [step.round]:
                     continue  # the workers have merged it, and gone on
             job = _submit(run, MergeTask(str(run.path), step.round))
@@ -81,12 +82,13 @@ def _interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _shards(run: Run, step: Step, parallel: int, watch: Callable[[], None]) -> None:
-    """Have workers do a round. Where one was killed others follow, as long as that gets further."""
+def _shards(run: Run, step: Step, last: int, parallel: int, watch: Callable[[], None]) -> None:
+    """Have workers do a round, and those behind it to the last of the leg. Where one was killed others follow, as long
+    as that gets further."""
     left = list(step.shards)
     while left:
         places = left[:: -(-len(left) // parallel)]
-        jobs = [_submit(run, WorkerTask(str(run.path), step.round, place, goes_on=True)) for place in places]
+        jobs = [_submit(run, WorkerTask(str(run.path), step.round, place, last=last)) for place in places]
         _wait(jobs, watch)
         before, left = left, [s for s in left if not is_published(run.round(step.round).shard(s))]
         said = [_outcome(job) for job in jobs]

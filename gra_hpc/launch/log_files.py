@@ -50,7 +50,7 @@ class Finder:
         for submission in load_all(run).values():  # in their order: the newest wins
             for job in submission.jobs:
                 if job.kind == "merge" and job.id:
-                    self._jobs["merge", job.round, 0] = job.id
+                    self._jobs |= {("merge", number, 0): job.id for number in job.rounds}
                 for index, shard in enumerate(job.shards if job.id else ()):
                     name = f"{job.id}_{index}" if len(job.shards) > 1 else job.id
                     self._jobs["workers", job.round, shard] = name

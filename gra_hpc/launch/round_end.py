@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 
 from gra_hpc import whole_directory
@@ -58,6 +59,8 @@ def tidy(run: Run) -> None:
     """Remove what merges and builds left that died once they had published; nobody would run them again."""
     for number in run.rounds:
         whole_directory.sweep(run.round(number).merged)
+        if run.round(number).manifest.is_file():
+            shutil.rmtree(run.round(number).merging.path, ignore_errors=True)
     whole_directory.sweep(run.release)
 
 

@@ -48,6 +48,7 @@ class Job:
     kind: str
     """workers or merge."""
     round: int
+    """The first that it is for."""
     shards: list[int] = field(default_factory=list)
     """Of each array index: the shard that its worker begins at."""
     id: str = ""
@@ -58,6 +59,16 @@ class Job:
     """Submitted by a shell (`slurm/chain.sh`): its id is never noted, and its options are its own."""
     moved: bool = False
     """Submitted when the run lay elsewhere: it looks for it there. Not written down."""
+    last: int = 0
+    """The last round that it is for: of workers, which go on, and of the merge behind them. 0: its first."""
+
+    @property
+    def through(self) -> int:
+        return max(self.round, self.last)
+
+    @property
+    def rounds(self) -> range:
+        return range(self.round, self.through + 1)
 
 
 @dataclass
@@ -292,24 +303,24 @@ def _recorded(
 
 
 def by_hand(
-    run: RunDir, round_: int, shards: Iterable[int], tasks: Iterable[slurm.Task]
+    run: RunDir, rounds: tuple[int, int], shards: Iterable[int], tasks: Iterable[slurm.Task]
 ) -> list[tuple[Job, slurm.Task]]:
     """Running tasks that nobody recorded (`sbatch slurm/synthesize.sbatch`), known by the shards' latest heartbeats.
 
     Args:
         run: its directory.
-        round_: the round.
-        shards: shards that are not published.
+        rounds: the first and the last that workers are to do.
+        shards: those of the first that are not published.
         tasks: those of the queue that `match` does not know.
     """
     running = {task.id: task for task in tasks if task.running}
     out = []
     for shard in shards if running else ():
-        directory = run.round(round_).shard(shard)
+        directory = run.round(rounds[0]).shard(shard)
         latest = earlier(directory)[-1:]
         beat = Heartbeat.read(latest[0]) if latest else None
         if beat is not None and (task := running.pop(beat.job, None)) is not None:
-            out.append((Job("workers", round_, id=str(task.job), plain=True), task))
+            out.append((Job("workers", rounds[0], id=str(task.job), plain=True, last=rounds[1]), task))
     return out
 
 

@@ -40,7 +40,7 @@ class Restartable:
 
 @dataclass(frozen=True)
 class WorkerTask(Restartable):
-    """Shards of a round, until none is left that nobody is at."""
+    """Shards of a round, and of those behind it, until none is left that nobody is at."""
 
     run: str
     round: int
@@ -48,8 +48,8 @@ class WorkerTask(Restartable):
     """The shard to begin at. An argument, never the array index: an array may be one of several."""
     lead_s: int = 0
     """Seconds between Slurm's signal and the end, as submitted: a later change of the setting changes nothing here."""
-    goes_on: bool = False
-    """It may merge small rounds, and go on with the next ones: where no job waits to do that."""
+    last: int = 0
+    """The round that it ends with; those before it are merged on the way (`legs.Leg`). 0: its first."""
 
     def __call__(self) -> str:
         """One worker; returns one sentence. Requeues itself when it had to drain."""
@@ -57,8 +57,7 @@ class WorkerTask(Restartable):
         from gra_hpc.run.worker import work
 
         start_job()
-        merge = round_end.merge_beside if self.goes_on else None
-        outcome = work(Run.open(self.run), self.round, self.place, self.lead_s, merge)
+        outcome = work(Run.open(self.run), self.round, self.place, self.lead_s, self.last, round_end.merge_beside)
         sentence = f"{round_name(outcome.round)}: {outcome}"
         log.info("%s", sentence)
         leave_unless_published(outcome.end)
@@ -87,7 +86,7 @@ class ShardTask(Restartable):
 
 @dataclass(frozen=True)
 class MergeTask(Restartable):
-    """The merge of one round; after the last, the release."""
+    """The merge of a round, and of those before it that no worker has merged; after the last, the release."""
 
     run: str
     round: int
@@ -96,7 +95,11 @@ class MergeTask(Restartable):
         from gra_hpc.launch.round_end import finish_round
 
         start_job()
-        sentence = finish_round(Run.open(self.run), self.round)
+        run = Run.open(self.run)
+        for number in run.rounds:
+            if number < self.round and not run.round(number).manifest.is_file():
+                log.info("%s", finish_round(run, number))
+        sentence = finish_round(run, self.round)
         log.info("%s", sentence)
         return sentence
 

@@ -69,7 +69,7 @@ class Chooser:
             if is_published(shard):
                 self._published.add(number)
                 continue
-            failed, busy = self._look(shard, now)
+            failed, busy = self.look(shard, now)
             if busy or failed >= GIVEN_UP:
                 continue
             if not failed:
@@ -86,8 +86,9 @@ class Chooser:
             return False
         return not any(self._at_work(shard.attempt(n), now) for n in names[: names.index(mine.id)])
 
-    def _look(self, shard: ShardDir, now: float) -> tuple[int, bool]:
-        """Attempts at a shard that failed since the run was submitted, and whether one is at work."""
+    def look(self, shard: ShardDir, now: float = 0.0) -> tuple[int, bool]:
+        """Attempts at a shard, or at a merge, that failed since the run was submitted, and whether one is at work."""
+        now = now or self._now()
         failed, busy = 0, False
         for name in reversed(attempt_names(shard)):
             attempt = shard.attempt(name)

@@ -6,6 +6,7 @@ RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
     rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
     rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, manifest.json}
     rounds/01/merged/{pool,kept,dropped}.parquet, manifest.json     the merge of the round, renamed into place
+    rounds/01/merging/attempts/ID/heartbeat.json    a merge beside a worker's engines, while it is under way
     rounds/01/merged/next.json                      how many candidates round 2 makes
     rounds/01/embeddings/00000-DIGEST.parquet       what the merge embedded itself; of seeds: seeds.embeddings/
     release/                                        the dataset
@@ -141,6 +142,11 @@ class RoundDir:
     def merged(self) -> Path:
         """Directory that the merge renames into place, whole."""
         return self.path / "merged"
+
+    @property
+    def merging(self) -> ShardDir:
+        """Workers that merge it beside their engines: their attempts, as at a shard."""
+        return ShardDir(self.path / "merging", -1)
 
     @property
     def pool(self) -> Path:

@@ -22,9 +22,8 @@ from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.run import attempts, publish
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.choice import Chooser
-from gra_hpc.run.directory import AttemptDir, round_name
+from gra_hpc.run.directory import AttemptDir, ShardDir, round_name
 from gra_hpc.run.engines import Hosted, open_engine
-from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
@@ -59,7 +58,7 @@ Merge = Callable[[Run, int], Awaitable[None]]
 """Merges a round of a run, in a process of its own, which ends when this is cancelled."""
 
 
-def work(run: Run, round_: int, place: int = 0, lead_s: int = 0, merge: Merge | None = None) -> Outcome:
+def work(run: Run, round_: int, place: int = 0, lead_s: int = 0, last: int = 0, merge: Merge | None = None) -> Outcome:
     """Work through what is left of a round, and of those behind it.
 
     Args:
@@ -67,8 +66,9 @@ def work(run: Run, round_: int, place: int = 0, lead_s: int = 0, merge: Merge | 
         round_: the round.
         place: the shard to begin at; others follow in their order.
         lead_s: seconds from SIGUSR2 to the end, as the job was submitted with; 0: the run's present setting.
-        merge: what merges a small round (`launch.inline_merge_rows`) when its last shard is published here; then the
-            worker, and those that wait for it (`launch.linger_s`), go on with the next round. None: it ends there.
+        last: the round that it ends with. One before it is merged by the worker that finds it published first, beside
+            its engines; those that wait for that (`launch.linger_s`) go on with it.
+        merge: what merges a round; none: the worker ends with its first.
 
     On SIGUSR2 (time limit ahead, preemption) it gives no more calls to engines and waits for those in flight; the
     caller requeues. On SIGTERM it does the same, only faster.
@@ -78,7 +78,7 @@ def work(run: Run, round_: int, place: int = 0, lead_s: int = 0, merge: Merge | 
             answered.
     """
     with Signals().caught() as signals:
-        return asyncio.run(_Worker(run, round_, lead_s, signals, merge).work(place))
+        return asyncio.run(_Worker(run, round_, lead_s, signals, last, merge).work(place))
 
 
 def run_shard(run: Run, round_: int, number: int, lead_s: int = 0) -> End:
@@ -97,15 +97,17 @@ def run_shard(run: Run, round_: int, number: int, lead_s: int = 0) -> End:
 class _Worker:
     """The state of one worker; `shard.Host` for its attempts."""
 
-    def __init__(self, run: Run, round_: int, lead_s: int, signals: Signals, merge: Merge | None = None) -> None:
+    def __init__(
+        self, run: Run, round_: int, lead_s: int, signals: Signals, last: int = 0, merge: Merge | None = None
+    ) -> None:
         self.run, self.round, self.signals, self.config = run, round_, signals, run.config
-        self.merge = merge
+        self.merge, self.last = merge, last if merge else round_
         if lead_s:
             self.config = replace(self.config, site=replace(self.config.site, signal_lead_s=lead_s))
         self.shared = Shared.of(self.config)
         self.name = ""
-        self._mine: list[tuple[int, int]] = []
-        """Round and number of the shards that it published, in their order."""
+        self.published = 0
+        """Shards that it published."""
         self._failed: dict[int, Exception] = {}
         """Shards whose last attempt here ended with an error."""
         self._given_up: set[int] = set()
@@ -118,6 +120,8 @@ class _Worker:
         """Their shards, and those whose attempts begin."""
         self._deaths = 0
         """How often the engines could not be kept running."""
+        self._chooser: Chooser | None = None
+        """Of the round that it is at."""
         self._engines: Hosted | None = None
         self._stack, self._door = contextlib.AsyncExitStack(), asyncio.Lock()
         self._told: dict[str, Any] = {}
@@ -141,7 +145,7 @@ class _Worker:
                 place = place * self.run.shards_of(following) // self.run.shards_of(self.round)
                 self.round = following
                 left = await self._round(place)
-        if left:
+        if left or (self.signals.first and self.round < self.last):
             end = End.stopped if self.signals.first == signal.SIGTERM else End.drained
             return Outcome(end, self.published, self.round)
         if self._failed:
@@ -151,7 +155,7 @@ class _Worker:
     async def _round(self, place: int) -> bool:
         """The shards of one round; whether some are left, of which a signal keeps it."""
         round_, heartbeat_s = self.run.round(self.round), self.config.launch.heartbeat_s
-        chooser = await asyncio.to_thread(
+        self._chooser = chooser = await asyncio.to_thread(
             Chooser, round_, self.run.shards_of(self.round), place, heartbeat_s, self.run.submissions
         )
         tasks: set[asyncio.Task[None]] = set()
@@ -169,7 +173,7 @@ class _Worker:
                     continue
                 while tasks and (choice.suspect or len(tasks) >= OPEN):
                     await _first(tasks)
-                here = await asyncio.to_thread(self._begun, choice.shard, chooser)
+                here = await asyncio.to_thread(self._begun, chooser, round_.shard(choice.shard))
                 if here is None:
                     continue
                 self._busy.add(choice.shard)
@@ -189,7 +193,7 @@ class _Worker:
     async def _following(self) -> int:
         """The round to go on with, once this one is merged, here or by another worker; 0: there is none, or it does not
         come in time."""
-        if self.merge is None or not await asyncio.to_thread(self._merges_inline):
+        if self.round >= self.last or self._chooser is None:
             return 0
         deadline = time.monotonic() + self.config.launch.linger_s
         while not self.signals.first:
@@ -197,59 +201,60 @@ class _Worker:
             if not steps:
                 return 0
             if steps[0].round > self.round:
-                return steps[0].round if steps[0].shards else 0
-            if not steps[0].shards and await asyncio.to_thread(self._published_last):
-                if not await self._merged(self.merge):
-                    return 0
-            elif time.monotonic() > deadline:
+                return steps[0].round if steps[0].shards and steps[0].round <= self.last else 0
+            failed, busy = await asyncio.to_thread(self._chooser.look, self.run.round(self.round).merging)
+            if failed:  # the job behind the workers tries it once more, and says why it does not work
                 return 0
-            else:
-                await asyncio.sleep(LOOK_S)
+            if not steps[0].shards and not busy and await self._merged(self._chooser):
+                continue
+            if time.monotonic() > deadline:
+                return 0
+            await asyncio.sleep(LOOK_S)
         return 0
 
-    def _merges_inline(self) -> bool:
-        """Whether this round's merge is small, and another round follows."""
-        if self.round >= self.config.method.rounds:
+    async def _merged(self, chooser: Chooser) -> bool:
+        """Have this round merged beside the engines; whether it was this worker's to do."""
+        assert self.merge is not None
+        here = await asyncio.to_thread(self._begun, chooser, self.run.round(self.round).merging)
+        if here is None:
             return False
-        rows = self.config.launch.inline_merge_rows
-        return rows > 0 and (self.round == 0 or RoundPlan.load(self.run.round(self.round)).candidates <= rows)
-
-    def _published_last(self) -> bool:
-        """Whether the shard that was published last is of this worker: two that say so merge twice, to one end."""
-        shards = (self.run.round(self.round).shard(n) for n in range(self.run.shards_of(self.round)))
-        last = max(shards, key=lambda shard: shard.manifest.stat().st_mtime_ns)
-        return bool(self._mine) and self._mine[-1] == (self.round, last.number)
-
-    async def _merged(self, merge: Merge) -> bool:
-        """Have this round merged; whether it was. What goes wrong is said by whoever merges it after this."""
-        began = time.monotonic()
-        merging = asyncio.ensure_future(merge(self.run, self.round))
+        beat = self._beat(here, -1)
+        beat.phase = "merging"
+        merging = asyncio.ensure_future(self.merge(self.run, self.round))
         while not merging.done() and not self.signals.first:
+            await asyncio.to_thread(beat.write, here)
             await asyncio.wait({merging}, timeout=LOOK_S)
         merging.cancel()
         (problem,) = await asyncio.gather(merging, return_exceptions=True)
-        if problem is not None:
+        beat.phase, beat.message = "published", ""
+        if isinstance(problem, asyncio.CancelledError):
+            beat.phase = "drained"
+        elif problem is not None:
+            beat.phase, beat.message = "failed", str(problem)
             log.warning("%s is not merged here: %s", round_name(self.round), problem)
-            return False
-        log.info("%s merged beside the engines in %.1f s", round_name(self.round), time.monotonic() - began)
+        else:
+            log.info("%s merged beside the engines in %.1f s", round_name(self.round), beat.lasted)
+        await asyncio.to_thread(beat.write, here)
         return True
 
     # ---- attempts ----------------------------------------------------------------------------------------------------
 
-    def _begun(self, number: int, chooser: Chooser) -> AttemptDir | None:
+    def _begun(self, chooser: Chooser, shard: ShardDir) -> AttemptDir | None:
         """A new attempt's directory; none where another worker was there first."""
-        shard = self.run.round(self.round).shard(number)
         try:
             here = attempts.begin(shard)
-            Heartbeat(here.id, number, self.round, gpus=self.config.site.gpus_per_node).write(here)
+            self._beat(here, shard.number).write(here)
             if chooser.first(here, shard):
                 return here
-        except FileNotFoundError:  # who has published the shard in this moment clears its attempts away
-            if not is_published(shard):
+        except FileNotFoundError:  # who has published it in this moment clears its attempts away
+            if not is_published(shard) and shard.number >= 0:
                 raise
             return None
         shutil.rmtree(here.path, ignore_errors=True)
         return None
+
+    def _beat(self, here: AttemptDir, number: int) -> Heartbeat:
+        return Heartbeat(here.id, number, self.round, worker=self.name, gpus=self.config.site.gpus_per_node)
 
     async def _take(self, number: int, here: AttemptDir, turn: Turn) -> None:
         """One attempt at a shard; what ends it is the shard's fault, until the next one ends as soon.
@@ -260,8 +265,7 @@ class _Worker:
         answered, deaths = self.shared.calls, self._deaths
         try:
             end = await self._attempt(number, here, turn)
-            if end is End.published:
-                self._mine.append((self.round, number))
+            self.published += end is End.published
         except Exception as e:
             if isinstance(e, EngineError) and self._deaths > deaths:
                 return  # another shard, open beside it, has answered for that
@@ -287,10 +291,6 @@ class _Worker:
             self._open.pop(number, None)
             turn.near.set()
             turn.given.set()
-
-    @property
-    def published(self) -> int:
-        return len(self._mine)
 
     async def _attempt(self, number: int, here: AttemptDir, turn: Turn | None = None) -> End:
         self.name = self.name or here.id

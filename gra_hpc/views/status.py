@@ -102,7 +102,7 @@ class RoundStatus:
     ledger: Ledger
     failures: list[Failure] = field(default_factory=list)
     merging: str = ""
-    """waiting or running: its merge in Slurm's queue; empty: none there."""
+    """running: in Slurm's queue, or beside a worker's engines; waiting: in the queue; empty: neither."""
     absent: list[int] = field(default_factory=list)
     """Shards that its merge, which was made without them, does not hold."""
     workers: dict[str, int] = field(default_factory=dict)
@@ -236,7 +236,9 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                     states,
                     _ledger(states),
                     failures,
-                    queue.merging.get(number, ""),
+                    "running"
+                    if not merged and judge.merges(run.round(number).merging)
+                    else queue.merging.get(number, ""),
                     absent,
                     dict(queue.workers.get(number, {})),
                     eta(states),
@@ -287,10 +289,11 @@ class _Queue:
             return cls(True, copy_of=of)
         out = cls(True, tasks={t.id: t for t in tasks if t.active})
         for job, task in own:
-            if job.kind == "merge":
-                out.merging[job.round] = "running" if task.running else "waiting"
-            elif not task.hopeless:
-                out.workers.setdefault(job.round, Counter())["running" if task.running else "waiting"] += 1
+            for number in job.rounds:
+                if job.kind == "merge":
+                    out.merging[number] = "running" if task.running else "waiting"
+                elif not task.hopeless:
+                    out.workers.setdefault(number, Counter())["running" if task.running else "waiting"] += 1
         return out
 
 
@@ -398,6 +401,13 @@ class _Judge:
         if out.state in ("failed", "stopped", "waiting"):
             self._explain(out, round_, seen.dir, beat)
         return out
+
+    def merges(self, merging: ShardDir) -> bool:
+        """Whether a worker merges a round beside its engines."""
+        names = attempt_names(merging)
+        newest = merging.attempt(names[-1] if names else "")
+        beat = Heartbeat.read(newest) if names else None
+        return beat is not None and self._of_attempt(beat, newest.heartbeat) == "running"
 
     def _state(self, beat: Heartbeat | None, heart: Path, round_: int) -> str:
         state = "waiting" if beat is None else self._of_attempt(beat, heart)

@@ -94,7 +94,7 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
         yield "rate" if not r.merged else "took", rate
     if r.eta_s is not None and ledger.pending:
         yield "left", f"about {duration(r.eta_s)}, until {_clock(r.eta_s)}"
-    if r.merging == "waiting":
+    if r.merging == "waiting" and states["published"] < len(r.shards):
         yield "merge", "waits for its shards"
     if r.absent:
         which = index_ranges(r.absent)

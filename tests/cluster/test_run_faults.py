@@ -16,9 +16,12 @@ from typing import Any
 import psutil
 import pytest
 from conftest import NODES, MiniSlurm, mini_slurm
-from slurm_runs import SHARDS, release_of
+from slurm_runs import SEEDS, SHARDS, release_of
 
+from gra_hpc.launch.round_end import PROCESS
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
+from tools.faults.faults import make_run, undisturbed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -94,6 +97,56 @@ def test_workers_are_added_while_it_runs(cluster: MiniSlurm, slurm_run: MakeRun)
     assert "nothing to submit" in run.resume()
     run.wait_release()
     run.check()
+
+
+@pytest.fixture(scope="session")
+def two_rounds(runs_dir: Path, reference: Run) -> Run:
+    """A run of two rounds, made in this process without a fault."""
+    assert reference.plan_file.is_file(), "its seeds are there"
+    return undisturbed(make_run(runs_dir / "two-rounds", SEEDS, [f"launch.shards={SHARDS}", "method.rounds=2"]))
+
+
+def test_the_worker_that_merges_is_killed_and_another_one_goes_on(
+    cluster: MiniSlurm, slurm_run: MakeRun, two_rounds: Run
+) -> None:
+    run = slurm_run(cluster, "method.rounds=2", "launch.linger_s=600")
+    run.submit()
+    found: list[psutil.Process] = []
+
+    def merges() -> bool:
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if PROCESS in words and str(run.run.path) in words:
+                process.suspend()
+                found.append(process)
+        return bool(found)
+
+    run.wait(merges)
+    (merge,) = found
+    worker = merge.parent()
+    assert worker is not None
+    assert "merging" in run.gra("status", run.run.path)
+    worker.kill()
+    run.wait_release()
+    assert len(run.jobs()) == 2, "nobody had to type anything"
+    assert release_of(run.run) == release_of(two_rounds)
+    assert not merge.is_running()
+
+
+def test_workers_come_and_go_while_rounds_follow_each_other(
+    cluster: MiniSlurm, slurm_run: MakeRun, two_rounds: Run
+) -> None:
+    run = slurm_run(cluster, *SLOW, "engine.simulated_latency_s=0.5", "method.rounds=2", "launch.workers=2")
+    run.submit()
+    run.wait(lambda: sum(run.answers(n) > 0 for n in range(SHARDS)) >= 2)
+    said = run.gra("submit", run.run.path, "--add", 2, "site.partition=high")
+    assert "rounds 1 to 2: array" in said and "of 2 workers for " in said
+    run.wait(lambda: sum(t.running for job, t in run.queue() if job.kind == "workers") == 4)
+    assert "cancelled 3 tasks: 3 running" in run.gra("cancel", run.run.path, "--workers", 3)
+    run.wait(lambda: run.run.round(1).manifest.is_file())
+    assert "of 1 worker for " in run.gra("submit", run.run.path, "--add", 1)
+    run.wait_release()
+    assert release_of(run.run) == release_of(two_rounds)
 
 
 def preempt(cluster: MiniSlurm) -> int:
@@ -198,7 +251,7 @@ def test_the_controller_dies(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
 
 def test_a_merge_that_fails_stops_the_next_round(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     """afterok on a failed merge: the next round is cancelled, and does not wait for ever; resume submits both."""
-    run = slurm_run(cluster, *SLOW, "method.rounds=2")
+    run = slurm_run(cluster, *SLOW, "method.rounds=2", "launch.inline_merge_rows=0")
     run.submit()
     at_work(run)
     assert {job.round for job, _ in run.queue()} == {1, 2}

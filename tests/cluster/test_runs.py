@@ -108,9 +108,27 @@ def test_an_array_is_split_at_the_sites_limit(slurm_run: MakeRun) -> None:
         small.clear()
 
 
-def test_two_rounds_follow_each_other(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
-    """The second round's array waits for the first's merge, which sizes it and gives it its pool."""
+def test_two_small_rounds_are_one_array_of_workers(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """The first round is merged beside the engines; its workers go on with the second, which it sizes and pools."""
     run = slurm_run(cluster, "method.rounds=2", "launch.shards=2")
+    said = run.submit()
+    array, merge = run.jobs()
+    assert (array.rounds, merge.kind, merge.rounds) == (range(1, 3), "merge", range(1, 3))
+    assert f"rounds 1 to 2: array {array.id} of 2 workers for 4 shards" in said
+    assert f"round 2: merge {merge.id} after afterany:{array.id}" in said
+    assert run.resume().splitlines()[-2:][0] == "nothing to submit: all that is left is in the queue"
+    run.wait_release()
+    assert len(run.jobs()) == 2
+    manifest = read_json(RunDir(run.run.path).round(2).manifest)
+    assert manifest["ledger"]["planned"] == SEEDS
+    jobs = {a["job"] for n in (1, 2) for s in (0, 1) for a in read_json(run.run.round(n).shard(s).manifest)["attempts"]}
+    assert jobs <= {f"{array.id}_0", f"{array.id}_1"}
+    assert "merged beside the engines" in run.logs()
+
+
+def test_two_rounds_follow_each_other(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
+    """Where the first is too large for that, the second round's array waits for its merge."""
+    run = slurm_run(cluster, "method.rounds=2", "launch.shards=2", "launch.inline_merge_rows=0")
     run.submit()
     first, merge, second, last = run.jobs()
     assert [j.round for j in (first, merge, second, last)] == [1, 1, 2, 2]

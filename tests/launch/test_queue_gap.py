@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gra_hpc.launch.cancel import last_workers
+from gra_hpc.launch.legs import Leg, most_workers
 from gra_hpc.launch.queue_gap import Gap, find_gap, spread
 from gra_hpc.launch.slurm import Task
 from gra_hpc.launch.submissions import Job
-from gra_hpc.launch.worker_count import most_workers
 from gra_hpc.run.rounds import Step
 
 NOW = "settings"
@@ -26,7 +28,8 @@ def merge(id_: str, round_: int = 1, settings: str = NOW) -> Job:
 
 
 def gap(steps: list[Step], queue: list[tuple[Job, Task]], size: int = 100, wanted: int = 100, add: int = 0) -> Gap:
-    return find_gap(steps, queue, NOW, size, dict.fromkeys((s.round for s in steps), wanted), add)
+    """Every round is a leg of its own."""
+    return find_gap([Leg((s,), min(wanted, len(s.shards))) for s in steps], queue, NOW, size, add)
 
 
 def kinds(found: Gap) -> list[tuple[str, int, list[int]]]:
@@ -169,3 +172,51 @@ def test_of_workers_those_that_wait_go_first_then_the_last_that_came() -> None:
     ]  # fmt: skip
     chosen = [t for _, t in queue]
     assert [t.id for t in last_workers(queue, chosen)] == ["7_1", "9_1", "9_0", "7_0"]
+
+
+TWO = Leg((Step(1, (0, 1), 2), Step(2, (0, 1), 2)), 2)
+"""Two small rounds, which the same workers do."""
+SECOND = Leg((Step(2, (0, 1), 2),), 2)
+"""The same once the first is merged."""
+
+
+def test_small_rounds_are_one_array_and_one_merge() -> None:
+    found = find_gap([TWO], [], NOW, 100)
+    assert [(j.kind, j.round, j.through, j.shards) for j in found.jobs] == [
+        ("workers", 1, 2, [0, 1]), ("merge", 1, 2, []),
+    ]  # fmt: skip
+    array, last = (replace(job, id=id_) for job, id_ in zip(found.jobs, ("7", "8"), strict=True))
+    queue = [(array, task(7, 0, "RUNNING", "")), (array, task(7, 1)), (last, task(8, None, reason="Dependency"))]
+    for leg in (TWO, SECOND):
+        again = find_gap([leg], queue, NOW, 100)
+        assert (again.jobs, again.cancel, sorted(again.stay)) == ([], [], ["7_0", "7_1", "8"])
+        more = find_gap([leg], queue, NOW, 100, add=1)
+        assert [(j.kind, j.round, j.through) for j in more.jobs] == [], "as many as there are shards"
+
+
+def test_workers_that_would_end_with_another_round_are_replaced_where_they_wait() -> None:
+    """Rounds have grown too large for it, or have become small enough, since they were submitted."""
+    array, last = replace(workers("7", [0, 1]), last=2), replace(merge("8"), last=2)
+    queue = [(array, task(7, 0, "RUNNING", "")), (array, task(7, 1)), (last, task(8, None, reason="Dependency"))]
+    found = gap([*TWO.steps], queue)
+    assert kinds(found) == [("workers", 1, [0]), ("merge", 1, []), ("workers", 2, [0, 1]), ("merge", 2, [])]
+    assert (sorted(found.cancel), found.alive) == (["7_1", "8"], {1: ["7"], 2: []})
+    one = [
+        (workers("7", [0, 1]), task(7, 0, "RUNNING", "")),
+        (workers("7", [0, 1]), task(7, 1)),
+        (merge("8"), task(8, None)),
+    ]
+    found = find_gap([TWO], one, NOW, 100)
+    assert [(j.kind, j.round, j.through) for j in found.jobs] == [("workers", 1, 2), ("merge", 1, 2)]
+    assert len(found.jobs[0].shards) == 2, "the one that runs ends with round 1"
+    assert (sorted(found.cancel), found.alive) == (["7_1", "8"], {2: ["7"]})
+
+
+def test_workers_are_added_to_a_leg() -> None:
+    leg = Leg((Step(1, (1,), 4), Step(2, (0, 1, 2, 3), 4)), 1)
+    array, last = replace(workers("7", [0]), last=2), replace(merge("8"), last=2)
+    queue = [(array, task(7, 0, "RUNNING", "")), (last, task(8, None, reason="Dependency"))]
+    assert find_gap([leg], queue, NOW, 100).jobs == []
+    found = find_gap([leg], queue, NOW, 100, add=2)
+    assert kinds(found) == [("workers", 1, [1, 1]), ("merge", 1, [])], "the second round has shards for them"
+    assert (found.cancel, found.alive) == (["8"], {2: ["7"]})

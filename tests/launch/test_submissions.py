@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.errors import LaunchError
+from gra_hpc.launch.legs import Leg
 from gra_hpc.launch.queue_gap import find_gap
 from gra_hpc.launch.slurm import Task
 from gra_hpc.launch.submissions import (
@@ -171,5 +172,5 @@ def test_jobs_belong_to_a_run_at_its_place(tmp_path: Path) -> None:
 def test_what_was_submitted_before_a_move_is_replaced(tmp_path: Path) -> None:
     job = Job("workers", 1, [0, 1], "7", "now", moved=True)
     tasks = [(job, replace(queued(7, "gra-x"), index=i, id=f"7_{i}")) for i in (0, 1)]
-    gap = find_gap([Step(1, (0, 1), 2)], tasks, "now", 100, {1: 2})
+    gap = find_gap([Leg((Step(1, (0, 1), 2),), 2)], tasks, "now", 100)
     assert gap.cancel == ["7_0", "7_1"] and [j.kind for j in gap.jobs] == ["workers", "merge"]

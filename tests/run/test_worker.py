@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gra_hpc.engines.simulated import SimulatedEngine
-from gra_hpc.errors import EngineError, GraError
+from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.launch.legs import legs_of
 from gra_hpc.launch.round_end import finish_round, merge_beside
+from gra_hpc.launch.tasks import MergeTask
+from gra_hpc.owner import Owner
 from gra_hpc.run import attempts, worker
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.choice import Chooser
 from gra_hpc.run.publish import is_published
+from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard import End, Turn
 from gra_hpc.signals import Signals
@@ -148,47 +155,102 @@ def test_one_worker_makes_the_release_that_single_shards_make(run: Run, referenc
     assert release_of(run) == release_of(reference)
 
 
-def test_a_worker_has_small_rounds_merged_and_goes_on_with_warm_engines(
-    tmp_path: Path, opened: Callable[..., list[Any]]
+@pytest.fixture
+def two(tmp_path: Path) -> Run:
+    """A run of two rounds."""
+    return make_run(tmp_path / "two", SEEDS, [*SETTINGS, "method.rounds=2", "launch.linger_s=0.3"])
+
+
+async def nobody(*_: Any) -> None:
+    raise AssertionError("another worker merges, or nobody does")
+
+
+def merging(run: Run, phase: str, **more: Any) -> Any:
+    """Leaves what a worker leaves that merges the first round, or did."""
+    shard = run.round(1).merging
+    here = attempts.begin(shard)
+    Heartbeat(here.id, -1, 1, phase=phase, **more).write(here)
+    return here
+
+
+def test_a_worker_merges_small_rounds_and_goes_on_with_warm_engines(
+    tmp_path: Path, two: Run, opened: Callable[..., list[Any]]
 ) -> None:
-    """Two rounds, one of which is merged in a process beside the engines; the release is whoever ends the run's."""
+    """One round is merged in a process beside the engines; the last, and the release, are whoever ends the run's."""
     starts = opened()
-    run = make_run(tmp_path / "run", SEEDS, [*SETTINGS, "method.rounds=2"])
-    outcome = worker.work(run, 1, merge=merge_beside)
+    outcome = worker.work(two, 1, last=2, merge=merge_beside)
     assert outcome == worker.Outcome(End.published, 2 * SHARDS, 2)
     assert len(starts) == 1
-    assert run.round(1).manifest.is_file() and not run.round(2).manifest.exists()
+    assert two.round(1).manifest.is_file() and not two.round(2).manifest.exists()
     apart = make_run(tmp_path / "apart", SEEDS, [*SETTINGS, "method.rounds=2"])
     undisturbed(apart)
-    finish_round(run, 2)
-    assert release_of(run) == release_of(apart)
+    finish_round(two, 2)
+    assert release_of(two) == release_of(apart)
+    assert not two.round(1).merging.path.exists()
 
 
-@pytest.mark.parametrize("words", [["launch.inline_merge_rows=0"], ["launch.inline_merge_rows=5"]])
-def test_larger_rounds_are_left_to_a_job_of_their_own(tmp_path: Path, words: list[str]) -> None:
-    run = make_run(tmp_path / "run", SEEDS, [*SETTINGS, "method.rounds=2", *words])
-    assert worker.work(run, 1, merge=merge_beside).round == 1
-    assert not run.round(1).manifest.exists()
+def test_rounds_that_are_large_or_long_are_left_to_a_job_of_their_own(two: Run) -> None:
+    def legs(*words: str) -> list[tuple[int, int, int]]:
+        run = Run.open(two.path, words)
+        return [(leg.first, leg.last, leg.workers) for leg in legs_of(run, remaining(run))]
+
+    assert legs() == [(1, 2, 1)], "here one worker does all"
+    slurm = ("site.executor=slurm", "site.gpus_per_node=1", "site.gpu_memory_gb=80")
+    assert legs(*slurm) == [(1, 2, SHARDS)]
+    for words in (["launch.inline_merge_rows=0"], ["launch.inline_merge_rows=5"], ["merge.allow_partial=true"]):
+        assert legs(*slurm, *words) == [(1, 1, SHARDS), (2, 2, SHARDS)]
+    assert worker.work(two, 1, merge=nobody).round == 1
+    assert legs(*slurm) == [(1, 1, 0), (2, 2, SHARDS)], "what is only to be merged waits for no worker"
 
 
-def test_a_merge_that_fails_is_left_to_a_job_of_its_own(run: Run, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "two", SEEDS, [*SETTINGS, "method.rounds=2"])
+def test_a_merge_that_fails_is_left_to_a_job_of_its_own(two: Run) -> None:
+    tries = []
+    two.submissions.mkdir(exist_ok=True)
+    (two.submissions / "s00001-1-beef.json").write_text("{}")
 
     async def fails(*_: Any) -> None:
+        tries.append(1)
         raise GraError("no room")
 
-    assert worker.work(run, 1, merge=fails) == worker.Outcome(End.published, SHARDS, 1)
+    for published in (SHARDS, 0):
+        assert worker.work(two, 1, last=2, merge=fails) == worker.Outcome(End.published, published, 1)
+    assert len(tries) == 1, "one that has failed is not tried by one worker after the other"
+    (two.submissions / "s00001-1-beef.json").unlink()
+    assert "round 1" in MergeTask(str(two.path), 1)()
 
 
-def test_another_worker_s_merge_is_waited_for_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_worker_s_merge_is_waited_for_but_not_for_ever(two: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "LOOK_S", 0.01)
-    run = make_run(tmp_path / "run", SEEDS, [*SETTINGS, "method.rounds=2", "launch.linger_s=0.3"])
-    worker.work(run, 1)  # another worker, which has published all
+    worker.work(two, 1)  # another worker, which has published all
+    merging(two, "merging", owner=replace(Owner.me(), host="elsewhere").to_dict())
+    assert worker.work(two, 1, last=2, merge=nobody) == worker.Outcome(End.published, 0, 1)
 
-    async def nobody(*_: Any) -> None:
-        raise AssertionError("only who published last merges")
 
-    assert worker.work(run, 1, merge=nobody) == worker.Outcome(End.published, 0, 1)
+def test_the_merge_of_a_worker_that_was_killed_is_made_by_one_that_waits(two: Run) -> None:
+    worker.work(two, 1)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    me = Owner.me()
+    merging(two, "merging", owner=replace(me, pid=gone.pid).to_dict())
+    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, SHARDS, 2)
+
+
+def test_a_worker_that_is_told_to_drain_while_it_merges_comes_again(two: Run) -> None:
+    worker.work(two, 1)
+
+    async def drained(*_: Any) -> None:
+        signal.raise_signal(signal.SIGUSR2)
+        await asyncio.sleep(60)
+
+    assert worker.work(two, 1, last=2, merge=drained).end is End.drained
+    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, SHARDS, 2)
+
+
+def test_what_workers_have_not_merged_the_job_behind_them_merges(two: Run) -> None:
+    worker.work(two, 1)
+    with pytest.raises(IncompleteError, match="round 2: 3 of 3 shards are not published"):
+        MergeTask(str(two.path), 2)()
+    assert two.round(1).manifest.is_file()
 
 
 def test_the_next_shard_begins_while_the_last_sample_of_this_one_is_under_way(
@@ -266,5 +328,6 @@ def test_a_shard_that_is_published_while_an_attempt_begins_is_left(run: Run, mon
         raise FileNotFoundError(shard.attempts)  # who published it clears the attempts away
 
     monkeypatch.setattr(attempts, "begin", begin)
+    chooser = Chooser(run.round(1), 1, 0, 1.0, run.submissions)
     with Signals().caught() as signals:
-        assert worker._Worker(run, 1, 0, signals)._begun(0, Chooser(run.round(1), 1, 0, 1.0, run.submissions)) is None
+        assert worker._Worker(run, 1, 0, signals)._begun(chooser, run.round(1).shard(0)) is None
