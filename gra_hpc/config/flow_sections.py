@@ -37,6 +37,10 @@ class Section(Protocol):
     def settings(self) -> type | None:
         """Dataclass of its own section, which has its name; none: it has no section."""
 
+    @property
+    def gold(self) -> object | None:
+        """What asks gold questions; none: it has no Reviewers of responses."""
+
     def check(self, config: RunConfig, need: Need) -> None:
         """Refuse settings that the flow has no use for.
 

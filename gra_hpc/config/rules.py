@@ -24,7 +24,10 @@ def check(c: RunConfig) -> None:
         ConfigError: naming the key, its value and what was expected.
     """
     need = expecting("gra config show  (explains every key)")
-    flow_sections.section(c.method.flow).check(c, need)
+    flow = flow_sections.section(c.method.flow)
+    flow.check(c, need)
+    asked = not c.method.gold or (flow.gold is not None and c.method.review_response)
+    need(asked, "method.gold", c.method.gold, "nothing where no response is reviewed: there is no Reviewer to ask")
     check_bounds(c, need)
     for name, member in c.committee.items():
         need(member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}")

@@ -248,6 +248,11 @@ class MethodConfig:
     criteria: dict[str, str] = setting({}, choices=CRITERIA)
     """What the Reviewers' criteria for responses mean, as `name: what is right in one line`, in place of the paper's
     words."""
+    gold: str = ""
+    """File of records with a known verdict (instruction, response, verdict: keep or reject), put to the Reviewers among
+    their work: how often each is right goes into standings and report. They are never released."""
+    gold_rate: float = setting(0.02, gt=0, le=0.25)
+    """With `gold`: share of the candidates beside which their Reviewers are asked one of its records."""
     prompts: str = ""
     """Directory of templates of your own (`response.j2`, ...), each in place of the one of its name; the plan keeps
     them."""

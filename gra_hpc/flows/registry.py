@@ -17,9 +17,10 @@ from gra_hpc.config.fields import Need
 from gra_hpc.config.settings import MethodConfig, RunConfig
 from gra_hpc.errors import ConfigError
 from gra_hpc.flows import payload
-from gra_hpc.flows.ask import Question
+from gra_hpc.flows.ask import Ask, Question
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.units import Context, Draw, Drawn, Unit
+from gra_hpc.records import Candidate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +29,11 @@ log = logging.getLogger(__name__)
 
 Run: TypeAlias = Callable[[Context, Unit], Awaitable[None]]
 """One candidate through a flow: it fills in `unit.sample`, and sets its status at the end."""
+
+
+Gold: TypeAlias = Callable[[Ask, Candidate], Awaitable[list[tuple[str, int | None]]]]
+"""Asks the Reviewers of a gold question, which has its texts and roles as a candidate would; the answers by member, in
+points, none where there was none."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,8 @@ class Flow:
     """Seats per candidate, by role and member."""
     sizes: Mapping[str, StepSize] = field(default_factory=dict)
     """By step, until a calibration has measured them."""
+    gold: Gold | None = None
+    """None: it has no Reviewers of responses, whom `method.gold` could ask."""
     views: Views = field(default_factory=Views)
     thresholds: Callable[[MethodConfig], tuple[str, ...]] = lambda _: ()
     """Keys of `method` that `gra decide` may change afterwards, since all they decide by is stored; none: nothing."""

@@ -109,7 +109,15 @@ def _plan(inputs: Inputs, config: RunConfig) -> Plan:
     """The plan of the new run: the old one's, but for what the fingerprint digests, and with its lineage."""
     old = inputs.run.plan
     identities = {k: v.identity for k, v in old.models.items()}
-    what = frozen(config, old.frozen["seeds"], identities, old.embed, old.benchmarks, old.own_templates)
+    what = frozen(
+        config,
+        old.frozen["seeds"],
+        identities,
+        old.embed,
+        old.benchmarks,
+        old.own_templates,
+        old.frozen.get("gold", ""),
+    )
     before = inputs.run.config.method
     now = {k: (getattr(before, k), getattr(config.method, k)) for k in flow_of(config).thresholds(before)}
     return replace(
@@ -145,6 +153,8 @@ def _write(inputs: Inputs, config: RunConfig, plan: Plan, target: RunDir) -> Non
             closed_directory(draft.submissions, 0o700)
             shutil.copyfile(seeds_of(run, run.plan), draft.seeds)
             shutil.copyfile(as_planned(run, run.plan, run.seed_rejects), draft.seed_rejects)
+            if run.plan.gold:
+                shutil.copyfile(as_planned(run, run.plan, run.gold), draft.gold)
             for number in (0, 1) if inputs.prepared else (1,):
                 draft.round(number).path.mkdir(parents=True)
                 shutil.copyfile(run.round(number).plan_file, draft.round(number).plan_file)

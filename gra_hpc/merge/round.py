@@ -243,7 +243,8 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
             if round_ < run.config.method.rounds and (following := plan_after(run, manifest)):
                 if run.config.method.policy is Policy.performance and not run.plan.decided:
                     tables = [Path(s.part.path) for s in shards.every]
-                    standing = standing_after(run, round_, tables, staging.out / "kept.parquet")
+                    found = [run.round(s.round).shard(s.number) for s in shards.every]
+                    standing = standing_after(run, round_, tables, staging.out / "kept.parquet", found)
                     following = replace(following, standing=standing)
                     for member, share in Standing.from_dict(standing).concentrated():
                         log.warning("round %d: %s is to generate %.0f%% of it", round_ + 1, member, 100 * share)

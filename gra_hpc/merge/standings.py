@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +11,76 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.config.settings import MethodConfig
-from gra_hpc.flows.gra.standing import ROLES, Counts, Standing, added
+from gra_hpc.flows.domains import domains_of
+from gra_hpc.flows.gra.standing import GOLD, REFUSAL, ROLES, Counts, Standing, added
 from gra_hpc.parquet import read_batches
-from gra_hpc.records import CRITERIA, DOMAINS, FAILED
+from gra_hpc.records import CRITERIA, FAILED, INSTRUCTION_CRITERIA
+from gra_hpc.run.directory import ShardDir
+from gra_hpc.run.gold import Counted, GoldQuestions
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.run import Run
+from gra_hpc.run.shard_manifest import ShardManifest
 
-_COLUMNS = ("status", "domain", "generator", "reviews", "verdict", "mean")
+_COLUMNS = ("status", "domain", "generator", "instruction_reviews", "reviews", "verdict", "mean")
 _BATCH = 16_384
 
 
-def standing_after(run: Run, number: int, tables: Iterable[Path], kept: Path) -> dict[str, Any]:
+def standing_after(
+    run: Run, number: int, tables: Iterable[Path], kept: Path, shards: Iterable[ShardDir]
+) -> dict[str, Any]:
     """The standing of the round after one that is being merged: its counts, and those before.
 
     Args:
         tables: the samples of the shards that the merge takes in.
         kept: the rows that it keeps.
+        shards: these shards.
     """
     members, method = list(run.config.committee), run.config.method
+    domains = domains_of(method)
     before = RoundPlan.load(run.round(number)).standing
     parts = [Standing.from_dict(before).counts] if before else []
-    parts.append(_counted(tables, kept, members, method))
+    parts.append(_counted(tables, kept, members, method) | _gold(run, shards))
     counts = {
-        role: {d: found for d in DOMAINS if (found := added(part.get(role, {}).get(d, {}) for part in parts))}
-        for role in ROLES
+        role: {d: found for d in (*domains, "") if (found := added(part.get(role, {}).get(d, {}) for part in parts))}
+        for role in (*ROLES, GOLD, REFUSAL)
     }
-    return Standing.of(counts, members, method.explore, [method.seed, number]).to_dict()
+    return Standing.of(counts, members, method.explore, [method.seed, number], domains).to_dict()
+
+
+def _gold(run: Run, shards: Iterable[ShardDir]) -> dict[str, dict[str, Counts]]:
+    """Right answers to gold questions, and answers, by the questions' domains."""
+    questions = GoldQuestions.of(run, run.plan)
+    if questions is None:
+        return {}
+    answers = (answer for s in shards for answer in ShardManifest.load(s).gold)
+    found = Counted.of(questions, answers, run.config.method.accept_mean).by_domain
+    return {GOLD: {d: {m: (float(n.right), float(n.asked)) for m, n in by.items()} for d, by in found.items()}}
 
 
 def _counted(
     tables: Iterable[Path], kept: Path, members: list[str], method: MethodConfig
 ) -> dict[str, dict[str, Counts]]:
     """Successes and trials of one merge, by role and domain."""
-    shape = (len(DOMAINS), len(members))
-    trials, agreed, asked = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    domains = domains_of(method)
+    trials, agreed, asked, refused, first, good = (np.zeros((len(domains), len(members)), np.int64) for _ in range(6))
     for path in tables:
         for batch in read_batches(path, _COLUMNS, _BATCH):
             judged = pa.Table.from_batches([batch]).filter(pc.not_equal(batch["status"], FAILED))
-            domain, writer = _codes(judged["domain"], DOMAINS), _codes(judged["generator"], members)
+            domain, writer = _codes(judged["domain"], domains), _codes(judged["generator"], members)
             _count(trials, domain, writer)
             who, row, same = _agreements(judged, members, method)
             _count(asked, domain[row], who)
             _count(agreed, domain[row[same]], who[same])
-    good = np.zeros(shape, np.int64)
+            for who, row, no in _first_seats(judged, members, method):
+                _count(first, domain[row], who)
+                _count(refused, domain[row[no]], who[no])
     for batch in read_batches(kept, ("domain", "generator"), _BATCH):
-        _count(good, _codes(batch["domain"], DOMAINS), _codes(batch["generator"], members))
-    return {"generator": _by_domain(good, trials, members), "reviewer": _by_domain(agreed, asked, members)}
+        _count(good, _codes(batch["domain"], domains), _codes(batch["generator"], members))
+    return {
+        "generator": _by_domain(good, trials, members, domains),
+        "reviewer": _by_domain(agreed, asked, members, domains),
+        REFUSAL: _by_domain(refused, first, members, domains),
+    }
 
 
 def _agreements(rows: pa.Table, members: list[str], method: MethodConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -79,6 +103,24 @@ def _agreements(rows: pa.Table, members: list[str], method: MethodConfig) -> tup
     return _codes(reviews.field("member"), members)[counted], row[counted], same[counted]
 
 
+def _first_seats(
+    rows: pa.Table, members: list[str], method: MethodConfig
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The answers of the first seats, about instructions and about responses: member, row, and whether it is a no (a
+    zero; a mean below the threshold)."""
+    for name in ("instruction_reviews", "reviews"):
+        lists = rows[name].combine_chunks()
+        there = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False) > 0
+        row = np.flatnonzero(there)
+        found = pc.list_element(lists.take(pa.array(row)), 0)
+        if name == "reviews":
+            no = _means(found) < method.accept_mean - 1e-9
+        else:
+            scores = [pc.struct_field(found, c).to_numpy(zero_copy_only=False) for c in INSTRUCTION_CRITERIA]
+            no = np.min(scores, axis=0) == 0 if len(row) else np.zeros(0, bool)
+        yield _codes(found.field("member"), members), row, no
+
+
 def _means(reviews: pa.Array) -> np.ndarray:
     """Mean of the six scores of each review; NaN for none."""
     parts = [pc.fill_null(pc.struct_field(reviews, c), 0).to_numpy(zero_copy_only=False) for c in CRITERIA]
@@ -98,9 +140,9 @@ def _count(into: np.ndarray, domain: np.ndarray, member: np.ndarray) -> None:
     np.add.at(into, (domain[ok], member[ok]), 1)
 
 
-def _by_domain(good: np.ndarray, trials: np.ndarray, members: list[str]) -> dict[str, Counts]:
+def _by_domain(good: np.ndarray, trials: np.ndarray, members: list[str], domains: tuple[str, ...]) -> dict[str, Counts]:
     return {
         d: {m: (float(good[i, j]), float(trials[i, j])) for j, m in enumerate(members) if trials[i, j]}
-        for i, d in enumerate(DOMAINS)
+        for i, d in enumerate(domains)
         if trials[i].any()
     }

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from gra_hpc.flows.registry import find
 from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.parquet import open_table
+from gra_hpc.release import gold
 from gra_hpc.release.markdown import block, code, markdown
 from gra_hpc.release.schema import OUTCOMES, shown_before
 from gra_hpc.release.template_files import template_files
@@ -49,6 +50,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
     header = yaml.safe_dump(_shown(metadata(facts)), sort_keys=False, allow_unicode=True)
     body = _template().render(
         **{"decided": None, "unasked": None, **facts},
+        golden=gold.section(facts.get("gold")),
         rows=sum(s["rows"] for s in facts["splits"].values()),
         method=facts["config"]["method"],
         merge=facts["config"]["merge"],
@@ -194,6 +196,7 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
     seated = len(facts["config"]["committee"])
     if method["review_response"] and method["policy"] in ("random", "performance") and seated < 4:
         out += _few(seated, method)
+    out += gold.limits(facts.get("gold"), named)
     if "decided" in facts:
         out += _decided(facts)
     out += _checks(facts)

@@ -17,6 +17,7 @@ from gra_hpc.errors import ReleaseError
 from gra_hpc.flows import render
 from gra_hpc.flows.registry import flow_of
 from gra_hpc.foreign import fits
+from gra_hpc.release import gold
 from gra_hpc.release.cluster_hours import allocation
 from gra_hpc.release.funnel import funnel
 from gra_hpc.release.inputs import Inputs, MergedRound
@@ -168,6 +169,7 @@ def describe(
         "rejects": rejects,
         **({"decided": plan.decided} if plan.decided else {}),
         **({"people": inputs.people} if inputs.people else {}),
+        **({"gold": golden} if (golden := gold.facts(inputs)) else {}),
     }
 
 

@@ -24,6 +24,7 @@ EVERY_FLOW = (
     "models/special_tokens.py",
     "models/thinking.py",
     "flows/*.py",
+    "run/gold.py",
     "run/slices.py",
 )
 """What every flow rests on: ids and criteria, how questions are asked, rendered and parsed, which answers are refused,

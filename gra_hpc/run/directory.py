@@ -1,6 +1,6 @@
 """The run directory: where everything of a run lies. Files are the truth; this module only names them.
 
-RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl
+RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl  gold.jsonl
     rounds/00/...                                   round 0: the seeds described
     rounds/01/round.json                            how many candidates the round makes; of later rounds: see below
     rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
@@ -105,6 +105,11 @@ class RunDir(OutputDir):
     @property
     def seed_rejects(self) -> Path:
         return self.path / "seeds.rejects.jsonl"
+
+    @property
+    def gold(self) -> Path:
+        """The gold questions, where there are any (`run/gold.py`)."""
+        return self.path / "gold.jsonl"
 
     @property
     def release(self) -> Path:

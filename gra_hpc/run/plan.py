@@ -74,6 +74,8 @@ class Plan:
     """Fields of the seeds' source that nothing was read from."""
     seed_unanswered: int = 0
     """Seeds without a response."""
+    gold: dict[str, int] = field(default_factory=dict)
+    """Gold questions by verdict (`run/gold.py`)."""
     decided: dict[str, Any] = field(default_factory=dict)
     """Of a run whose shards are another run's, decided again (`judging/again.py`): that run's name and fingerprint, its
     merges, its rounds' plans, and the thresholds, then and now."""
@@ -159,6 +161,7 @@ class Plan:
             self.embed,
             self.benchmarks,
             self.own_templates,
+            self.frozen.get("gold", ""),
         )
         if digest(now) != self.fingerprint:
             raise FingerprintError(
@@ -178,8 +181,13 @@ def frozen(
     embed: ModelPin | None,
     benchmarks: dict[str, BenchmarkPin],
     own: Own = (),
+    gold: str = "",
 ) -> dict[str, Any]:
-    """Everything that the samples of a run depend on, without where and how they are computed."""
+    """Everything that the samples of a run depend on, without where and how they are computed.
+
+    Args:
+        seeds: their digest, as that of the gold questions.
+    """
     flow = flow_of(config)
     out: dict[str, Any] = fingerprinted(config)
     del out["method"]["prompts"]  # what is in the directory counts
@@ -192,6 +200,11 @@ def frozen(
     del out["merge"]["embed_model"]
     out["merge"]["embed_identity"] = embed.identity if embed else ""
     out["merge"]["benchmarks"] = {source: pin.sha256 for source, pin in benchmarks.items()}
+    del out["method"]["gold"]  # as of the prompts
+    if config.method.gold:
+        out["gold"] = gold
+    else:
+        del out["method"]["gold_rate"]
     out |= {"seeds": seeds, "prompts": prompts_digest(flow.prompts, own), "version": __version__}
     out["code"] = code_digest(flow)
     return out

@@ -26,11 +26,14 @@ from gra_hpc.models.identity import Say
 from gra_hpc.permissions import closed_directory
 from gra_hpc.records import Record, digest
 from gra_hpc.run import disk_space
+from gra_hpc.run import gold as golden
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.pins import pin_embed, pin_models, special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
+from gra_hpc.sources import gold
+from gra_hpc.sources.gold import Gold
 from gra_hpc.storage import OWN, entry, fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
 from gra_hpc.text import languages
 
@@ -74,10 +77,21 @@ def make(
             f" {first.file} line {first.line}: {first.reason}: {first.detail}",
             "check seeds.path and seeds.fields",
         )
+    questions = gold.read(
+        config.method.gold, domains_of(config.method), config.seeds.max_chars, special_pattern(found())
+    )
     pins, embed = found(), pin_embed(config, say)
     sources = config.merge.decontamination.sources
     benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}
-    what = frozen(config, seed_set.digest, {k: v.identity for k, v in pins.items()}, embed, benchmarks, own)
+    what = frozen(
+        config,
+        seed_set.digest,
+        {k: v.identity for k, v in pins.items()},
+        embed,
+        benchmarks,
+        own,
+        gold.digest_of(questions),
+    )
     undescribed = sum(not s.described for s in seed_set.seeds) if flow.prepare else 0
     plan = Plan(
         fingerprint=digest(what),
@@ -94,7 +108,8 @@ def make(
         seed_unread=seed_set.unread,
         seed_unanswered=sum(not s.response for s in seed_set.seeds),
         prompts=dict(own),
-        **_languages(config, flow, seed_set.seeds),
+        **_languages(config, flow, seed_set.seeds, questions),
+        gold=golden.planned(questions),
         models=pins,
         embed=embed,
         benchmarks=benchmarks,
@@ -133,11 +148,14 @@ def make(
                 draft.seeds, seed_set.seeds, thoughts=bool(plan.seed_thoughts), context=bool(plan.seed_contexts)
             )
             seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
+            if questions:
+                write_atomic(draft.gold, gold.lines_of(questions))
             if undescribed:
                 draft.round(0).path.mkdir(parents=True)
                 RoundPlan(0, undescribed, min(plan.shards, -(-undescribed // SEEDS_PER_SHARD_0))).save(draft.round(0))
             first_round(config, plan).save(draft.round(1))
-            plan = replace(plan, files={p.name: entry(p) for p in (draft.seeds, draft.seed_rejects)})
+            written = (draft.seeds, draft.seed_rejects, *([draft.gold] if questions else []))
+            plan = replace(plan, files={p.name: entry(p) for p in written})
             write_atomic(draft.plan_file, sealed(asdict(plan)), mode=OWN)
             mask = os.umask(0)
             os.umask(mask)
@@ -155,8 +173,9 @@ def make(
     return Run(run.path, plan, lambda: config)
 
 
-def _languages(config: RunConfig, flow: Flow, seeds: Sequence[Record]) -> dict[str, Any]:
-    """Fields of the plan: the language that is asked for, and the seeds of which it is another one."""
+def _languages(config: RunConfig, flow: Flow, seeds: Sequence[Record], questions: Sequence[Gold]) -> dict[str, Any]:
+    """Fields of the plan: the language that is asked for, and the seeds, and gold questions, of which it is another
+    one."""
     wanted = config.method.language
     if wanted != "auto":
         return {"language": "" if wanted == "any" else wanted.removeprefix(languages.OTHER).strip()}
@@ -170,4 +189,8 @@ def _languages(config: RunConfig, flow: Flow, seeds: Sequence[Record]) -> dict[s
     for seed, name in zip(seeds, asked, strict=True):
         if name != most:
             others.setdefault(name, []).append(seed.id)
+    spoken = languages.of_seeds((one.instruction, one.response) for one in questions)
+    for one, name in zip(questions, spoken, strict=True):
+        if (name := "" if name == languages.ENGLISH else name) != most:
+            others.setdefault(name, []).append(one.id)
     return {"language": most, "languages": others, "seed_languages": dict(counts)}

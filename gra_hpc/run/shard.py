@@ -19,19 +19,20 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import EndedError, EngineError, GraError, IncompleteError
-from gra_hpc.flows.ask import Ask, Asker
+from gra_hpc.flows.ask import Ask, Asker, together
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import ACCEPTED, Call, Candidate
-from gra_hpc.run import attempts, publish
+from gra_hpc.run import attempts, gold, publish
 from gra_hpc.run.attempts import Heartbeat, SharedTime
 from gra_hpc.run.directory import AttemptDir, RunDir, ShardDir, round_name
 from gra_hpc.run.engines import Hosted, embed, hosted_embedder
+from gra_hpc.run.gold import GoldQuestions
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import basis_of, pool_of
@@ -111,6 +112,10 @@ class Attempt:
     """Embeddings by sample, where the embedding model is an engine beside the others."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
     """By `role model`: calls, prompt tokens, completion tokens, of all calls the samples rest on."""
+    gold: GoldQuestions | None = None
+    """Asked beside some of its candidates."""
+    golden: list[tuple[str, str, int | None]] = field(default_factory=list)
+    """What was answered: question, member, points."""
     endless: Counter[str] = field(default_factory=Counter)
     """By model: calls whose thoughts did not end, so that there was no answer."""
 
@@ -235,6 +240,7 @@ def _prepared(
     state = Attempt(
         run, config, run.plan, round_plan, shard, here, journal, beat, host.signals, host.shared, basis=basis
     )
+    state.gold = GoldQuestions.of(run, run.plan) if round_ else None
     return state, units
 
 
@@ -353,7 +359,7 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
                 if not left:
                     state.turn.given.set()
                 try:
-                    sample = await make_sample(flow, state.config, unit, asker.for_sample(unit.sample))
+                    sample = await _beside_gold(state, flow, unit, asker)
                     if keys and sample.status == ACCEPTED:
                         state.vectors[sample.id] = await embed(engine, keys.embedded(sample))
                     state.finished(sample)
@@ -419,6 +425,19 @@ def _grace(state: Attempt, lead: float) -> float:
     return 0.0  # another attempt has published, or the engines are gone: nothing more will come
 
 
+async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker) -> Candidate:
+    """One candidate, and the gold question beside it, if it has one."""
+    making = make_sample(flow, state.config, unit, asker.for_sample(unit.sample))
+    drawn = state.gold.beside(unit.sample, state.config.method) if state.gold else None
+    if drawn is None or not flow.gold:
+        return await making
+    question, beside = drawn
+    both: list[Any] = [making, flow.gold(asker.for_sample(beside), beside)]
+    sample, answers = await together(both)
+    state.golden += [(question.id, member, points) for member, points in answers]
+    return cast(Candidate, sample)
+
+
 async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask) -> Candidate:
     """One candidate through the flow."""
     run = flow.run if unit.sample.round else flow.prepare
@@ -465,6 +484,7 @@ def _publish(
             "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},
             **({"endless_thoughts": dict(sorted(state.endless.items()))} if state.endless else {}),
+            **({"gold": gold.entries(state.golden)} if state.gold else {}),
             "timings": {"started": began, "ended": time.time(), "seconds": round(state.beat.lasted, 3)},
             "host": state.beat.host,
             "engines": stats,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -15,6 +15,15 @@ from gra_hpc.run.ledger import Ledger
 from gra_hpc.storage import checked, read_regular, unsealed
 
 FORMAT = 1
+
+
+class GoldAnswer(NamedTuple):
+    """What a Reviewer said of a gold question (`run/gold.py`)."""
+
+    question: str
+    member: str
+    points: int | None
+    """Its six scores added up; none where it had no answer that can be used."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class ShardManifest:
     """What it rests on (`merged.basis_of`)."""
     digest: str
     """Hex SHA-256 of the manifest itself."""
+    gold: tuple[GoldAnswer, ...] = ()
+    """Answers to gold questions."""
 
     @classmethod
     def load(cls, shard: ShardDir) -> ShardManifest:
@@ -120,6 +131,7 @@ def _checked(data: Any, digest: str) -> ShardManifest:
         ledger=_ledger(_object(top.get("ledger"), "ledger")),
         basis=_text(top.get("basis", ""), "basis"),
         digest=digest,
+        gold=gold_answers(top),
     )
 
 
@@ -130,6 +142,22 @@ def _table(data: Any, key: str, attempt: str) -> tuple[int, int, str]:
         raise ValueError(f"{key}.file is {_shown(entry.get('file'))}, expected {expected!r}")
     rows, size = (_count(entry.get(k), f"{key}.{k}") for k in ("rows", "bytes"))
     return rows, size, _text(entry.get("sha256"), f"{key}.sha256")
+
+
+def gold_answers(manifest: dict[str, Any]) -> tuple[GoldAnswer, ...]:
+    """The answers to gold questions of a shard's manifest.
+
+    Raises:
+        ValueError: it has others than answers there.
+    """
+    found = manifest.get("gold", [])
+    if not isinstance(found, list):
+        raise ValueError(f"gold is {_shown(found)}, expected a list")
+    for entry in found:
+        texts = isinstance(entry, list) and len(entry) == 3 and all(isinstance(e, str) for e in entry[:2])
+        if not texts or not (entry[2] is None or (type(entry[2]) is int and 6 <= entry[2] <= 60)):
+            raise ValueError(f"gold[] is {_shown(entry)}, expected a question, a member and 6 to 60 points")
+    return tuple(GoldAnswer(*entry) for entry in found)
 
 
 def _ledger(books: dict[str, Any]) -> Ledger:

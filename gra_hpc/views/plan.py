@@ -118,6 +118,14 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
             switches = ", ".join(f"{k}={v}" for k, v in t.switches.items())
             how = f"thinks ({t.opening}; parser {t.parser or 'none: guided answers come without thoughts'}"
             yield f"             {how if t.on else 'does not think ('}{'; ' if switches and t.on else ''}{switches})"
+    m = config.method
+    if plan.gold:
+        kinds = ", ".join(f"{n} to {verdict}" for verdict, n in plan.gold.items())
+        beside = m.gold_rate * first.candidates
+        yield (
+            f"gold         {sum(plan.gold.values())} questions from {m.gold} ({kinds}), beside {m.gold_rate:g} of the"
+            f" candidates: about {beside:,.0f} of round 1; never released"
+        )
     for note in notes(config, plan, first.candidates):
         yield f"note         {note}"
     if not flow.asks:

@@ -1,4 +1,5 @@
-"""`gra status --roles`: what the rounds so far have shown of each member, and how often it is to get a role."""
+"""`gra status --roles`: what the rounds so far have shown of each member, by the merges and by gold questions, and how
+often it is to get a role."""
 
 from __future__ import annotations
 
@@ -6,9 +7,13 @@ from collections.abc import Iterator
 
 from gra_hpc.config.settings import Policy
 from gra_hpc.errors import GraError
+from gra_hpc.flows.gra import gold
 from gra_hpc.flows.gra.standing import Standing, added
+from gra_hpc.run.gold import Counted, GoldQuestions
 from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
+from gra_hpc.run.shard_manifest import ShardManifest
 
 
 def standings(run: Run) -> dict[int, Standing]:
@@ -23,12 +28,15 @@ def standings(run: Run) -> dict[int, Standing]:
 
 
 def lines(run: Run) -> Iterator[str]:
-    """A table of each round's standing.
+    """A table of each round's standing, and of what gold questions say.
 
     Raises:
-        GraError: the run's roles follow no standing.
+        GraError: the run's roles follow no standing, and it has no gold questions.
     """
+    yield from _by_gold(run)
     if run.config.method.policy is not Policy.performance:
+        if run.plan.gold:
+            return
         raise GraError(
             f"{run.path}: its roles follow no standing (method.policy={run.config.method.policy.value})",
             f"gra plan {run.path}-2 ... method.policy=performance",
@@ -45,6 +53,29 @@ def lines(run: Run) -> Iterator[str]:
             share = f"{generated[member]:.0%}" if member in generated else "–"
             yield f"  {member:16}  {_rate(made.get(member)):>14}  {share:>9}  {_rate(judged.get(member)):>14}"
         yield from warnings(standing)
+
+
+def _by_gold(run: Run) -> Iterator[str]:
+    """How often each Reviewer was right about records whose verdict is known, in all shards so far."""
+    questions = GoldQuestions.of(run, run.plan)
+    if questions is None:
+        return
+    shards = (run.round(n).shard(s) for n in run.rounds if n for s in range(run.plan.shards))
+    answers = (answer for s in shards if is_published(s) for answer in ShardManifest.load(s).gold)
+    found = Counted.of(questions, answers, run.config.method.accept_mean).members
+    yield f"gold questions: {len(questions.questions)}, beside {run.config.method.gold_rate:g} of the candidates"
+    if not found:
+        yield "  no answer is published yet"
+        return
+    yield f"  {'member':16}  {'right':>24}  {'keeps good':>12}  {'rejects bad':>12}"
+    for name, m in sorted(found.items()):
+        value, low, high = gold.share(m.right, m.asked)
+        right = f"{value:.0%} ({low:.0%} to {high:.0%}) of {m.asked}" if m.asked else "–"
+        kept, rejected = _rate((m.kept, m.to_keep)), _rate((m.rejected, m.to_reject))
+        yield f"  {name:16}  {right:>24}  {kept:>12}  {rejected:>12}"
+    for name, m in sorted(found.items()):
+        if m.at_chance:
+            yield f"  {name} tells good from bad no better than chance: what it says of candidates means little"
 
 
 def warnings(standing: Standing) -> Iterator[str]:

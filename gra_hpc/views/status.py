@@ -74,6 +74,8 @@ class ShardStatus:
     tokens: dict[str, list[int]] = field(default_factory=dict)
     causes: dict[str, int] = field(default_factory=dict)
     """Why samples of a published shard failed: how many, by `stage: cause`."""
+    gold: int = 0
+    """Answers to gold questions."""
 
     @property
     def done(self) -> int:
@@ -511,6 +513,7 @@ def _published(shard: ShardDir) -> ShardStatus:
         ),
         tokens=tokens,
         causes=ledger.failed,
+        gold=len(m.get("gold", ())),
     )
     for record in m["attempts"]:
         lasted = record.get("seconds") or max(0.0, (record.get("at") or 0) - (record.get("started") or 0))

@@ -90,6 +90,8 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
     yield "shards", f"{len(r.shards)}: {named}" if not r.merged or states["published"] < len(r.shards) else named
     if r.workers and not r.merged:
         yield "workers", ", ".join(f"{n} {state}" for state, n in sorted(r.workers.items()))
+    if golden := sum(s.gold for s in r.shards):
+        yield "gold", f"{golden:,} answers to gold questions; right or wrong: gra status --roles"
     if rate := _rate(r, run.simulated):
         yield "rate" if not r.merged else "took", rate
     if r.eta_s is not None and ledger.pending:

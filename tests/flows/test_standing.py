@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from gra_hpc.config.settings import MemberConfig, MethodConfig, Policy, RunConfig
+from gra_hpc.config.settings import MemberConfig, MethodConfig, Policy, ReviewOrder, RunConfig
 from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.flows.gra.committee import draw_by_standing
 from gra_hpc.flows.gra.load import seats
-from gra_hpc.flows.gra.standing import ROLES, Counts, Standing, added, chance_of_best, differ
+from gra_hpc.flows.gra.standing import REFUSAL, ROLES, Counts, Standing, added, chance_of_best, differ
 from gra_hpc.flows.gra.views import _reviewers
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.merge.round import merge_round
-from gra_hpc.records import DOMAINS
+from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA
 from gra_hpc.run.rounds import remaining
+from gra_hpc.run.run import Run
+from gra_hpc.storage import read_json
 from gra_hpc.views import roles
 from tests.run.test_plan import make
 
@@ -138,6 +143,113 @@ def test_a_run_counts_draws_and_does_not_depend_on_its_shards(tmp_path: Path) ->
     assert sum(n for _, n in judged.values()) == sum(len(r["reviews"]) for r in first if r["mean"] is not None)
     said = list(roles.lines(run))
     assert said[0] == "round 2" and len(said) >= 2 + len(run.config.committee)
+
+
+def test_the_strictest_reviewer_has_the_first_seat_of_a_bounded_review() -> None:
+    """Fewer questions are asked so, of the same Reviewers; where all are alike the seats are as drawn."""
+    says_no = dict(zip(MEMBERS, (0.1, 0.5, 0.2, 0.7, 0.3), strict=True))
+    counts = {"qa": {m: (100 * p, 100.0) for m, p in says_no.items()}}
+    standing = Standing.of({REFUSAL: counts}, MEMBERS, 0.1, 1)
+    assert standing.strictest["qa"] == ["d", "b", "e", "c", "a"] == standing.strictest["math"]
+    assert Standing.from_dict(standing.to_dict()) == standing
+    bounded = MethodConfig(policy=Policy.performance, review_order=ReviewOrder.bounded)
+    asked = {"drawn": 0, "strictest": 0}
+    for seed in range(400):
+        drawn, ordered, together = (
+            draw_by_standing(MODELS, method, random.Random(seed), standing.shares, "qa", order)
+            for method, order in (
+                (bounded, ()),
+                (bounded, standing.strictest["qa"]),
+                (METHOD, standing.strictest["qa"]),
+            )
+        )
+        assert together == drawn and sorted(ordered.reviewers) == sorted(drawn.reviewers)
+        assert (ordered.generator, ordered.adjudicator) == (drawn.generator, drawn.adjudicator)
+        assert list(ordered.reviewers) == sorted(ordered.reviewers, key=lambda m: -says_no[m])
+        rng = random.Random(f"verdicts {seed}")
+        no = {m: rng.random() < p for m, p in says_no.items()}
+        for name, row in (("drawn", drawn.reviewers), ("strictest", ordered.reviewers)):
+            asked[name] += next((i for i, m in enumerate(row, 1) if no[m]), len(row))
+    assert asked["strictest"] < 0.9 * asked["drawn"]
+    even = {"qa": dict.fromkeys(MEMBERS, (50.0, 100.0))}
+    assert Standing.of({REFUSAL: even}, MEMBERS, 0.1, 1).strictest == {}
+
+
+def through_rounds(run: Run, number: int) -> dict[str, tuple[Any, ...]]:
+    """Shards and merges of a run, in this process; roles and outcome by sample."""
+    for n in range(1, number + 1):
+        for shard in range(run.plan.shards):
+            ShardTask(str(run.path), n, shard)()
+        if n < number:
+            merge_round(run, n)
+    return drawn_of(run, number)
+
+
+def drawn_of(run: Run, number: int) -> dict[str, tuple[Any, ...]]:
+    files = [f for n in range(1, number + 1) for f in run.round(n).shards.glob("*/samples-*")]
+    return {
+        r["id"]: (r["generator"], r["reviewers"], r["adjudicator"], r["summarizer"], r["status"], r["response"])
+        for f in files
+        for r in pq.read_table(f).to_pylist()
+    }
+
+
+def test_first_seats_are_counted_whatever_the_order_of_review(tmp_path: Path) -> None:
+    """How strict a member is, is counted where its question did not depend on others' answers."""
+    found = []
+    for order in ReviewOrder:
+        words = ("method.policy=performance", "method.rounds=2", "method.samples_per_seed=6", "launch.shards=2")
+        run = make(tmp_path, *words, f"method.review_order={order.value}", name=order.value)
+        through_rounds(run, 1)
+        merge_round(run, 1)
+        rows = [r for f in run.round(1).shards.glob("*/samples-*") for r in pq.read_table(f).to_pylist()]
+        refused, first = Counter[str](), Counter[str]()
+        for r in (r for r in rows if r["status"] != "failed"):
+            for review in r["instruction_reviews"][:1]:
+                first[review["member"]] += 1
+                refused[review["member"]] += min(review[c] for c in INSTRUCTION_CRITERIA) == 0
+            for review in r["reviews"][:1]:
+                first[review["member"]] += 1
+                refused[review["member"]] += sum(review[c] for c in CRITERIA) / 6 < run.config.method.accept_mean
+        counted = added(roles.standings(run)[2].counts[REFUSAL].values())
+        assert counted == {m: (refused[m], n) for m, n in first.items()}
+        found.append(counted)
+    assert found[0] == found[1]
+
+
+def test_a_killed_run_resumes_with_the_same_roles(tmp_path: Path) -> None:
+    """Killed in the middle of the second round, after its merge of the first, and done again: as if never killed."""
+    file = tmp_path / "gold.jsonl"
+    texts = [
+        f'{{"instruction": "a{i}", "response": "b", "verdict": "{v}"}}' for i in (1, 2) for v in ("keep", "reject")
+    ]
+    file.write_text("\n".join(t.replace('"a', f'"{i} a') for i, t in enumerate(texts)))
+    words = (
+        "method.policy=performance", "method.rounds=2", "method.samples_per_seed=4", "launch.shards=2",
+        "method.review_order=bounded", f"method.gold={file}", "method.gold_rate=0.25", "launch.window=4",
+    )  # fmt: skip
+    whole = through_rounds(make(tmp_path, *words, name="whole"), 2)
+    run = make(tmp_path, *words, name="killed")
+    through_rounds(run, 1)
+    merge_round(run, 1)
+    program = (
+        "import os, sys; from gra_hpc.run import journal; from gra_hpc.launch.tasks import ShardTask\n"
+        "kept, seen = journal.Journal.append, []\n"
+        "def append(self, call):\n"
+        "    kept(self, call); self.flush(); seen.append(call)\n"
+        "    if len(seen) == 40: os.kill(os.getpid(), 9)\n"
+        "journal.Journal.append = append\n"
+        "ShardTask(sys.argv[1], 2, 0)()"
+    )
+    died = subprocess.run([sys.executable, "-c", program, str(run.path)], capture_output=True, text=True, check=False)
+    assert died.returncode == -9, died.stderr
+    assert not drawn_of(run, 2).keys() - drawn_of(run, 1).keys()
+    for shard in (0, 1):
+        ShardTask(str(run.path), 2, shard)()
+    assert drawn_of(run, 2) == whole
+    manifest = read_json(run.round(2).shard(0).manifest)
+    assert manifest["attempts"][-1]["replayed"] >= 30
+    assert manifest["gold"] == read_json(Run.open(tmp_path / "whole").round(2).shard(0).manifest)["gold"] != []
 
 
 def test_a_run_of_one_round_has_nothing_to_follow(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from gra_hpc.config.settings import MethodConfig, Policy, SelfReview
+from gra_hpc.config.settings import MethodConfig, Policy, ReviewOrder, SelfReview
 from gra_hpc.flows.gra.standing import Shares, pick
 from gra_hpc.records import Review, Roles
 
@@ -69,7 +69,12 @@ def draw_roles(
 
 
 def draw_by_standing(
-    models: Mapping[str, str], method: MethodConfig, rng: random.Random, shares: Shares, domain: str
+    models: Mapping[str, str],
+    method: MethodConfig,
+    rng: random.Random,
+    shares: Shares,
+    domain: str,
+    strictest: Sequence[str] = (),
 ) -> Roles:
     """The roles of one sample where rounds before have shown what members can do (`standing.py`): drawn by their
     shares, disjoint; Generator, then Reviewers one by one, then the Adjudicator, as a Reviewer is.
@@ -79,6 +84,8 @@ def draw_by_standing(
         rng: seeded by the sample's id.
         shares: of the round.
         domain: the sample's.
+        strictest: members, those first that say no most often: the seats of a bounded review follow it, so that it ends
+            soonest; empty: as they were drawn.
     """
     names = list(models)
     generator = pick(names, shares["generator"].get(domain, {}), rng)
@@ -92,6 +99,8 @@ def draw_by_standing(
         seats.append(pick(left, shares["reviewer"].get(domain, {}), rng))
         left.remove(seats[-1])
     reviewers, rest = seats[: method.reviewers], seats[method.reviewers :]
+    if strictest and method.review_order is ReviewOrder.bounded:
+        reviewers.sort(key=list(strictest).index)
     return Roles(generator, tuple(reviewers), rest[0] if rest else "", rng.choice(names))
 
 

@@ -14,11 +14,12 @@ from gra_hpc.records import Record, Roles, Sample
 def draw(of: Draw) -> Drawn:
     """Roles first, then examples, from one generator of random numbers: the order is part of what a seed means."""
     models = {name: member.model for name, member in of.config.committee.items()}
-    shares = Standing.from_dict(dict(of.standing)).shares if of.standing else None
+    standing = Standing.from_dict(dict(of.standing)) if of.standing else None
 
     def roles(domain: str, rng: random.Random) -> Roles:
-        if shares:
-            return draw_by_standing(models, of.config.method, rng, shares, domain)
+        if standing:
+            first = standing.strictest.get(domain, ())
+            return draw_by_standing(models, of.config.method, rng, standing.shares, domain, first)
         return draw_roles(list(models), of.config.method, rng, models)
 
     def drawn(id_: str, anchor: Record, index: int, rng: random.Random) -> Unit:

@@ -13,6 +13,7 @@ from gra_hpc.flows.expected import Asked
 from gra_hpc.flows.gra import load, views
 from gra_hpc.flows.gra import questions as q
 from gra_hpc.flows.gra.draw import draw, draw_nobody
+from gra_hpc.flows.gra.gold import put
 from gra_hpc.flows.gra.keep import keep
 from gra_hpc.flows.gra.prepare import prepare
 from gra_hpc.flows.gra.refine import refine
@@ -107,6 +108,7 @@ SYNTHESIZE = Flow(
     expect_prepare=(Asked("describe", "generator", 1.0),),
     seats=load.seats,
     sizes=load.SIZES,
+    gold=put,
     views=Views(views.plan, views.notes_synthesize),
     thresholds=_thresholds,
 )  # fmt: skip

@@ -48,6 +48,8 @@ def _answered(config: RunConfig, rates: Rates, step: str, reached: float) -> lis
     out = [Asked(step, "generator", reached)]
     if config.method.review_response:
         out.append(Asked("review_response", "reviewer", reached))
+        if config.method.gold:
+            out.append(Asked("review_response", "reviewer", config.method.gold_rate))
         if config.method.settle is Settle.adjudicator:
             out.append(Asked("adjudicate", "adjudicator", reached * rates.adjudicated))
     out.append(Asked("summary", "summarizer", min(_accepted(config, rates), reached)))

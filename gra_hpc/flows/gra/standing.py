@@ -2,10 +2,14 @@
 
 The paper leaves roles that follow performance to the future. Here the merge of a round counts: a Generator's sample
 that was accepted and survived; a Reviewer whose own verdict is the Adjudicator's, or that of the other Reviewers.
+Where Reviewers differ in their answers to gold questions, whose verdicts are known, these alone count of them.
 From the counts follow shares, frozen with the next round's plan: a member's share of a role in a domain is the chance
 that it is the best there (Thompson's rule, by draws from the posteriors), mixed with an even part that explores. A
 share is a propensity: exact, and the same for every sample of a round, domain and role. Where counts differ no more
 than chance makes them, shares are even.
+
+The strictest of a sample's Reviewers has the first seat where they are asked one after another: a bounded review then
+ends soonest.
 """
 
 from __future__ import annotations
@@ -13,13 +17,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gra_hpc.records import DOMAINS, digest
 
 ROLES = ("generator", "reviewer")
 """Of which counts are kept; an Adjudicator is chosen as a Reviewer is."""
+GOLD, REFUSAL = "gold", "refusal"
+"""Of which counts are kept beside: right answers to gold questions (under no domain: those of questions of none), and
+how often a member says no in the first seat, whose question never depends on what others have said."""
 PRIOR = 4.0
 """Observations that the pool's own rate stands for, of a member without any."""
 DRAWS = 2000
@@ -41,10 +48,18 @@ class Standing:
     counts: dict[str, dict[str, Counts]]
     """By role and domain."""
     shares: Shares
+    strictest: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Members by domain, those first that say no most often; of a domain where they differ by no more than chance,
+    none."""
 
     @classmethod
     def of(
-        cls, counts: Mapping[str, Mapping[str, Counts]], members: Sequence[str], explore: float, seed: object
+        cls,
+        counts: Mapping[str, Mapping[str, Counts]],
+        members: Sequence[str],
+        explore: float,
+        seed: object,
+        domains: Sequence[str] = DOMAINS,
     ) -> Standing:
         """Shares from counts.
 
@@ -53,21 +68,27 @@ class Standing:
             members: all members.
             explore: share of the draws that is even.
             seed: of the draws from the posteriors.
+            domains: the method's.
         """
-        held = {r: {d: dict(c) for d, c in counts.get(r, {}).items()} for r in ROLES}
+        beside = [r for r in (GOLD, REFUSAL) if counts.get(r)]
+        held = {r: {d: dict(c) for d, c in counts.get(r, {}).items()} for r in (*ROLES, *beside)}
         shares = {}
         for role in ROLES:
-            every = added(held[role].values())
-            shares[role] = {
-                d: _shares(held[role].get(d, {}), every, members, explore, digest(seed, role, d)) for d in DOMAINS
-            }
-        return cls(held, shares)
+            by = held[role] if role != "reviewer" else _reviewing(held)
+            every = added(by.values())
+            shares[role] = {d: _shares(by.get(d, {}), every, members, explore, digest(seed, role, d)) for d in domains}
+        refusals = held.get(REFUSAL, {})
+        every = added(refusals.values())
+        order = {d: _strictest(refusals.get(d, {}), every, members) for d in domains}
+        return cls(held, shares, {d: found for d, found in order.items() if found})
 
     def to_dict(self) -> dict[str, Any]:
         counts = {
             role: {d: {m: list(n) for m, n in c.items()} for d, c in by.items()} for role, by in self.counts.items()
         }
-        return {"counts": counts, "shares": {r: {d: dict(s) for d, s in by.items()} for r, by in self.shares.items()}}
+        shares = {r: {d: dict(s) for d, s in by.items()} for r, by in self.shares.items()}
+        order = {d: list(members) for d, members in self.strictest.items()}
+        return {"counts": counts, "shares": shares} | ({"strictest": order} if order else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Standing:
@@ -75,7 +96,7 @@ class Standing:
             r: {d: {m: (float(n[0]), float(n[1])) for m, n in c.items()} for d, c in by.items()}
             for r, by in data["counts"].items()
         }
-        return cls(counts, data["shares"])
+        return cls(counts, data["shares"], data.get("strictest", {}))
 
     def generated(self) -> dict[str, float]:
         """The share of samples that each member is to generate, over domains as they occurred so far."""
@@ -111,6 +132,29 @@ def differ(counts: Counts) -> bool:
     rate, free = good / trials, len(known) - 1
     statistic = sum((g - n * rate) ** 2 / (n * rate * (1 - rate)) for g, n in known)
     return statistic > free * (1 - 2 / (9 * free) + _Z * math.sqrt(2 / (9 * free))) ** 3  # Wilson and Hilferty
+
+
+def _reviewing(held: Mapping[str, Mapping[str, Counts]]) -> dict[str, Counts]:
+    """What is known of the Reviewers, by domain: their answers to gold questions, where they differ in these by more
+    than chance, for whoever agrees with others may be wrong with them; else all that was counted."""
+    agreed, gold = held["reviewer"], held.get(GOLD, {})
+    if differ(added(gold.values())):
+        return dict(gold)
+    return {d: added([agreed.get(d, {}), gold.get(d, {})]) for d in dict.fromkeys([*agreed, *gold])}
+
+
+def _strictest(domain: Counts, every: Counts, members: Sequence[str]) -> list[str]:
+    """Members by how often they say no, the most often first; none where they do not differ."""
+    counts = domain if differ(domain) else every
+    if not differ(counts):
+        return []
+    good, trials = sum(g for g, _ in counts.values()), sum(n for _, n in counts.values())
+
+    def rate(member: str) -> float:
+        g, n = counts.get(member, (0.0, 0.0))
+        return (g + PRIOR * good / trials) / (n + PRIOR)
+
+    return sorted(members, key=lambda m: -rate(m))
 
 
 def _shares(domain: Counts, every: Counts, members: Sequence[str], explore: float, seed: str) -> dict[str, float]:

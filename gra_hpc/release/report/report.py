@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from gra_hpc.records import CRITERIA
-from gra_hpc.release import card
+from gra_hpc.release import card, gold
 from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, spark
 from gra_hpc.release.diagnostics.measure import Diagnosis
 from gra_hpc.release.diagnostics.page import section
@@ -129,6 +129,7 @@ def render(
         ),
         units=d.mean_agreement.units,
         bias=fairness.section(d.bias),
+        gold=gold.section(facts.get("gold")),
         spread=_spread(d, method),
         domains=_domains(d),
         languages=card.languages(facts),
