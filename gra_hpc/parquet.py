@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole_table(path: Path, schema: pa.Schema, level: int | None = None) -> Iterator[pq.ParquetWriter]:
+def whole_table(
+    path: Path, schema: pa.Schema, level: int | None = None, plain: bool = False
+) -> Iterator[pq.ParquetWriter]:
     """A Parquet table, written as `whole_file` does: batch by batch, there at the end, or not at all.
 
     Args:
         level: of the compression (zstd); none: its default.
+        plain: of what looks like numbers at random: neither compression nor dictionaries.
     """
     import pyarrow.parquet as pq
 
-    with (
-        whole_file(path) as file,
-        pq.ParquetWriter(file, schema, compression="zstd", compression_level=level) as writer,
-    ):
+    how: dict[str, Any] = {"compression": "zstd", "compression_level": level}
+    if plain:
+        how = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with whole_file(path) as file, pq.ParquetWriter(file, schema, **how) as writer:
         yield writer
 
 

@@ -24,6 +24,7 @@ from gra_hpc.run.merged import basis_of
 from gra_hpc.run.rounds import held_elsewhere, late_shards
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
+from gra_hpc.signatures.recorded import Signed
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Part:
     """Whether the table has a `status`, of which `accepted` counts."""
     context: bool = False
     """Whether the table has contexts."""
+    signed: Signed | None = None
+    """What has been made of its texts already."""
 
     @property
     def rows(self) -> int:
@@ -175,7 +178,11 @@ def collect(
         named = "; ".join(p.what for p in problems[:SHOWN])
         more = f"; and {len(problems) - SHOWN} more (see the log)" if len(problems) > SHOWN else ""
         kind = FingerprintError if all(isinstance(p, FingerprintError) for p in problems) else ReleaseError
-        raise kind(named + more, f"move the bad shard's manifest.json away, then gra resume {run.path}")
+        raise kind(
+            named + more,
+            (len(problems) == 1 and problems[0].then)
+            or f"move the bad shard's manifest.json away, then gra resume {run.path}",
+        )
     return Collected(shards[: len(have)], expected, missing, shards[len(have) :], foreign)
 
 
@@ -253,12 +260,16 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: st
         tuple(counts.values()) == booked,
         f"{table}: {', '.join(f'{v} {k}' for k, v in counts.items())}; the manifest's ledger says {ledger.line()}",
     )
+    signed = None
+    if manifest.signatures:
+        path, then = shard.signatures(manifest.attempt), f"gra merge {run}: what is missing is made again"
+        signed = manifest.signatures.at(path, sum(groups), digest, f"move {path} away, then {then}")
     own = manifest.tables(shard)
     return Shard(
         round=round_,
         number=shard.number,
         attempt=manifest.attempt,
-        part=Part(str(table), tuple(groups), accepted_only=True, context=context),
+        part=Part(str(table), tuple(groups), accepted_only=True, context=context, signed=signed),
         rows=rows,
         bytes=manifest.bytes,
         sha256=digest,

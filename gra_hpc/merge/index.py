@@ -18,6 +18,7 @@ from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import Part, Shard, id_bytes
 from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CONTEXT, THOUGHTS, record_schema
+from gra_hpc.signatures.recorded import Signed
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _source(pool: Part | None, n_pool: int, shards: Sequence[Shard], row: int) -
     raise IndexError(row)
 
 
-def pool_part(path: str) -> tuple[Part, np.ndarray]:
+def pool_part(path: str, signed: Signed | None = None) -> tuple[Part, np.ndarray]:
     """The previous pool, and its ids.
 
     Raises:
@@ -128,7 +129,8 @@ def pool_part(path: str) -> tuple[Part, np.ndarray]:
         context = CONTEXT in file.schema_arrow.names
         groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
         ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]
-    return Part(path, groups, accepted_only=False, context=context), np.concatenate(ids) if ids else np.empty(0, "S1")
+    part = Part(path, groups, accepted_only=False, context=context, signed=signed)
+    return part, np.concatenate(ids) if ids else np.empty(0, "S1")
 
 
 def read(unit: Unit, columns: Sequence[str], batch: int = 4096) -> Iterator[tuple[int, dict]]:

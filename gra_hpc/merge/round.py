@@ -22,7 +22,7 @@ from gra_hpc import storage
 from gra_hpc.config.settings import Policy
 from gra_hpc.errors import FingerprintError, ReleaseError
 from gra_hpc.flows.gra.standing import Standing
-from gra_hpc.merge import index
+from gra_hpc.merge import index, signatures
 from gra_hpc.merge import manifest as manifests
 from gra_hpc.merge.collect import collect
 from gra_hpc.merge.semantic import semantic
@@ -33,6 +33,7 @@ from gra_hpc.run.merged import Merged, pool_of
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import allowance, held_elsewhere, is_drawn_from, late_shards, plan_after
 from gra_hpc.run.run import Run
+from gra_hpc.signatures.recorded import Signed, SignedTable
 from gra_hpc.whole_directory import Staging, build_whole, sweep
 from gra_hpc.workers import Workers
 
@@ -232,7 +233,7 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
                 run, round_, run.plan.fingerprint, expected, many, allow_partial=run.config.merge.allow_partial
             )
             pool_path = pool_of(run, run.plan, round_)
-            pool, pool_ids = index.pool_part(str(pool_path))
+            pool, pool_ids = index.pool_part(str(pool_path), _signed_pool(run, round_, pool_path))
             ix = index.build(pool, pool_ids, shards.every)
         workers = many if len(ix) > INLINE_ROWS else Workers(1)
         wanted = allowance(run, round_, late=bool(shards.late))
@@ -240,6 +241,11 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
         steps.take()
         with clock("write"):
             manifest = manifests.write(steps, shards, pool_path, staging.out)
+            if steps.signing and steps.signing.keep:
+                kept = np.flatnonzero(steps.alive[ix.pool :]) + ix.pool
+                pool_sha256 = manifest["files"]["pool.parquet"]["sha256"]
+                out = staging.out / run.round(round_).signatures.name
+                manifest["signatures"] = signatures.save(ix, kept, steps.signing, pool_sha256, out)
             if round_ < run.config.method.rounds and (following := plan_after(run, manifest)):
                 if run.config.method.policy is Policy.performance and not run.plan.decided:
                     tables = [Path(s.part.path) for s in shards.every]
@@ -252,6 +258,26 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
     (staging.out / "timings.json").write_bytes(storage.to_json(_timings(timings)))
     (staging.out / "manifest.json").write_bytes(storage.sealed(manifest))
     return manifest
+
+
+def _signed_pool(run: Run, round_: int, pool: Path) -> Signed | None:
+    """The signatures of the pool that a round adds to: the merge before has written them, the first merge makes them.
+
+    Raises:
+        ReleaseError: they have changed since.
+    """
+    before = run.round(round_ - 1)
+    if pool != before.pool:
+        return None
+    merged = Merged.of(before)
+    if merged.manifest.get("signatures") is None:
+        return None
+    then = f"move {before.signatures} away, then gra merge {run.path}: what is missing is made again"
+    try:
+        recorded = SignedTable.from_entry(merged.manifest["signatures"])
+    except ValueError as e:
+        raise ReleaseError(f"{before.manifest}: {e}", merged.again) from None
+    return recorded.at(before.signatures, merged.manifest["counts"]["pool"], storage.known_sha256(pool), then)
 
 
 def _add(manifest: dict[str, Any], file: Path, value: dict[str, Any]) -> None:

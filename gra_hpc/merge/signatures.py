@@ -1,10 +1,7 @@
-"""One pass over all texts: per row a digest for the exact step, MinHash band keys for the fuzzy step, and whether its
-words meet a benchmark's. Results go to files in the merge's scratch directory, at the row's place, so that workers
-write them without talking to each other and memory does not grow with the text.
-
-A MinHash value is the least of `a * h + b (mod 2**32)` over a row's shingle hashes `h`, for an odd `a`: 126 array
-operations per batch. (Measured: 9 microseconds a row of 140 words; rensa 0.5 signs in 7 but takes 28 more to hand its
-matrix over as Python lists.)
+"""One pass over all rows: per row a digest for the exact step, MinHash band keys for the near step, and whether its
+words meet a benchmark's. Shards have published them, and the merge before has written those of its pool; what is
+missing, or was made by another rule, is made here. Results go to files in the merge's scratch directory, at the row's
+place, so that workers write them without talking to each other and memory does not grow with the text.
 """
 
 from __future__ import annotations
@@ -12,53 +9,51 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from gra_hpc.conversation import shown
-from gra_hpc.merge import decontaminate, index
+from gra_hpc.merge import index
+from gra_hpc.merge.collect import Part
 from gra_hpc.merge.index import Index, Unit
-from gra_hpc.records import CODING, CONTEXT
-from gra_hpc.text.code import marked
-from gra_hpc.text.normal_form import compared, joined, normalise
-from gra_hpc.text.words import Hashes, mix, text_digest, windows, word_hashes
+from gra_hpc.parquet import whole_table
+from gra_hpc.signatures import table
+from gra_hpc.signatures.decontaminate import Prepared
+from gra_hpc.signatures.minhash import Banding
+from gra_hpc.signatures.signing import (
+    BANDS,
+    BATCH,
+    DIGESTS,
+    MEETINGS,
+    Rule,
+    Signatures,
+    sign,
+    texts,
+    wanted_columns,
+)
+from gra_hpc.storage import entry
+from gra_hpc.text.normal_form import compared, normalise
 from gra_hpc.workers import Workers
-
-_SEED = 0x6B8B4567
-
-
-@dataclass(frozen=True)
-class Banding:
-    """How a signature is cut into bands; rows that agree on a whole band are candidates."""
-
-    bands: int
-    rows: int
-    """MinHash values per band."""
-
-    def found(self, jaccard: float) -> float:
-        """Probability that a pair of this similarity becomes a candidate."""
-        return float(1 - (1 - jaccard**self.rows) ** self.bands)
-
-
-def banding(threshold: float, permutations: int, recall: float = 0.998) -> Banding:
-    """The most selective banding that still finds pairs at the threshold with probability `recall`."""
-    fitting = [Banding(permutations // r, r) for r in range(1, permutations + 1)]
-    return max((b for b in fitting if b.found(threshold) >= recall), key=lambda b: b.rows, default=fitting[0])
 
 
 @dataclass(frozen=True)
 class Signing:
-    """What the pass computes and where it puts it."""
+    """What the pass is to find out and where it puts it."""
 
     scratch: Path
-    shingle: int
-    banding: Banding | None
-    """None: no fuzzy step."""
+    rule: Rule
     benchmarks: Path | None
     """Prepared benchmark hashes (`decontaminate.Prepared`); none: no decontamination."""
+    keep: bool = False
+    """The next round's merge wants them too: band keys stay when they have been read."""
+
+    @property
+    def banding(self) -> Banding | None:
+        """None: no fuzzy step."""
+        return self.rule.banding
 
     @property
     def digests(self) -> Path:
@@ -74,93 +69,76 @@ class Signing:
         """uint64 per row: the key of one band."""
         return self.scratch / f"band-{number:03d}"
 
+    @property
+    def bands(self) -> range:
+        return range(self.banding.bands if self.banding else 0)
 
-def sign(ix: Index, what: Signing, workers: Workers) -> np.ndarray:
-    """Run the pass.
+    def parts_of(self, part: Part) -> dict[str, str]:
+        """What is wanted of a table's rows, with the digests of the rules; the pool stays, whatever it meets."""
+        return {k: v for k, v in self.rule.parts.items() if part.accepted_only or k != MEETINGS}
 
-    Returns:
-        Row numbers that meet a benchmark (to be verified), ascending.
-    """
-    files = [what.digests, what.counts, *(what.band(b) for b in range(what.banding.bands if what.banding else 0))]
-    for file in files:
+
+@dataclass(frozen=True)
+class Suspects:
+    """What the pass has found."""
+
+    rows: np.ndarray
+    """Row numbers that meet a benchmark (to be verified), ascending."""
+    made: int
+    """Rows of which something was missing; of all others everything was read."""
+
+
+def run(ix: Index, what: Signing, workers: Workers) -> Suspects:
+    """Run the pass."""
+    for file in (what.digests, what.counts, *map(what.band, what.bands)):
         file.touch()
-    hits = list(workers.map(_sign_unit, [(unit, what) for unit in ix.units()]))
+    starts = [0, *accumulate(part.rows for part in ix.parts)]
+    read, lacking = [], {}
+    for part, start in zip(ix.parts, starts, strict=False):
+        wanted = what.parts_of(part)
+        there = part.signed.holds(wanted) if part.signed else set()
+        lacking[part.path] = set(wanted) - there
+        if there and part.rows:
+            read.append((part, start, there, what))
+    units = [unit for unit in ix.units() if lacking[unit.part.path]]
+    hits = [*workers.map(_read_part, read), *workers.map(_sign_unit, [(u, lacking[u.part.path], what) for u in units])]
+    return Suspects(np.sort(np.concatenate([np.empty(0, np.int64), *hits])), sum(u.rows for u in units))
+
+
+def _read_part(asked: tuple[Part, int, set[str], Signing]) -> np.ndarray:
+    """Put what was made of a table's rows at its place; row numbers that meet a benchmark."""
+    part, row, there, what = asked
+    assert part.signed
+    hits = []
+    for signatures in table.read(part.signed.path, there, part.rows):
+        hits.append(row + _put_all(what, row, signatures))
+        row += signatures.rows
     return np.concatenate([np.empty(0, np.int64), *hits])
 
 
-def texts(
-    unit: Unit, batch: int = 2000, rows: np.ndarray | None = None, as_prose: bool = False
-) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
-    """Normal forms of the instructions and responses of a unit; of a row with context, of what was said before too.
-
-    Args:
-        unit: what to read.
-        batch: rows at a time.
-        rows: only these row numbers (ascending); all if none.
-        as_prose: code counts no more than prose: what benchmarks are looked for in.
-
-    Yields:
-        Row number of the first, and the texts.
-    """
-    for row, pair, coding in _raw(unit, batch, rows):
-        first, second = (normalise(t) if as_prose else compared(t, coding) for t in pair)
-        yield row, first, second
-
-
-def _raw(unit: Unit, batch: int, rows: np.ndarray | None) -> Iterator[tuple[int, list[list[bytes]], list[bool]]]:
-    """Row number of the first of some rows, what they answer, their responses, and which are of the coding domain."""
-    for row, columns in index.read(unit, [*index.asking(unit), "response", "domain"], batch):
-        if rows is not None:
-            a, b = np.searchsorted(rows, [row, row + len(columns["response"])])
-            if a == b:
-                continue
-            columns = {n: c.take(pa.array(rows[a:b] - row)) for n, c in columns.items()}
-            row = int(rows[a])
-        pair = [columns[c].cast(pa.binary()).to_pylist() for c in ("instruction", "response")]
-        coding = pc.equal(columns["domain"], CODING).to_pylist()
-        if unit.part.context:
-            # With one word that stands for the whole context, by the rule of seeds: rows are the same only where it is,
-            # and near each other whatever tools they share.
-            contexts = [shown(c) for c in columns[CONTEXT].to_pylist()]
-            words = [text_digest(c).hex() for c in compared((c.encode() for c in contexts), coding)]
-            told = zip(pair[0], index.asked(unit, columns), contexts, words, strict=True)
-            pair[0] = [f"{text}\n\ncontext{word}".encode() if c else alone for alone, text, c, word in told]
-        yield row, pair, coding
-
-
-def shingles(instructions: list[bytes], responses: list[bytes], size: int) -> Hashes:
-    """Hashes of the word shingles of instruction and response together."""
-    return windows(word_hashes(list(map(joined, instructions, responses))), size, short=True)
-
-
-def _sign_unit(asked: tuple[Unit, Signing]) -> np.ndarray:
+def _sign_unit(asked: tuple[Unit, set[str], Signing]) -> np.ndarray:
     """Sign one unit; row numbers that meet a benchmark."""
-    unit, what = asked
-    prepared = decontaminate.Prepared.open(what.benchmarks) if what.benchmarks else None
-    digests, counts, hits = [], [], []
-    keys: list[np.ndarray] = []
-    for row, pair, coding in _raw(unit, 2000, None):
-        instructions, responses = (compared(t, coding) for t in pair)
-        digests += [text_digest(a, b) for a, b in zip(instructions, responses, strict=True)]
-        if not what.banding and prepared is None:
-            continue
-        words = word_hashes(list(map(joined, instructions, responses)))
-        if what.banding:
-            s = windows(words, what.shingle, short=True)
-            counts.append(s.counts.astype(np.uint32))
-            keys.append(band_keys(minhash(s, what.banding), what.banding))
-        if prepared is not None and unit.part.accepted_only:  # the pool stays as it is
-            if any(marked(t, c) is not t for column in pair for t, c in zip(column, coding, strict=True)):
-                instructions, responses = (normalise(t) for t in pair)
-                words = word_hashes(list(map(joined, instructions, responses)))
-            hits.append(row + prepared.hits(words, instructions, responses))
-    _put(what.digests, unit.start * 16, b"".join(digests))
-    if what.banding and keys:
-        _put(what.counts, unit.start * 4, np.concatenate(counts).tobytes())
-        together = np.concatenate(keys, axis=1)
-        for b in range(what.banding.bands):
-            _put(what.band(b), unit.start * 8, together[b].tobytes())
+    unit, lacking, what = asked
+    prepared = Prepared.open(what.benchmarks) if what.benchmarks and MEETINGS in lacking else None
+    hits, held, start = [], [], unit.start
+    for row, columns in index.read(unit, wanted_columns(unit.part.context), BATCH):
+        held.append(sign(columns, what.rule, prepared, lacking))
+        if sum(s.rows for s in held) >= table.ROWS or row + held[-1].rows == unit.start + unit.rows:
+            together = Signatures.joined(held)
+            hits.append(start + _put_all(what, start, together))
+            start, held = start + together.rows, []
     return np.concatenate([np.empty(0, np.int64), *hits])
+
+
+def _put_all(what: Signing, row: int, s: Signatures) -> np.ndarray:
+    """Put the signatures of some rows at their place; which of them meet a benchmark."""
+    if s.digests is not None:
+        _put(what.digests, row * 16, s.digests.tobytes())
+    if s.counts is not None and s.keys is not None:
+        _put(what.counts, row * 4, s.counts.tobytes())
+        for b, keys in zip(what.bands, np.ascontiguousarray(s.keys.T), strict=True):
+            _put(what.band(b), row * 8, keys.tobytes())
+    return np.flatnonzero(s.meets) if s.meets is not None else np.empty(0, np.int64)
 
 
 def _put(path: Path, offset: int, data: bytes) -> None:
@@ -173,31 +151,60 @@ def _put(path: Path, offset: int, data: bytes) -> None:
         os.close(fd)
 
 
-def minhash(shingles: Hashes, banding: Banding) -> np.ndarray:
-    """MinHash signatures, uint32 [values, rows]; an empty row's are all ones."""
-    rng = np.random.Generator(np.random.PCG64(_SEED))
-    n = banding.bands * banding.rows
-    a = rng.integers(0, 1 << 32, n, dtype=np.uint32) | np.uint32(1)
-    b = rng.integers(0, 1 << 32, n, dtype=np.uint32)
-    rows = len(shingles.offsets) - 1
-    signatures = np.full((n, rows), 0xFFFFFFFF, np.uint32)
-    filled = np.flatnonzero(shingles.counts)
-    if not len(filled):
-        return signatures
-    starts = shingles.offsets[filled]
-    h = (shingles.values >> np.uint64(32)).astype(np.uint32)
-    step = np.empty_like(h)
-    for p in range(n):
-        np.multiply(h, a[p], out=step)
-        np.add(step, b[p], out=step)
-        signatures[p, filled] = np.minimum.reduceat(step, starts)
-    return signatures
+def save(ix: Index, kept: np.ndarray, what: Signing, of: str, path: Path) -> dict[str, Any]:
+    """Write the signatures of the pool that the merge makes, for the next round's.
+
+    Args:
+        ix: the rows.
+        kept: ranks of the rows that it adds, ascending.
+        what: the pass that was run, whose files are still there.
+        of: SHA-256 of the pool's table.
+        path: where they go.
+
+    Returns:
+        What the manifest says of them (`recorded.SignedTable`).
+    """
+    parts = {k: v for k, v in what.rule.parts.items() if k in (DIGESTS, BANDS)}
+    schema = table.schema(parts, what.banding)
+    rows = np.concatenate([np.arange(ix.pool), ix.row[kept]])
+    if len(ix):
+        digests = np.memmap(what.digests, np.uint8, "r").reshape(-1, 16)
+        counts = np.memmap(what.counts, np.uint32, "r") if what.banding else None
+        keys = [np.memmap(what.band(b), np.uint64, "r") for b in what.bands]
+    with whole_table(path, schema, plain=True) as writer:
+        for s in range(0, len(rows), table.ROWS):
+            some = rows[s : s + table.ROWS]
+            signatures = Signatures(
+                digests[some],
+                counts[some] if counts is not None else None,
+                np.stack([k[some] for k in keys], axis=1) if keys else None,
+                None,
+            )
+            writer.write_table(table.to_table(signatures, schema))
+    return {"file": path.name, "rows": len(rows), **entry(path), "of": of, "parts": parts}
 
 
-def band_keys(signatures: np.ndarray, banding: Banding) -> np.ndarray:
-    """One 64-bit key per band and row, uint64 [bands, rows]."""
-    bands = signatures[: banding.bands * banding.rows].reshape(banding.bands, banding.rows, -1)
-    keys = np.zeros((banding.bands, signatures.shape[1]), np.uint64)
-    for j in range(banding.rows):
-        keys = mix(keys * np.uint64(0x9E3779B97F4A7C15) + bands[:, j].astype(np.uint64))
-    return keys
+def texts_of(
+    unit: Unit, batch: int = BATCH, rows: np.ndarray | None = None, as_prose: bool = False
+) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
+    """Normal forms of the instructions and responses of a unit; of a row with context, of what was said before too.
+
+    Args:
+        unit: what to read.
+        batch: rows at a time.
+        rows: only these row numbers (ascending); all if none.
+        as_prose: code counts no more than prose: what benchmarks are looked for in.
+
+    Yields:
+        Row number of the first, and the texts.
+    """
+    for row, columns in index.read(unit, wanted_columns(unit.part.context), batch):
+        if rows is not None:
+            a, b = np.searchsorted(rows, [row, row + len(columns["response"])])
+            if a == b:
+                continue
+            columns = {n: c.take(pa.array(rows[a:b] - row)) for n, c in columns.items()}
+            row = int(rows[a])
+        pair, coding = texts(columns)
+        first, second = (normalise(t) if as_prose else compared(t, coding) for t in pair)
+        yield row, first, second

@@ -18,14 +18,15 @@ import numpy as np
 
 from gra_hpc.flows.registry import flow_of
 from gra_hpc.merge import exact, signatures, tables
-from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.index import Index
 from gra_hpc.merge.near import near_duplicates
 from gra_hpc.merge.semantic import embedding_column, embeddings, rule, semantic
-from gra_hpc.merge.signatures import Signing
+from gra_hpc.merge.signatures import Signing, texts_of
 from gra_hpc.merge.tables import Dropped
 from gra_hpc.run.pins import pin_embed
 from gra_hpc.run.run import Run
+from gra_hpc.run.signing import rule_of
+from gra_hpc.signatures.decontaminate import Benchmarks
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Steps:
         default_factory=lambda: dict.fromkeys(("decontamination", "exact", "fuzzy", "semantic"))
     )
     """By step, for the manifest; none where the step was not taken."""
+    signing: Signing | None = None
+    """What the rows were signed by, once they were."""
     similarity: dict[str, Any] | None = None
     """Histogram of the largest cosines."""
     fill: tables.Embeddings = tables.as_given
@@ -65,28 +68,34 @@ class Steps:
     def take(self) -> None:
         """All steps that the configuration asks for, in their order."""
         c, ix, alive, dropped = self.run.config.merge, self.ix, self.alive, self.dropped
-        keys = flow_of(self.run.config).keys
-        if keys is None:
+        flow = flow_of(self.run.config)
+        if flow.keys is None:
             self._surplus()
             return
-        if not keys.seeds_rival:
+        if not flow.keys.seeds_rival:
             alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
         benchmarks = None
         if c.decontamination.sources:
             with self.clock("benchmarks"):
                 benchmarks = Benchmarks(self.run.plan.benchmarks, c.decontamination.ngram)
                 benchmarks.save(self.scratch / "benchmarks.npz")
-        what = Signing(
+        what = self.signing = Signing(
             self.scratch,
-            c.shingle,
-            signatures.banding(c.fuzzy_threshold, c.permutations) if c.fuzzy else None,
+            rule_of(self.run.config, self.run.plan),
             self.scratch / "benchmarks.npz" if benchmarks else None,
+            keep=flow.pools and self.round < self.run.config.method.rounds,
         )
         with self.clock("sign"):
-            suspects = signatures.sign(ix, what, self.workers)
+            suspects = signatures.run(ix, what, self.workers)
+            log.info(
+                "round %d: %d of %d rows signed here, all others where they were made",
+                self.round,
+                suspects.made,
+                len(ix),
+            )
         if benchmarks:
             with self.clock("decontaminate"):
-                self._decontaminate(benchmarks, suspects)
+                self._decontaminate(benchmarks, suspects.rows)
         if c.exact:
             with self.clock("exact"):
                 drop, winner = exact.duplicates(ix, what.digests, alive)
@@ -131,7 +140,7 @@ class Steps:
             if a == b:
                 continue
             rows = suspects[a:b]
-            for row, instructions, responses in signatures.texts(unit, rows=rows, as_prose=True):
+            for row, instructions, responses in texts_of(unit, rows=rows, as_prose=True):
                 at = int(np.searchsorted(rows, row))
                 for k, (i, r) in enumerate(zip(instructions, responses, strict=True)):
                     matches = benchmarks.match(i, r)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gra_hpc.flows.registry import Flow
@@ -34,6 +34,26 @@ Where the engines run is not among it, nor what merges and releases: a run may b
 """
 
 
+SIGNATURES = (
+    "conversation.py",
+    "text/code.py",
+    "text/normal_form.py",
+    "text/words.py",
+    "signatures/minhash.py",
+    "signatures/signing.py",
+    "signatures/decontaminate.py",
+    "sources/benchmarks.py",
+    "sources/files.py",
+)
+"""What makes the signatures of texts, for the merge."""
+
+
+@functools.cache
+def signing_digest() -> str:
+    """Digest of the code that signs texts: a merge makes anew what other code has made."""
+    return _digest_of({name: PACKAGE / name for name in SIGNATURES})
+
+
 def code_digest(flow: Flow) -> str:
     """Digest of the code that a flow's samples depend on: its folder, what it uses, and what every flow does."""
     return _digest(flow.prompts.parent, flow.uses)
@@ -44,6 +64,10 @@ def _digest(folder: Path, uses: tuple[str, ...] = ()) -> str:
     """Of a flow's folder, and of files below the package."""
     found = {str(f.relative_to(PACKAGE)): f for pattern in (*EVERY_FLOW, *uses) for f in PACKAGE.glob(pattern)}
     found |= {f"{folder.name}/{f.relative_to(folder)}": f for f in folder.rglob("*.py")}
+    return _digest_of(found)
+
+
+def _digest_of(found: Mapping[str, Path]) -> str:
     return digest([[name, syntax_digest(found[name].read_text(encoding="utf-8"))] for name in sorted(found)])
 
 

@@ -4,10 +4,10 @@ RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl  gold.jsonl
     rounds/00/...                                   round 0: the seeds described
     rounds/01/round.json                            how many candidates the round makes; of later rounds: see below
     rounds/01/shards/00000/attempts/ID/{journal.log, heartbeat.json}
-    rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, manifest.json}
+    rounds/01/shards/00000/{samples-ID.parquet, calls-ID.parquet, signatures-ID.parquet, manifest.json}
     rounds/01/merged/{pool,kept,dropped}.parquet, manifest.json     the merge of the round, renamed into place
     rounds/01/merging/attempts/ID/heartbeat.json    a merge beside a worker's engines, while it is under way
-    rounds/01/merged/next.json                      how many candidates round 2 makes
+    rounds/01/merged/next.json                      how many candidates round 2 makes; beside it signatures.parquet
     rounds/01/embeddings/00000-DIGEST.parquet       what the merge embedded itself; of seeds: seeds.embeddings/
     release/                                        the dataset
     audit.json                                      what people said of a sample of it, in figures
@@ -169,6 +169,11 @@ class RoundDir:
         return self.merged / "dropped.parquet"
 
     @property
+    def signatures(self) -> Path:
+        """What the next round's merge needs of the pool's texts (`signatures/`)."""
+        return self.merged / "signatures.parquet"
+
+    @property
     def manifest(self) -> Path:
         """What was merged: counts, ledger, coverage, digests."""
         return self.merged / "manifest.json"
@@ -204,6 +209,14 @@ class ShardDir:
 
     def calls(self, attempt_id: str) -> Path:
         return self.path / f"calls-{attempt_id}.parquet"
+
+    def signatures(self, attempt_id: str) -> Path:
+        """What the merge needs of its accepted samples' texts (`signatures/`)."""
+        return self.path / f"signatures-{attempt_id}.parquet"
+
+    def tables(self, attempt_id: str) -> tuple[Path, Path, Path]:
+        """All that an attempt publishes."""
+        return self.samples(attempt_id), self.calls(attempt_id), self.signatures(attempt_id)
 
 
 ATTEMPT_NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)

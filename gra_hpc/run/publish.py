@@ -23,6 +23,8 @@ from gra_hpc.storage import full_disk_as_error, sealed, sha256
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from gra_hpc.signatures.signer import Signer
+
 log = logging.getLogger(__name__)
 
 _BATCH = 2000
@@ -46,6 +48,7 @@ def publish(
     details: dict[str, Any],
     attempts: Sequence[AttemptDir],
     counted: Callable[[], dict[str, int]] = dict,
+    signer: Signer | None = None,
     thoughts: bool = False,
     schema: pa.Schema,
 ) -> bool:
@@ -58,6 +61,7 @@ def publish(
         details: timings, tokens, engine statistics for the manifest.
         attempts: all attempts seen at the shard, this one included.
         counted: what the manifest says of the journals, asked once all calls have been read.
+        signer: makes what the merge needs of the accepted samples' texts; none: the merge makes it.
         thoughts: some model thinks: the calls' table has a column for it.
         schema: of the samples' table, as their flow has it.
 
@@ -65,11 +69,13 @@ def publish(
         False if another attempt has published in the meantime; this one's tables are then removed.
     """
     ledger.check(str(shard.path))
-    samples_file, calls_file = shard.samples(attempt.id), shard.calls(attempt.id)
+    samples_file, calls_file, signatures_file = shard.tables(attempt.id)
     with full_disk_as_error(shard.path):
         rows = ({**s.row(), "embedding": e} for s, e in zip(samples, embeddings, strict=True))
         _write_table(samples_file, rows, schema)
         _write_table(calls_file, ({k: getattr(c, k) for k in Call.__slots__} for c in calls), call_schema(thoughts))
+        entry = table_entry(samples_file)
+        signed = {"signatures": signer.sign(samples_file, entry["sha256"], signatures_file)} if signer else {}
         manifest = {
             "format": FORMAT,
             "fingerprint": fingerprint,
@@ -77,8 +83,9 @@ def publish(
             "shard": shard.number,
             "attempt": attempt.id,
             "attempts": [_history(a) for a in attempts],
-            "samples": table_entry(samples_file),
+            "samples": entry,
             "calls": table_entry(calls_file),
+            **signed,
             "ledger": ledger.to_dict(),
             "version": __version__,
             "python": platform.python_version(),
@@ -87,7 +94,7 @@ def publish(
         }
         won = write_once(shard.manifest, sealed(manifest))
     if not won:
-        for file in (samples_file, calls_file):
+        for file in (samples_file, calls_file, signatures_file):
             file.unlink(missing_ok=True)
     sweep(shard)
     return won
@@ -115,10 +122,15 @@ def sweep(shard: ShardDir) -> None:
     if manifest.shard != shard.number or not shard.samples(manifest.attempt).is_file():
         log.warning("%s: of another shard, or without its table; nothing is removed there", shard.manifest)
         return
-    counted = {shard.samples(manifest.attempt).name, shard.calls(manifest.attempt).name}
+    counted = {table.name for table in shard.tables(manifest.attempt)}
     for name in sorted(manifest.tables(shard) - counted):
         (shard.path / name).unlink(missing_ok=True)
-    for pattern in (".samples-*.parquet*.tmp", ".calls-*.parquet*.tmp", ".manifest.json.*.tmp"):
+    for pattern in (
+        ".samples-*.parquet*.tmp",
+        ".calls-*.parquet*.tmp",
+        ".signatures-*.parquet*.tmp",
+        ".manifest.json.*.tmp",
+    ):
         for file in shard.path.glob(pattern):
             file.unlink(missing_ok=True)
     for directory in shard.path.glob(".manifest.json.*.tmp.d"):

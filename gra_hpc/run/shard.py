@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import EndedError, EngineError, GraError, IncompleteError
@@ -43,6 +44,9 @@ from gra_hpc.run.signal_lead import grace_s
 from gra_hpc.run.slices import read_pool, slice_of
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
+
+if TYPE_CHECKING:
+    from gra_hpc.signatures.signer import Signer
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +74,21 @@ class Shared:
     time: SharedTime = field(default_factory=SharedTime)
     calls: int = 0
     """Calls that engines have answered to this worker."""
+    _signer: Signer | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def of(cls, config: RunConfig) -> Shared:
         """Of a worker that begins."""
         return cls(asyncio.Semaphore(config.launch.window))
+
+    def signer(self, config: RunConfig, plan: Plan) -> Signer:
+        """Signs what they publish; the benchmarks are read once for all of them."""
+        from gra_hpc.run.signing import signer_of
+
+        with self._lock:
+            self._signer = self._signer or signer_of(config, plan)
+            return self._signer
 
 
 @dataclass
@@ -466,7 +480,7 @@ def _publish(
 ) -> End:
     if _is_overtaken(state):
         return End.overtaken
-    order = {u.sample.id: i for i, u in enumerate(units)}
+    flow, order = flow_of(state.config), {u.sample.id: i for i, u in enumerate(units)}
     rows = sorted(zip(state.samples, embeddings, strict=True), key=lambda pair: order[pair[0].id])
     ledger = Ledger.of(len(units), ((s.status, s.stage, s.reason) for s in state.samples))
     won = publish.publish(
@@ -478,8 +492,9 @@ def _publish(
         samples=[s for s, _ in rows],
         embeddings=[e for _, e in rows],
         calls=state.journal.used(),
+        signer=state.shared.signer(state.config, state.plan) if flow.keys and state.round_plan.round else None,
         thoughts=state.plan.thinks,
-        schema=flow_of(state.config).schema(state.plan.thought_out, state.plan.context),
+        schema=flow.schema(state.plan.thought_out, state.plan.context),
         details={
             "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},

@@ -12,6 +12,7 @@ import orjson
 from gra_hpc.errors import ReleaseError
 from gra_hpc.run.directory import ATTEMPT_NAME, ShardDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.signatures.recorded import SignedTable
 from gra_hpc.storage import checked, read_regular, unsealed
 
 FORMAT = 1
@@ -43,6 +44,8 @@ class ShardManifest:
     sha256: str
     calls: dict[str, Any] | None
     """Bytes and SHA-256 of the calls table."""
+    signatures: SignedTable | None
+    """Of the accepted samples' texts; none: the merge makes them."""
     ledger: Ledger
     basis: str
     """What it rests on (`merged.basis_of`)."""
@@ -96,7 +99,7 @@ class ShardManifest:
         except OSError:  # swept
             there = []
         known = {self.attempt, *self.attempts, *there}
-        return {f.name for a in known for f in (shard.samples(a), shard.calls(a))}
+        return {f.name for a in known for f in shard.tables(a)}
 
 
 def _then(shard: ShardDir) -> str:
@@ -128,6 +131,7 @@ def _checked(data: Any, digest: str) -> ShardManifest:
         bytes=size,
         sha256=sha256,
         calls=calls,
+        signatures=SignedTable.from_entry(top["signatures"]) if top.get("signatures") is not None else None,
         ledger=_ledger(_object(top.get("ledger"), "ledger")),
         basis=_text(top.get("basis", ""), "basis"),
         digest=digest,

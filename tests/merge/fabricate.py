@@ -10,12 +10,13 @@ from pathlib import Path
 
 from gra_hpc.config.settings import MemberConfig, ModelConfig, RunConfig, SeedsConfig
 from gra_hpc.models.identity import identity
-from gra_hpc.records import ACCEPTED, FAILED, REJECTED, Record, Roles, Sample, digest, sample_id, seed_id
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED, Record, Roles, Sample, digest, sample_id, sample_schema, seed_id
 from gra_hpc.run import publish
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.run import Run
+from gra_hpc.run.signing import signer_of
 from gra_hpc.sources import benchmarks
 from gra_hpc.sources.seeds import write_records
 
@@ -124,8 +125,15 @@ def publish_shard(
     samples: Sequence[Sample],
     embeddings: Sequence[bytes | None] | None = None,
     attempt: str = "a1",
+    signed: bool = False,
+    context: bool = False,
 ) -> None:
-    """Publish a shard as a real attempt does."""
+    """Publish a shard as a real attempt does.
+
+    Args:
+        context: samples may have context.
+        signed: with what a merge needs of its texts; a shard of an earlier version has none.
+    """
     shard = run.round(round_).shard(number)
     here = shard.attempt(attempt)
     here.path.mkdir(parents=True)
@@ -140,7 +148,9 @@ def publish_shard(
         embeddings=embeddings or [None] * len(samples),
         calls=[],
         details={},
+        signer=signer_of(run.config, run.plan) if signed else None,
         attempts=[here],
+        schema=sample_schema(context=context),
     )
 
 

@@ -12,8 +12,8 @@ import pytest
 from fabricate import make_run, publish_shard, rows, sample, seed, text
 
 from gra_hpc.errors import ConfigError
-from gra_hpc.merge.decontaminate import Benchmarks
 from gra_hpc.merge.round import merge_round
+from gra_hpc.signatures.decontaminate import Benchmarks
 from gra_hpc.sources import benchmarks as benchmark_files
 from gra_hpc.text.normal_form import normalise
 

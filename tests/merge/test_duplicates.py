@@ -14,13 +14,13 @@ from fabricate import change, make_run, publish_shard, rows, sample, seed, table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gra_hpc.merge import signatures
 from gra_hpc.merge.index import Index
 from gra_hpc.merge.near import near_duplicates
 from gra_hpc.merge.near.candidates import LEADERS, buckets, candidate_pairs, pack
 from gra_hpc.merge.near.decisions import Decisions
 from gra_hpc.merge.round import merge_round
 from gra_hpc.run.run import Run
+from gra_hpc.signatures import minhash
 from gra_hpc.text.normal_form import normalise
 from gra_hpc.text.words import Hashes, windows, word_hashes
 
@@ -221,7 +221,7 @@ def test_rows_without_words_are_no_near_duplicates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
 @pytest.mark.parametrize("permutations", [32, 64, 128, 256])
 def test_banding_finds_pairs_at_the_threshold(threshold: float, permutations: int) -> None:
-    b = signatures.banding(threshold, permutations)
+    b = minhash.banding(threshold, permutations)
     assert b.bands * b.rows <= permutations
     assert b.found(threshold) >= 0.99
     assert permutations < 128 or threshold < 0.6 or b.found(threshold / 3) < 0.5
@@ -230,7 +230,7 @@ def test_banding_finds_pairs_at_the_threshold(threshold: float, permutations: in
 def test_minhash_estimates_jaccard() -> None:
     """Agreement of signatures is an unbiased estimate of the similarity, with the variance that theory gives."""
     rng = np.random.default_rng(0)
-    n, banding = 400, signatures.Banding(32, 4)
+    n, banding = 400, minhash.Banding(32, 4)
     for shared in (50, 120, 180):
         values, offsets = [], [0]
         for _ in range(n):
@@ -239,7 +239,7 @@ def test_minhash_estimates_jaccard() -> None:
                 own = rng.integers(0, 1 << 64, 200 - shared, dtype=np.uint64)
                 values.append(np.concatenate([common, own]))
                 offsets.append(offsets[-1] + 200)
-        s = signatures.minhash(Hashes(np.concatenate(values), np.array(offsets)), banding)
+        s = minhash.minhash(Hashes(np.concatenate(values), np.array(offsets)), banding)
         estimate = (s[:, 0::2] == s[:, 1::2]).mean(axis=0)
         true = shared / (400 - shared)
         assert abs(estimate.mean() - true) < 4 * np.sqrt(true * (1 - true) / 128 / n)
@@ -253,7 +253,7 @@ def test_minhash_of_real_windows_estimates_jaccard() -> None:
         t = text(rng, 150)
         rows_ += [t, change(t, [20, 60, 100])]
     shingles = windows(word_hashes(normalise(t.encode() for t in rows_)), 5, short=True)
-    s = signatures.minhash(shingles, signatures.Banding(32, 4))
+    s = minhash.minhash(shingles, minhash.Banding(32, 4))
     a, b = shingle_set("", rows_[0]), shingle_set("", rows_[1])
     true = len(a & b) / len(a | b)
     estimate = (s[:, 0::2] == s[:, 1::2]).mean()

@@ -2,6 +2,7 @@
 """Measure the merge on synthetic corpora in which the duplicates are known (`merge_corpus.py`).
 
     python tools/bench/merge.py --rows 100000 --semantic
+    python tools/bench/merge.py --rows 1000000 --unsigned
     python tools/bench/merge.py --rows 10000000 --shards 100 --dir /scratch/bench --release
     python tools/bench/merge.py --rows 100000 1000000 --datatrove VENV/bin/python
     python tools/bench/merge.py --rows 100000 --semantic --semhash VENV/bin/python
@@ -34,9 +35,9 @@ import pyarrow.parquet as pq
 from gra_hpc import storage
 from gra_hpc.flows.registry import find
 from gra_hpc.merge.semantic.embedding_column import to_matrix
-from gra_hpc.merge.signatures import banding
-from gra_hpc.run.code import code_digest
+from gra_hpc.run.code import code_digest, signing_digest
 from gra_hpc.run.directory import RunDir
+from gra_hpc.signatures.minhash import banding
 from tools.bench.merge_corpus import (  # fmt: skip
     COSINE,
     NEAR,
@@ -286,11 +287,19 @@ def against_semhash(path: Path, rows: int, python: str, ours: dict[str, Any]) ->
     }
 
 
+def made_by() -> str:
+    """What a corpus that is kept depends on: its plan's code, and what signs its shards."""
+    return f"{code_digest(find('synthesize'))} {signing_digest()}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="corpus sizes")
     parser.add_argument("--shards", type=int, default=0, help="shards of the corpus (default: 100,000 rows each)")
     parser.add_argument("--semantic", action="store_true", help="with embeddings, and the semantic step")
+    parser.add_argument(
+        "--unsigned", action="store_true", help="shards as earlier versions made them: the merge signs their texts"
+    )
     parser.add_argument("--release", action="store_true", help="also build and verify the release")
     parser.add_argument(
         "--dir", type=Path, help="where corpora are kept and used again (default: a temporary directory)"
@@ -303,15 +312,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-merge-") as temporary:
         for rows in args.rows:
             shards = args.shards or max(2, rows // 100_000)
-            path = (args.dir or Path(temporary)) / f"corpus-{rows}-{shards}{'-semantic' if args.semantic else ''}"
+            kind = f"{'-semantic' if args.semantic else ''}{'-unsigned' if args.unsigned else ''}"
+            path = (args.dir or Path(temporary)) / f"corpus-{rows}-{shards}{kind}"
             done = path / "done"
-            if not done.exists() or done.read_text(encoding="utf-8") != code_digest(
-                find("synthesize")
-            ):  # the run is one of the present code
+            if not done.exists() or done.read_text(encoding="utf-8") != made_by():  # the run is one of the present code
                 shutil.rmtree(path, ignore_errors=True)
                 began = time.monotonic()
-                make_corpus(path, rows, shards, args.semantic)
-                done.write_text(code_digest(find("synthesize")), encoding="utf-8")
+                make_corpus(path, rows, shards, args.semantic, signed=not args.unsigned)
+                done.write_text(made_by(), encoding="utf-8")
                 print(f"corpus of {rows:,} rows made in {time.monotonic() - began:.0f} s", file=sys.stderr)
             result = measure(path, rows)
             if args.release:

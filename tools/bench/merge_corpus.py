@@ -30,6 +30,7 @@ from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan, RoundPlan, frozen
+from gra_hpc.run.signing import signer_of
 from gra_hpc.sources.seeds import write_records
 from gra_hpc.workers import Workers
 
@@ -190,9 +191,9 @@ def identity(i: np.ndarray) -> list[str]:
     return [f"{a:016x}{b:016x}" for a, b in zip(high.tolist(), low.tolist(), strict=True)]
 
 
-def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
+def write_shard(asked: tuple[str, int, int, int, bool, bool]) -> int:
     """Publish one shard: rows `number`, `number + shards`, ..."""
-    path, number, shards, total, embedded = asked
+    path, number, shards, total, embedded, signed = asked
     run = RunDir(Path(path))
     shard = run.round(1).shard(number)
     shard.path.mkdir(parents=True)
@@ -219,12 +220,14 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
     calls = shard.calls("bench")
     pq.write_table(call_schema().empty_table(), calls)
+    samples = publish.table_entry(file)
+    plan, config = Plan.load(run), presets.load(run.config_file)
     manifest = {
-        "fingerprint": Plan.load(run).fingerprint,
+        "fingerprint": plan.fingerprint,
         "round": 1,
         "shard": number,
         "attempt": "bench",
-        "samples": publish.table_entry(file),
+        "samples": samples,
         "calls": publish.table_entry(calls),
         "ledger": Ledger(planned=len(rows), accepted=len(rows)).to_dict(),
         "attempts": [],
@@ -233,12 +236,19 @@ def write_shard(asked: tuple[str, int, int, int, bool]) -> int:
         "engines": {"engines": {}},
         "host": "",
     }
+    if signed:
+        signer, target = signer_of(config, plan), shard.signatures("bench")
+        manifest["signatures"] = signer.sign(file, samples["sha256"], target)
     shard.manifest.write_bytes(storage.to_json(manifest))
     return len(rows)
 
 
-def make_corpus(path: Path, rows: int, shards: int, semantic: bool) -> None:
-    """A planned run whose shards are published."""
+def make_corpus(path: Path, rows: int, shards: int, semantic: bool, signed: bool = True) -> None:
+    """A planned run whose shards are published.
+
+    Args:
+        signed: as real shards are: with what the merge needs of their texts.
+    """
     config = RunConfig(SeedsConfig(path="synthetic"), {"none": ModelConfig(path="none")}, {"m": MemberConfig("none")})
     config.merge.semantic = semantic
     config.merge.embed_model = "synthetic" if semantic else ""
@@ -255,7 +265,7 @@ def make_corpus(path: Path, rows: int, shards: int, semantic: bool) -> None:
     from tools.bench import merge_corpus
 
     with Workers(len(os.sched_getaffinity(0))) as workers:
-        asked = [(str(path), n, shards, rows, semantic) for n in range(shards)]
+        asked = [(str(path), n, shards, rows, semantic, signed) for n in range(shards)]
         for done, _ in enumerate(workers.map(merge_corpus.write_shard, asked), 1):
             if done % max(1, shards // 10) == 0:
                 print(f"  corpus: {done} of {shards} shards", file=sys.stderr)

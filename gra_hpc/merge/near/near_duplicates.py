@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gra_hpc.merge import signatures
 from gra_hpc.merge.index import Index, Unit
 from gra_hpc.merge.near.candidates import buckets, candidate_pairs, unpack
 from gra_hpc.merge.near.decisions import Decisions
-from gra_hpc.merge.signatures import Signing
+from gra_hpc.merge.signatures import Signing, texts_of
+from gra_hpc.signatures.signing import shingles
 from gra_hpc.text.words import Hashes, unique_sorted
 from gra_hpc.workers import Workers
 
@@ -91,7 +91,8 @@ def duplicates(
     in_instalments = False
     for b in range(what.banding.bands):
         rank, begins = band(b)
-        what.band(b).unlink()
+        if not what.keep:
+            what.band(b).unlink()
         decisions.bucketed(rank, begins)
         for pairs in candidate_pairs(rank, begins, ix.pool, limit // 8):
             pending.append(decisions.open(pairs) if in_instalments else pairs)
@@ -136,7 +137,7 @@ def jaccard(ix: Index, what: Signing, pairs: np.ndarray, counts: np.ndarray, wor
     for unit in ix.units():
         a, b = np.searchsorted(rows, [unit.start, unit.start + unit.rows])
         if b > a:
-            asked.append((unit, rows[a:b], offsets[a : b + 1], path, what.shingle))
+            asked.append((unit, rows[a:b], offsets[a : b + 1], path, what.rule.shingle))
     lengths = np.concatenate(list(workers.map(_write_sets, asked)))
     place_low = np.searchsorted(rows, ix.row[low])
     place_high = np.searchsorted(rows, ix.row[high])
@@ -158,10 +159,10 @@ def _write_sets(asked: tuple[Unit, np.ndarray, np.ndarray, Path, int]) -> np.nda
     lengths = np.zeros(len(rows), np.int64)
     fd = os.open(path, os.O_WRONLY)
     try:
-        for row, instructions, responses in signatures.texts(unit, rows=rows):
+        for row, instructions, responses in texts_of(unit, rows=rows):
             at = np.searchsorted(rows, row)
             n = len(instructions)
-            sets = unique_sorted(signatures.shingles(instructions, responses, size))
+            sets = unique_sorted(shingles(instructions, responses, size))
             lengths[at : at + n] = sets.counts
             begin = offsets[at]
             slots = np.zeros(offsets[at + n] - begin, np.uint32)

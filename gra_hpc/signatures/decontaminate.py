@@ -231,12 +231,17 @@ class Benchmarks:
         self.size = size
         self.each = [Benchmark(source, pin, size) for source, pin in pins.items()]
 
-    def save(self, path: Path) -> None:
-        """Write the hashes for `Prepared`."""
+    def prepared(self) -> Prepared:
+        """Their hashes."""
         ngrams = np.unique(np.concatenate([np.empty(0, np.uint64), *(b.ngrams for b in self.each)]))
         wholes = np.array(sorted({d for b in self.each for d in b.wholes}), np.uint64)
+        return Prepared(ngrams, wholes, self.size)
+
+    def save(self, path: Path) -> None:
+        """Write the hashes for `Prepared.open`."""
+        p = self.prepared()
         with path.open("wb") as f:
-            np.savez(f, ngrams=ngrams, wholes=wholes, size=self.size)
+            np.savez(f, ngrams=p.ngrams, wholes=p.wholes, size=p.size)
 
     def match(self, instruction: bytes, response: bytes) -> list[Match]:
         """Where a row meets benchmarks: of each the longest run, or else the text that a field equals.
