@@ -11,12 +11,14 @@ import json
 import re
 import time
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.flows.choices import LISTED, scores, written
 from gra_hpc.thoughts import apart
 
 if TYPE_CHECKING:
@@ -91,6 +93,9 @@ def body(
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": request.schema, "strict": True},
         }
+    if request.choices:
+        fields["structured_outputs"] = {"choice": request.choices}
+        fields |= {"logprobs": True, "top_logprobs": LISTED}
     thinking = request.thinking
     if thinking is not None and thinking.switches:
         fields["chat_template_kwargs"] = thinking.switches
@@ -137,8 +142,19 @@ def completion(request: Request, data: bytes, seconds: float) -> Answer:
         finish = "length"
     if finish in ("stop", "length"):
         text, thoughts, finish = told_apart(request, text, thoughts, finish)
+        if request.choices:
+            text = written(text.strip(), scores(_listed(choice), request.choices))
         return Answer(text, finish, *tokens, seconds, thoughts)
     raise EngineTrouble(f"answer broken off: finish_reason={finish}")
+
+
+def _listed(choice: Any) -> Iterator[tuple[str, float]]:
+    """The likeliest tokens at the answer's first place, with log-probabilities; none where a server tells none."""
+    try:
+        for entry in choice["logprobs"]["content"][0]["top_logprobs"]:
+            yield str(entry["token"]), float(entry["logprob"])
+    except (LookupError, TypeError, ValueError):
+        return
 
 
 def _counted(value: Any) -> int:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
 from gra_hpc.flows.calls import Answer, Request
+from gra_hpc.flows.choices import written
 from gra_hpc.models.thinking import Thinking
 from gra_hpc.thoughts import apart
 
@@ -83,6 +84,13 @@ def _free_text(draw: _Draw, request: Request) -> str:
     if "sentence" in end:
         return draw.sentence()
     return " ".join([draw.sentence() for _ in range(1 + draw.byte() % 5)])
+
+
+def _chosen(draw: _Draw, choices: Sequence[str]) -> str:
+    """One of the choices, and how likely each is: the one chosen is the likeliest."""
+    weights = [1 + draw.byte() ** 2 for _ in choices]
+    scores = {code: math.log(weight / sum(weights)) for code, weight in zip(choices, weights, strict=True)}
+    return written(max(scores, key=lambda code: scores[code]), scores)
 
 
 _Maker = Callable[[_Draw, int], Any]
@@ -189,11 +197,14 @@ def simulate(request: Request, failures: float = 0.0) -> Answer:
     """
     s = request.sampling
     sampling = (s.temperature, s.top_p, s.max_tokens, s.seed, s.repetition_penalty)
-    payload = orjson.dumps((request.model, request.messages, sampling, request.schema))
+    asked = (request.choices,) if request.choices else ()
+    payload = orjson.dumps((request.model, request.messages, sampling, request.schema, *asked))
     draw = _Draw(hashlib.blake2b(payload, digest_size=64).digest())
     cut = draw.byte() + 256 * draw.byte() < failures * 65536
     quality = _QUALITY[draw.byte() % 16]
-    if request.schema is None:
+    if request.choices:
+        text = _chosen(draw, request.choices)
+    elif request.schema is None:
         text = _free_text(draw, request)
     else:
         text = orjson.dumps(_maker(request.schema)(draw, quality)).decode()

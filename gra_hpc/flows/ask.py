@@ -38,6 +38,8 @@ class Question(Generic[T]):
     """From the template's variables to the JSON schema for guided decoding."""
     keeps_thoughts: bool = False
     """What was thought before the answer stays with the sample."""
+    choices: Callable[[dict[str, Any]], tuple[str, ...]] | None = None
+    """From the template's variables to the codes of which the answer is one; `parse` reads it by `choices.read`."""
 
 
 class Unanswered(Exception):
@@ -147,9 +149,10 @@ class Asker:
             model=m.model,
             identity=self.identities[m.model],
             messages=render(question.step, variables, question.prompts, m.persona, self.own),
-            sampling=self.sampling(m, seat, question.schema is not None, key),
+            sampling=self.sampling(m, seat, bool(question.schema or question.choices), key),
             schema=question.schema(variables) if question.schema else None,
             thinking=thinking,
+            choices=question.choices(variables) if question.choices else (),
         )
 
     def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str) -> Sampling:

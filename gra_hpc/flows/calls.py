@@ -37,6 +37,8 @@ class Request:
     """JSON schema the answer must follow (guided decoding), or none for free text."""
     thinking: Thinking | None = None
     """How the model thinks; none for one that does not, whose digests say nothing of it."""
+    choices: tuple[str, ...] = ()
+    """Codes of one token each, of which the answer is one; how likely each is comes with it (`choices.py`)."""
 
     @property
     def digest(self) -> str:
@@ -44,7 +46,8 @@ class Request:
         s = self.sampling
         sampling = [s.temperature, s.top_p, s.max_tokens, s.seed, s.repetition_penalty]
         thinking = [self.thinking.digested, s.thinking_tokens] if self.thinking else []
-        return digest(self.identity, self.messages, sampling, self.schema, *thinking)
+        choices = [["choices", *self.choices]] if self.choices else []
+        return digest(self.identity, self.messages, sampling, self.schema, *thinking, *choices)
 
 
 @dataclass(frozen=True, slots=True)
