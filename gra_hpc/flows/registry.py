@@ -76,6 +76,16 @@ def _nothing(*_: Any) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of a report: words, and a table."""
+
+    title: str
+    text: str = ""
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[object, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Views:
     """What people are shown of a flow."""
 
@@ -83,6 +93,8 @@ class Views:
     """Lines of `gra plan`: how the committee decides."""
     notes: Callable[[RunConfig, SeedCounts], Iterator[str]] = _nothing
     """What a plan has that its owner may not mean; a line each."""
+    report: Callable[[RunConfig, Iterator[pa.Table]], Iterator[Section]] = _nothing
+    """What a release's report says of its rows, which come a few thousand at a time, best first within a round."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,11 @@ class Flow:
         if self.columns:
             return self.columns(thoughts, context)
         return payload.schema(self.result, thoughts)
+
+    @property
+    def conversations(self) -> bool:
+        """Whether its rows are instructions with responses, of the schema of GRA's samples."""
+        return self.columns is not None
 
     @property
     def asks(self) -> bool:

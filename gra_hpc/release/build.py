@@ -22,16 +22,16 @@ import pyarrow.compute as pc
 from gra_hpc import parquet, storage
 from gra_hpc.config.settings import ReviewOrder
 from gra_hpc.errors import GraError, ReleaseError
-from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, THOUGHTS, sample_schema
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED, THOUGHTS
 from gra_hpc.release import card
 from gra_hpc.release import manifest as manifests
-from gra_hpc.release.diagnostics.measure import measure
+from gra_hpc.release.diagnostics.measure import Diagnosis, measure
 from gra_hpc.release.export import export_splits
 from gra_hpc.release.inputs import Inputs, read_slices
-from gra_hpc.release.report import report
-from gra_hpc.release.schema import OUTCOMES, data_rows, data_schema, reject_rows, rejects_schema
+from gra_hpc.release.report import report, results
+from gra_hpc.release.schema import OUTCOMES
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
-from gra_hpc.release.splits import COLUMNS, split_keys
+from gra_hpc.release.tables import tables_of
 from gra_hpc.run.merged import as_planned
 from gra_hpc.run.run import Run
 from gra_hpc.text import languages
@@ -106,16 +106,15 @@ class Builder:
     def __init__(self, inputs: Inputs, out: Path, scratch: Path) -> None:
         self.inputs, self.out, self.scratch = inputs, out, scratch
         self.config = inputs.run.config.release
-        self.models = inputs.model_of
-        self.context = inputs.run.plan.context
-        """Whether the samples may have context."""
+        self.tables = tables_of(inputs.run)
         self.thoughts = inputs.run.plan.thought_out and self.config.thoughts is not Thoughts.drop
         """Whether the rows bring thoughts to be released."""
         self.rows: dict[str, int] = {}
         """Rows by Parquet file."""
         self.unasked = {"instruction": 0, "response": 0}
         """Questions to Reviewers that were not needed, by what they were about."""
-        self.languages: Counter[str] | None = Counter() if languages.can_tell() else None
+        told = languages.can_tell() and self.tables.conversations
+        self.languages: Counter[str] | None = Counter() if told else None
         """Rows of the data by language; none where that cannot be told."""
         self.thought_out = 0
         """Rows of the data with thoughts."""
@@ -131,17 +130,23 @@ class Builder:
             if run.plan.seed_rejects:
                 shutil.copyfile(as_planned(run, run.plan, run.seed_rejects), self.out / "rejects" / "seeds.jsonl")
             # As they will be read from the file: card and report see nothing else.
-            diagnosis = measure(self.inputs)
+            texts = self.tables.conversations
+            diagnosis = measure(self.inputs) if texts else Diagnosis({"missing": ["rows are no conversations"]})
             told = None if self.languages is None else dict(languages.in_order(self.languages))
             described = manifests.describe(self.inputs, splits, rejects, self.thought_out, told)
             described |= {"diagnostics": diagnosis.facts}
-            if run.config.method.review_order is ReviewOrder.bounded:
+            if not texts:
+                described["result"] = manifests.result(self.inputs.run, self.tables)
+            elif run.config.method.review_order is ReviewOrder.bounded:
                 described["unasked"] = self.unasked
             facts = orjson.loads(storage.to_json(described))
             inline = self.config.thoughts is Thoughts.inline
-            for form in self.config.formats:
+            for form in self.config.formats if texts else ():
                 export_splits(self.out, facts["name"], list(splits), form, self.out / "exports", inline)
-            report.write(self.inputs, facts, diagnosis, self.out)
+            if texts:
+                report.write(self.inputs, facts, diagnosis, self.out)
+            else:
+                results.write(self.inputs, facts, card.limits(facts), self.out / report.NAME)
             card.write(facts, self.out)
             facts["files"] = self._files()
             (self.out / manifests.NAME).write_bytes(storage.sealed(facts))
@@ -150,21 +155,21 @@ class Builder:
 
     def _data(self) -> dict[str, dict[str, int]]:
         """Write data/*.parquet. Returns rows, seeds and files by split."""
-        every, seeds = split_keys(self._kept(list(COLUMNS)))
+        every, seeds = self.tables.split_keys(self._kept(list(self.tables.split_by)))
         bound = int(self.config.validation * 2**64)
         if not len(every) or int(every.max()) < bound:  # nothing would be left to train on
             bound = 0
         held_out = {"train": np.uint64(bound) <= every, "validation": every < np.uint64(bound)}
-        twice = ("instruction", "response", CONTEXT, *([THOUGHTS] if self.config.thoughts is Thoughts.inline else []))
-        size = Size.of((r.file("kept.parquet") for r in self.inputs.rounds), twice, self._schema.names)
+        schema = self.tables.samples
+        size = Size.of((r.file("kept.parquet") for r in self.inputs.rounds), self.tables.twice, schema.names)
         shuffles, counts = {}, {}
         for split, rows in held_out.items():
             share = float(rows.mean()) if len(every) else 0.0
-            shuffles[split] = self._shuffle(split, size, share, self._schema)
+            shuffles[split] = self._shuffle(split, size, share, schema)
             in_split = seeds >= bound if split == "train" else seeds < bound
             counts[split] = {"rows": int(rows.sum()), "seeds": int(in_split.sum()), "files": shuffles[split].groups}
         begin = 0
-        for table in self._kept(self._schema.names):
+        for table in self._kept(schema.names):
             mine = every[begin : begin + len(table)] >= np.uint64(bound)
             begin += len(table)
             if self.thoughts:
@@ -179,14 +184,8 @@ class Builder:
             if split == "train" or shuffle.rows:
                 for number in range(shuffle.groups):
                     name = f"data/{split}-{number:05d}-of-{shuffle.groups:05d}.parquet"
-                    tables = (data_rows(t, self.models, self.config.thoughts) for t in slices(shuffle.group(number)))
-                    self._write(name, tables, data_schema(self.config.thoughts, self.context))
+                    self._write(name, map(self.tables.data_rows, slices(shuffle.group(number))), self.tables.data)
         return {s: c for s, c in counts.items() if s == "train" or c["rows"]}
-
-    @property
-    def _schema(self) -> pa.Schema:
-        """Of the kept rows, as the data need them."""
-        return _kept_schema(self.thoughts, self.context)
 
     def _kept(self, columns: list[str]) -> Iterator[pa.Table]:
         for r in self.inputs.rounds:
@@ -206,7 +205,7 @@ class Builder:
             "dropped": sum(len(k) for k in dropped.values()),
         }
         tables = [t for r in rounds for t in r.tables()]
-        schema = _kept_schema(context=self.context)
+        schema = self.tables.rejected
         size = Size.of((t.samples for t in tables), (), schema.names)
         rows = max(1, sum(t.manifest["samples"]["rows"] for t in tables))
         shuffles = {o: self._shuffle(o, size, counts[o] / rows, schema) for o in OUTCOMES}
@@ -218,7 +217,8 @@ class Builder:
             keys = dropped.get(r.number)
             for shard in r.tables():
                 for table in read_slices(shard.samples, schema.names):
-                    self._count_unasked(table)
+                    if self.tables.conversations:
+                        self._count_unasked(table)
                     self._deal(table, keys, shuffles)
         (self.out / "rejects").mkdir()
         for outcome, shuffle in shuffles.items():
@@ -228,8 +228,8 @@ class Builder:
                 if outcome == "dropped":
                     per = shuffle.buckets // shuffle.groups
                     found = (_with_reasons(t, why.read(number * per + i)) for i, t in enumerate(found))
-                made = (reject_rows(t, self.models, outcome) for t in slices(found))
-                self._write(name, made, rejects_schema(self.context))
+                made = (self.tables.reject_rows(t, outcome) for t in slices(found))
+                self._write(name, made, self.tables.rejects)
         return {o: s.rows for o, s in shuffles.items()}
 
     def _deal(self, table: pa.Table, dropped: np.ndarray | None, shuffles: dict[str, Shuffle]) -> None:
@@ -354,12 +354,6 @@ def _with_reasons(rows: pa.Table, reasons: pa.Table) -> pa.Table:
     for name in _REASONS:
         out = out.append_column(name, reasons[name])
     return out.drop_columns(KEY).append_column(KEY, rows[KEY])
-
-
-def _kept_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
-    """Samples without their embeddings, with or without thoughts and context."""
-    schema = sample_schema(thoughts, context)
-    return schema.remove(schema.get_field_index("embedding"))
 
 
 def _why_schema() -> pa.Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -48,7 +49,24 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         sample: a row of the data; none if there is no row.
     """
     header = yaml.safe_dump(_shown(metadata(facts)), sort_keys=False, allow_unicode=True)
-    body = _template().render(
+    body = _result(facts, sample) if "result" in facts else _conversations(facts, sample)
+    return f"---\n{header}---\n\n{body.strip()}\n"
+
+
+def _result(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
+    """Of rows with columns of their own."""
+    return _template("results_card.md.j2").render(
+        **facts,
+        rows=sum(s["rows"] for s in facts["splits"].values()),
+        method=facts["config"]["method"],
+        ledger_line=Ledger.from_dict(facts["ledger"]).line(),
+        limits=[Markup(limit) for limit in limits(facts, markdown)],
+        sample=json.dumps(sample, ensure_ascii=False, indent=1) if sample else "",
+    )
+
+
+def _conversations(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
+    return _template("card.md.j2").render(
         **{"decided": None, "unasked": None, **facts},
         golden=gold.section(facts.get("gold")),
         rows=sum(s["rows"] for s in facts["splits"].values()),
@@ -66,7 +84,6 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         sample=sample,
         conversation=shown_before(sample) if sample else "",
     )
-    return f"---\n{header}---\n\n{body.strip()}\n"
 
 
 def _shown(value: Any) -> Any:
@@ -95,14 +112,19 @@ def metadata(facts: dict[str, Any]) -> dict[str, Any]:
         out["license_name"] = licence
     if spoken := main_languages(facts["languages"]["rows"] or {}):
         out["language"] = spoken
+    own = {"tags": ["gra-hpc", facts["result"]["flow"]]} if "result" in facts else _OF_CONVERSATIONS
     return out | {
-        "task_categories": ["text-generation"],
-        "tags": ["synthetic", "instruction-tuning", "sft", "gra", "gra-hpc"]
-        + (["simulated"] if facts["simulated"] else []),
+        **own,
+        "tags": own["tags"] + (["simulated"] if facts["simulated"] else []),
         "size_categories": [next((name for bound, name in SIZES if rows < bound), "100M<n<1B")],
         "configs": configs,
     }
 
+
+_OF_CONVERSATIONS = {
+    "task_categories": ["text-generation"],
+    "tags": ["synthetic", "instruction-tuning", "sft", "gra", "gra-hpc"],
+}
 
 _HUB_LICENCES = {
     *("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
@@ -156,31 +178,15 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
         )
     if not any(s["rows"] for s in facts["splits"].values()):
         out.append("**No row survived.** The table is empty; `load_dataset` refuses to open it.")
+    if "result" in facts:
+        return [*out, *_of_models(facts, named), *_checks(facts)]
     if not find(method["flow"]).asks:
         out.append("**These are the seeds themselves**: nothing was generated, and nothing was reviewed.")
         return [*out, *_checks(facts)]
     lower = [f"`{k}` {method[k]:g} (paper: {v:g})" for k, v in PAPER.items() if looser(k, method[k])]
     if lower:
         out.append(f"**Accepted by looser thresholds than the paper's**: {', '.join(lower)}.")
-    small = [n for n, m in facts["models"].items() if m["parameters"] and m["parameters"] < SMALL]
-    if small and not facts["simulated"]:
-        sizes = ", ".join(f"{named(n)} ({millions(facts['models'][n]['parameters'])})" for n in small)
-        out.append(
-            f"**Models under one billion parameters: their verdicts mean little.** {sizes}. A high score from such a"
-            " model is no evidence of quality."
-        )
-    unknown = [n for n, m in facts["models"].items() if not m["parameters"]]
-    if unknown and not facts["simulated"]:
-        out.append(
-            f"**How large some models are is not known**: {', '.join(map(named, unknown))}. A high score from one under"
-            " one billion parameters is no evidence of quality."
-        )
-    hosted = [f"{named(n)} ({named(m['served'])} at {host(m)})" for n, m in facts["models"].items() if m.get("served")]
-    if hosted and not facts["simulated"]:
-        out.append(
-            f"**Hosted elsewhere**: {', '.join(hosted)}. Which weights answered is known by the server's word alone: no"
-            " digest pins them, and the same name may stand for others later."
-        )
+    out += _of_models(facts, named)
     if not method["review_response"]:
         out.append("**Responses were not reviewed**: every response that could be read was accepted.")
     elif not method["review_instruction"]:
@@ -204,6 +210,29 @@ def limits(facts: dict[str, Any], named: Callable[[str], str] = printable) -> li
         out.append("Nobody reviewed the thoughts: the Reviewers saw responses alone.")
     out.append(f"Scores are opinions of language models. {_people(facts)}")
     return out
+
+
+def _of_models(facts: dict[str, Any], named: Callable[[str], str]) -> Iterator[str]:
+    """Limits that follow from how large the models are, and where they run."""
+    small = [n for n, m in facts["models"].items() if m["parameters"] and m["parameters"] < SMALL]
+    if small and not facts["simulated"]:
+        sizes = ", ".join(f"{named(n)} ({millions(facts['models'][n]['parameters'])})" for n in small)
+        yield (
+            f"**Models under one billion parameters: their verdicts mean little.** {sizes}. A high score from such a"
+            " model is no evidence of quality."
+        )
+    unknown = [n for n, m in facts["models"].items() if not m["parameters"]]
+    if unknown and not facts["simulated"]:
+        yield (
+            f"**How large some models are is not known**: {', '.join(map(named, unknown))}. A high score from one under"
+            " one billion parameters is no evidence of quality."
+        )
+    hosted = [f"{named(n)} ({named(m['served'])} at {host(m)})" for n, m in facts["models"].items() if m.get("served")]
+    if hosted and not facts["simulated"]:
+        yield (
+            f"**Hosted elsewhere**: {', '.join(hosted)}. Which weights answered is known by the server's word alone: no"
+            " digest pins them, and the same name may stand for others later."
+        )
 
 
 def _people(facts: dict[str, Any]) -> str:
@@ -380,14 +409,14 @@ def first_row(release: Path) -> dict[str, Any] | None:
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     environment = template_files(Path(__file__).parent / "templates", _safe, html=False)
     environment.filters |= {"millions": millions, "clip": clip, "cell": cell, "number": lambda n: f"{n:,}"}
     environment.filters["code"] = lambda text: Markup(code(text))
     environment.filters["word"] = lambda text: Markup(printable(shlex.quote(text)))  # within a code block
     environment.filters["approximate"] = approximate
     environment.filters["source"] = source
-    return environment.get_template("card.md.j2")
+    return environment.get_template(name)
 
 
 def _safe(value: Any) -> Any:

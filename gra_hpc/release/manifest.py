@@ -21,8 +21,10 @@ from gra_hpc.release import gold
 from gra_hpc.release.cluster_hours import allocation
 from gra_hpc.release.funnel import funnel
 from gra_hpc.release.inputs import Inputs, MergedRound
+from gra_hpc.release.tables import Tables, lines
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.pins import ModelPin
+from gra_hpc.run.run import Run
 from gra_hpc.storage import read_object
 
 NAME = "manifest.json"
@@ -171,6 +173,12 @@ def describe(
         **({"people": inputs.people} if inputs.people else {}),
         **({"gold": golden} if (golden := gold.facts(inputs)) else {}),
     }
+
+
+def result(run: Run, tables: Tables) -> dict[str, Any]:
+    """What rows with columns of their own are: flow, and columns of both kinds of tables."""
+    flow = flow_of(run.config)
+    return {"flow": flow.name, "about": flow.about, "data": lines(tables.data), "rejects": lines(tables.rejects)}
 
 
 def model(path: str, pin: ModelPin) -> dict[str, Any]:

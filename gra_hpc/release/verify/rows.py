@@ -19,6 +19,7 @@ from gra_hpc.records import CONTEXT, THOUGHTS
 from gra_hpc.release.schema import OUTCOMES, REASONS, chat, contexts, data_schema, models_of, rejects_schema
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.splits import text_keys
+from gra_hpc.release.tables import lines, reasons_of
 from gra_hpc.release.verify import counts
 from gra_hpc.thoughts import MAY_MARK, Thoughts, mark_in
 
@@ -43,7 +44,7 @@ def check(release: Path, manifest: dict[str, Any], sound: list[str]) -> list[str
         sound: names of the tables whose digests are right; only those are read.
     """
     parts, problems = _parts(manifest)
-    rows = Rows(manifest)
+    rows = Results(manifest) if "result" in manifest else Rows(manifest)
     for part, names in parts.items():
         rows.begin(part)
         for name in names:
@@ -109,14 +110,12 @@ class Rows:
     def read(self, path: Path, name: str) -> list[str]:
         """Check one table; the first of each kind of problem."""
         folder = name.split("/", 1)[0]
-        columns = _COLUMNS[folder]
-        schema = data_schema(self.thoughts, self.context) if folder == "data" else rejects_schema(self.context)
-        if folder == "data" and THOUGHTS in schema.names:
-            columns = (*columns, THOUGHTS)
+        columns, schema = self._expected(folder)
         problems: dict[str, None] = {}
         self.whole, whole = False, self.whole
         try:
             with open_table(path, schema=schema) as file:
+                problems |= dict.fromkeys(self._columns(folder, file.schema_arrow))
                 if file.metadata.num_rows != self.manifest["files"][name].get("rows"):
                     problems[f"{file.metadata.num_rows} rows, the manifest says otherwise"] = None
                 self.rows[self.part] += file.metadata.num_rows
@@ -133,8 +132,26 @@ class Rows:
         self.whole = whole
         return [f"{name}: {p}" for p in problems]
 
+    def _expected(self, folder: str) -> tuple[tuple[str, ...], pa.Schema | None]:
+        """Columns that are read of a table, and its schema; none: `_columns` says."""
+        if folder == "rejects":
+            return _COLUMNS[folder], rejects_schema(self.context)
+        schema = data_schema(self.thoughts, self.context)
+        return (*_COLUMNS[folder], *([THOUGHTS] if THOUGHTS in schema.names else [])), schema
+
+    def _columns(self, folder: str, schema: pa.Schema) -> Iterator[str]:  # noqa: ARG002
+        """Whether a table's columns are those that the manifest names, where it does."""
+        yield from ()
+
     def _shared(self, table: pa.Table) -> Iterator[str]:
         """Order, rounds, and who did what."""
+        yield from self._ordered(table)
+        members, models = (table[c].combine_chunks() for c in ("members", "models"))
+        if not models_of(members, self.models).equals(models):
+            yield "models are not those of the members"
+
+    def _ordered(self, table: pa.Table) -> Iterator[str]:
+        """Order, seeds and rounds."""
         keys = keys_of(table["id"])
         if len(keys) and (int(keys[0]) < self.last or (keys[1:] < keys[:-1]).any()):
             yield "rows are not in the order of their ids' digests"
@@ -143,13 +160,10 @@ class Rows:
         seeds = pc.unique(table["seed_id"])
         self.seeds[self.part].append(keys_of(seeds, "split"))
         self.seed_ids.append(keys_of(seeds))
-        members, models = (table[c].combine_chunks() for c in ("members", "models"))
-        if not models_of(members, self.models).equals(models):
-            yield "models are not those of the members"
         counts = self.counts[self.part]
         for number in np.unique(table["round"].to_numpy()).tolist():
             mine = table.filter(pc.equal(table["round"], number))
-            counts.setdefault(number, Counter()).update(_reasons(mine))
+            counts.setdefault(number, Counter()).update(reasons_of(mine))
 
     def _data(self, table: pa.Table) -> Iterator[str]:
         """Texts, and the chat made of them."""
@@ -252,12 +266,27 @@ class Rows:
         return []
 
 
-def _reasons(table: pa.Table) -> dict[str, int]:
-    """Rows by `stage: reason`; all together where there is none."""
-    if "stage" not in table.column_names:
-        return {"": len(table)}
-    joined = pc.binary_join_element_wise(table["stage"], table["reason"], ": ")
-    return {str(c["values"]): c["counts"] for c in pc.value_counts(joined.combine_chunks()).to_pylist()}
+class Results(Rows):
+    """Tables with columns of their flow's own, which the manifest names."""
+
+    def _expected(self, folder: str) -> tuple[tuple[str, ...], pa.Schema | None]:
+        ends = ("outcome", "stage", "reason", "winner") if folder == "rejects" else ()
+        return ("id", "round", "seed_id", "flow", *ends), None
+
+    def _columns(self, folder: str, schema: pa.Schema) -> Iterator[str]:
+        if lines(schema) != self.manifest["result"][folder]:
+            yield "columns are not those that the manifest names"
+
+    def _shared(self, table: pa.Table) -> Iterator[str]:
+        yield from self._ordered(table)
+        if pc.any(pc.not_equal(table["flow"], self.manifest["result"]["flow"])).as_py():
+            yield "rows of another flow"
+
+    def _data(self, table: pa.Table) -> Iterator[str]:  # noqa: ARG002
+        yield from ()
+
+    def _marks(self, table: pa.Table) -> Iterator[str]:  # noqa: ARG002
+        yield from ()
 
 
 def _mark(texts: pa.Array) -> str:

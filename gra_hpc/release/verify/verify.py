@@ -147,7 +147,7 @@ def _exports(release: Path, manifest: dict[str, Any], sound: list[str]) -> list[
     """Whether the exports are there, and hold what the data hold."""
     wanted = {
         f"exports/{form}-{split}{export.SUFFIX[form]}": (split, form)
-        for form in manifest["config"]["release"]["formats"]
+        for form in (manifest["config"]["release"]["formats"] if "result" not in manifest else ())
         for split in manifest["splits"]
     }
     inline = manifest["config"]["release"].get("thoughts") == Thoughts.inline.value
