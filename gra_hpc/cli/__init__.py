@@ -10,12 +10,12 @@ from typing import Any, NoReturn, cast
 
 import typer
 
-from gra_hpc.cli import configuration, experiments, releases, runs, sites, training
+from gra_hpc.cli import configuration, experiments, flows, releases, runs, sites, training
 from gra_hpc.cli.application import app
 from gra_hpc.errors import GraError
 from gra_hpc.terminal import complain, say, show_traceback
 
-__all__ = ["app", "configuration", "experiments", "main", "releases", "runs", "sites", "training"]
+__all__ = ["app", "configuration", "experiments", "flows", "main", "releases", "runs", "sites", "training"]
 
 
 ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])

@@ -53,7 +53,7 @@ class Unanswered(Exception):
 class Ask(Protocol):
     """What a flow is given for one sample."""
 
-    async def __call__(self, question: Question[T], member: str, seat: str, **variables: Any) -> T:
+    async def __call__(self, question: Question[T], member: str, seat: str, /, **variables: Any) -> T:
         """Ask a committee member; `seat` is generator, reviewer-1, ..., adjudicator, summarizer.
 
         Raises:
@@ -95,7 +95,7 @@ class Asker:
         """`ask` for one sample; counts its calls and tokens."""
         common = wording(self.method) | {"language": self.languages(sample.seed_id)}
 
-        async def ask(question: Question[T], member: str, seat: str, **own: Any) -> T:
+        async def ask(question: Question[T], member: str, seat: str, /, **own: Any) -> T:
             variables = common | own
             reason, raw = "", ""
             for attempt in range(self.method.max_tries):

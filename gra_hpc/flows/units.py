@@ -12,6 +12,11 @@ from gra_hpc.flows.ask import Ask
 from gra_hpc.records import Candidate, Record
 
 
+def settings_of(config: RunConfig) -> Any:
+    """The section of a run's flow, of the type that `Flow.settings` says."""
+    return getattr(config, config.method.flow)
+
+
 @dataclass
 class Pool:
     """Seeds and accepted samples so far, by domain."""
@@ -43,6 +48,11 @@ class Draw:
     standing: Mapping[str, Any] = field(default_factory=dict)
     """What the rounds before have left for this one's draws; empty: nothing."""
 
+    @property
+    def settings(self) -> Any:
+        """The flow's own section of the configuration."""
+        return settings_of(self.config)
+
 
 Drawn: TypeAlias = Callable[[str, Record, int, random.Random], Unit]
 """`drawn(id, anchor, index, rng)`: a candidate; `rng` is seeded by its id, so that it is the same in every attempt."""
@@ -58,7 +68,7 @@ class Context:
     @property
     def settings(self) -> Any:
         """The flow's own section of the configuration."""
-        return getattr(self.config, self.config.method.flow)
+        return settings_of(self.config)
 
     @property
     def method(self) -> MethodConfig:

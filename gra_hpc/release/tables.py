@@ -113,7 +113,16 @@ def _without(of: pa.Schema, *names: str) -> pa.Schema:
 
 def lines(of: pa.Schema) -> list[str]:
     """A schema as a manifest has it: `name: type`."""
-    return [f"{f.name}: {f.type}" for f in of]
+    return [f"{f.name}: {_said(f.type)}" for f in of]
+
+
+def _said(kind: pa.DataType) -> str:
+    """A type; of a list without the name of its items, which is different in a file and in memory."""
+    if pa.types.is_list(kind):
+        return f"list of {_said(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return "{" + ", ".join(f"{f.name}: {_said(f.type)}" for f in kind) + "}"
+    return str(kind)
 
 
 def reasons_of(samples: pa.Table) -> dict[str, int]:
