@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gra_hpc.flows.gra.committee import Decision, consensus
 from gra_hpc.merge.round import merge_round
-from gra_hpc.records import CRITERIA, Review, Sample
+from gra_hpc.records import CRITERIA, Review, Sample, sample_schema
 from gra_hpc.run import attempts, publish
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import pool_of
@@ -32,7 +32,7 @@ def reviewed(path: Path, samples: int) -> Run:
     publish.publish(
         shard, here, fingerprint=run.plan.fingerprint, round_=1,
         ledger=Ledger.of(len(made), ((s.status, s.stage, s.reason) for s in made)), samples=made,
-        embeddings=[None] * len(made), calls=[],
+        embeddings=[None] * len(made), schema=sample_schema(), calls=[],
         details={"tokens": {}, "timings": {"started": 0.0, "ended": 0.0}, "host": "n", "engines": {"engines": {}}},
         attempts=[here],
     )  # fmt: skip

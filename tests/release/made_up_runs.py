@@ -14,7 +14,16 @@ from gra_hpc.flows.gra.committee import Decision, at_least, consensus
 from gra_hpc.flows.units import Unit
 from gra_hpc.merge.described_seeds import merge_described
 from gra_hpc.merge.round import merge_round
-from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA, Call, InstructionReview, Review, Sample
+from gra_hpc.records import (
+    CRITERIA,
+    DOMAINS,
+    INSTRUCTION_CRITERIA,
+    Call,
+    InstructionReview,
+    Review,
+    Sample,
+    sample_schema,
+)
 from gra_hpc.run import attempts, plan, planning, publish
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import pool_of
@@ -133,6 +142,7 @@ class Maker:
                 ledger=ledger,
                 samples=samples,
                 embeddings=[None] * len(samples),
+                schema=sample_schema(),
                 calls=calls,
                 details={
                     "tokens": tokens(calls),
