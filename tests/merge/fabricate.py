@@ -146,7 +146,6 @@ def publish_shard(
         ledger=ledger,
         samples=samples,
         embeddings=embeddings or [None] * len(samples),
-        schema=sample_schema(),
         calls=[],
         details={},
         signer=signer_of(run.config, run.plan) if signed else None,
