@@ -23,6 +23,7 @@ OFFLINE = {
 }
 """What makes Hugging Face's libraries use their caches alone."""
 
+REACH_S = 1.5
 ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 """A Hub id with its organisation."""
 
@@ -60,6 +61,49 @@ def find(repo: str, revision: str = "", kind: Kind = "model", scratch: str = "")
         if re.fullmatch(r"[\w.-]+", commit) and snapshot.is_dir():
             return snapshot
     return None
+
+
+def prepared(dataset: str) -> bool:
+    """Whether the package datasets has prepared a dataset here before, which it then reads without the Hub."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
+    return (cache / dataset.replace("/", "___")).is_dir()
+
+
+def unreachable(wait_s: float = REACH_S) -> str:
+    """Why the Hub cannot be reached from here, by one look that does not wait long; empty: it can.
+
+    Hugging Face's libraries ask half a minute long before they say so.
+
+    Args:
+        wait_s: longest wait, in seconds, for a name and a connection (through a proxy: to that).
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return "HF_HUB_OFFLINE is set"
+    import socket
+    import threading
+    import urllib.parse
+    import urllib.request
+
+    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    host = address.hostname or ""
+    if proxy := "" if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(address.scheme, ""):
+        address = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        host = address.hostname or ""
+    said = [f"no answer from {host} within {wait_s:g} s"]
+
+    def look() -> None:
+        try:
+            port = address.port or {"http": 80}.get(address.scheme, 443)
+            socket.create_connection((host, port), wait_s).close()
+            said.append("")
+        except (OSError, ValueError) as e:
+            said.append(f"{host}: {getattr(e, 'strerror', None) or e}")
+
+    looking = threading.Thread(target=look, daemon=True)  # a resolver has no time limit
+    looking.start()
+    looking.join(wait_s)
+    return said[-1]
 
 
 def offline() -> None:

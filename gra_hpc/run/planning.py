@@ -68,7 +68,7 @@ def make(
     own = own_templates.read(config.method.prompts, flow)
     found = functools.cache(lambda: pin_models(config, say))
     seed_set = seed_module.load(
-        config.seeds, domains_of(config.method), config.site.scratch, lambda: special_pattern(found())
+        config.seeds, domains_of(config.method), config.site.scratch, lambda: special_pattern(found()), say
     )
     if not seed_set.seeds:
         first = seed_set.rejects[0]  # there is one: a source without records is refused before

@@ -67,12 +67,11 @@ class Texts:
 
     def named(self) -> list[tuple[str, str]]:
         """The texts that models get to see, by name."""
-        out = [
-            ("instruction", self.instruction),
-            ("response", self.response),
-            ("summary", self.summary),
-            ("keywords", ", ".join(self.keywords)),
-        ]
+        out = [("instruction", self.instruction), ("response", self.response)]
+        if self.summary:
+            out.append(("summary", self.summary))
+        if self.keywords:
+            out.append(("keywords", ", ".join(self.keywords)))
         if self.tools or len(self.before) > 1:
             said = [m["content"] for m in self.before]
             called = [json_text(m["tool_calls"]) for m in self.before if "tool_calls" in m]
@@ -158,8 +157,8 @@ class Layout:
         Raises:
             Refused: no field that could hold what is asked.
         """
-        there = frozenset(k for k, v in record.items() if not is_absent(v))
-        full = frozenset(k for k in there if not says_nothing(record[k]))
+        there = frozenset([k for k, v in record.items() if type(v) is str or not is_absent(v)])
+        full = frozenset([k for k in there if (v.strip() if type(v := record[k]) is str else not says_nothing(v))])
         places = self._resolve(there, full)
         if not _asks(places, record) and len(there) < len(record):
             places = self._resolve(frozenset(record), full)
@@ -184,6 +183,9 @@ class Layout:
             Refused: by one of the rules of `conversations`; nothing is asked; it ends with a call of a tool.
         """
         values = self.values(record)
+        if plain := conversations.read_plain(values):
+            said, answered = plain
+            return Texts(said, answered, *_described(values), before=({"role": "user", "content": said},))
         found = conversations.read(values)
         before, answer = found.turns, Turn("assistant", "")
         if before[-1].role == "assistant":
@@ -193,13 +195,10 @@ class Layout:
         asked = next((t.content for t in reversed(before) if t.role == "user"), "")
         if not has_content(asked):
             raise Refused(EMPTY, "no message of the user before the response", record)
-        domain, summary = values.get("domain"), values.get("summary")
         return Texts(
             asked,
             answer.content,
-            domain if isinstance(domain, str) else "",
-            keywords(values.get("keywords")),
-            summary.strip() if isinstance(summary, str) else "",
+            *_described(values),
             answer.thoughts,
             tuple(t.message for t in before),
             tuple(found.tools),
@@ -223,27 +222,43 @@ class Layout:
         read = self.read | {name.split(".")[0] for name in self.read}
         return [c for c in map(str, source.columns) if c not in read]
 
-    def check(self, source: Source) -> None:
+    def check(self, source: Source, first: int = 0) -> None:
         """Refuse a dataset in which no record has the fields needed.
+
+        Args:
+            first: only so many of its records have been read: what few records have may still come.
 
         Raises:
             SeedError: with the columns found and what to type.
         """
         columns = [str(c) for c in source.columns]
         found = f"found: {excerpt(', '.join(columns), 300)}"
+        which = f"none of the first {first} records" if first else "no record"
         for target, name in self.missing.items():
+            if first and target not in (*ASKED, "response"):
+                continue
             close = difflib.get_close_matches(name, columns, n=1, cutoff=0.0)
             raise SeedError(
-                f"{source.label}: no record has the field {name} of seeds.fields.{target}; {found}",
+                f"{source.label}: {which} has the field {name} of seeds.fields.{target}; {found}",
                 f"for example: seeds.fields.{target}={close[0] if close else 'FIELD'}",
             )
         if not self.known:
             example = columns[0] if columns else "FIELD"
             raise SeedError(
-                f"{source.label}: no known layout; {found}",
+                f"{source.label}: {'no known layout' if not first else which + ' is of a known layout'}; {found}",
                 f"say which field holds what, for example: seeds.fields.instruction={example}"
                 + (f" seeds.fields.response={columns[1]}" if len(columns) > 1 else ""),
             )
+
+
+def _described(values: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
+    """What a record says of its domain, keywords and summary."""
+    domain, summary = values.get("domain"), values.get("summary")
+    return (
+        domain if isinstance(domain, str) else "",
+        keywords(values.get("keywords")),
+        summary.strip() if isinstance(summary, str) else "",
+    )
 
 
 def _asks(places: dict[str, str], record: dict[str, Any]) -> bool:

@@ -250,7 +250,23 @@ class Source:
         except (pa.ArrowException, OSError, ValueError) as e:
             raise SeedError(f"{path}: not readable as Parquet after row {number} ({excerpt(e, 200)})") from None
 
+    def _refuse_unreachable(self) -> None:
+        """Refuse a dataset of the Hub that lies on no disk here, where the Hub cannot be reached.
+
+        Raises:
+            SeedError: with what to type.
+        """
+        if hub.find(self.path, self.revision, "dataset", self.scratch) or hub.prepared(self.path):
+            return
+        if why := hub.unreachable():
+            raise SeedError(
+                f"{self.path}: no file or directory of that name, and the Hub cannot be reached from here ({why})",
+                f"gra fetch datasets/{self.path} on a machine that has a network; for a file: seeds.path=FILE",
+            )
+
     def _dataset(self) -> Iterator[Row]:
+        if not self.local:
+            self._refuse_unreachable()
         try:
             import datasets
         except ImportError:
@@ -292,7 +308,9 @@ class Source:
 
     def _see(self, value: object) -> None:
         if isinstance(value, dict) and len(self.columns) < 1000:
-            self.columns.update(dict.fromkeys(value))
+            for key in value:  # nearly always known
+                if key not in self.columns:
+                    self.columns[key] = None
 
 
 def _loads(data: bytes) -> Any:

@@ -37,10 +37,13 @@ message's `reasoning_content` or `reasoning`, or in a field of one of these name
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -74,6 +77,8 @@ SYNONYMS = {
 
 TOGETHER = 1000
 """Records whose texts are normalised together."""
+SAY_S = 5.0
+"""Seconds between two words about how far reading is."""
 BATCH = 8192
 """Rows written to, or read from, a Parquet table at once."""
 
@@ -118,6 +123,7 @@ def load(
     domains: Sequence[str] = DOMAINS,
     scratch: str = "",
     special: Callable[[], re.Pattern[str]] = lambda: special_tokens.COMMON,
+    say: Callable[[str], object] = lambda _: None,
 ) -> SeedSet:
     """Read the seed dataset.
 
@@ -127,6 +133,7 @@ def load(
         scratch: `site.scratch`: a Hub dataset that was staged there is read without the network.
         special: gives what finds a special token of the pool's models (`special_tokens.pattern`). Asked once there is a
             record: of seeds that are not there it is told before of models that are not.
+        say: told how far it is, now and then, where it takes long.
 
     Returns:
         All seeds and rejects, in the order of the source. There may be no seed among them.
@@ -134,6 +141,17 @@ def load(
     Raises:
         SeedError: nothing there, not readable at all, no record in it, or fields that no rule knows.
     """
+    with collections_paused():
+        return _load(config, domains, scratch, special, say)
+
+
+def _load(
+    config: SeedsConfig,
+    domains: Sequence[str],
+    scratch: str,
+    special: Callable[[], re.Pattern[str]],
+    say: Callable[[str], object],
+) -> SeedSet:
     layout = Layout(config.fields)
     source = Source(config.path, config.name, config.split, config.revision, layout.wanted, scratch)
     seeds: list[Record] = []
@@ -142,9 +160,16 @@ def load(
     aside: Counter[str] = Counter()
     strange: Counter[str] = Counter()
     read = objects = 0
+    due = time.monotonic() + SAY_S
     for row, found, key in _keyed(source, layout, config, domains, special, lambda: len(seeds)):
         read += 1
         objects += isinstance(row.value, dict)
+        if read % TOGETHER == 0:
+            if objects and read == TOGETHER:
+                layout.check(source, TOGETHER)
+            if time.monotonic() >= due:
+                say(f"{source.label}: {read:,} records read")
+                due = time.monotonic() + SAY_S
         try:
             if isinstance(found, Refused):
                 raise found
@@ -186,6 +211,19 @@ def load(
     if objects:
         layout.check(source)
     return SeedSet(seeds, rejects, read, _digest(seeds), source.label, dict(aside.most_common()), layout.unread(source))
+
+
+@contextmanager
+def collections_paused() -> Iterator[None]:
+    """Without the collection of circles of garbage: millions of records that stay are looked through again and again,
+    for nothing."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _digest(seeds: Iterable[Record]) -> str:

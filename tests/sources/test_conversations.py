@@ -9,8 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gra_hpc.conversation import messages_of, tools_of
+from gra_hpc.sources import conversations
 from gra_hpc.sources.seeds import SeedSet
 from gra_hpc.training.examples import read_examples
 from tests.sources.loading import Write, load_file, reasons
@@ -411,3 +414,43 @@ def test_fine_tuning_reads_the_same_conversations(tmp_path: Path) -> None:
     assert all(c.tools == TOOLS for c in found.conversations[talks:])
     assert found.refused == {"empty_instruction": 1}
     assert found.aside["rejected answers"] == sum("rejected" in r for r in records)
+
+
+TEXTS = st.one_of(
+    st.none(),
+    st.integers(),
+    st.sampled_from(
+        (
+            "",
+            " ",
+            "Add 2.",
+            "<think>two</think>4",
+            "I think so.",
+            "<think>",
+            "no input",
+            "[1]",
+            "`<think>` is a mark",
+            "\u200b",
+        )
+    ),
+    st.text(max_size=9),
+)
+
+
+@given(st.dictionaries(st.sampled_from(("instruction", "input", "response", "system", "rejected")), TEXTS))
+def test_the_short_way_reads_as_the_long_one(values: dict[str, Any]) -> None:
+    """Of plain records, which nearly all are; it leaves every other to the long one."""
+    plain = conversations.read_plain(values)
+    if plain:
+        found = conversations.read(values)
+        asked, answer = plain
+        turns = [("user", asked), *([("assistant", answer)] if answer else [])]
+        assert [(t.role, t.content) for t in found.turns] == turns
+        assert not found.tools and not found.aside and not any(t.thoughts for t in found.turns)
+
+
+def test_the_short_way_is_taken() -> None:
+    assert conversations.read_plain({"instruction": "Add.", "input": "2 and 3", "response": "I think 5. "}) == (
+        "Add.\n\n2 and 3",
+        "I think 5.",
+    )

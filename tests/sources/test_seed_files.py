@@ -22,6 +22,7 @@ from gra_hpc.errors import ReleaseError, SeedError, StorageError
 from gra_hpc.records import DOMAINS, Record, record_schema
 from gra_hpc.sources import rows, seeds
 from gra_hpc.sources.seeds import SeedSet, load
+from tests.offline import NO_NETWORK, blocked_only
 from tests.sources.loading import ALPACA, Write, load_file, reasons
 
 ROOT = Path(__file__).parents[2]
@@ -345,8 +346,45 @@ def test_hub_dataset_out_of_reach_is_one_line(tmp_path: Path) -> None:
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     (line,) = done.stdout.splitlines()
-    assert line.startswith("some-org/some-data (main, train): datasets cannot load it: ")
-    assert "seeds.split" in line
+    assert line.startswith("some-org/some-data: no file or directory of that name, and the Hub cannot be reached")
+    assert "HF_HUB_OFFLINE is set" in line and "gra fetch datasets/some-org/some-data" in line
+    assert "datasets" not in done.stderr
+
+
+@blocked_only
+def test_without_a_network_a_hub_id_is_refused_at_once(tmp_path: Path) -> None:
+    """By one look: Hugging Face's libraries ask for half a minute."""
+    assert unreachable_when_blocked(tmp_path, "https://huggingface.co") == "no network"
+    assert unreachable_when_blocked(tmp_path, "http://127.0.0.1:9") == "no network"
+
+
+def unreachable_when_blocked(tmp_path: Path, endpoint: str) -> str:
+    code = "from gra_hpc.models import hub; print('no network' if hub.unreachable() else 'reached')"
+    env = {k: v for k, v in os.environ.items() if not k.lower().startswith(("hf_", "http"))} | {"HF_ENDPOINT": endpoint}
+    words = [*NO_NETWORK, sys.executable, "-c", code]
+    return subprocess.run(words, capture_output=True, text=True, env=env, check=True).stdout.strip()
+
+
+def test_a_wrong_field_map_is_refused_after_the_first_thousand(tmp_path: Path) -> None:
+    """Not after millions; a field that few records have may still come."""
+    file = tmp_path / "many.jsonl"
+    lines = [json.dumps({"ask": f"Name the thing number {i}.", "say": "It."}) for i in range(1200)]
+    file.write_text("\n".join([*lines, json.dumps({"ask": "And this?", "say": "Yes.", "rare": "Be brief."})]))
+    with pytest.raises(SeedError, match=r"none of the first 1000 records has the field asked .*found: ask, say"):
+        load_file(file, fields={"instruction": "asked", "response": "say"})
+    with pytest.raises(SeedError, match="none of the first 1000 records is of a known layout"):
+        load_file(file)
+    found = load_file(file, fields={"instruction": "ask", "response": "say", "system": "rare"})
+    assert len(found.seeds) == 1201
+
+
+def test_reading_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"Name {i}.", "response": "It."}) + "\n" for i in range(2500)))
+    monkeypatch.setattr(seeds, "SAY_S", 0.0)
+    said: list[str] = []
+    seeds.load(SeedsConfig(path=str(file)), say=said.append)
+    assert [s.partition(": ")[2] for s in said] == ["1,000 records read", "2,000 records read"]
 
 
 def test_reading_files_needs_no_heavy_module(tmp_path: Path) -> None:
