@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, RunPath, Site, app
 from gra_hpc.errors import ConfigError
 from gra_hpc.terminal import say, tell
+
+if TYPE_CHECKING:
+    from gra_hpc.config.settings import RunConfig
 
 site_app = typer.Typer(help="Clusters: write a site file, show what one comes to.", rich_markup_mode=None)
 app.add_typer(site_app, name="site")
@@ -62,7 +66,12 @@ def doctor(
     job: Annotated[bool, typer.Option("--job", help="Also examine a compute node, by a short job.")] = False,
     here: Annotated[bool, typer.Option("--here", help="Examine this machine as a compute node.")] = False,
     directory: Annotated[Path, typer.Option("--dir", help="Where runs will lie.")] = Path(),
-    wait: Annotated[int, typer.Option("--wait", min=1, help="Longest wait for the job, in seconds.")] = 900,
+    wait: Annotated[int, typer.Option("--wait", min=1, help="Longest wait until the job runs, in seconds.")] = 900,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Run real engines on a node for ten minutes: a table.")
+    ] = False,
+    model: Annotated[str, typer.Option("--model", help="Of --prove: a small model; else the preset's smallest.")] = "",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Of --prove: this piece alone; repeatable.")] = None,
     json: Json = False,
 ) -> None:
     """Check what a run needs here: Python, directories, Slurm, GPUs, models. Each line says what to do."""
@@ -84,6 +93,11 @@ def doctor(
         if not json:
             tell(f"           ... {text}", 15)
 
+    if prove:
+        sys.exit(_prove(config, site, directory.absolute(), model, only or [], here, wait, json, note))
+    if model or only:
+        raise ConfigError("--model, --only: of --prove", f"gra doctor {site} --prove")
+
     found, heading = [], ""
     for where, finding in examination(config, directory.absolute(), job, here, wait, note):
         found.append({"where": where, **asdict(finding)})
@@ -104,6 +118,44 @@ def doctor(
     else:
         say(f"next: gra plan RUN --preset {preset}{f' --site {site}' if site else ''}")
     sys.exit(1 if failures else 0)
+
+
+def _prove(
+    config: RunConfig,
+    site: str,
+    base: Path,
+    model: str,
+    only: list[str],
+    here: bool,
+    wait: int,
+    json: bool,
+    note: Callable[[str], None],
+) -> int:
+    """Prove a node, print the table and keep what was measured; the exit code."""
+    from gra_hpc.doctor.prove import measured, table
+    from gra_hpc.doctor.prove.job import prove
+    from gra_hpc.doctor.prove.outcome import FAILED
+    from gra_hpc.site.calibrate import file_of
+    from gra_hpc.storage import to_json
+
+    directory, report, wrong = prove(config, base, model, only, here, wait, note)
+    failed = wrong is not None or any(p["state"] == FAILED for p in report["pieces"])
+    found = measured.calibration(report, config.site.name, directory) if report else {}
+    file = measured.keep(found, file_of(site or config.site.name)) if found else None
+    if json:
+        say(to_json({**report, "directory": str(directory), "calibration": str(file or "")}).decode(), lines=True)
+        return int(failed)
+    for line in table.lines(report, directory, site) if report else ():
+        tell(line, table.INDENT)
+    if wrong:
+        tell(str(wrong), 9)
+    if file:
+        for line in table.calibration_lines(found):
+            tell(line)
+        say(f"saved in {file}: later plans of this site go by it")
+    if not failed:
+        say(f"next: gra plan RUN{f' --site {site}' if site else ''}")
+    return int(failed)
 
 
 @app.command("stage", hidden=True)  # its name once

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gra_hpc.config.settings import EngineKind, RunConfig
+from gra_hpc.config.site import Executor
 from gra_hpc.doctor.finding import Finding, failure, ok, warning
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
@@ -39,7 +40,7 @@ def gpus(config: RunConfig) -> Iterable[Finding]:
     name, given = visible(os.environ)
     if len(given) == wanted:
         yield ok(f"Slurm gave {wanted} GPUs ({name}={','.join(given)})")
-    elif given or config.site.gpu_style != "none":  # where none are asked for, a node has what it has
+    elif given or _asked_for(config):  # where none are asked for, a node has what it has
         yield failure(
             f"Slurm gave {len(given)} GPUs, site.gpus_per_node={wanted}", "site.gpu_style=gres or gpus: try the other"
         )
@@ -58,6 +59,11 @@ def gpus(config: RunConfig) -> Iterable[Finding]:
         yield failure(f"{smi}: {str(e)[:200]}", "a broken node: site.exclude=NODE")
         return
     yield from _agree(config, found, version)
+
+
+def _asked_for(config: RunConfig) -> bool:
+    """Whether jobs ask Slurm for GPUs."""
+    return config.site.executor is Executor.slurm and config.site.gpu_style != "none"
 
 
 def visible(environ: Mapping[str, str]) -> tuple[str, list[str]]:

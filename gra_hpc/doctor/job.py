@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 import shutil
 import socket
 import tempfile
@@ -18,15 +17,13 @@ from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.doctor import devices, directories, node, software
 from gra_hpc.doctor.finding import Check, Finding, examine, failure, ok
-from gra_hpc.launch import slurm
+from gra_hpc.doctor.waiting import await_job
 from gra_hpc.launch.arrays import shard_executor, submit_one
 from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import write_atomic
-from gra_hpc.views.last_words import last_words
 
 MINUTES = 10
 """Time limit of the job: it takes two minutes, but `import vllm` from a cold file system may take longer."""
-POLL_S = 2.0
 
 
 def node_checks(config: RunConfig, directory: Path) -> list[Check]:
@@ -79,7 +76,7 @@ def examine_node(config: RunConfig, base: Path, wait_s: float, say: Callable[[st
 
     Args:
         base: shared directory for the job's files.
-        wait_s: longest wait; then the job is cancelled.
+        wait_s: longest wait until it runs; then the job is cancelled.
         say: told now and then what the job waits for.
 
     Returns:
@@ -100,51 +97,12 @@ def examine_node(config: RunConfig, base: Path, wait_s: float, say: Callable[[st
     job = submit_one(executor, ExamineNode(run.config_file, directory, token))
     log = run.logs / job / f"{job}_0_log.out"
     say(f"job {job} submitted; waiting for it")
-    state, begin, said = "", time.monotonic(), ""
-    try:
-        while not (directory / "report.json").exists():
-            time.sleep(POLL_S)
-            tasks = slurm.queue([job])
-            if not tasks:
-                time.sleep(POLL_S)  # a shared file system may show the report a moment later
-                if not (directory / "report.json").exists():
-                    return "", [_died(log)]
-                break
-            state = f"{tasks[0].state.lower()}{f' ({tasks[0].reason})' if tasks[0].reason else ''}"
-            if state != said:
-                say(f"job {job}: {state}")
-                said = state
-            if tasks[0].hopeless or time.monotonic() - begin > wait_s:
-                slurm.cancel([job])
-                return "", [
-                    failure(
-                        f"job {job} did not run within {time.monotonic() - begin:.0f} s: {state}",
-                        "another partition or QOS, a shorter site.time_minutes, or --wait SECONDS",
-                    )
-                ]
-    except BaseException:
-        slurm.cancel([job])
-        raise
+    wrong = await_job(job, log, (directory / "report.json").exists, wait_s, say)
+    if wrong:
+        return "", [wrong]
     report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     shutil.rmtree(directory, ignore_errors=True)
     return report["host"], [Finding(**f) for f in report["findings"]]
-
-
-def _died(log: Path) -> Finding:
-    if not log.exists():
-        return failure(
-            f"the job ended without a log: {log.parent.parent} is not visible on the compute node, or not writable",
-            "use a directory on the shared file system",
-        )
-    if "Exec format error" in (last_words(log) or ""):
-        return failure(
-            f"the job's Python is not for the node's processor (this one is {platform.machine()})",
-            "make the environment on a node of that kind (aarch64 for Grace), and name it: site.python",
-        )
-    return failure(
-        f"the job died: {last_words(log) or 'no reason in its log'} (log: {log})",
-        "site.python, site.modules and site.setup must give the job a Python with gra-hpc",
-    )
 
 
 def here(config: RunConfig, base: Path) -> tuple[str, Iterable[Finding]]:

@@ -8,9 +8,10 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -145,13 +146,33 @@ def vllm_import(config: RunConfig) -> Iterable[Finding]:
     if _all_elsewhere(config):
         yield ok("every model is an endpoint: vllm is not needed")
         return
+    found = probe(config)
+    yield from [found] if isinstance(found, Finding) else vllm_fits(config, found)
+
+
+def probe(config: RunConfig) -> dict[str, Any] | Finding:
+    """What vLLM and torch of the engines' Python say when they are imported, in a process of its own.
+
+    Returns:
+        `vllm`, `torch`, `built` (CUDA's or ROCm's version, or nothing), `gpus` (name and bytes of each) and `s`, the
+        seconds it took; or the failure.
+    """
     interpreter = config.engine.python or sys.executable
-    done = _asked(interpreter, _VLLM, PROBE_S)
+    try:
+        done = _asked(interpreter, _VLLM, PROBE_S)
+    except subprocess.TimeoutExpired:
+        return failure(f"import vllm: not done within {PROBE_S} s", "a slow file system: an environment on another one")
+    except OSError as e:
+        return failure(f"{interpreter}: {e.strerror}", "engine.python=/path/to/python: one that has vllm")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        yield failure(f"import vllm: {last}", "see docs/failures.md, or rebuild the environment")
-        return
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+        return failure(f"import vllm: {last}", "see docs/failures.md, or rebuild the environment")
+    said: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return said
+
+
+def vllm_fits(config: RunConfig, found: Mapping[str, Any]) -> Iterable[Finding]:
+    """Whether vLLM and torch see what the site's file says."""
     yield ok(f"vllm {found['vllm']} with torch {found['torch']}, imported in {found['s']:.0f} s")
     wanted = config.site.gpus_per_node
     if wanted and not found["built"]:

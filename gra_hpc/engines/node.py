@@ -270,6 +270,11 @@ class Node:
         self._dispatchers[replica.place.model].changed(replica)
         self._touched()
 
+    def guards(self) -> dict[str, int]:
+        """The process of each engine's guard, by the engine's name; none of those that have no process now."""
+        running = {r.place.name: r.process for r in self._replicas}
+        return {name: p.pid for name, p in running.items() if p is not None and p.pid and not p.dead.is_set()}
+
     def _gpus(self, place: EnginePlace) -> int:
         return len(place.devices) if self.placement.kind == "gpu" else 0
 

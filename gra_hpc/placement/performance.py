@@ -230,6 +230,10 @@ class RateCurve:
         rest = self.link_s + self.step_s + (self.link_call_s + self.sequence_s) * batch
         return (max(reading, self.compute_s * batch) + rest) / self.speed
 
+    def answer_tokens_per_s(self, batch: float) -> float:
+        """Answer tokens a second with so many calls at once."""
+        return batch / self.step(batch)
+
     def link_share(self, kv_bytes: float) -> float:
         """Part of a step that is spent on all-reduces."""
         batch = self.batch(kv_bytes)

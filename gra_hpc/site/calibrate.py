@@ -239,5 +239,4 @@ def _modelled(solution: Solution, model: str, batch: float) -> float:
     engine = next(e for t in solution.rota.turns for e in t.engines if e.need.name == model)
     cores = len(engine.devices) if solution.model.cpu else 0
     constants = replace(solution.model.constants, speed={})
-    curve = rate_curve(engine.need, engine.tensor_parallel, constants, cores)
-    return batch / curve.step(batch)
+    return rate_curve(engine.need, engine.tensor_parallel, constants, cores).answer_tokens_per_s(batch)

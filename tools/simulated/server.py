@@ -144,6 +144,8 @@ class Server:
         answer = simulate(Request(fields["model"], "", tuple(fields["messages"]), sampling, schema))
         self.tokens += answer.completion_tokens
         message = {"role": "assistant", "content": answer.text}
+        if "thinking_token_budget" in fields:
+            message["reasoning"] = "It was asked, so it is thought about."
         usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
         choice = {"index": 0, "message": message, "finish_reason": answer.finish}
         reply = {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage}
@@ -230,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A server of made-up answers, for tests.")
     parser.add_argument("--uds", required=True, help="path of the Unix socket")
     parser.add_argument("--served-model-name", default="simulated")
-    args = parser.parse_args()
+    args, _ = parser.parse_known_args()  # a real one takes more
     faults = Faults(**orjson.loads(os.environ.get(_VARIABLE, "{}")))
     if faults.litter:
         _litter()
