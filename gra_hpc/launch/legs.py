@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from gra_hpc.config.settings import EngineKind
 from gra_hpc.config.site import Executor
@@ -18,6 +19,9 @@ from gra_hpc.run.engines import plan_engines
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.rounds import Step
 from gra_hpc.run.run import Run
+
+if TYPE_CHECKING:
+    from gra_hpc.placement.placement import Solution
 
 WORK_PER_START = 19.0
 """Seconds of work that are worth a second of starting engines: a start is then a twentieth of a worker's time."""
@@ -31,6 +35,8 @@ class Leg:
     workers: int
     """Of all of them: so many that the start of its engines is a small part of each one's time. 0: only a merge is
     left."""
+    why: str = ""
+    """What their number follows from, for people."""
 
     @property
     def first(self) -> int:
@@ -62,6 +68,11 @@ class Pace:
     start_s: float
 
     @classmethod
+    def of_engines(cls, solution: Solution | None) -> Pace | None:
+        """Of engines that are placed; none where none are."""
+        return cls(max(1e-9, solution.rota.samples_per_s), solution.start_s) if solution else None
+
+    @classmethod
     def of(cls, run: Run) -> Pace | None:
         """Of a run's engines; none where nothing is started here.
 
@@ -71,24 +82,26 @@ class Pace:
         config = run.config
         if config.engine.kind is EngineKind.simulated or not flow_of(config).asks:
             return None
-        solution = plan_engines(config, run.plan)
-        return cls(max(1e-9, solution.rota.samples_per_s), solution.start_s) if solution else None
+        return cls.of_engines(plan_engines(config, run.plan))
 
 
-def legs_of(run: Run, steps: Sequence[Step]) -> list[Leg]:
+def legs_of(run: Run, steps: Sequence[Step], pace: Callable[[], Pace | None] | None = None) -> list[Leg]:
     """What is left of a run, cut into legs.
+
+    Args:
+        pace: of a node, where it is known already; else it is worked out when the number of workers depends on it.
 
     Raises:
         ConfigError, EngineError: the models do not fit on the site's nodes.
     """
-    pace = cache(lambda: Pace.of(run))  # asked for where the number of workers depends on it
+    pace = pace or cache(lambda: Pace.of(run))
     legs: list[tuple[Step, ...]] = []
     for step in steps:
         if legs and _goes_on(run, legs[-1], step, pace):
             legs[-1] += (step,)
         else:
             legs.append((step,))
-    return [Leg(leg, _workers(run, leg, pace)) for leg in legs]
+    return [Leg(leg, *_workers(run, leg, pace)) for leg in legs]
 
 
 def _goes_on(run: Run, leg: tuple[Step, ...], following: Step, pace: Callable[[], Pace | None]) -> bool:
@@ -99,36 +112,40 @@ def _goes_on(run: Run, leg: tuple[Step, ...], following: Step, pace: Callable[[]
         return False
     if not (step.shards and following.shards and rows) or (step.round and _candidates(run, step) > rows):
         return False
-    if _workers(run, (*leg, following), pace) == 1:
+    if _workers(run, (*leg, following), pace)[0] == 1:
         return True
     # those that are through wait for the others' last shards: not longer than `linger_s`, or few would go on
     known = pace()
     return known is None or _candidates(run, step) / step.total / known.samples_per_s <= config.launch.linger_s
 
 
-def _workers(run: Run, steps: Sequence[Step], pace: Callable[[], Pace | None]) -> int:
-    """`launch.workers`, or by the estimate of the work; no more than there are shards, or than may run at once."""
-    config, most = run.config, max(len(step.shards) for step in steps)
-    here = config.site.executor is Executor.local
-    most = min(most, config.launch.parallel or (1 if here else config.site.parallel or most))
-    if config.launch.workers or most < 2:
-        return min(most, config.launch.workers or most)
-    known = pace()
-    if known is None:
-        return most
-    candidates = sum(_candidates(run, step) * len(step.shards) / step.total for step in steps)
-    return most_workers(most, candidates / known.samples_per_s, known.start_s)
+def _workers(run: Run, steps: Sequence[Step], pace: Callable[[], Pace | None]) -> tuple[int, str]:
+    """`launch.workers`, or by the estimate of the work; no more than there are shards, or than may run at once. And
+    which of them it was."""
+    config = run.config
+    bounds = {"one a shard": max(len(step.shards) for step in steps)}
+    if config.launch.parallel or config.site.executor is Executor.local:
+        bounds["launch.parallel"] = config.launch.parallel or 1
+    elif config.site.parallel:
+        bounds["site.parallel"] = config.site.parallel
+    if config.launch.workers:
+        bounds["launch.workers"] = config.launch.workers
+    elif min(bounds.values()) > 1 and (known := pace()) is not None:
+        candidates = sum(_candidates(run, step) * len(step.shards) / step.total for step in steps)
+        worth = most_workers(candidates / known.samples_per_s, known.start_s)
+        bounds["a start is a twentieth of each one's time"] = worth
+    why = min(bounds, key=lambda name: bounds[name])
+    return bounds[why], why
 
 
-def most_workers(bound: int, work_s: float, start_s: float) -> int:
-    """Workers for so much work.
+def most_workers(work_s: float, start_s: float) -> int:
+    """Workers that so much work is worth.
 
     Args:
-        bound: their greatest number.
         work_s: of one node for all of it.
         start_s: of a node's engines.
     """
-    return max(1, min(bound, int(work_s / max(1e-9, WORK_PER_START * start_s))))
+    return max(1, int(min(1e9, work_s / max(1e-9, WORK_PER_START * start_s))))
 
 
 def _candidates(run: Run, step: Step) -> int:

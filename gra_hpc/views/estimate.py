@@ -1,4 +1,4 @@
-"""How much work a run is, and how long it takes: calls and tokens by role, node-hours, wall time by array width.
+"""How much work a run is, and how long it takes: calls and tokens by role, node-hours, wall time by number of workers.
 
 Speeds are the performance model's (`engines/performance.py`) from stated defaults, or from a calibration of the site.
 Waiting in Slurm's queue is not in it.
@@ -15,18 +15,23 @@ from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.config.site import Executor
 from gra_hpc.placement.workload import MethodRates, ModelLoad, RoleLoad, calibration_of, method_load
 from gra_hpc.run.plan import Plan
+from gra_hpc.terminal import counted
 from gra_hpc.views.status_lines import duration
 
 if TYPE_CHECKING:
+    from gra_hpc.launch.legs import Leg
     from gra_hpc.placement.placement import Solution
 
 WIDTHS = (1, 4, 16, 64, 256, 1024)
-"""Array widths to tell the wall time for."""
+"""Numbers of workers to tell the wall time for."""
+TAIL = 0.8
+"""Of the time that a window of samples takes on a full node: what a worker loses a round while its window fills, and
+empties at the round's end (between shards it stays full). Simulated: `tools/simulated/simulate_cluster.py`."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One round, and round 0 before the first."""
+    """One round, and round 0 before the first; and the workers that do it, which start their engines once."""
 
     candidates: int
     shards: int
@@ -43,30 +48,49 @@ class Estimate:
     gpus: int
     """Of one node."""
 
+    workers: int = 1
+    why: str = ""
+    """What their number follows from."""
+    rounds: int = 1
+    """Rounds that they do with one start."""
+    window: int = 0
+    """Samples that a worker has in flight."""
+
     @property
     def shard_s(self) -> float:
         """Seconds of answering in one shard."""
         return self.candidates / self.shards / self.samples_per_s
 
     @property
-    def attempts(self) -> int:
-        """Jobs that one shard takes, each within its time limit."""
+    def work_s(self) -> float:
+        """Seconds of nodes on answers, in all the rounds."""
+        return self.rounds * self.candidates / self.samples_per_s
+
+    def tails_s(self, width: int) -> float:
+        """Seconds that each of so many workers loses on windows that are not full."""
+        return self.rounds * TAIL * min(self.window, self.candidates / width) / self.samples_per_s
+
+    def jobs(self, width: int) -> int:
+        """Jobs that each of so many workers takes, within its time limit; each starts engines."""
         if not self.limit_s:
             return 1
-        return max(1, math.ceil(self.shard_s / max(60.0, self.limit_s - self.start_s)))
+        return max(1, math.ceil((self.work_s / width + self.tails_s(width)) / max(60.0, self.limit_s - self.start_s)))
 
     @property
-    def node_s(self) -> float:
-        """Seconds of nodes, all shards and their starts together."""
-        return self.shards * (self.shard_s + self.attempts * self.start_s)
+    def paid_s(self) -> dict[str, float]:
+        """Seconds of nodes by what they go into."""
+        n = self.workers
+        return {"work": self.work_s, "starts": n * self.jobs(n) * self.start_s, "tails": n * self.tails_s(n)}
 
     def wall_s(self, width: int) -> float:
-        """Seconds with `width` shards at once."""
+        """Seconds of the rounds with so many workers."""
         waves = math.ceil(self.shards / width)
-        return waves * (self.shard_s + self.attempts * self.start_s)
+        return self.rounds * waves * self.shard_s + self.tails_s(width) + self.jobs(width) * self.start_s
 
 
-def estimate(config: RunConfig, plan: Plan, candidates: int, shards: int, solution: Solution | None) -> Estimate:
+def estimate(
+    config: RunConfig, plan: Plan, candidates: int, shards: int, solution: Solution | None, leg: Leg | None = None
+) -> Estimate:
     """Estimate a round.
 
     Args:
@@ -74,6 +98,7 @@ def estimate(config: RunConfig, plan: Plan, candidates: int, shards: int, soluti
         shards: of the round.
         solution: where the engines run; none with simulated engines, whose calls take `simulated_latency_s`, and
             where endpoints answer for every model.
+        leg: the round's, with its workers; none: one worker, and no other round.
 
     Raises:
         ConfigError: a calibration that cannot be read.
@@ -97,6 +122,10 @@ def estimate(config: RunConfig, plan: Plan, candidates: int, shards: int, soluti
         start,
         max(0.0, 60.0 * site.time_minutes - site.signal_lead_s) if site.executor is Executor.slurm else 0.0,
         site.gpus_per_node,
+        workers=leg.workers if leg else 1,
+        why=leg.why if leg else "",
+        rounds=sum(step.round > 0 for step in leg.steps) if leg else 1,
+        window=config.launch.window,
     )
 
 
@@ -134,27 +163,32 @@ def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
         yield "time         not known: every model is hosted elsewhere"
         return
     name = "GPU-hours" if e.gpus else "node-hours"
-    hours = e.node_s / 3600 * (e.gpus or 1)
+    paid = e.paid_s
+    hours = sum(paid.values()) / e.rounds / 3600 * (e.gpus or 1)
+    share = ", ".join(f"{v / sum(paid.values()):.0%} {k}" for k, v in paid.items())
     yield (
-        f"time         a shard: {e.candidates / e.shards:,.0f} candidates, {duration(e.shard_s)}"
-        f" after a start of {duration(e.start_s)}; a round: {hours:,.3g} {name}"
+        f"time         a round: {hours:,.3g} {name}"
         + (f"; {config.method.rounds} rounds: {hours * config.method.rounds:,.3g}" if config.method.rounds > 1 else "")
+        + f"; {share}"
+    )
+    yield (
+        f"             {counted(e.workers, 'worker')}{f' ({e.why})' if e.why else ''}, each after a start of"
+        f" {duration(e.start_s)}; a shard: {e.candidates / e.shards:,.0f} candidates, {duration(e.shard_s)}"
     )
     if elsewhere:
         yield f"             (what {', '.join(elsewhere)} take, hosted elsewhere, is not in it)"
     if e.limit_s:
-        again = e.attempts - 1
-        yield (
-            f"             time limit {config.site.time_minutes} min:"
-            f" {f'{again} requeues a shard, {again * e.shards} in a round' if again else 'no requeue expected'}"
-        )
+        again = e.jobs(e.workers) - 1
+        said = f"{counted(again, 'requeue')} a worker, {again * e.workers} in all" if again else "no requeue expected"
+        yield f"             time limit {config.site.time_minutes} min: {said}"
+    what = "a round" if e.rounds == 1 else f"{e.rounds} rounds"
     if config.site.executor is Executor.local:  # however many at once: they share one machine
-        yield f"             wall time of a round: {duration(e.node_s)} here"
+        yield f"             wall time of {what}: {duration(sum(paid.values()))} here"
     else:
-        most = min(e.shards, config.launch.parallel or e.shards)
-        widths = sorted({w for w in WIDTHS if w < most} | {most})
-        yield "             wall time of a round: " + "; ".join(
-            f"{duration(e.wall_s(w))} with {w} at once" for w in widths
+        most = min(e.shards, config.launch.parallel or config.site.parallel or e.shards)
+        widths = sorted({w for w in WIDTHS if w < most} | {most, e.workers})
+        yield f"             wall time of {what}: " + "; ".join(
+            f"{duration(e.wall_s(w))} with {counted(w, 'worker')}" for w in widths
         )
     if config.site.calibration:
         yield f"             (without the queue; calibrated by {config.site.calibration})"

@@ -11,8 +11,10 @@ from gra_hpc.config.settings import EngineKind, ReviewOrder, RunConfig
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError, SlurmDownError
 from gra_hpc.flows.registry import flow_of
+from gra_hpc.launch.legs import Pace, legs_of
 from gra_hpc.run import disk_space
 from gra_hpc.run.plan import Plan, RoundPlan
+from gra_hpc.run.rounds import Step
 from gra_hpc.run.run import Run
 from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import read_regular
@@ -141,7 +143,10 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         for i, line in enumerate(lines):
             yield f"{'' if i else 'engines':12} {line}"
     if flow.asks:
-        yield from estimate.lines(estimate.estimate(config, plan, first.candidates, plan.shards, solution), config)
+        steps = [Step(n, tuple(range(run.shards_of(n))), run.shards_of(n)) for n in run.rounds]
+        leg = next(leg for leg in legs_of(run, steps, lambda: Pace.of_engines(solution)) if leg.last)
+        made = estimate.estimate(config, plan, first.candidates, plan.shards, solution, leg)
+        yield from estimate.lines(made, config)
     if config.site.executor is Executor.slurm:
         from gra_hpc.launch.arrays import sbatch_text
 

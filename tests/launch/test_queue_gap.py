@@ -158,10 +158,9 @@ def test_a_merge_that_runs_holds_back_the_next_round() -> None:
 
 
 def test_a_start_is_a_twentieth_of_a_worker_s_time() -> None:
-    assert most_workers(500, work_s=19 * 60 * 100, start_s=60) == 100
-    assert most_workers(50, work_s=19 * 60 * 100, start_s=60) == 50
-    assert most_workers(50, work_s=60, start_s=60) == 1
-    assert most_workers(50, work_s=60, start_s=0) == 50
+    assert most_workers(work_s=19 * 60 * 100, start_s=60) == 100
+    assert most_workers(work_s=60, start_s=60) == 1
+    assert most_workers(work_s=60, start_s=0) > 50
 
 
 def test_of_workers_those_that_wait_go_first_then_the_last_that_came() -> None:

@@ -26,16 +26,29 @@ HOUR = 3600.0
 
 
 def round_of(**changes: object) -> Estimate:
-    """1,000 candidates in 10 shards at 0.1 a second: 1,000 s a shard, after a start of 100 s."""
-    e = Estimate(1000, 10, {"generator": RoleLoad(3000, 6e5, 4.5e5)}, None, 0.1, 100.0, 0.0, 4)
+    """1,000 candidates in 10 shards at 0.1 a second: 1,000 s a shard; 5 workers, each after a start of 100 s."""
+    e = Estimate(1000, 10, {"generator": RoleLoad(3000, 6e5, 4.5e5)}, None, 0.1, 100.0, 0.0, 4, workers=5)
     return replace(e, **changes)  # type: ignore[arg-type]
 
 
-def test_node_hours_and_wall_time() -> None:
+def test_engines_start_once_a_worker_and_not_once_a_shard() -> None:
     e = round_of()
-    assert e.shard_s == 1000 and e.attempts == 1
-    assert e.node_s == 10 * 1100
-    assert [e.wall_s(w) for w in (1, 4, 10)] == [11_000, 3300, 1100]
+    assert e.shard_s == 1000 and e.jobs(5) == 1
+    assert e.paid_s == {"work": 10_000, "starts": 5 * 100, "tails": 0}
+    assert [e.wall_s(w) for w in (1, 4, 10)] == [10_100, 3100, 1100]
+
+
+def test_rounds_that_the_same_workers_do_share_a_start() -> None:
+    e = round_of(rounds=4)
+    assert e.paid_s == {"work": 40_000, "starts": 5 * 100, "tails": 0}
+    assert e.wall_s(5) == 4 * 2000 + 100
+
+
+def test_windows_fill_and_empty_once_a_worker_and_round() -> None:
+    e = round_of(window=25, rounds=2)
+    assert e.tails_s(5) == pytest.approx(2 * 0.8 * 250)
+    assert e.paid_s["tails"] == pytest.approx(5 * e.tails_s(5))
+    assert e.tails_s(100) == pytest.approx(2 * 0.8 * 100), "a worker has ten candidates"
 
 
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])
@@ -55,17 +68,18 @@ def test_a_narrow_window_takes_longer(kind: str) -> None:
 
 def test_a_time_limit_adds_requeues_and_their_starts() -> None:
     e = round_of(limit_s=500.0)  # 400 s of work a job
-    assert e.attempts == 3
-    assert e.node_s == 10 * (1000 + 3 * 100)
+    assert e.jobs(5) == 5
+    assert e.paid_s["starts"] == 5 * 5 * 100
 
 
 def test_the_text_names_work_time_limit_and_widths() -> None:
     config = presets.compose("demo", ["site.executor=slurm", "site.time_minutes=15", "site.signal_lead_s=60"])
-    text = "\n".join(lines(round_of(limit_s=500.0), config))
+    text = "\n".join(lines(round_of(limit_s=500.0, why="launch.parallel"), config))
     assert "3.0k calls" in text and "600k prompt" in text and "450k answer" in text
-    assert "14.4 GPU-hours" in text  # 13,000 s of nodes with four GPUs
-    assert "time limit 15 min: 2 requeues a shard, 20 in a round" in text
-    assert "4 at once" in text and "10 at once" in text
+    assert "13.9 GPU-hours; 80% work, 20% starts, 0% tails" in text  # 12,500 s of nodes with four GPUs
+    assert "5 workers (launch.parallel), each after a start of" in text
+    assert "time limit 15 min: 4 requeues a worker, 20 in all" in text
+    assert "with 4 workers" in text and "with 10 workers" in text
     assert "gra calibrate" in text
     config.site.calibration = "here.json"
     assert "calibrated by here.json" in "\n".join(lines(round_of(), config))
