@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ SMALL = {
     "python tools/docs/make_config_reference.py": "--check",
     "python tools/docs/make_placement_cases.py": "placement.md",
     "python tools/docs/record_session.py": "session.md",
+    "python tools/docs/screenshots.py": ".",
     "python tools/simulated/simulate_cluster.py": "--samples 20000 --nodes 8 --widths 4 --real 5000",
     "python tools/simulated/simulate_node.py": "--gpus 4 --models 2 --samples 60 --window 64",
 }
@@ -98,6 +100,10 @@ def test_small_blocks_are_known() -> None:
 SLOW = {
     "python tools/bench/engine.py": [pytest.mark.slow, pytest.mark.vllm],
     "python tools/docs/record_session.py": [pytest.mark.slow, pytest.mark.slurm],
+    "python tools/docs/screenshots.py": [
+        pytest.mark.slow,
+        pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed"),
+    ],
     "python tools/faults/chaos.py": [pytest.mark.slow],  # by default: crash/test_chaos.py
     "python tools/simulated/simulate_cluster.py": [pytest.mark.slow],
 }

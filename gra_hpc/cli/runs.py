@@ -211,6 +211,9 @@ def audit(
     read: Annotated[
         list[Path] | None, typer.Option("--read", help="What a person exported; again for each one.")
     ] = None,
+    gold: Annotated[
+        Path | None, typer.Option("--gold", help="With --read: write what they said as gold questions (method.gold).")
+    ] = None,
 ) -> None:
     """Ask people: a page to judge samples on, blind and offline; with --read, what they say beside the committee."""
     from gra_hpc.judging import audit as page
@@ -218,7 +221,7 @@ def audit(
     from gra_hpc.run.run import Run
 
     made = Run.to_look_at(run)
-    for line in labels.read(made, read) if read else page.write(made, sample, seed, to):
+    for line in labels.read(made, read, gold) if read else page.write(made, sample, seed, to):
         say(line)
 
 

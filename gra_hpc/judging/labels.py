@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,7 +23,7 @@ from gra_hpc.judging.audit import FORMAT, VERDICTS, Drawn, draw, scored
 from gra_hpc.judging.decisions import Outcome, at_least, outcomes
 from gra_hpc.judging.scores import COLUMNS, Scores
 from gra_hpc.labels.agreement import Coincidences
-from gra_hpc.records import ACCEPTED
+from gra_hpc.records import ACCEPTED, CONTEXT
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_object, sealed, write_atomic
@@ -117,11 +118,12 @@ class Judged:
         return Figure(round(float(value), 4), round(float(low), 4), round(float(high), 4))
 
 
-def read(run: Run, files: Sequence[Path]) -> Iterator[str]:
+def read(run: Run, files: Sequence[Path], gold: Path | None = None) -> Iterator[str]:
     """Compare people and committee; the figures, as lines, and kept for the release's card (`RunDir.audit`).
 
     Args:
         files: of one person each, all of one audit.
+        gold: a file to write, of what they kept or rejected as gold questions (`method.gold`).
 
     Raises:
         GraError: a file that is none, or of another audit; nobody judged anything.
@@ -134,8 +136,14 @@ def read(run: Run, files: Sequence[Path]) -> Iterator[str]:
     if len({p.who for p in people}) < len(people):
         raise GraError("two files of one person", "give each person's file once")
     found = figures(run, drawn, people)
+    if gold and gold.exists():
+        raise GraError(f"--gold {gold}: exists", "name another file")
     write_atomic(run.audit, sealed(found))
     yield from lines(found)
+    if gold:
+        questions = list(_as_gold(run, _together(drawn.ids, people)))
+        write_atomic(gold, b"".join(orjson.dumps(q) + b"\n" for q in questions))
+        yield f"{len(questions)} gold questions in {gold}: gra plan RUN ... method.gold={gold}"
     yield f"written to {run.audit}; gra merge {run.path} puts them into the release's card"
 
 
@@ -198,6 +206,16 @@ def _join(run: Run, drawn: Drawn, said: dict[str, bool]) -> Judged:
     keep = np.array([said[i] for i in table["id"].to_pylist()])
     names = [[r["member"] for r in reviews] for reviews in table["reviews"].to_pylist()]
     return Judged(keep, accepted, weight, Scores.of(table.select(list(COLUMNS))), names)
+
+
+def _as_gold(run: Run, said: dict[str, bool]) -> Iterator[dict[str, str]]:
+    """Samples as gold questions with people's verdicts; one that continues a conversation is none, for a question is an
+    instruction and a response."""
+    names = ["id", "instruction", "response", "domain", *([CONTEXT] if run.plan.context else [])]
+    for rows in scored(Inputs.of_run(run), names):
+        for row in rows.filter(pc.is_in(rows["id"], pa.array(list(said)))).select(names).to_pylist():
+            if not row.pop(CONTEXT, ""):
+                yield {**row, "verdict": "keep" if said[row.pop("id")] else "reject"}
 
 
 def _share(weight: np.ndarray, which: np.ndarray) -> float:

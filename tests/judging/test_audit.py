@@ -15,12 +15,15 @@ from gra_hpc.errors import GraError
 from gra_hpc.judging import audit, labels
 from gra_hpc.judging.audit import draw, page
 from gra_hpc.judging.labels import Labels, figures
+from gra_hpc.models import special_tokens
+from gra_hpc.records import DOMAINS
 from gra_hpc.release.build import build
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.run.run import Run
+from gra_hpc.sources.gold import read as read_gold
 from gra_hpc.storage import read_json
-from tests.judging.chromium import CHROMIUM, browser
 from tests.judging.reviewed import HOSTILE, worth
+from tools.docs.chromium import CHROMIUM, browser
 
 
 def stored(run: Run) -> dict[str, dict[str, Any]]:
@@ -112,6 +115,19 @@ def test_labels_reach_the_card(audited: Run, tmp_path: Path) -> None:
     assert "One person judged 60 samples without knowing its verdict" in card and "No human" not in card
     assert verify(release) == [] and read_json(release / "manifest.json")["people"]["kept"] > 0
     audited.audit.unlink()
+
+
+def test_what_people_say_becomes_gold_questions(audited: Run, tmp_path: Path) -> None:
+    verdicts = by_worth(audited, 8.0, 20) | {draw(audited, 20).ids[0]: "unsure"}
+    file = exported(tmp_path / "ada.json", audited, size=20, **verdicts)
+    gold = tmp_path / "gold.jsonl"
+    said = list(labels.read(audited, [file], gold))
+    assert any(line.startswith("19 gold questions in ") for line in said)
+    questions = read_gold(str(gold), DOMAINS, 20_000, special_tokens.COMMON)
+    assert sorted(q.keep for q in questions) == sorted(v == "keep" for v in verdicts.values() if v != "unsure")
+    assert all(q.keep == (worth(q.instruction) >= 8) and q.domain in DOMAINS for q in questions)
+    with pytest.raises(GraError, match="exists"):
+        list(labels.read(audited, [file], gold))
 
 
 def test_files_that_are_none_are_refused(audited: Run, tmp_path: Path) -> None:
