@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from gra_hpc import cli
-from gra_hpc.config import presets
+from gra_hpc.config import flow_sections, presets
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.training.config import FinetuneConfig
@@ -133,6 +133,9 @@ def test_commands_parse(page: str, line: str) -> None:
     kind = {"finetune": FinetuneConfig, "evaluate": EvaluateConfig}.get(name, RunConfig)
     if {"finetune", "evaluate"} & {word.partition("/")[0] for word in words}:  # gra config show --preset finetune/paper
         kind = FinetuneConfig if any(w.startswith("finetune/") for w in words) else EvaluateConfig
+    flow = next((w.removeprefix("method.flow=") for w in words if w.startswith("method.flow=")), "")
+    if kind is RunConfig and flow in flow_sections.ours():
+        kind = flow_sections.config_of(flow)
     keys = list(presets.all_keys(kind))
     for word in words:
         key, eq, _ = word.partition("=")

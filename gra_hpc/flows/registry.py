@@ -93,6 +93,8 @@ class Views:
     """Lines of `gra plan`: how the committee decides."""
     notes: Callable[[RunConfig, SeedCounts], Iterator[str]] = _nothing
     """What a plan has that its owner may not mean; a line each."""
+    card: Callable[[Mapping[str, Any]], str] = lambda _: ""
+    """Of conversations, how a row begins, in a paragraph of the card; by the settings `method`."""
     report: Callable[[RunConfig, Iterator[pa.Table]], Iterator[Section]] = _nothing
     """What a release's report says of its rows, which come a few thousand at a time, best first within a round."""
 

@@ -66,7 +66,12 @@ def _result(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
 
 
 def _conversations(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
+    method = facts["config"]["method"]
+    flow = find(method["flow"])
     return _template("card.md.j2").render(
+        flow=flow,
+        stages=[s.name for s in flow.stages if s.on(method)],
+        made=Markup(flow.views.card(method)),
         **{"decided": None, "unasked": None, **facts},
         golden=gold.section(facts.get("gold")),
         rows=sum(s["rows"] for s in facts["splits"].values()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -79,3 +81,38 @@ def test_columns_follow_from_a_result() -> None:
     for wrong, said in ((Wrong, "Wrong.what"), (Twice, "Twice.status: a common column")):
         with pytest.raises(TypeError, match=said):
             payload.schema(wrong)
+
+
+SERVE_GRA = {
+    "merge/round.py", "merge/standings.py", "release/gold.py", "release/schema.py", "run/gold.py", "views/roles.py",
+    "views/sample.py",
+}  # fmt: skip
+"""Modules that read the reviews of conversations: they import GRA's meaning of them, and know no flow. May shrink."""
+
+
+def test_nothing_outside_its_folder_names_a_flow() -> None:
+    """Neither in code nor in templates, but for the default of `method.flow`; and no other folder is imported."""
+    names = set(flow_sections.ours())
+    folders = {p.name for p in flow_sections.FOLDER.iterdir() if (p / "flow.py").is_file()}
+    package = flow_sections.FOLDER.parent
+    imports, said = set(), []
+    for file in (
+        f for f in package.rglob("*.py") if f.relative_to(package).parts[:2] not in {("flows", x) for x in folders}
+    ):
+        tree, where = ast.parse(file.read_text(encoding="utf-8")), str(file.relative_to(package))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gra_hpc.flows."):
+                module = str(node.module).split(".")
+                if module[2] in folders:
+                    imports.add((where, module[2]))
+            if isinstance(node, ast.Compare):
+                compared = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+                if "flow" in ast.unparse(node) and compared & names:
+                    said.append(f"{where}:{node.lineno}")
+            elif isinstance(node, ast.Constant) and node.value in names - {"seeds"}:  # a section is called so too
+                said.append(f"{where}:{node.lineno}")
+    assert {w.partition(":")[0] for w in said} == {"config/settings.py"} and len(said) == 1, said
+    assert {where for where, _ in imports} == SERVE_GRA and {folder for _, folder in imports} == {"gra"}
+    for template in package.rglob("*.j2"):
+        if template.relative_to(package).parts[0] != "flows":
+            assert not re.search(r"flow *[!=]= *[\"']", template.read_text(encoding="utf-8")), template

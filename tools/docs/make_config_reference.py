@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
+from gra_hpc.config import flow_sections
 from gra_hpc.config.explain import field_docs
 from gra_hpc.config.fields import Bounds, bounds_of
 from gra_hpc.config.references import VARIABLES
@@ -82,6 +83,10 @@ def page() -> Iterator[str]:
     yield HEAD
     yield "\n".join(textwrap.wrap(REFERENCES, 118, break_long_words=False)) + "\n"
     yield from section("", RunConfig, frozen=True)
+    for flow in flow_sections.ours().values():
+        if flow.settings is not None:
+            words = f"Settings of the flow of this name; the section is there with `method.flow={flow.name}` alone."
+            yield from section(f"{flow.name}.", flow.settings, frozen=True, doc=words)
 
 
 def section(prefix: str, kind: Any, frozen: bool, doc: str = "") -> Iterator[str]:

@@ -109,7 +109,7 @@ SYNTHESIZE = Flow(
     seats=load.seats,
     sizes=load.SIZES,
     gold=put,
-    views=Views(views.plan, views.notes_synthesize),
+    views=Views(views.plan, views.notes_synthesize, views.card_synthesize),
     thresholds=_thresholds,
 )  # fmt: skip
 
@@ -123,7 +123,7 @@ REFINE = replace(
     keys=Keys(_compared, seeds_rival=False),
     check=_check_once,
     expect=load.refine,
-    views=Views(views.plan, views.notes_refine),
+    views=Views(views.plan, views.notes_refine, views.card_refine),
     of_seeds=("keywords", "instruction"),
 )
 
@@ -140,7 +140,7 @@ SEEDS = Flow(
     stages=(RESPONSE,),
     keys=Keys(_compared, seeds_rival=False),
     check=_check_kept,
-    views=Views(notes=views.notes_seeds),
+    views=Views(notes=views.notes_seeds, card=views.card_seeds),
     of_seeds=("keywords", "instruction", "summary", "instruction_reviews", "reviews", "verdict", "raw"),
 )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gra_hpc.config.settings import Policy, RunConfig, SelfReview, Settle
 from gra_hpc.flows.gra.committee import judges_itself, judges_of
@@ -94,3 +95,22 @@ def _reviewers(config: RunConfig) -> int:
     if m.policy is Policy.fixed:
         return len(m.fixed.reviewers)
     return m.reviewers if m.policy is Policy.single else 1
+
+
+def card_synthesize(method: Mapping[str, Any]) -> str:
+    """How a row begins."""
+    m = method
+    return (
+        f"Each sample starts at one seed. The Generator sees {m['examples_min']} to {m['examples_max']} records of the"
+        f" seed's domain and\nanswers three times: {m['keywords']} new keywords, an instruction, a response."
+    )
+
+
+def card_refine(_: Mapping[str, Any]) -> str:
+    """How a row begins."""
+    return "The Generator rewrites the response of a seed's instruction."
+
+
+def card_seeds(_: Mapping[str, Any]) -> str:
+    """What a row is."""
+    return "Nothing was generated: each seed that has a response is a row."
