@@ -172,13 +172,23 @@ def inspect(
     sample: Annotated[str, typer.Argument(help="Start of a sample's id; the best accepted one if left out.")] = "",
     status: Annotated[str, typer.Option("--status", help="Without an id: accepted, rejected or failed.")] = "accepted",
     round_: Annotated[int | None, typer.Option("--round", help="Only of this round; 0 is among them.")] = None,
+    worst: Annotated[int, typer.Option("--worst", min=0, help="So many on which Reviewers disagree most.")] = 0,
+    live: Annotated[bool, typer.Option("--live", help="One that is not published yet, as it stands.")] = False,
 ) -> None:
     """Show one sample with its whole history."""
-    from gra_hpc.run.directory import RunDir
-    from gra_hpc.views.sample import find_sample, history
+    from gra_hpc.run.run import Run
+    from gra_hpc.views import sample as samples
+    from gra_hpc.views import unpublished
 
-    row, _, calls = find_sample(RunDir.existing(run), sample, status, round_)
-    for line in history(row, calls):
+    made = Run.to_look_at(run)
+    if live:
+        found = unpublished.lines(made, round_)
+    elif worst:
+        found = samples.worst(made, worst)
+    else:
+        row, _, calls = samples.find_sample(made, sample, status, round_)
+        found = samples.history(row, calls)
+    for line in found:
         tell(line, 4)
 
 

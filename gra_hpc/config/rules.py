@@ -46,6 +46,7 @@ def check(c: RunConfig) -> None:
         f"at most a fifth of the time limit ({int(12 * c.site.time_minutes)} s): beyond it submitit takes a time limit"
         " for a preemption",
     )
+    need(re.fullmatch(r"[\w.+@-]*", c.site.mail) is not None, "site.mail", c.site.mail, "one address, or a user's name")
     sbatch_options.check(c.site)
     container = c.site.container
     need(

@@ -58,6 +58,8 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "exclude": ("exclude",),
     "wckey": ("wckey",),
     "mem": ("memory_gb", "memory_per_gpu_gb"),
+    "mail-type": ("mail",),
+    "mail-user": ("mail",),
 }
 """Options that settings of the site give once they are set."""
 _ALWAYS = {
@@ -71,7 +73,7 @@ _GPUS = frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"})
 _OTHERS = (
     "acctg-freq batch bb bbf begin chdir container contiguous core-spec cores-per-socket cpu-freq deadline"
     " delay-boot distribution exclusive extra extra-node-info get-user-env gpu-bind gpu-freq gres gres-flags hint"
-    " hold ignore-pbs immediate licenses mail-type mail-user mcs-label mem-bind mincpus network nice no-kill"
+    " hold ignore-pbs immediate licenses mcs-label mem-bind mincpus network nice no-kill"
     " nodefile nodelist oversubscribe overcommit power prefer priority profile propagate reboot segment"
     " sockets-per-node spread-job stepmgr switches thread-spec threads-per-core time-min tmp tres-bind tres-per-task"
     " use-min-nodes verbose wait-all-nodes x11"

@@ -76,6 +76,9 @@ class SiteConfig:
     """Shell lines run in the job before Python (trusted: they come from the site file)."""
     sbatch: dict[str, Any] = unfrozen({})
     """More sbatch options, as `name: value`, of jobs and merges; none that the suite or a setting above gives."""
+    mail: str = unfrozen("")
+    """Where Slurm sends one mail when the release is made, and one where a merge fails before: an address, or a user of
+    the cluster. Jobs of shards send none. Empty: no mail."""
     python: str = unfrozen("")
     """Python for the jobs. Empty: the one that submits."""
     container: str = unfrozen("")

@@ -101,7 +101,8 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
             parents = arrays or ([before] if before else [])
             kind = "afterany" if arrays else "afterok"
             depend = f"{kind}:{':'.join(dict.fromkeys(parents))}" if parents else ""
-            job.id = submit_one(merge_executor(run, config, comment, depend), MergeTask(str(run.path), job.through))
+            executor = merge_executor(run, config, comment, depend, last=job.through == run.rounds[-1])
+            job.id = submit_one(executor, MergeTask(str(run.path), job.through))
             merges[job.through] = job.id
             yield f"{round_name(job.through)}: merge {job.id}{f' after {depend}' if depend else ''}"
         submission.complete = job is gap.jobs[-1]
@@ -131,6 +132,8 @@ class Demand:
     """Tasks of an array that run at once; 0: all."""
     timeouts: int = UNLIMITED
     """Time limits after which it is not requeued."""
+    mail: str = ""
+    """Of what Slurm writes to `site.mail`: FAIL, END; empty: of nothing."""
 
     @classmethod
     def of_shards(cls, site: SiteConfig, parallel: int = 0) -> Demand:
@@ -177,6 +180,7 @@ def executor_for(run: OutputDir, site: SiteConfig, demand: Demand, comment: str,
         additional_parameters={
             **_common(site, comment, depend, demand.partition),
             **_gpus(site, demand.gpus),
+            **({"mail-type": demand.mail, "mail-user": site.mail} if site.mail and demand.mail else {}),
             **site.sbatch,
         },
         **_size(demand.cpus, demand.memory_gb),
@@ -191,9 +195,14 @@ def shard_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "
     return executor_for(run, config.site, Demand.of_shards(config.site, config.launch.parallel), comment, depend)
 
 
-def merge_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "") -> Any:
-    """A submitit executor for a merge: one CPU task."""
-    return executor_for(run, config.site, Demand.of_merge(config.site), comment, depend)
+def merge_executor(run: RunDir, config: RunConfig, comment: str, depend: str = "", last: bool = False) -> Any:
+    """A submitit executor for a merge: one CPU task.
+
+    Args:
+        last: it makes the release, of which `site.mail` is told; of the others only where one fails.
+    """
+    demand = replace(Demand.of_merge(config.site), mail="END,FAIL" if last else "FAIL")
+    return executor_for(run, config.site, demand, comment, depend)
 
 
 def sbatch_text(run: RunDir, config: RunConfig, shards: int) -> str:

@@ -152,10 +152,14 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
 
         yield "sbatch       the array of round 1:"
         yield from (f"    {line}" for line in sbatch_text(run, config, plan.shards).splitlines())
+        if config.site.mail:
+            yield f"mail         to {config.site.mail}: one when the release is made, or where a merge fails before"
         if shutil.which("sbatch"):
             yield f"             {_judgement(run)}"
     else:
         yield f"executor     local, {counted(config.launch.parallel or 1, 'worker')}"
+        if config.site.mail:
+            yield "mail         none: site.mail is for jobs under Slurm"
 
 
 def _asked_as(config: RunConfig, name: str, served: str) -> str:

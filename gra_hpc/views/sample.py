@@ -27,6 +27,8 @@ from gra_hpc.records import (
 )
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.run.shard_manifest import ShardManifest
+from gra_hpc.terminal import columns
+from gra_hpc.terminal import shown as shown_path
 
 
 def find_sample(
@@ -71,6 +73,32 @@ def find_sample(
         what = f"sample {wanted}" if wanted else f"{status} sample"
         raise GraError(f"{run.path}: no published {what}", f"gra status {run.path}")
     return best[0], *_tables(best[1])
+
+
+def worst(run: RunDir, most: int) -> Iterator[str]:
+    """The published samples whose Reviewers disagree most, a line each that fits the terminal.
+
+    Raises:
+        GraError: none was scored by Reviewers.
+        ReleaseError: as `find_sample`.
+    """
+    names = ["id", "status", "domain", "mean", "sd", "instruction"]
+    found: list[dict[str, Any]] = []
+    for path in sorted(run.path.glob("rounds/[0-9]*/shards/[0-9]*/manifest.json")):
+        directory = run.round(int(path.parts[-4])).shard(int(path.parts[-2]))
+        rows = table(ShardManifest.load(directory).samples_table(directory))
+        if set(names) <= set(rows.column_names):
+            scored = rows.select(names).filter(pc.is_valid(rows["sd"]))
+            best = scored.take(pc.select_k_unstable(scored, most, [("sd", "descending"), ("id", "ascending")]))
+            found = sorted([*found, *best.to_pylist()], key=lambda row: (-row["sd"], row["id"]))[:most]
+    if not found:
+        raise GraError(f"{run.path}: no published sample that Reviewers have scored", f"gra status {run.path}")
+    yield f"{'sd':>5}  {'mean':>5}  {'':8}  {'sample':12}  {'domain':10}  instruction"
+    for row in found:
+        text = " ".join(row["instruction"].split())
+        line = f"{row['sd']:5.2f}  {row['mean']:5.2f}  {row['status']:8}  {row['id'][:12]}  {row['domain']:10}  {text}"
+        yield line if len(line) <= columns() else f"{line[: columns() - 3]}..."
+    yield f"next: gra inspect {shown_path(run.path)} {found[0]['id'][:12]}"
 
 
 def _tables(shard: ShardDir) -> tuple[Path, Path]:

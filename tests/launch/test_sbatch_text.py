@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from gra_hpc.config import presets
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.config.site import Executor
-from gra_hpc.launch.arrays import merge_executor, sbatch_text, shard_executor
+from gra_hpc.errors import ConfigError
+from gra_hpc.launch.arrays import merge_executor, sbatch_text, script_of, shard_executor
 from gra_hpc.run.directory import RunDir
 
 RUN = RunDir(Path("/scratch/me/runs/first"))
@@ -60,6 +62,34 @@ def test_a_merge_that_is_too_long_is_not_requeued_for_ever() -> None:
     """Shards are bounded by their progress, merges by their time limits: they start from the beginning."""
     assert merge_executor(RUN, config("gpus"), "", "").max_num_timeout == 2
     assert shard_executor(RUN, config("gpus"), "").max_num_timeout > 1000
+
+
+def mail_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "mail" in line]
+
+
+def test_one_mail_at_the_release() -> None:
+    """And one where a merge fails before; none of arrays, of which each task would send one."""
+    made = config("gpus")
+    assert not mail_of(script_of(merge_executor(RUN, made, "", last=True)))
+    made.site.mail = "me@example.org"
+    assert not mail_of(sbatch_text(RUN, made, 8))
+    user = "#SBATCH --mail-user=me@example.org"
+    assert mail_of(script_of(merge_executor(RUN, made, ""))) == ["#SBATCH --mail-type=FAIL", user]
+    assert mail_of(script_of(merge_executor(RUN, made, "", last=True))) == ["#SBATCH --mail-type=END,FAIL", user]
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("site.mail='a b'", "site.mail=a b: expected one address"),
+        ("site.mail='a@b.c --wrap=x'", "expected one address"),
+        ("site.sbatch={mail_type: ALL}", "site.mail says it already"),
+    ],
+)
+def test_what_is_no_address_or_given_twice(word: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        presets.compose("demo", ["site.mail=me@example.org", word])
 
 
 def plain(text: str) -> str:
