@@ -10,7 +10,7 @@ import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, RunPath, Site, app
 from gra_hpc.errors import ConfigError
-from gra_hpc.terminal import say, tell
+from gra_hpc.terminal import say, shown, tell
 
 if TYPE_CHECKING:
     from gra_hpc.config.settings import RunConfig
@@ -152,7 +152,7 @@ def _prove(
     if file:
         for line in table.calibration_lines(found):
             tell(line)
-        say(f"saved in {file}: later plans of this site go by it")
+        tell(f"saved in {shown(file)}: later plans of this site go by it")
     if not failed:
         say(f"next: gra plan RUN{f' --site {site}' if site else ''}")
     return int(failed)

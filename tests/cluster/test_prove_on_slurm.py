@@ -54,3 +54,18 @@ def test_a_job_that_dies_says_so(slurm_env: Any, place: Path) -> None:
     said = " ".join(gra(*words, cwd=place, timeout=240, code=1).split())
     assert "failure the job" in said and "site.setup" in said
     assert not slurm_env.run("squeue", "-h")
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(2400)
+@pytest.mark.usefixtures("slurm_env")
+def test_a_real_engine_in_the_job(place: Path) -> None:
+    """vLLM's server on the node's CPU, killed once; its speed is in the site's figures."""
+    words = ("doctor", "mini", "--preset", "small.yaml", "--prove", "--only", "speed", "--only", "death")
+    said = gra(*words, "site.memory_gb=6", cwd=place, timeout=2300)
+    assert "2 ok" in said and "all answered" in " ".join(said.split()), said
+    (proof,) = place.glob("gra-prove-mini-*")
+    assert len(list((proof / "engines").glob("engine-smollm2-0-*.log"))) == 2
+    performance = read_json(place / "configs" / "sites" / "mini.calibration.json")["performance"]
+    assert performance["start_s"] > 0 and performance["speed"]["smollm2"] > 0

@@ -190,7 +190,7 @@ def test_a_piece_that_fails_stops_no_other(tmp_path: Path) -> None:
     assert lacks == (NOT_HERE, "nothing for it", "buy one")
     late, never = outcomes(1.2, endless, fine)
     assert late[:2] == (FAILED, "not done within 1 s")
-    assert never[0] == FAILED and "no time left" in never[1] and never[2] == "--only shares"
+    assert never[0] == FAILED and "no time left" in never[1] and never[2] == "once more, with --only shares"
 
 
 def test_the_model_it_is_proven_with(base: Path, smollm2: Path, tiny_llama: Path) -> None:

@@ -93,10 +93,11 @@ def prove(
 
 def _here(config: RunConfig) -> str:
     """The embedding model's directory, which a job finds from wherever it begins; as it was if it is not here."""
+    named = config.merge.embed_model
     try:
-        return str(model_directory(config.merge.embed_model, "", config.site.scratch))
+        return str(model_directory(named, "", config.site.scratch)) if named else ""
     except EngineError:
-        return config.merge.embed_model
+        return named
 
 
 def _submitted(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from gra_hpc.errors import GraError
 
@@ -57,5 +56,3 @@ class Outcome:
     seconds: float = 0.0
     log: str = ""
     """Where it says more."""
-    figures: dict[str, Any] = field(default_factory=dict)
-    """What was measured."""

@@ -113,7 +113,9 @@ class Proof:
             if needs:
                 raise NotHereError(needs)
             if bound < 1:
-                raise GraError(f"no time left: a proof has {self.total_s / 60:.0f} minutes", f"--only {name}")
+                raise GraError(
+                    f"no time left: a proof has {self.total_s / 60:.0f} minutes", f"once more, with --only {name}"
+                )
             async with asyncio.timeout(bound):
                 what = await work()
             log.info("ok: %s", what)

@@ -8,6 +8,7 @@ Both show the machinery, not the model.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def thinker(model: ModelConfig, made: Path) -> tuple[ModelConfig, Thinking]:
     """The model as one that thinks, and how it is asked.
 
     Args:
-        made: directory for a made one; there is none yet.
+        made: directory for a made one; what is there goes.
 
     Raises:
         NotHereError: its tokenizer has no two tokens to spare.
@@ -152,7 +153,7 @@ def divisible(model: ModelConfig, made: Path) -> tuple[ModelConfig, str]:
     """The model as one that can be split over two devices, and what it is where it was made.
 
     Args:
-        made: directory for a made one; there is none yet.
+        made: directory for a made one; what is there goes.
     """
     if facts_of(model).can_split(2):
         return model, ""
@@ -184,6 +185,7 @@ def divisible(model: ModelConfig, made: Path) -> tuple[ModelConfig, str]:
 
 def _link(source: Path, made: Path, without: tuple[str, ...], weights: bool = True) -> None:
     """A directory with the same files, but for some."""
+    shutil.rmtree(made, ignore_errors=True)  # of this job, before it was put back in the queue
     made.mkdir(parents=True)
     left = {*without, *(() if weights else (f.name for f in weight_files(source)))}
     left |= set() if weights else {"model.safetensors.index.json"}

@@ -61,6 +61,7 @@ class Together:
         await self.proof.piece("thoughts", self.thoughts)
         await self.proof.piece("embedder", self.embedder)
         await self.proof.piece("death", self.death, self.silent)
+        self._note_starts()
 
     async def shares(self) -> str:
         """Both engines that generate start on the device and answer at once."""
@@ -82,7 +83,6 @@ class Together:
             told = "; ".join(f"{n} on core {','.join(map(str, places[n].devices))}" for n in names)
         else:
             told = " and ".join(f"{places[n].memory_fraction:.1%}" for n in names) + " of device 0"
-        self._note_starts()
         return f"{told}; up in {up:.0f} s, {len(answers)} answers at once"
 
     def _note_starts(self) -> None:
@@ -106,7 +106,7 @@ class Together:
             seconds = time.monotonic() - began
             speed = Speed.of(answers, seconds)
             model = modelled(self.bench, place, speed)
-            told.append(f"{speed.tokens_per_s:.0f} with {calls} calls (modelled {model:.0f})")
+            told.append(f"{speed.tokens_per_s:.0f} with {calls} call{'s' * (calls > 1)} (modelled {model:.0f})")
             self.proof.measured.setdefault("speeds", {})[str(calls)] = {
                 "tokens_per_s": round(speed.tokens_per_s, 1),
                 "modelled": round(model, 1),
@@ -221,26 +221,36 @@ class Cast:
 
     @classmethod
     def of(cls, proof: Proof, bench: Bench) -> Cast:
-        """The engines that could start; one that cannot would keep its neighbours from starting."""
+        """The engines that are wanted and could start; one that cannot would keep its neighbours from starting."""
         cast = cls({bench.name: bench.model})
+        if proof.wants("shares", "thoughts"):
+            cast._with_thinker(proof, bench)
+        if proof.wants("embedder"):
+            cast._with_embedder(bench)
+        return cast
+
+    def _with_thinker(self, proof: Proof, bench: Bench) -> None:
+        """A second engine that generates; one that thinks, where that can be had."""
         try:
             model, thinking = thinker(bench.model, proof.directory / "models" / "thinks")
             bench.refuse(THINKER, model, thinking.parser)
-            cast.models[THINKER], cast.thinking = model, thinking
+            self.models[THINKER], self.thinking = model, thinking
         except GraError as e:
-            cast.no_thinker = e
-            cast.models[f"{bench.name}-2"] = bench.model
+            self.no_thinker = e
+            self.models[f"{bench.name}-2"] = bench.model
+
+    def _with_embedder(self, bench: Bench) -> None:
+        """The embedding model, where it is here."""
         try:
             model = bench.embedder()
         except GraError as e:
-            cast.no_embedder = NotHereError(e.what, e.then)
-            return cast
+            self.no_embedder = NotHereError(e.what, e.then)
+            return
         try:
             bench.refuse(EMBEDDER, model, embeds=True)
-            cast.models[EMBEDDER] = model
+            self.models[EMBEDDER] = model
         except GraError as e:
-            cast.no_embedder = e
-        return cast
+            self.no_embedder = e
 
     def placed(self, bench: Bench) -> Solution:
         """Everybody on one device; without the embedding model where it has no room.
@@ -272,6 +282,9 @@ async def together(proof: Proof, bench: Bench) -> None:
         solution = cast.placed(bench)
     except GraError as e:
         await _no_place(proof, e)
+        return
+    except Exception as e:  # the other pieces must go on, whatever a strange machine does
+        await _no_place(proof, GraError(f"{type(e).__name__}: {e}", "report it with this line"))
         return
     thinking = {THINKER: cast.thinking} if cast.thinking else {}
     async with bench.host(cast.models, solution.placement, thinking) as node:

@@ -58,9 +58,8 @@ async def tuning(proof: Proof, bench: Bench) -> str:
     file = proof.directory / "tuning" / "job.log"
     code = await _run([sys.executable, "-P", "-m", "gra_hpc.cli", "finetune", str(out.path)], file)
     if code:
-        raise GraError(
-            last_words(file, r"^gra: (.*)", r"^finetune: (.*)", r"Error") or f"exit code {code}", f"read {file}"
-        )
+        said = last_words(file, r"^gra: (.*)", r"Error") or f"exit code {code}"
+        raise GraError(said.split(" -> ")[0], f"read {file}, and the ranks' logs beside it")
     losses = [float(json.loads(line)["loss"]) for line in out.losses.read_text(encoding="utf-8").splitlines()]
     if len(losses) != STEPS or not all(map(math.isfinite, losses)):
         raise GraError(f"losses of {STEPS} steps: {losses}", f"read {file}")
