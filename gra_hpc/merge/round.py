@@ -26,7 +26,7 @@ from gra_hpc.merge import index, signatures
 from gra_hpc.merge import manifest as manifests
 from gra_hpc.merge.collect import collect
 from gra_hpc.merge.semantic import semantic
-from gra_hpc.merge.standings import standing_after
+from gra_hpc.merge.standings import by_chance, standing_after
 from gra_hpc.merge.steps import Steps
 from gra_hpc.run.directory import RoundDir
 from gra_hpc.run.merged import Merged, pool_of
@@ -241,6 +241,9 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
         steps.take()
         with clock("write"):
             manifest = manifests.write(steps, shards, pool_path, staging.out)
+            published = [run.round(s.round).shard(s.number) for s in shards.every]
+            for member in by_chance(run, published):
+                log.warning("round %d: by gold questions %s tells good from bad no better than chance", round_, member)
             if steps.signing and steps.signing.keep:
                 kept = np.flatnonzero(steps.alive[ix.pool :]) + ix.pool
                 pool_sha256 = manifest["files"]["pool.parquet"]["sha256"]
@@ -249,8 +252,7 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
             if round_ < run.config.method.rounds and (following := plan_after(run, manifest)):
                 if run.config.method.policy is Policy.performance and not run.plan.decided:
                     tables = [Path(s.part.path) for s in shards.every]
-                    found = [run.round(s.round).shard(s.number) for s in shards.every]
-                    standing = standing_after(run, round_, tables, staging.out / "kept.parquet", found)
+                    standing = standing_after(run, round_, tables, staging.out / "kept.parquet", published)
                     following = replace(following, standing=standing)
                     for member, share in Standing.from_dict(standing).concentrated():
                         log.warning("round %d: %s is to generate %.0f%% of it", round_ + 1, member, 100 * share)

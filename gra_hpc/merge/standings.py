@@ -47,13 +47,27 @@ def standing_after(
     return Standing.of(counts, members, method.explore, [method.seed, number], domains).to_dict()
 
 
-def _gold(run: Run, shards: Iterable[ShardDir]) -> dict[str, dict[str, Counts]]:
-    """Right answers to gold questions, and answers, by the questions' domains."""
+def by_chance(run: Run, shards: Iterable[ShardDir]) -> list[str]:
+    """Members that are right about the gold questions of some shards no more often than by chance."""
+    found = _answered(run, shards)
+    return [name for name, marks in sorted(found.members.items()) if marks.at_chance] if found else []
+
+
+def _answered(run: Run, shards: Iterable[ShardDir]) -> Counted | None:
+    """Answers to gold questions in the manifests of shards; none where the run has no such questions."""
     questions = GoldQuestions.of(run, run.plan)
     if questions is None:
-        return {}
+        return None
     answers = (answer for s in shards for answer in ShardManifest.load(s).gold)
-    found = Counted.of(questions, answers, run.config.method.accept_mean).by_domain
+    return Counted.of(questions, answers, run.config.method.accept_mean)
+
+
+def _gold(run: Run, shards: Iterable[ShardDir]) -> dict[str, dict[str, Counts]]:
+    """Right answers to gold questions, and answers, by the questions' domains."""
+    answered = _answered(run, shards)
+    if answered is None:
+        return {}
+    found = answered.by_domain
     return {GOLD: {d: {m: (float(n.right), float(n.asked)) for m, n in by.items()} for d, by in found.items()}}
 
 
