@@ -34,6 +34,7 @@ def check(c: RunConfig) -> None:
     for name, model in c.models.items():
         engine_args.check(name, model.engine_args)
         _check_where(f"models.{name}", model, need)
+    _check_planted(c, need)
     few, many = c.method.examples_min, c.method.examples_max
     need(few <= many, "method.examples_min", f"{few} (max {many})", "1 <= examples_min <= examples_max <= 16")
     _check_wording(c.method, need)
@@ -55,6 +56,26 @@ def check(c: RunConfig) -> None:
         container,
         "apptainer:IMAGE or pyxis:IMAGE",
     )
+
+
+def _check_planted(c: RunConfig, need: Need) -> None:
+    """Refuse a table of skill that no simulated engine could follow."""
+    truth, skill, key = c.engine.simulated_truth, c.engine.simulated_skill, "engine.simulated_skill"
+    try:
+        groups = re.compile(truth).groups
+    except re.error as e:
+        need(False, "engine.simulated_truth", truth, f"a regular expression ({e})")
+    else:
+        need(groups > 0 or not skill, "engine.simulated_truth", repr(truth), "a group that is the right answer, in ()")
+    known = [*c.committee, *c.models, "*"]
+    for name in skill:
+        need(name in known, f"{key}.{name}", skill[name], f"a member: {', '.join(known)}")
+    for share in _leaves(skill):
+        need(isinstance(share, (int, float)) and 0 <= share <= 1, key, share, "shares from 0 to 1")
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [x for v in value.values() for x in _leaves(v)] if isinstance(value, dict) else [value]
 
 
 def _check_where(key: str, model: ModelConfig, need: Need) -> None:

@@ -397,6 +397,11 @@ class EngineConfig:
     """Simulated engine: seconds a call takes."""
     simulated_failures: float = setting(0.0, ge=0, le=1)
     """Simulated engine: share of answers that are cut off, to exercise retries."""
+    simulated_truth: str = setting("")
+    """Simulated engine: regular expression that finds the right answer in a prompt: its group `truth`, or the first."""
+    simulated_skill: dict[str, Any] = setting({})
+    """Simulated engine: how often each member is right, as `member: {question: {truth: share}}`; `*` stands for all
+    (`gra_hpc/engines/planted.py`)."""
 
 
 @dataclass

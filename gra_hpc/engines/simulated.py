@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from gra_hpc.engines.planted import Planted
 from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.flows.choices import written
 from gra_hpc.models.thinking import Thinking
@@ -241,16 +242,19 @@ class SimulatedEngine:
     Args:
         latency_s: seconds every call takes, however many are in flight.
         failures: share of answers that are cut off.
+        planted: puts right and wrong answers in; none: nobody knows anything.
     """
 
-    def __init__(self, latency_s: float = 0.0, failures: float = 0.0) -> None:
-        self.latency_s, self.failures = latency_s, failures
+    def __init__(self, latency_s: float = 0.0, failures: float = 0.0, planted: Planted | None = None) -> None:
+        self.latency_s, self.failures, self.planted = latency_s, failures, planted
         self._stats: dict[str, dict[str, Any]] = {}
 
     async def ask(self, request: Request) -> Answer:
         """Answer a request (`flows.calls.Engine`)."""
         await asyncio.sleep(self.latency_s)
         answer = simulate(request, self.failures)
+        if self.planted:
+            answer = self.planted.answered(request, answer)
         stats = self._stats.get(request.model)
         if stats is None:
             stats = self._stats[request.model] = {

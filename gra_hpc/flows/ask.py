@@ -153,6 +153,8 @@ class Asker:
             schema=question.schema(variables) if question.schema else None,
             thinking=thinking,
             choices=question.choices(variables) if question.choices else (),
+            member=member,
+            step=question.step,
         )
 
     def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str) -> Sampling:

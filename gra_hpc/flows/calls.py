@@ -39,6 +39,10 @@ class Request:
     """How the model thinks; none for one that does not, whose digests say nothing of it."""
     choices: tuple[str, ...] = ()
     """Codes of one token each, of which the answer is one; how likely each is comes with it (`choices.py`)."""
+    member: str = ""
+    """Who is asked, and"""
+    step: str = ""
+    """what: for the simulated engine; no answer depends on them, and no digest says them."""
 
     @property
     def digest(self) -> str:

@@ -95,9 +95,12 @@ async def open_engine(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIter
         yield Nobody()
         return
     if config.engine.kind is EngineKind.simulated:
+        from gra_hpc.engines.planted import Planted
         from gra_hpc.engines.simulated import SimulatedEngine
 
-        yield SimulatedEngine(config.engine.simulated_latency_s, config.engine.simulated_failures)
+        e = config.engine
+        planted = Planted(e.simulated_truth, e.simulated_skill) if e.simulated_skill else None
+        yield SimulatedEngine(e.simulated_latency_s, e.simulated_failures, planted)
         return
     async with contextlib.AsyncExitStack() as stack:
         endpoints = {}

@@ -49,8 +49,9 @@ def sift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_new_flow_runs_to_a_release(sift: Path, tmp_path: Path) -> None:
     """Its rows have columns of its own; books, card and report are as of any run; the rest is in `rejects/`."""
-    texts = [f"Add {n} and {n}." for n in range(40)]
+    texts = [f"Add {n} and {n}. [is {'yes' if n % 2 else 'no'}]" for n in range(40)]
     own = ["method.flow=sift", "sift.readers=4", "sift.question=Is it a sum?", "engine.simulated_failures=0.2"]
+    own += [r"engine.simulated_truth=\[is (\w+)\]", "engine.simulated_skill={'*': {read: 0.75}}"]
     run = run_of(tmp_path, *own, records=[{"instruction": t} for t in texts])
     assert run.config.sift.readers == 4  # type: ignore[attr-defined]
     manifest, rows = released(run)
@@ -58,6 +59,8 @@ def test_a_new_flow_runs_to_a_release(sift: Path, tmp_path: Path) -> None:
     for row in rows:
         assert row["score"] == [v["answer"] for v in row["votes"]].count(row["answer"]) / 4 > 0.5
         assert [v["member"] for v in row["votes"]] == row["seats"][0]["members"]
+    right = [v["answer"] in row["text"][-5:] for row in rows for v in row["votes"]]
+    assert abs(sum(right) / len(right) - 0.75) < 0.2, "a planted committee"
     rejects = [r for f in (run.release / "rejects").glob("*.parquet") for r in pq.read_table(f).to_pylist()]
     assert {r["stage"] for r in rejects} == {"reading", "agreement"} and len(rows) + len(rejects) == 40
     assert [f["stage"] for f in manifest["funnel"]][:2] == ["reading", "agreement"]
