@@ -48,6 +48,18 @@ def release_verify(release: Release) -> None:
     say(f"{directory}: sound")
 
 
+@release_app.command("agreement")
+def release_agreement(
+    release: Release,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What people say, a file each.")],
+) -> None:
+    """How far a release agrees with what people say of its items (flows that can tell: gra flow show)."""
+    from gra_hpc.release.people import agreement
+
+    for line in agreement(_directory(release), files):
+        say(line)
+
+
 @release_app.command("export")
 def release_export(
     release: Release,

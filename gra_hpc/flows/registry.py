@@ -7,7 +7,7 @@ names them. All that differs between flows, wherever it is needed, is asked of t
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -86,6 +86,30 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Released:
+    """A release under way, for what a flow adds to it."""
+
+    config: RunConfig
+    samples: Callable[[], Iterator[pa.Table]]
+    """All samples, whatever became of them, a few thousand at a time, always in the same order; all columns but the
+    embedding."""
+    tokens: Mapping[str, Sequence[int]]
+    """Calls, prompt tokens and written tokens, by `role model`."""
+    out: Path
+    """The release's directory: files of the flow's own may be written there."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a flow adds to a release, beside files."""
+
+    facts: dict[str, Any]
+    """For the manifest: plain JSON."""
+    sections: tuple[Section, ...] = ()
+    """For report and card."""
+
+
+@dataclass(frozen=True)
 class Views:
     """What people are shown of a flow."""
 
@@ -97,6 +121,10 @@ class Views:
     """Of conversations, how a row begins, in a paragraph of the card; by the settings `method`."""
     report: Callable[[RunConfig, Iterator[pa.Table]], Iterator[Section]] = _nothing
     """What a release's report says of its rows, which come a few thousand at a time, best first within a round."""
+    release: Callable[[Released], Added] | None = None
+    """What it adds to a release, from all samples; none: nothing."""
+    people: Callable[[RunConfig, Path, Sequence[Path]], Iterator[str]] | None = None
+    """Lines on how far a release (its directory) agrees with what people say (their files); none: it cannot be said."""
 
 
 @dataclass(frozen=True)

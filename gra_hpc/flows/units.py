@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from gra_hpc.config.settings import MethodConfig, RunConfig
 from gra_hpc.flows.ask import Ask
 from gra_hpc.records import Candidate, Record
+
+Embed: TypeAlias = Callable[[Sequence[str]], Any]
+"""Vectors of texts: float [n, d], of length one."""
 
 
 def settings_of(config: RunConfig) -> Any:
@@ -47,6 +50,10 @@ class Draw:
     """0: the seeds are described."""
     standing: Mapping[str, Any] = field(default_factory=dict)
     """What the rounds before have left for this one's draws; empty: nothing."""
+    anchors: Sequence[Record] = ()
+    """The seeds that candidates of the slice rest on."""
+    embed: Embed | None = None
+    """Of `merge.embed_model`; none where nothing is to be computed (prompts that are only shown)."""
 
     @property
     def settings(self) -> Any:

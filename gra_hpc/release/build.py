@@ -10,7 +10,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from gra_hpc import parquet, storage
 from gra_hpc.config.settings import ReviewOrder
 from gra_hpc.errors import GraError, ReleaseError
+from gra_hpc.flows.registry import Released, flow_of
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, THOUGHTS
 from gra_hpc.release import card
 from gra_hpc.release import manifest as manifests
@@ -29,6 +30,7 @@ from gra_hpc.release.diagnostics.measure import Diagnosis, measure
 from gra_hpc.release.export import export_splits
 from gra_hpc.release.inputs import Inputs, read_slices
 from gra_hpc.release.report import report, results
+from gra_hpc.release.report.measures import measure_work
 from gra_hpc.release.schema import OUTCOMES
 from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
 from gra_hpc.release.tables import tables_of
@@ -137,6 +139,7 @@ class Builder:
             described |= {"diagnostics": diagnosis.facts}
             if not texts:
                 described["result"] = manifests.result(self.inputs.run, self.tables)
+                described |= self._added()
             elif run.config.method.review_order is ReviewOrder.bounded:
                 described["unasked"] = self.unasked
             facts = orjson.loads(storage.to_json(described))
@@ -255,6 +258,24 @@ class Builder:
         """Of a share of rows, one group per file."""
         files = max(1, round(size.disk * share / (self.config.shard_mb * MB)))
         return Shuffle(self.scratch / name, schema, int(size.memory * share), files)
+
+    # ---- the flow's own ----------------------------------------------------------------------------------------------
+
+    def _added(self) -> dict[str, Any]:
+        """What the flow adds: its files are in `out`, its facts and sections go into the manifest."""
+        run = self.inputs.run
+        release = flow_of(run.config).views.release
+        if release is None:
+            return {}
+        names = self.tables.samples.names
+        tables = [t for r in self.inputs.rounds for t in r.tables()]
+
+        def samples() -> Iterator[pa.Table]:
+            for table in tables:
+                yield from read_slices(table.samples, names)
+
+        tokens = {f"{role} {model}": n for (role, model), n in sorted(measure_work(tables, ()).tokens.items())}
+        return {"added": asdict(release(Released(run.config, samples, tokens, self.out)))}
 
     # ---- files -------------------------------------------------------------------------------------------------------
 

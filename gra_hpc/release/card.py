@@ -56,7 +56,7 @@ def render(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
 def _result(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
     """Of rows with columns of their own."""
     return _template("results_card.md.j2").render(
-        **facts,
+        **({"added": {}} | facts),
         rows=sum(s["rows"] for s in facts["splits"].values()),
         method=facts["config"]["method"],
         ledger_line=Ledger.from_dict(facts["ledger"]).line(),

@@ -54,6 +54,10 @@ def signing_digest() -> str:
     return _digest_of({name: PACKAGE / name for name in SIGNATURES})
 
 
+VIEWS = "views"
+"""Folder within a flow's, of what people are shown: it may change while a run is under way."""
+
+
 def code_digest(flow: Flow) -> str:
     """Digest of the code that a flow's samples depend on: its folder, what it uses, and what every flow does."""
     return _digest(flow.prompts.parent, flow.uses)
@@ -63,7 +67,8 @@ def code_digest(flow: Flow) -> str:
 def _digest(folder: Path, uses: tuple[str, ...] = ()) -> str:
     """Of a flow's folder, and of files below the package."""
     found = {str(f.relative_to(PACKAGE)): f for pattern in (*EVERY_FLOW, *uses) for f in PACKAGE.glob(pattern)}
-    found |= {f"{folder.name}/{f.relative_to(folder)}": f for f in folder.rglob("*.py")}
+    own = [f for f in folder.rglob("*.py") if VIEWS not in f.relative_to(folder).parts]
+    found |= {f"{folder.name}/{f.relative_to(folder)}": f for f in own}
     return _digest_of(found)
 
 

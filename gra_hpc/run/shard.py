@@ -27,7 +27,7 @@ from gra_hpc.errors import EndedError, EngineError, GraError, IncompleteError
 from gra_hpc.flows.ask import Ask, Asker, together
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
-from gra_hpc.flows.units import Context, Unit
+from gra_hpc.flows.units import Context, Embed, Unit
 from gra_hpc.records import ACCEPTED, Call, Candidate
 from gra_hpc.run import attempts, gold, publish
 from gra_hpc.run.attempts import Heartbeat, SharedTime
@@ -265,13 +265,24 @@ def _drawn(run: Run, round_: int, number: int) -> tuple[str, RoundPlan, list[Uni
         basis = basis_of(run, round_)
         try:
             round_plan = RoundPlan.load(run.round(round_))
-            units = list(slice_of(run.config, round_plan, read_pool(pool_of(run, run.plan, round_)), number))
+            pool = read_pool(pool_of(run, run.plan, round_))
+            units = list(slice_of(run.config, round_plan, pool, number, _embedding(run.plan)))
         except GraError:
             if basis_of(run, round_) == basis:
                 raise
             continue
         if basis_of(run, round_) == basis:
             return basis, round_plan, units
+
+
+def _embedding(plan: Plan) -> Embed | None:
+    """Vectors of texts, by the run's embedding model; none without one."""
+    if plan.embed is None:
+        return None
+    from gra_hpc.models.embedder import encode
+
+    directory = Path(plan.embed.directory)
+    return lambda texts: encode(texts, directory)
 
 
 def _is_overtaken(state: Attempt) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.registry import flow_of
-from gra_hpc.flows.units import Draw, Pool, Unit
+from gra_hpc.flows.units import Draw, Embed, Pool, Unit
 from gra_hpc.records import Record, digest, sample_id
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.sources.seeds import read_records
@@ -29,10 +29,17 @@ def read_pool(path: Path) -> Pool:
     return Pool(anchors, by_domain)
 
 
-def slice_of(config: RunConfig, round_plan: RoundPlan, pool: Pool, shard: int) -> Iterator[Unit]:
-    """The candidates of one shard: those anchored on every S-th seed."""
+def slice_of(
+    config: RunConfig, round_plan: RoundPlan, pool: Pool, shard: int, embed: Embed | None = None
+) -> Iterator[Unit]:
+    """The candidates of one shard: those anchored on every S-th seed.
+
+    Args:
+        embed: for flows that compare texts; none: nothing is to be computed.
+    """
     number = round_plan.round
-    drawn = flow_of(config).draw(Draw(config, pool, number, round_plan.standing))
+    anchors = pool.anchors[shard :: round_plan.shards]
+    drawn = flow_of(config).draw(Draw(config, pool, number, round_plan.standing, anchors, embed))
 
     def unit(anchor: Record, index: int) -> Unit:
         id_ = sample_id(number, anchor.id, index)

@@ -30,7 +30,8 @@ def write(inputs: Inputs, facts: dict[str, Any], limits: Sequence[str], path: Pa
     config = inputs.run.config
     columns = [n for n in flow_of(config).schema(inputs.run.plan.thought_out).names if n != "embedding"]
     rows = (t for r in inputs.rounds for t in read_slices(r.file("kept.parquet"), columns))
-    sections = list(flow_of(config).views.report(config, rows))
+    sections = [Section(**s) for s in facts.get("added", {}).get("sections", ())]
+    sections += flow_of(config).views.report(config, rows)
     tables = [t for r in inputs.rounds for t in r.tables()]
     page = _template("results.html.j2").render(
         facts=facts,

@@ -1,0 +1,98 @@
+"""Labelled records as examples: those that come with a label show annotators what is meant.
+
+A record's label is its `response` (of pairs that is the second text: they have no labels of their own). A labelled
+record is labelled as any other, without itself among its examples: what comes of it says how far annotators can be
+trusted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gra_hpc.conversation import shown
+from gra_hpc.errors import SeedError
+from gra_hpc.flows.annotate.label import Example
+from gra_hpc.flows.annotate.questions import Label, Labels, answer_of, label_written
+from gra_hpc.flows.annotate.settings import AnnotateConfig, Examples, Kind
+from gra_hpc.flows.parsing import Unparsable
+from gra_hpc.flows.units import Embed
+from gra_hpc.records import Record
+
+MOST = 200_000
+"""Labelled records that are looked through for the nearest."""
+
+
+def text_of(record: Record) -> str:
+    """What of a record is labelled: its instruction, of a conversation all its turns."""
+    return shown(record.context) or record.instruction
+
+
+def gold_of(record: Record, labels: Labels) -> Label | None:
+    """The label that a record comes with; none if it has none.
+
+    Raises:
+        SeedError: one that there is not.
+    """
+    if labels.kind is Kind.pair or not record.response.strip():
+        return None
+    try:
+        return label_written(record.response, labels, text_of(record))
+    except Unparsable as e:
+        raise SeedError(
+            f"{record.source}: its label {record.response[:60]!r}: {e}",
+            f"expected {', '.join(map(str, labels.categories))}",
+        ) from None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The labelled records of a run, and which are nearest to some items."""
+
+    config: AnnotateConfig
+    labelled: tuple[Record, ...]
+    near: Mapping[str, Sequence[int]]
+    """Places of the nearest, by the item's id."""
+
+    @classmethod
+    def of(
+        cls, config: AnnotateConfig, records: Sequence[Record], items: Sequence[Record], embed: Embed | None
+    ) -> Pool:
+        """Of a run's records.
+
+        Args:
+            items: those whose nearest examples will be asked for.
+            embed: where there is none (prompts that are only looked at), the nearest are drawn.
+        """
+        if config.examples is Examples.none or config.kind is Kind.pair:
+            return cls(config, (), {})
+        labelled = tuple(r for r in records if r.response.strip())
+        if config.examples is Examples.random or embed is None or not labelled or not items:
+            return cls(config, labelled, {})
+        import numpy as np
+
+        from gra_hpc.labels.nearest import nearest
+
+        labelled = labelled[:MOST]
+        place = {r.id: i for i, r in enumerate(labelled)}
+        own = np.array([place.get(r.id, -1) for r in items])
+        vectors = embed([text_of(r) for r in labelled]), embed([text_of(r) for r in items])
+        found = nearest(vectors[1], vectors[0], config.shots, own)
+        return cls(config, labelled, {r.id: row[row >= 0].tolist() for r, row in zip(items, found, strict=True)})
+
+    def examples(self, item: Record, labels: Labels, rng: random.Random) -> tuple[Example, ...]:
+        """What an item's annotators are shown, the most like it last: models go by what they have read last."""
+        if item.id in self.near:
+            chosen = [self.labelled[i] for i in reversed(self.near[item.id])]
+        else:
+            count = min(self.config.shots + 1, len(self.labelled))
+            drawn = [self.labelled[i] for i in rng.sample(range(len(self.labelled)), count)]
+            chosen = [r for r in drawn if r.id != item.id][: self.config.shots]
+        return tuple(_example(r, labels) for r in chosen)
+
+
+def _example(record: Record, labels: Labels) -> Example:
+    text, label = text_of(record), gold_of(record, labels)
+    assert label is not None, "labelled records have labels"
+    return Example(text, answer_of(label, labels, text))

@@ -1,0 +1,248 @@
+"""What annotators and the Adjudicator are asked: schemas that admit nothing but labels, and parsers.
+
+An answer is JSON with a reason, if wanted, and a label behind it. A label is, by kind: a name (choice, pair), an
+integer (score), names (multi), or labelled quotes that are located in the text (spans).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import orjson
+
+from gra_hpc.flows import parsing
+from gra_hpc.flows.annotate.settings import AnnotateConfig, Kind
+from gra_hpc.flows.ask import Question
+from gra_hpc.labels.spans import Span, Unlocatable, locate
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+FIRST, SECOND, TIE = "first", "second", "tie"
+PAIR_MEANS = {FIRST: "the first text is", SECOND: "the second text is", TIE: "neither, or both alike"}
+
+REASON_CHARACTERS = 120
+QUOTE_CHARACTERS = 200
+MOST_SPANS = 32
+"""Of one answer: a model that finds no end is stopped."""
+
+Label: TypeAlias = str | int | frozenset[str] | frozenset[Span]
+KEYS = {Kind.choice: "label", Kind.pair: "label", Kind.score: "score", Kind.multi: "labels", Kind.spans: "spans"}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What somebody says of an item."""
+
+    label: Label
+    reason: str = ""
+    sure: bool = True
+    """Of the Adjudicator: whether the label is to stand."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What may be said: the part of the settings that schemas, parsers and prompts need."""
+
+    kind: Kind
+    names: tuple[str, ...]
+    """In the settings' order; of score and pair those that there are."""
+    scores: tuple[int, ...] = ()
+    reasons: bool = True
+
+    @classmethod
+    def of(cls, config: AnnotateConfig) -> Labels:
+        """Of a run."""
+        names = tuple(PAIR_MEANS) if config.kind is Kind.pair else tuple(config.labels)
+        scores = tuple(range(config.lowest, config.highest + 1)) if config.kind is Kind.score else ()
+        return cls(config.kind, names, scores, config.reasons)
+
+    @property
+    def categories(self) -> tuple[str | int, ...]:
+        """All labels that an item may have one of, in order."""
+        return self.scores or self.names
+
+
+@lru_cache(maxsize=64)
+def schema(labels: Labels, settles: bool = False) -> dict[str, Any]:
+    """The JSON schema of an answer: for the same labels the same object, which engines know again.
+
+    Args:
+        settles: the Adjudicator's, who also says whether the label is to stand.
+    """
+    name = {"type": "string", "enum": list(labels.names)}
+    of_kind: dict[Kind, dict[str, Any]] = {
+        Kind.choice: name,
+        Kind.pair: name,
+        Kind.score: {"type": "integer", "enum": list(labels.scores)},
+        Kind.multi: {"type": "array", "items": name, "minItems": 0, "maxItems": len(labels.names)},
+        Kind.spans: {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "label": name,
+                    "quote": {"type": "string", "minLength": 1, "maxLength": QUOTE_CHARACTERS},
+                },
+                "required": ["label", "quote"],
+                "additionalProperties": False,
+            },
+            "minItems": 0,
+            "maxItems": MOST_SPANS,
+        },
+    }
+    reason = {"reason": {"type": "string", "maxLength": REASON_CHARACTERS}} if labels.reasons else {}
+    properties = reason | {KEYS[labels.kind]: of_kind[labels.kind]} | ({"sure": {"type": "boolean"}} if settles else {})
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def said(answer: str, labels: Labels, text: str, settles: bool = False, swapped: bool = False) -> Said:
+    """An answer as a label and its reason.
+
+    Args:
+        text: the item's, in which spans are located.
+        swapped: of a pair the second text was shown first.
+
+    Raises:
+        Unparsable: it holds no label, or quotes what is not in the text.
+    """
+    value = parsing.json_object(answer, (KEYS[labels.kind],))
+    label = label_of(value.get(KEYS[labels.kind]), labels, text)
+    if swapped:
+        label = {FIRST: SECOND, SECOND: FIRST}.get(str(label), label)
+    sure = value.get("sure", not settles)
+    if not isinstance(sure, bool):
+        raise parsing.Unparsable("sure is neither true nor false")
+    return Said(label, " ".join(parsing.plain(value.get("reason", "")).split()), sure)
+
+
+def label_of(value: Any, labels: Labels, text: str) -> Label:
+    """A label as JSON has it, of an answer or of a file of examples.
+
+    Raises:
+        Unparsable: none that there is.
+    """
+    if labels.kind is Kind.score:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in labels.scores:
+            raise parsing.Unparsable(f"no integer score from {labels.scores[0]} to {labels.scores[-1]}")
+        return value
+    if labels.kind in (Kind.choice, Kind.pair):
+        return _name(value, labels)
+    if not isinstance(value, list):
+        raise parsing.Unparsable(f"{KEYS[labels.kind]} are not a list")
+    if labels.kind is Kind.multi:
+        return frozenset(_name(v, labels) for v in value)
+    if not all(isinstance(v, dict) and isinstance(v.get("quote"), str) for v in value):
+        raise parsing.Unparsable("a span without a quote")
+    try:
+        return frozenset(locate(text, [(_name(v.get("label"), labels), v["quote"]) for v in value]))
+    except Unlocatable as e:
+        raise parsing.Unparsable(str(e)) from None
+
+
+def label_written(written: str, labels: Labels, text: str) -> Label:
+    """A label as people write it: a name, an integer, names with semicolons between them (`none` for no name), or of
+    multi and spans a JSON list as an answer has it.
+
+    Raises:
+        Unparsable: none that there is.
+    """
+    given = written.strip()
+    value: Any = given
+    try:
+        if labels.kind is Kind.score:
+            value = int(given)
+        elif given.startswith("[") and labels.kind in (Kind.multi, Kind.spans):
+            value = orjson.loads(given)
+    except ValueError:
+        raise parsing.Unparsable("no such label") from None
+    if labels.kind is Kind.multi and isinstance(value, str):
+        value = [] if value.casefold() == "none" else [name.strip() for name in value.split(";") if name.strip()]
+    return label_of(value, labels, text)
+
+
+def answer_of(label: Label, labels: Labels, text: str) -> str:
+    """A label as the answer of an example, which has no reason."""
+    value: Any = sorted(label) if isinstance(label, frozenset) else label
+    if labels.kind is Kind.spans and isinstance(label, frozenset):
+        spans = sorted(s for s in label if isinstance(s, Span))
+        value = [{"label": s.label, "quote": text[s.start : s.end]} for s in spans]
+    return orjson.dumps({KEYS[labels.kind]: value}).decode()
+
+
+def _name(value: Any, labels: Labels) -> str:
+    if not isinstance(value, str) or value not in labels.names:
+        raise parsing.Unparsable("no such label")
+    return value
+
+
+def as_json(label: Label) -> Any:
+    """A label as JSON holds it: a name, an integer, sorted names, or sorted [start, end, label]."""
+    if isinstance(label, frozenset):
+        return [list(v) if isinstance(v, tuple) else v for v in sorted(label)]
+    return label
+
+
+def from_json(value: Any) -> Label:
+    """What `as_json` wrote."""
+    if isinstance(value, list):
+        return frozenset(Span(*v) if isinstance(v, list) else v for v in value)
+    out: Label = value
+    return out
+
+
+def in_words(label: Label, text: str) -> str:
+    """A label as the Adjudicator and people read it."""
+    if isinstance(label, frozenset):
+        parts = [f"{v.label}: {text[v.start : v.end]}" if isinstance(v, Span) else str(v) for v in sorted(label)]
+        return "; ".join(parts) or "none"
+    return str(label)
+
+
+def wording(config: AnnotateConfig) -> dict[str, Any]:
+    """What the settings say to both templates."""
+    labels = Labels.of(config)
+    kind = labels.kind
+    heads = {
+        Kind.choice: "Give the one label that fits best:",
+        Kind.multi: "Give all labels that fit, or none:",
+        Kind.score: f"Give an integer score from {config.lowest} to {config.highest}.",
+        Kind.spans: "Find the passages that these labels are about, and quote each exactly as it stands in the text:",
+        Kind.pair: "Say which text it is:",
+    }
+    means = PAIR_MEANS if kind is Kind.pair else config.labels if kind.named else {}
+    lines = [f'- "{name}"{f": {meaning}" if meaning else ""}' for name, meaning in means.items()]
+    forms = {
+        Kind.choice: '"label": "the label"',
+        Kind.multi: '"labels": ["a label", "another"]',
+        Kind.score: f'"score": {(config.lowest + config.highest) // 2}',
+        Kind.spans: '"spans": [{"label": "a label", "quote": "words of the text"}]',
+        Kind.pair: f'"label": "{FIRST}"',
+    }
+    reason = '"reason": "why, in under 12 words", ' if config.reasons else ""
+    return {
+        "labels": labels,
+        "kind": kind.value,
+        "guide": config.guide.strip(),
+        "task": "\n".join([heads[kind], *lines]),
+        "form": f"Answer as JSON of this form: {{{reason}{forms[kind]}}}",
+    }
+
+
+ANNOTATE: Question[Said] = Question(
+    "annotate",
+    "annotation",
+    lambda a, v: said(a, v["labels"], v["text"], swapped=v["swapped"]),
+    lambda v: schema(v["labels"]),
+    prompts=PROMPTS,
+)
+
+SETTLE: Question[Said] = Question(
+    "settle",
+    "adjudication",
+    lambda a, v: said(a, v["labels"], v["text"], settles=True, swapped=v["swapped"]),
+    lambda v: schema(v["labels"], settles=True),
+    prompts=PROMPTS,
+)

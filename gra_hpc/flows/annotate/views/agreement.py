@@ -1,0 +1,299 @@
+"""How far annotators agree with each other, and the committee with people; what it cost.
+
+Without people: Krippendorff's alpha among members (nominal; of scores ordinal; of multi a label at a time), of spans
+the mean F1 of pairs of members. With people's labels: `labels/gold.py`, for the committee and for each member.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+
+from gra_hpc.errors import GraError
+from gra_hpc.flows.annotate.questions import Labels, label_written
+from gra_hpc.flows.annotate.records import as_text
+from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind
+from gra_hpc.flows.annotate.views.collected import HOW, Collected, Final, code_of
+from gra_hpc.flows.parsing import Unparsable
+from gra_hpc.labels import gold
+from gra_hpc.labels.agreement import Coincidences
+from gra_hpc.labels.spans import Span, overlap_f1
+
+
+def among_members(found: Collected) -> dict[str, float | None]:
+    """Krippendorff's alpha among the members, by label where several are given, else under the name `alpha`."""
+    if found.labels.kind is Kind.multi:
+        return {name: _alpha((found.said >> i) & 1, found.said >= 0, 2) for i, name in enumerate(found.labels.names)}
+    metric = "ordinal" if found.labels.kind is Kind.score else "nominal"
+    return {"alpha": _alpha(found.said, found.said >= 0, len(found.labels.categories), metric)}
+
+
+def _alpha(values: np.ndarray, given: np.ndarray, labels: int, metric: str = "nominal") -> float | None:
+    counted = Coincidences(labels)
+    counted.add(values[given], given.sum(axis=1))
+    return counted.alpha(metric)
+
+
+def span_agreement(tables: Iterator[pa.Table]) -> float | None:
+    """Mean F1 of pairs of members over items, of tables with a column `annotations`; none without a pair."""
+    total, pairs = 0.0, 0
+    for table in tables:
+        for of_item in table["annotations"].to_pylist():
+            said = [[Span(*span) for span in json.loads(a["said"])] for a in of_item]
+            for ours, theirs in combinations(said, 2):
+                total, pairs = total + overlap_f1(ours, theirs), pairs + 1
+    return total / pairs if pairs else None
+
+
+def facts(found: Collected, final: Final, config: AnnotateConfig) -> dict[str, Any]:
+    """What can be said without people's labels, as plain JSON."""
+    counts = {name or "failed": int((found.how == i).sum()) for i, name in enumerate(HOW)}
+    out: dict[str, Any] = {"items": len(found), "kind": config.kind.value, "how": counts}
+    decided = final.code >= 0
+    out["mean_confidence"] = round(float(final.confidence[decided].mean()), 4) if decided.any() else None
+    if config.kind is Kind.spans:
+        return out
+    out["labels"] = {
+        str(name): n for name, n in zip(_names(found.labels), _occurs(final.code, found.labels), strict=True)
+    }
+    out["alpha"] = {k: None if v is None else round(v, 4) for k, v in among_members(found).items()}
+    members = {}
+    for i, name in enumerate(found.members):
+        seen = (found.said[:, i] >= 0) & decided
+        if seen.any():
+            same = float((found.said[seen, i] == final.code[seen]).mean())
+            members[name] = {"items": int(seen.sum()), "as_released": round(same, 4)}
+    if config.aggregate is Aggregate.dawid_skene and (found.said >= 0).any():
+        accuracy = np.mean([model.accuracy() for model in found.models], axis=0)
+        for i, name in enumerate(found.members):
+            if name in members:
+                members[name]["accuracy_estimated"] = round(float(accuracy[i]), 4)
+        out["dawid_skene"] = [{"steps": m.steps, "converged": m.converged} for m in found.models]
+    return out | {"members": members}
+
+
+def _names(labels: Labels) -> Sequence[str | int]:
+    return labels.categories if labels.kind is not Kind.multi else labels.names
+
+
+def _occurs(code: np.ndarray, labels: Labels) -> list[int]:
+    """Items that each label is released for."""
+    known = code[code >= 0]
+    if labels.kind is Kind.multi:
+        return [int(((known >> i) & 1).sum()) for i in range(len(labels.names))]
+    return [int(n) for n in np.bincount(known, minlength=len(labels.categories))]
+
+
+def cost(tokens: Mapping[str, Sequence[int]], items: int) -> dict[str, Any]:
+    """Calls and tokens for a thousand items, of the committee, and of each of its models if it alone labelled them.
+
+    Args:
+        tokens: calls, prompt and completion tokens by `role model`, as shards count them.
+    """
+
+    def per_thousand(counts: Sequence[float], of: float) -> dict[str, float]:
+        names = ("calls", "prompt_tokens", "completion_tokens")
+        return {name: round(1000 * n / of, 1) for name, n in zip(names, counts, strict=True)} if of else {}
+
+    total = [sum(counts[i] for counts in tokens.values()) for i in range(3)]
+    alone = {
+        key.partition(" ")[2]: per_thousand(counts, counts[0])
+        for key, counts in sorted(tokens.items())
+        if key.startswith("annotator ")
+    }
+    return {"committee": per_thousand(total, items), "alone": alone}
+
+
+# ---- people ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class People:
+    """One person's labels."""
+
+    who: str
+    labels: dict[str, str]
+    """As written, by the item's id."""
+    audit: frozenset[str]
+    """Ids that were drawn at random; empty where the file does not say."""
+    by_text: bool = False
+    """`labels` is by the items' texts."""
+
+    @classmethod
+    def read(cls, path: Path) -> People:
+        """A file with columns id and label, CSV or JSON lines: `for_humans.csv`, filled in; or text and label.
+
+        Raises:
+            GraError: no such file, other columns, or no label in it.
+        """
+        then = "fill in the column label of for_humans.csv"
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = [json.loads(line) for line in file] if path.suffix == ".jsonl" else list(csv.DictReader(file))
+        except OSError as e:
+            raise GraError(f"{path}: {e.strerror}", then) from None
+        except (ValueError, csv.Error) as e:
+            raise GraError(f"{path}: not CSV or JSON lines in UTF-8 ({e})", then) from None
+        if any(not isinstance(r, dict) or not {"id", "text"} & r.keys() or "label" not in r for r in rows):
+            raise GraError(f"{path}: no columns id and label", then)
+        written = {str(r.get("id", r.get("text"))): r["label"] for r in rows if r["label"] not in ("", None)}
+        by_text = bool(rows) and "id" not in rows[0]
+        if not written:
+            raise GraError(f"{path}: nobody has given a label", then)
+        texts = {i: v if isinstance(v, str) else json.dumps(v) for i, v in written.items()}
+        audit = frozenset(str(r["id"]) for r in rows if r.get("why") == "audit" and "id" in r)
+        return cls(path.stem, texts, audit, by_text)
+
+    def of_texts(self, texts: Sequence[str], ids: Sequence[str]) -> People:
+        """The same by the items' ids, where it is by their texts."""
+        if not self.by_text:
+            return self
+        return replace(self, labels={i: self.labels[t] for i, t in zip(ids, texts, strict=True) if t in self.labels})
+
+    def codes(self, ids: Sequence[str], labels: Labels) -> np.ndarray:
+        """The labels of some items, as `Collected` has them: int64 [n], -1 for none.
+
+        Raises:
+            GraError: a label that there is not.
+        """
+        out = np.full(len(ids), gold.UNKNOWN, np.int64)
+        for i, id_ in enumerate(ids):
+            if written := self.labels.get(id_):
+                try:
+                    out[i] = code_of(as_text(label_written(written, labels, "")), labels)
+                except Unparsable:
+                    options = ", ".join(map(str, _names(labels)))
+                    raise GraError(f"{self.who}: {written[:60]!r} of item {id_}: no such label", options) from None
+        return out
+
+
+def with_people(ids: Sequence[str], found: Collected, final: Final, people: Sequence[People]) -> dict[str, Any]:
+    """The committee and its members beside people: figures with intervals.
+
+    What was drawn at random tells of all items: where the files say what was, figures are of that alone.
+
+    Args:
+        ids: of the items, in the order of `found`.
+
+    Raises:
+        GraError: nobody has labelled an item of this run, or labels that there are not; spans.
+    """
+    if found.labels.kind is Kind.spans:
+        refuse_spans()
+    said = np.stack([p.codes(ids, found.labels) for p in people])
+    audit = frozenset().union(*(p.audit for p in people))
+    if audit:
+        said[:, [i not in audit for i in ids]] = gold.UNKNOWN
+    if not (said >= 0).any():
+        raise GraError("no label of an item of this run", "give the files that were made from its for_humans.csv")
+    return {"people": [p.who for p in people], "at_random": bool(audit)} | beside(said, found, final)
+
+
+def refuse_spans() -> NoReturn:
+    """People's spans are not read.
+
+    Raises:
+        GraError: always.
+    """
+    raise GraError("people's spans cannot be compared yet", "compare quotes in labels.parquet")
+
+
+def beside(said: np.ndarray, found: Collected, final: Final) -> dict[str, Any]:
+    """Figures beside some labels. Those of several people: what most of them say; where none has most, the item is left
+    out.
+
+    Args:
+        said: int64 [persons, n], as `Collected.label`; -1 for none.
+    """
+    rows = np.flatnonzero((said >= 0).any(axis=0))
+    said = said[:, rows]
+    return {
+        "items": len(rows),
+        "labels": {
+            name: _beside(
+                of(said), of(final.code[rows]), of(found.said[rows]), final.confidence[rows], found.members, k
+            )
+            for name, k, of in _asked(found.labels)
+        },
+    }
+
+
+def plain(value: Any) -> Any:
+    """Figures as plain JSON."""
+    if isinstance(value, (gold.Estimate, gold.Alternative)):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _asked(labels: Labels) -> Iterator[tuple[str, int, Callable[[np.ndarray], np.ndarray]]]:
+    """What figures are of: each label of multi, no and yes, else all labels; name, number, and how codes say it."""
+    if labels.kind is not Kind.multi:
+        yield "", len(labels.categories), lambda codes: codes
+        return
+
+    def bit(label: int) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda codes: np.where(codes < 0, gold.UNKNOWN, (codes >> label) & 1)
+
+    for i, name in enumerate(labels.names):
+        yield name, 2, bit(i)
+
+
+def _beside(
+    people: np.ndarray, committee: np.ndarray, members: np.ndarray, confidence: np.ndarray, names: Sequence[str], k: int
+) -> dict[str, Any]:
+    """Figures of one label, or of the only one."""
+    truth = _together(people, k)
+    out: dict[str, Any] = {"committee": gold.figures(truth, committee, k)}
+    out["members"] = {name: gold.figures(truth, members[:, i], k) for i, name in enumerate(names)}
+    both = (truth >= 0) & (committee >= 0)
+    out["reliability"] = gold.reliability(confidence[both], (truth == committee)[both])
+    out["alternative"] = gold.alternative(people, committee, k) if len(people) > 1 else None
+    return out
+
+
+def _together(people: np.ndarray, k: int) -> np.ndarray:
+    """What most people say of each item; -1 for none."""
+    counts = np.stack([(people == label).sum(axis=0) for label in range(k)])
+    best = counts.max(axis=0)
+    alone = (counts == best).sum(axis=0) == 1
+    return np.where((best > 0) & alone, counts.argmax(axis=0), gold.UNKNOWN)
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The figures of `with_people`, for people."""
+    drawn = "drawn at random" if found["at_random"] else "not known to be drawn at random: they may be harder than most"
+    yield f"people        {', '.join(found['people'])}; {found['items']} items, {drawn}"
+    for name, part in found["labels"].items():
+        if name:
+            yield f"label         {name}"
+        rows = {"committee": part["committee"], **part["members"]}
+        wide = max(map(len, rows))
+        yield f"{'':{wide}}  {'items':>7}  {'accuracy':>24}  {'macro-F1':>24}  {'kappa':>24}"
+        for who, f in rows.items():
+            figures = "  ".join(f"{f[key]!s:>24}" for key in ("accuracy", "macro_f1", "kappa"))
+            yield f"{who:{wide}}  {f['decided']:>7}  {figures}"
+        for sure, right, n in part["reliability"]:
+            yield f"confidence    {sure:.2f} on average: {right:.2f} as people say, of {n} items"
+        if alternative := part["alternative"]:
+            yield (
+                f"among people  alpha {_two(alternative.people)}; with the committee in one's place"
+                f" {_two(alternative.replaced)}; loss {alternative.loss}"
+            )
+
+
+def _two(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,167 @@
+"""A whole run that labels, with the simulated engine: from records to a merged round."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gra_hpc import parquet
+from gra_hpc.config import presets
+from gra_hpc.errors import ConfigError, SeedError
+from gra_hpc.flows.annotate.examples import Pool, text_of
+from gra_hpc.flows.annotate.questions import Labels
+from gra_hpc.flows.annotate.settings import AnnotateConfig, Examples, Kind
+from gra_hpc.flows.own_templates import variables
+from gra_hpc.flows.registry import find
+from gra_hpc.flows.render import render
+from gra_hpc.launch.round_end import finish_round
+from gra_hpc.launch.tasks import ShardTask
+from gra_hpc.records import Record
+from gra_hpc.release.people import agreement
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.run import planning
+from gra_hpc.run.run import Run
+from gra_hpc.storage import read_json
+
+WORDS = ("engine.kind=simulated", "merge.semantic=false")
+
+
+def planned(tmp_path: Path, *words: str, records: int = 40, labels: str = "") -> Run:
+    rows = [{"instruction": f"Remark {i} of a customer.", "response": labels if i % 2 else ""} for i in range(records)]
+    seeds = tmp_path / "remarks.jsonl"
+    seeds.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return planning.make(tmp_path / "run", presets.compose("annotate", [f"seeds.path={seeds}", *WORDS, *words]))
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    shards = [run.round(1).shard(n) for n in range(2)]
+    tables = [shard.samples(read_json(shard.manifest)["attempt"]) for shard in shards]
+    names = ["id", "status", "stage", "reason", "text", "label", "confidence", "how", "annotations", "verdict", "gold"]
+    return [row for table in tables for row in parquet.read_table(table, names).to_pylist()]
+
+
+@pytest.mark.parametrize("kind", ["choice", "multi", "score", "pair"])
+def test_every_record_gets_a_label_or_is_undecided(kind: str, tmp_path: Path) -> None:
+    words = [f"annotate.kind={kind}", "annotate.aggregate=majority", "annotate.agree=0.7"]
+    words += ["annotate.labels={}"] if not Kind(kind).named else []
+    run = planned(tmp_path, *words)
+    for n in range(2):
+        ShardTask(str(run.path), 1, n)()
+    rows = rows_of(run)
+    assert len(rows) == 40
+    assert not [r for r in rows if r["status"] == "failed"]
+    assert all(len(r["annotations"]) == 3 for r in rows)
+    for row in rows:
+        assert (row["status"] == "accepted") == (row["label"] != "") == (row["how"] in ("agreed", "settled"))
+        assert (row["verdict"] is not None) == (row["how"] != "agreed")
+        if row["status"] == "rejected":
+            assert (row["stage"], row["reason"], row["how"]) == ("adjudication", "undecided", "undecided")
+    assert len(Counter(r["how"] for r in rows)) >= 2
+    manifest = read_json(run.round(1).shard(0).manifest)
+    assert manifest["ledger"]["accepted"] + sum(manifest["ledger"]["rejected"].values()) == 20
+
+
+def test_records_that_come_with_a_label_are_examples_and_gold(tmp_path: Path) -> None:
+    run = planned(tmp_path, "annotate.examples=random", "annotate.shots=3", labels="neutral")
+    for n in range(2):
+        ShardTask(str(run.path), 1, n)()
+    assert Counter(r["gold"] for r in rows_of(run)) == {'"neutral"': 20, "": 20}
+    (tmp_path / "wrong").mkdir()
+    wrong = planned(tmp_path / "wrong", labels="lukewarm")
+    with pytest.raises(SeedError, match=r"'lukewarm': no such label .*positive, negative, neutral"):
+        ShardTask(str(wrong.path), 1, 1)()
+
+
+def test_nearest_examples_are_like_the_item_and_never_itself() -> None:
+    """Planted: records are noisy copies of a few; a record's nearest examples are its siblings."""
+    rng = np.random.default_rng(0)
+    of = {f"r{i}": rng.normal(size=8) for i in range(10)}
+    records = [Record(f"{name}-{i}", f"{name} {i}", "ab"[n % 2]) for n, name in enumerate(of) for i in range(4)]
+
+    def embed(texts: list[str]) -> np.ndarray:
+        found = np.array([of[t.split()[0]] + rng.normal(0, 0.01, 8) for t in texts])
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    config = AnnotateConfig(labels={"a": "", "b": ""}, examples=Examples.nearest, shots=3)
+    pool = Pool.of(config, records, records, embed)  # type: ignore[arg-type]
+    labels = Labels.of(config)
+    for record in records:
+        shown = pool.examples(record, labels, None)  # type: ignore[arg-type]
+        assert {e.text.split()[0] for e in shown} == {record.instruction.split()[0]}
+        assert text_of(record) not in [e.text for e in shown]
+        assert all(json.loads(e.answer) == {"label": record.response} for e in shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["annotate.kind=score"], "annotate.labels"),
+        (["annotate.labels={}"], "annotate.labels"),
+        (["annotate.kind=spans"], "annotate.aggregate"),
+        (["annotate.aggregate=weighted"], "annotate.weights"),
+        (["annotate.weights={ada: 2}"], "annotate.weights"),
+        (["annotate.examples=nearest"], "merge.semantic"),
+        (["method.rounds=2"], "method.rounds"),
+        (["method.policy=performance"], "method.policy"),
+        (["method.flow=synthesize"], "annotate"),
+    ],
+)  # fmt: skip
+def test_settings_that_labels_have_no_use_for(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        presets.compose("annotate", [*WORDS, *words])
+
+
+def test_templates_can_be_rendered_and_say_what_is_asked() -> None:
+    flow = find("annotate")
+    for question in flow.questions:
+        given = flow.trial(question.step)
+        text = (flow.prompts / f"{question.step}.j2").read_text(encoding="utf-8")
+        assert variables(text) <= given.keys()
+        messages = render(question.step, given, question.prompts)
+        assert messages[-1]["role"] == "user"
+        assert "The tea was cold." in messages[-1]["content"]
+        assert '"praise": the writer is pleased' in messages[0]["content"]
+
+
+def test_a_run_ends_in_a_release_that_people_can_be_laid_beside(tmp_path: Path) -> None:
+    run = planned(tmp_path, "annotate.audit=10", "annotate.for_humans=5", labels="neutral")
+    for n in range(2):
+        ShardTask(str(run.path), 1, n)()
+    finish_round(run, 1)
+    rows = rows_of(run)
+    ledger = read_json(run.round(1).manifest)["ledger"]
+    assert ledger["planned"] == len(rows) == 40
+    assert ledger["accepted"] == sum(r["status"] == "accepted" for r in rows)
+    assert verify(run.release) == []
+    labels = parquet.read_table(
+        run.release / "labels.parquet", ["id", "label", "how", "annotators", "gold"]
+    ).to_pylist()
+    assert [r["id"] for r in labels] == [r["id"] for r in rows]
+    assert all((r["label"] is None) == (r["how"] == "undecided") for r in labels)
+    facts = read_json(run.release / "manifest.json")["added"]["facts"]
+    assert facts["how"]["agreed"] == sum(r["how"] == "agreed" for r in labels)
+    assert facts["cost"]["committee"]["calls"] >= 3000
+    assert facts["gold"]["items"] == 20
+    card = (run.release / "README.md").read_text(encoding="utf-8")
+    assert "Krippendorff's alpha" in card
+    assert "Beside the labels that came with the records" in card
+    people = []
+    for person in ("pat", "quin"):
+        lines = (run.release / "for_humans.csv").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 16
+        filled = [
+            lines[0],
+            *(line.removesuffix(",") + f"{('positive', 'negative')[i % 2]}," for i, line in enumerate(lines[1:])),
+        ]
+        people.append(tmp_path / f"{person}.csv")
+        people[-1].write_text(
+            "\n".join(line.replace(",,", ",", 1) if i else line for i, line in enumerate(filled)), encoding="utf-8"
+        )
+    said = "\n".join(agreement(run.release, people))
+    assert "pat, quin; 10 items, drawn at random" in said
+    assert "with the committee in one's place" in said
