@@ -83,7 +83,7 @@ class Asker:
     answered: Callable[[str, Call, bool], None]
     """Told of every call: role, call, and whether an engine was asked (or a journal)."""
     special: re.Pattern[str] = special_tokens.COMMON
-    """Finds a special token of the pool's models: an answer becomes part of their prompts."""
+    """Finds a special token of the committee's models: an answer becomes part of their prompts."""
     thinking: Mapping[str, Thinking | None] = field(default_factory=dict)
     """How each model thinks, by model name."""
     own: Own = ()

@@ -152,7 +152,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def pattern(models: Iterable[Iterable[str] | None]) -> re.Pattern[str]:
-    """What finds a special token of any model of a pool in a text, the longest one at a place.
+    """What finds a special token of any model of a committee in a text, the longest one at a place.
 
     Args:
         models: special tokens by model; none for one whose files do not name them.

@@ -107,10 +107,10 @@ def plan_placement(
     *,
     constants: Constants | None = None,
 ) -> Placement:
-    """Where every model of the pool runs on the node: the placement with the highest committee throughput.
+    """Where every model of the committee runs on the node: the placement with the highest committee throughput.
 
     Args:
-        models: the pool, embedding models too; pinned tensor_parallel, replicas and kv_cache_gb are honoured.
+        models: the committee's, embedding models too; pinned tensor_parallel, replicas and kv_cache_gb are honoured.
         facts: by model (`facts.read_facts`).
         node: what a shard's node offers.
         load: work per sample by model (`workload.method_load`). A model that is missing has a usual member's load; one

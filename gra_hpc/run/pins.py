@@ -93,7 +93,7 @@ class ModelPin:
 
 
 def pin_models(config: RunConfig, say: Say = lambda _: None) -> dict[str, ModelPin]:
-    """Find every model of the pool; its identity becomes part of the fingerprint.
+    """Find every model of the committee; its identity becomes part of the fingerprint.
 
     Args:
         say: told what is read for long.
@@ -134,7 +134,7 @@ def _refuse_endless_thoughts(name: str, config: RunConfig) -> None:
 
 
 def special_pattern(pins: Mapping[str, ModelPin]) -> re.Pattern[str]:
-    """What finds a special token of any model of the pool in a text."""
+    """What finds a special token of any model of the committee in a text."""
     return special_tokens.pattern(pin.special_tokens for pin in pins.values())
 
 

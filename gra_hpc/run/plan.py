@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def thinks(self) -> bool:
-        """Whether any model of the pool thinks: then the calls' tables have a column for it."""
+        """Whether any model of the committee thinks: then the calls' tables have a column for it."""
         return bool(self.thinking_models)
 
     @property

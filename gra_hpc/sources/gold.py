@@ -53,7 +53,7 @@ def read(path: str, domains: Sequence[str], max_chars: int, special: re.Pattern[
     Args:
         domains: the method's.
         max_chars: longest text.
-        special: finds a special token of the pool's models, which could end a prompt early.
+        special: finds a special token of the committee's models, which could end a prompt early.
 
     Raises:
         ConfigError: no such file, another one, or a record that cannot be used, by its line.

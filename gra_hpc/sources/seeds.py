@@ -27,7 +27,7 @@ A record is rejected, with its line and the reason, when it is
     unknown_turn, not_text           a turn of a role that no dialect has; images, sound, files
     other_prompt, ends_with_call     an answer that begins with another prompt; no text at the end, but a tool's call
     oversized                        instruction, response or context longer than `seeds.max_chars`
-    control_token                    a special token of a model of the pool as literal text: it could end a prompt early
+    control_token                    a special token of one of the committee's models, as text: it might end a prompt
     thoughts                         a response that is thoughts without an end, or has marks of thoughts within it
     duplicate                        the same text as an earlier record, by the merge's rule (`text.normal_form`)
 
@@ -131,8 +131,8 @@ def load(
         config: where it is, its field map, limits and rule for duplicates.
         domains: the names that `Record.domain` may have.
         scratch: `site.scratch`: a Hub dataset that was staged there is read without the network.
-        special: gives what finds a special token of the pool's models (`special_tokens.pattern`). Asked once there is a
-            record: of seeds that are not there it is told before of models that are not.
+        special: gives what finds a special token of the committee's models (`special_tokens.pattern`). Asked once there
+            is a record: of seeds that are not there it is told before of models that are not.
         say: told how far it is, now and then, where it takes long.
 
     Returns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gra_hpc.config.settings import EngineKind, RunConfig
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WIDTHS = (1, 4, 16, 64, 256, 1024)
 """Numbers of workers to tell the wall time for."""
+LOST = 0.25
+"""Share of starts and tails in what is paid from which fewer workers are spoken of."""
 TAIL = 0.8
 """Of the time that a window of samples takes on a full node: what a worker loses a round while its window fills, and
 empties at the round's end (between shards it stays full). Simulated: `tools/simulated/simulate_cluster.py`."""
@@ -86,6 +88,22 @@ class Estimate:
         """Seconds of the rounds with so many workers."""
         waves = math.ceil(self.shards / width)
         return self.rounds * waves * self.shard_s + self.tails_s(width) + self.jobs(width) * self.start_s
+
+
+def cheaper(e: Estimate) -> Estimate | None:
+    """The same with fewer workers, where more than a quarter of what is paid is no work; none: it is less, or there is
+    one worker."""
+
+    def wasted(of: Estimate) -> float:
+        paid = of.paid_s
+        return 1 - paid["work"] / sum(paid.values())
+
+    if wasted(e) <= LOST:
+        return None
+    fewer = e
+    while fewer.workers > 1 and wasted(fewer) > LOST / 2:
+        fewer = replace(fewer, workers=-(-fewer.workers // 2))
+    return fewer if fewer.workers < e.workers else None
 
 
 def estimate(
@@ -175,6 +193,12 @@ def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
         f"             {counted(e.workers, 'worker')}{f' ({e.why})' if e.why else ''}, each after a start of"
         f" {duration(e.start_s)}; a shard: {e.candidates / e.shards:,.0f} candidates, {duration(e.shard_s)}"
     )
+    if fewer := cheaper(e):
+        instead = sum(fewer.paid_s.values()) / fewer.rounds / 3600 * (e.gpus or 1)
+        yield (
+            f"             launch.workers={fewer.workers}: {instead:,.3g} {name} in place of {hours:,.3g}, and"
+            f" {duration(fewer.wall_s(fewer.workers))} in place of {duration(e.wall_s(e.workers))}"
+        )
     if elsewhere:
         yield f"             (what {', '.join(elsewhere)} take, hosted elsewhere, is not in it)"
     if e.limit_s:

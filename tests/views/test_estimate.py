@@ -20,7 +20,7 @@ from gra_hpc.run import disk_space
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan
 from gra_hpc.site.calibrate import _method, plan_small, save
-from gra_hpc.views.estimate import Estimate, estimate, lines
+from gra_hpc.views.estimate import Estimate, cheaper, estimate, lines
 
 HOUR = 3600.0
 
@@ -36,6 +36,17 @@ def test_engines_start_once_a_worker_and_not_once_a_shard() -> None:
     assert e.shard_s == 1000 and e.jobs(5) == 1
     assert e.paid_s == {"work": 10_000, "starts": 5 * 100, "tails": 0}
     assert [e.wall_s(w) for w in (1, 4, 10)] == [10_100, 3100, 1100]
+
+
+def test_fewer_workers_are_named_with_what_they_save() -> None:
+    """Where much of what is paid is starts; what they take longer is said too."""
+    assert cheaper(round_of()) is None and cheaper(round_of(start_s=9000.0, workers=1)) is None
+    fewer = cheaper(round_of(start_s=700.0))
+    assert fewer is not None and fewer.workers == 2
+    config = presets.compose("demo", ["site.executor=slurm"])
+    text = "\n".join(lines(round_of(start_s=700.0), config))
+    assert "launch.workers=2: 12.7 GPU-hours in place of 15, and 1 h 35 min in place of 45 min" in text
+    assert "launch.workers" not in "\n".join(lines(round_of(), config))
 
 
 def test_rounds_that_the_same_workers_do_share_a_start() -> None:

@@ -90,3 +90,10 @@ def test_the_plan_shows_them(run: Run) -> None:
     config.committee = dict(list(config.committee.items())[:2])
     text = "\n".join(preview(Run(run.path, run.plan, lambda: config), None))
     assert "note         one Reviewer a sample" in text
+
+
+def test_what_lies_beyond_a_target_is_said_beforehand(tmp_path: Path, tiny_llama: Path) -> None:
+    lines = list(preview(make_run(tmp_path / "run", 4, ["launch.shards=2", "method.target_accepted=40"]), None))
+    (line,) = (x for x in lines if x.startswith("target"))
+    assert line.startswith("target       40 rows a round, at an acceptance of 30%; 27% more candidates are planned")
+    assert "surplus" in line

@@ -18,7 +18,7 @@ AVOID = {"self_review": SelfReview.avoid}
         ("aabcd", {}, "seats of one model judge each other: a (method.self_review=avoid keeps them from it)"),
         ("aabcd", AVOID, "avoided"),
         ("aaabc", AVOID, "avoided; fewer Reviewers: 2 instead of 3 for a"),
-        ("aaa", AVOID, "cannot be avoided: a judges its own writing (no other model is in the pool)"),
+        ("aaa", AVOID, "cannot be avoided: a judges its own writing (no other model has a seat)"),
         ("aaa", {}, ""),
         ("ab", AVOID | {"policy": Policy.single}, "cannot be avoided: a judges its own writing (policy single)"),
         ("aba", AVOID | {"policy": Policy.fixed, "fixed": FixedRolesConfig("m0", ["m1"], "m2")},

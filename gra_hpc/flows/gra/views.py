@@ -31,7 +31,7 @@ def _self_review(config: RunConfig) -> Iterator[str]:
     own, drawn = ", ".join(judges_itself(models, m)), m.policy.drawn
     if m.self_review is SelfReview.avoid:
         if own:
-            why = "no other model is in the pool" if drawn else f"policy {m.policy.value}"
+            why = "no other model has a seat" if drawn else f"policy {m.policy.value}"
             yield f"self-review  cannot be avoided: {own} judges its own writing ({why})"
             return
         few = {models[g]: len(judges_of(g, [n for n in models if n != g], models)) for g in models}
