@@ -5,15 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import pyarrow.compute as pc
+
 from gra_hpc.config.settings import Policy
 from gra_hpc.errors import GraError
 from gra_hpc.flows.gra import gold
 from gra_hpc.flows.gra.standing import Standing, added
+from gra_hpc.parquet import read_batches
+from gra_hpc.records import ACCEPTED
 from gra_hpc.run.gold import Counted, GoldQuestions
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
+
+_Z = 1.959964
+"""Of a 95% interval."""
 
 
 def standings(run: Run) -> dict[int, Standing]:
@@ -52,7 +60,39 @@ def lines(run: Run) -> Iterator[str]:
         for member in run.config.committee:
             share = f"{generated[member]:.0%}" if member in generated else "–"
             yield f"  {member:16}  {_rate(made.get(member)):>14}  {share:>9}  {_rate(judged.get(member)):>14}"
+        if line := _worth(run, number, standing):
+            yield line
         yield from warnings(standing)
+
+
+def _worth(run: Run, number: int, standing: Standing) -> str:
+    """The share of a round's candidates that was accepted, beside what it would have been with Generators drawn evenly:
+    each candidate weighs as much more as its Generator was drawn less often than evenly (Hajek's estimate). Empty: no
+    shard is published."""
+    accepted, weights = [np.zeros(0, bool)], [np.zeros(0)]
+    members = list(run.config.committee)
+    even = 1 / len(members)
+    for shard in (run.round(number).shard(s) for s in range(run.plan.shards)):
+        if not is_published(shard):
+            continue
+        table = ShardManifest.load(shard).samples_table(shard)
+        for batch in read_batches(table, ("status", "domain", "generator"), 1 << 16):
+            shares = [
+                standing.shares["generator"].get(domain, {}).get(writer, even)
+                for domain, writer in zip(batch["domain"].to_pylist(), batch["generator"].to_pylist(), strict=True)
+            ]
+            weights.append(even / np.maximum(shares, 1e-9))
+            accepted.append(pc.equal(batch["status"], ACCEPTED).to_numpy(zero_copy_only=False))
+    good, weight = np.concatenate(accepted), np.concatenate(weights)
+    if not len(good):
+        return ""
+    value = float((weight * good).sum() / weight.sum())
+    error = float(np.sqrt((weight**2 * (good - value) ** 2).sum()) / weight.sum())
+    low, high = max(0.0, value - _Z * error), min(1.0, value + _Z * error)
+    return (
+        f"  accepted {good.mean():.0%} of {len(good):,}; with Generators drawn evenly about {value:.0%}"
+        f" ({low:.0%} to {high:.0%})"
+    )
 
 
 def _by_gold(run: Run) -> Iterator[str]:

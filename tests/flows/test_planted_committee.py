@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def test_after_three_rounds_the_share_is_the_oracles(tmp_path: Path) -> None:
     assert share[0] < 0.5 and share[3] > 0.95 * oracle, share
     standing = roles.standings(run)[4]
     assert all(standing.shares["generator"][d][m] > 0.85 for d, m in BEST.items())
+    said = [line for line in roles.lines(run) if "drawn evenly" in line]
+    found = re.search(r"accepted (\d+)% of 600; .* about \d+% \((\d+)% to (\d+)%\)", said[-1])
+    assert found and len(said) == 3
+    seen, low, high = (int(n) / 100 for n in found.groups())
+    assert seen == pytest.approx(share[3], abs=0.006) and low <= (GOOD + 4 * BAD) / 5 <= high < seen
 
 
 @pytest.mark.parametrize("with_gold", [False, True])
