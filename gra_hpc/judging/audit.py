@@ -29,7 +29,7 @@ from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.template_files import template_files
 from gra_hpc.run.run import Run
 from gra_hpc.storage import write_atomic
-from gra_hpc.terminal import printable
+from gra_hpc.terminal import counted, printable
 
 FORMAT = 1
 NAME = "audit.html"
@@ -138,7 +138,7 @@ def write(run: Run, size: int, seed: int, to: Path | None) -> Iterator[str]:
     file = to or run.path / NAME
     write_atomic(file, page(run, drawn).encode())
     counts = drawn.population
-    yield f"{file}: {len(drawn.ids)} samples of {counts[True]} accepted and {counts[False]} rejected ones"
+    yield f"{file}: {counted(len(drawn.ids), 'sample')} of {counts[True]} accepted and {counts[False]} rejected ones"
     yield "open it in a browser: it needs no network; keys: k keep, r reject, u unsure, e export"
     yield f"then: gra audit {run.path} --read FILE"
 

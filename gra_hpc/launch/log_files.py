@@ -8,12 +8,14 @@ RUN/logs/ATTEMPT/*.log              the engines of one worker, one file per star
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from gra_hpc.errors import StorageError
 from gra_hpc.launch.submissions import load_all
+from gra_hpc.log_tail import LINES, tail
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import RunDir, ShardDir
 from gra_hpc.storage import read_json
@@ -22,6 +24,8 @@ PLAIN = "sbatch"
 """Directory of the logs of plain sbatch jobs."""
 BESIDE = "beside"
 """Directory of the logs of merges that were made beside a worker's engines."""
+LOCAL_LOGS = 50
+"""So many of the newest logs of local jobs are looked through for a merge."""
 _NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 """A job or an attempt, as files name it: one name, which leads to no other directory."""
 
@@ -77,7 +81,18 @@ class Finder:
         plain = self.run.logs / PLAIN
         both = [*files, *plain.glob(f"merge-{round_}-*.out"), *plain.glob("merge-current-*.out")]
         both += (self.run.logs / BESIDE).glob(f"merge-{round_}-*.log")
-        return Logs((max(reversed(both), key=_begun),) if both else (), ())
+        if not both:
+            return Logs(self._local_merge(round_), ())
+        return Logs((max(reversed(both), key=_begun),), ())
+
+    def _local_merge(self, round_: int) -> tuple[Path, ...]:
+        """The log of the last local job that speaks of a round's merge; such jobs are not recorded as Slurm's are."""
+        logs = sorted((self.run.logs / "local").glob("*_0_log.err"), key=_begun_here, reverse=True)
+        for log in logs[:LOCAL_LOGS]:
+            with contextlib.suppress(OSError):
+                if any("gra_hpc.merge" in line and f" round {round_}: " in line for line in tail(log, LINES)):
+                    return (log,)
+        return ()
 
     def _engines(self, attempt: str) -> tuple[Path, ...]:
         directory = self.run.logs / attempt
@@ -98,12 +113,15 @@ class Finder:
 
 def _begun(log: Path) -> tuple[float, float]:
     """Orders logs of merges: by their jobs; those beside a local worker's engines, all of one machine, by its clock."""
-    if "-local-" not in log.name:
-        return job_number(log), 0.0
+    return (float("inf"), _begun_here(log)) if "-local-" in log.name else (job_number(log), 0.0)
+
+
+def _begun_here(log: Path) -> float:
+    """Orders logs of one machine, by its clock; a file that is gone was before all."""
     try:
-        return float("inf"), log.stat().st_mtime
+        return log.stat().st_mtime
     except OSError:
-        return float("inf"), 0.0
+        return 0.0
 
 
 def job_number(log: Path) -> float:

@@ -14,7 +14,7 @@ from gra_hpc.launch.tasks import start_job
 from gra_hpc.run.run import Run
 from gra_hpc.workers import die_with_parent, leave_signals_to_parent
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("gra_hpc.launch.merge_process")  # its own name is "__main__", of which no log is kept
 
 
 def main(path: str, number: str, parent: str) -> None:

@@ -142,7 +142,11 @@ def pin_embed(config: RunConfig, say: Say = lambda _: None) -> ModelPin | None:
     """Find the sentence embedding model, if the merge will need one."""
     if not (config.merge.semantic and config.merge.embed_model):
         return None
-    directory = model_directory(config.merge.embed_model, "", config.site.scratch)
+    try:
+        directory = model_directory(config.merge.embed_model, "", config.site.scratch)
+    except EngineError as e:
+        then = e.then.replace("models.NAME.path", "merge.embed_model")
+        raise EngineError(f"merge.embed_model: {e.what}", f"{then}; without one: merge.semantic=false") from None
     return ModelPin.of(directory, ModelConfig(path=str(directory)), say, nested=True)
 
 

@@ -169,7 +169,7 @@ def _describing(config: RunConfig, rates: MethodRates, plan: Plan) -> RoleLoad |
 def lines(e: Estimate, config: RunConfig) -> Iterator[str]:
     """An estimate, for people."""
     if e.describing:
-        yield f"work         round 0 (describe): {_work(e.describing)}"
+        yield f"work         round 0 (describe): {' '.join(_work(e.describing).split())}"
     calls = sum(r.calls for r in e.roles.values())
     yield f"{'' if e.describing else 'work':12} a round: {_count(calls)} calls"
     for role, work in e.roles.items():

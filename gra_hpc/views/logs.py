@@ -49,9 +49,9 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
             yield f"{what}: {beat.phase}: {beat.message}"
     files = [*logs.job, *logs.engines]
     if not files:
-        raise GraError(
-            f"{what}: no log in {run.logs}", f"it has not started yet, or was cleaned; gra status {run.path}"
-        )
+        done = merge and run.round(number).manifest.is_file()
+        why = "it was made by hand, or its log was cleaned" if done else "it has not started yet, or was cleaned"
+        raise GraError(f"{what}: no log in {run.logs}", f"{why}; gra status {run.path}")
     for file in files:
         yield f"==> {file}" if lines else str(file)
         if lines:

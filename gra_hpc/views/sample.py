@@ -25,7 +25,7 @@ from gra_hpc.records import (
     REJECTED,
     THOUGHTS,
 )
-from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.terminal import columns
 from gra_hpc.terminal import shown as shown_path
@@ -71,6 +71,7 @@ def find_sample(
         best = next(iter(found.values()))
     if best is None:
         what = f"sample {wanted}" if wanted else f"{status} sample"
+        what += f" of {round_name(round_)}" if round_ is not None else ""
         raise GraError(f"{run.path}: no published {what}", f"gra status {run.path}")
     return best[0], *_tables(best[1])
 

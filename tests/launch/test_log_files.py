@@ -76,3 +76,12 @@ def test_a_merge_beside_engines_has_its_log(tmp_path: Path) -> None:
     for at in (5.0, 7.0):
         local = log(run, f"beside/merge-1-local-{at:.0f}.log", at)
     assert Finder(run).merge(1).main == local
+
+
+def test_a_merge_of_the_local_executor_is_found_by_what_its_log_says(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert Finder(run).merge(1).main is None
+    for number, said in ((7, "gra_hpc.merge.round: round 1: write: 0.5 s"), (8, "gra_hpc.run.worker: round 1 shard 0")):
+        log(run, f"local/{number}_0_log.err", number).write_text(f"03:59:29 INFO {said}\n")
+    assert Finder(run).merge(1).main == run.logs / "local/7_0_log.err"
+    assert Finder(run).merge(2).main is None

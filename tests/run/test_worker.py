@@ -17,8 +17,10 @@ from gra_hpc.engines.simulated import SimulatedEngine
 from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.launch.legs import legs_of
+from gra_hpc.launch.log_files import Finder
 from gra_hpc.launch.round_end import finish_round, merge_beside
 from gra_hpc.launch.tasks import MergeTask
+from gra_hpc.log_tail import tail
 from gra_hpc.owner import Owner
 from gra_hpc.run import attempts, worker
 from gra_hpc.run.attempts import Heartbeat, attempt_names
@@ -179,6 +181,8 @@ def test_a_worker_merges_small_rounds_and_goes_on_with_warm_engines(
     """One round is merged in a process beside the engines; the last, and the release, are whoever ends the run's."""
     starts = opened()
     outcome = worker.work(two, 1, last=2, merge=merge_beside)
+    (log,) = Finder(two).merge(1).job
+    assert "round 1: " in tail(log, 1)[0] and "accepted samples kept" in tail(log, 1)[0], "it has a log of its own"
     assert outcome == worker.Outcome(End.published, 2 * SHARDS, 2)
     assert len(starts) == 1
     assert two.round(1).manifest.is_file() and not two.round(2).manifest.exists()
