@@ -143,7 +143,8 @@ def completion(request: Request, data: bytes, seconds: float) -> Answer:
     if finish in ("stop", "length"):
         text, thoughts, finish = told_apart(request, text, thoughts, finish)
         if request.choices:
-            text = written(text.strip(), scores(_listed(choice), request.choices))
+            thinks = bool(request.thinking and request.thinking.on)  # its first tokens are thoughts
+            text = written(text.strip(), scores([] if thinks else _listed(choice), request.choices))
         return Answer(text, finish, *tokens, seconds, thoughts)
     raise EngineTrouble(f"answer broken off: finish_reason={finish}")
 

@@ -6,17 +6,9 @@ confidence in an item is the difference between its two largest label log-probab
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-
-
-def confidence(scores: Mapping[str, float]) -> float:
-    """How sure an answer is: the largest log-probability less the second largest; 0 for fewer than two labels."""
-    if len(scores) < 2:
-        return 0.0
-    first, second, *_ = sorted(scores.values(), reverse=True)
-    return first - second
 
 
 def share_kept(seen: int, link: int, links: int) -> int:

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra_hpc.labels.chain import confidence, quantile_route, rank_ensemble, share_kept, threshold
+from gra_hpc.labels.chain import quantile_route, rank_ensemble, share_kept, threshold
+from gra_hpc.labels.margins import confidence
 
 N = np.nan
 SEEN = [

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gra_hpc.conversation import shown
 from gra_hpc.errors import SeedError
 from gra_hpc.flows.annotate.label import Example
-from gra_hpc.flows.annotate.questions import Label, Labels, answer_of, label_written
+from gra_hpc.flows.annotate.questions import Label, Labels, answer_of, codes, label_written
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Examples, Kind
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.units import Embed
@@ -95,4 +95,5 @@ class Pool:
 def _example(record: Record, labels: Labels) -> Example:
     text, label = text_of(record), gold_of(record, labels)
     assert label is not None, "labelled records have labels"
-    return Example(text, answer_of(label, labels, text))
+    letter = codes(labels)[labels.categories.index(label)] if isinstance(label, (str, int)) else ""
+    return Example(text, answer_of(label, labels, text), letter)

@@ -11,9 +11,9 @@ from gra_hpc.config.settings import Policy, RunConfig, Settle
 from gra_hpc.flows.annotate import questions as q
 from gra_hpc.flows.annotate.draw import draw_seats, seat_shares
 from gra_hpc.flows.annotate.examples import Pool, gold_of, text_of
-from gra_hpc.flows.annotate.label import UNDECIDED, Example, Item, Seat, label
+from gra_hpc.flows.annotate.label import UNDECIDED, Example, Item, Seat, chained, label
 from gra_hpc.flows.annotate.records import Labelled, as_text
-from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Examples, Kind
+from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Examples, Kind, Route
 from gra_hpc.flows.annotate.views import VIEWS, before
 from gra_hpc.flows.ask import Unanswered
 from gra_hpc.flows.expected import Asked, Rates, StepSize
@@ -47,7 +47,9 @@ def draw(of: Draw) -> Drawn:
 
     def drawn(id_: str, anchor: Record, index: int, rng: random.Random) -> Unit:
         seats, adjudicator = draw_seats(members, config.annotators, of.config.method, rng)
-        roles = {"annotator": tuple(s.member for s in seats), "adjudicator": (adjudicator,)}
+        if config.route is Route.chain:
+            seats, adjudicator = [Seat(name) for name in config.chain], ""
+        roles = {"annotator": tuple(s.member for s in seats), "adjudicator": (adjudicator,) if adjudicator else ()}
         gold = gold_of(anchor, labels)
         result = Labelled(
             text_of(anchor),
@@ -66,7 +68,10 @@ async def run(context: Context, unit: Unit) -> None:
     made: Any = unit.sample
     item = Item(made.result.text, made.result.second, unit.shown)
     try:
-        await label(item, unit.seats, unit.adjudicator, context.ask, context.settings, context.method.settle)
+        if context.settings.route is Route.chain:
+            await chained(item, unit.seats, context.ask, context.settings)
+        else:
+            await label(item, unit.seats, unit.adjudicator, context.ask, context.settings, context.method.settle)
     except Unanswered as e:
         item.label, item.how = None, ""
         made.status, made.stage, made.reason, made.raw = FAILED, e.stage, e.reason, e.raw
@@ -107,6 +112,7 @@ def check(c: RunConfig, need: Need) -> None:
     for member, weight in a.weights.items():
         need(member in c.committee, "annotate.weights", member, f"a member: {', '.join(c.committee)}")
         need(0 < weight <= 1000, f"annotate.weights.{member}", weight, "above 0, at most 1,000")
+    _check_chain(c, a, need)
     weighted = a.aggregate is Aggregate.weighted
     need(bool(a.weights) == weighted, "annotate.weights", a.weights, "given with aggregate=weighted, and only then")
     need(
@@ -117,8 +123,28 @@ def check(c: RunConfig, need: Need) -> None:
     need(m.target_accepted == 0, "method.target_accepted", m.target_accepted, "0 with method.flow=annotate")
 
 
+def _check_chain(c: RunConfig, a: AnnotateConfig, need: Need) -> None:
+    """Of a chain, or that there is none."""
+    if a.route is Route.all:
+        need(not a.chain and not a.margins, "annotate.chain", a.chain, "none, and no margins, with route=all")
+        return
+    need(a.kind in (Kind.choice, Kind.score), "annotate.kind", a.kind.value, "choice or score with route=chain")
+    count = len(q.Labels.of(a).categories)
+    need(count <= 26, "annotate.labels", count, "26 at most with route=chain: each is a letter")
+    need(len(a.chain) > 1 and len(set(a.chain)) == len(a.chain), "annotate.chain", a.chain, "two members or more")
+    for member in a.chain:
+        need(member in c.committee, "annotate.chain", member, f"members: {', '.join(c.committee)}")
+    want = len(a.chain) - 1
+    need(
+        len(a.margins) == want, "annotate.margins", a.margins, f"{want}: one for each member of the chain but the last"
+    )
+    need(a.aggregate is Aggregate.majority, "annotate.aggregate", a.aggregate.value, "majority with route=chain")
+
+
 def expect(config: RunConfig, rates: Rates) -> list[Asked]:
     """Every annotator once; the Adjudicator where they disagree."""
+    if settings(config).route is Route.chain:
+        return [Asked("link", "annotator", 1.0)]
     out = [Asked("annotate", "annotator", 1.0)]
     if config.method.settle is Settle.adjudicator:
         out.append(Asked("settle", "adjudicator", rates.adjudicated))
@@ -126,7 +152,10 @@ def expect(config: RunConfig, rates: Rates) -> list[Asked]:
 
 
 def seats(config: RunConfig) -> dict[str, dict[str, float]]:
-    """Seats per item, by role and member."""
+    """Seats per item, by role and member; of a chain, as if each link handed on an even part."""
+    if settings(config).route is Route.chain:
+        chain = settings(config).chain
+        return {"annotator": {name: 1 - i / len(chain) for i, name in enumerate(chain)}}
     return seat_shares(list(config.committee) or list(config.models), settings(config).annotators, config.method)
 
 
@@ -135,17 +164,17 @@ ANNOTATE = Flow(
     about="labels for existing records, by several members, with what they disagree on settled or left to people",
     settings=AnnotateConfig,
     prompts=q.PROMPTS,
-    questions=(q.ANNOTATE, q.SETTLE),
+    questions=(q.ANNOTATE, q.SETTLE, q.LINK),
     stages=(Stage("annotation", "Labelled by an annotator or more"), Stage("adjudication", "Agreed, or settled")),
     draw=draw,
     run=run,
     result=Labelled,
-    uses=("labels/nearest.py", "labels/spans.py", "labels/votes.py"),
+    uses=("labels/margins.py", "labels/nearest.py", "labels/spans.py", "labels/votes.py"),
     trial=before.trial,
     check=check,
     expect=expect,
     seats=seats,
-    sizes={"annotate": StepSize(250, 50), "settle": StepSize(400, 55)},
+    sizes={"annotate": StepSize(250, 50), "settle": StepSize(400, 55), "link": StepSize(160, 2)},
     views=VIEWS,
 )
 

@@ -16,7 +16,7 @@ from gra_hpc.flows.ask import Ask, Unanswered
 
 UNDECIDED = "undecided"
 """The reason of an item that nobody can decide: an outcome as any other, listed for people."""
-AGREED, SETTLED = "agreed", "settled"
+AGREED, SETTLED, KEPT = "agreed", "settled", "kept"
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Example:
     text: str
     answer: str
     """As JSON, of the form that is asked for."""
+    letter: str = ""
+    """As a chain's member answers."""
     second: str = ""
 
 
@@ -55,7 +57,7 @@ class Item:
     confidence: float = 0.0
     """Share of the annotators' weight behind the label, 0 to 1; behind the largest, of an undecided item."""
     how: str = ""
-    """agreed, settled or undecided."""
+    """agreed, settled, kept (by a link of a chain) or undecided."""
 
 
 async def label(
@@ -82,6 +84,30 @@ async def label(
     verdict = await ask(q.SETTLE, adjudicator, "adjudicator", **variables, swapped=False, others=others)
     item.verdict = adjudicator, verdict
     item.label, item.how = (verdict.label, SETTLED) if verdict.sure else (None, UNDECIDED)
+
+
+async def chained(item: Item, seats: Sequence[Seat], ask: Ask, config: AnnotateConfig) -> None:
+    """Show an item to one member after another, until one is sure enough of its label, or is the last.
+
+    A member that cannot answer passes it on.
+
+    Raises:
+        Unanswered: none could; the last one's.
+    """
+    variables = q.wording(config) | {"text": item.text, "examples": item.examples}
+    failed: Unanswered | None = None
+    for number, seat in enumerate(seats, 1):
+        try:
+            said = await ask(q.LINK, seat.member, f"annotator-{number}", **variables)
+        except Unanswered as e:
+            failed = e
+            continue
+        item.annotations.append((seat.member, said))
+        item.label, item.confidence, item.how = said.label, said.share, KEPT
+        if number < len(seats) and (said.margin or 0.0) >= config.margins[number - 1]:
+            return
+    if not item.annotations and failed:
+        raise failed
 
 
 async def _annotations(

@@ -6,6 +6,8 @@ integer (score), names (multi), or labelled quotes that are located in the text 
 
 from __future__ import annotations
 
+import math
+import string
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +18,8 @@ import orjson
 from gra_hpc.flows import parsing
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Kind
 from gra_hpc.flows.ask import Question
+from gra_hpc.flows.choices import read
+from gra_hpc.labels.margins import confidence
 from gra_hpc.labels.spans import Span, Unlocatable, locate
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -40,6 +44,10 @@ class Said:
     reason: str = ""
     sure: bool = True
     """Of the Adjudicator: whether the label is to stand."""
+    margin: float | None = None
+    """Of a chain's member: by how much its label is likelier than the next one, in nats."""
+    share: float = 1.0
+    """Of a chain's member: how likely its label is among all labels."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,29 @@ def said(answer: str, labels: Labels, text: str, settles: bool = False, swapped:
     if not isinstance(sure, bool):
         raise parsing.Unparsable("sure is neither true nor false")
     return Said(label, " ".join(parsing.plain(value.get("reason", "")).split()), sure)
+
+
+def codes(labels: Labels) -> tuple[str, ...]:
+    """A letter for each label: labels' own names may share their first token."""
+    return tuple(string.ascii_uppercase[: len(labels.categories)])
+
+
+def chosen(answer: str, labels: Labels) -> Said:
+    """The likeliest label of an answer out of `codes`, and how sure it is.
+
+    A server that tells no probabilities, or a model that thinks first, is not sure at all of the label that it says.
+
+    Raises:
+        Unparsable: none of the letters.
+    """
+    letters = codes(labels)
+    found = read(answer, letters)
+    best = max(letters, key=lambda letter: found.scores[letter]) if found.scores else found.code
+    label = labels.categories[letters.index(best)]
+    if not found.scores:
+        return Said(label, margin=0.0)
+    shares = {letter: math.exp(score - found.scores[best]) for letter, score in found.scores.items()}
+    return Said(label, margin=confidence(found.scores), share=1 / math.fsum(shares.values()))
 
 
 def label_of(value: Any, labels: Labels, text: str) -> Label:
@@ -221,12 +252,16 @@ def wording(config: AnnotateConfig) -> dict[str, Any]:
         Kind.spans: '"spans": [{"label": "a label", "quote": "words of the text"}]',
         Kind.pair: f'"label": "{FIRST}"',
     }
+    lettered = [f"{c} ({means[str(c)]})" if means.get(str(c)) else str(c) for c in labels.categories]
     reason = '"reason": "why, in under 12 words", ' if config.reasons else ""
     return {
         "labels": labels,
         "kind": kind.value,
         "guide": config.guide.strip(),
         "task": "\n".join([heads[kind], *lines]),
+        "lettered": "\n".join(
+            f"{letter}: {name}" for letter, name in zip(string.ascii_uppercase, lettered, strict=False)
+        ),
         "form": f"Answer as JSON of this form: {{{reason}{forms[kind]}}}",
     }
 
@@ -244,5 +279,13 @@ SETTLE: Question[Said] = Question(
     "adjudication",
     lambda a, v: said(a, v["labels"], v["text"], settles=True, swapped=v["swapped"]),
     lambda v: schema(v["labels"], settles=True),
+    prompts=PROMPTS,
+)
+
+LINK: Question[Said] = Question(
+    "link",
+    "annotation",
+    lambda a, v: chosen(a, v["labels"]),
+    choices=lambda v: codes(v["labels"]),
     prompts=PROMPTS,
 )

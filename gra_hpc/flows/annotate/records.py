@@ -19,11 +19,13 @@ class Annotation:
     """The label as JSON: a name, an integer, names, or [start, end, label] in code points of the text."""
     reason: str
     sure: bool = True
+    margin: float | None = None
+    """Of a chain's member: how much likelier its label is than the next one, in nats."""
 
     @classmethod
     def of(cls, member: str, said: Said) -> Annotation:
         """As it is stored."""
-        return cls(member, as_text(said.label), said.reason, said.sure)
+        return cls(member, as_text(said.label), said.reason, said.sure, said.margin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,13 @@ class Aggregate(Enum):
     dawid_skene = "dawid_skene"
 
 
+class Route(Enum):
+    """Whom an item is shown to."""
+
+    all = "all"
+    chain = "chain"
+
+
 @dataclass
 class AnnotateConfig:
     """Labels for existing records."""
@@ -77,6 +84,17 @@ class AnnotateConfig:
     """Share of the annotators' weight that a label needs to stand; below, the item is settled by `method.settle`."""
     near: int = setting(1, ge=0, le=100)
     """kind=score: scores so far from the median agree with it."""
+    route: Route = Route.all
+    """all: to so many annotators at once; chain: to one member after another, cheap ones first, until one is sure
+    enough of its label (kind=choice or score; no reasons, no Adjudicator)."""
+    chain: list[str] = setting([])
+    """route=chain: the members, in their order."""
+    margins: list[float] = setting([], ge=0, le=1000)
+    """route=chain: how sure each member but the last has to be to keep an item: the difference between its two largest
+    log-probabilities of labels, in nats (2.2: one is nine times as likely as the other)."""
+    rank: bool = True
+    """route=chain: the label that is released is that of the member in whose ranking of all items that it saw the item
+    stands highest. Off: that of the member that kept it."""
     for_humans: int = setting(500, ge=0, le=Most.COUNT)
     """Least certain items that are listed for people."""
     audit: int = setting(100, ge=0, le=Most.COUNT)

@@ -16,7 +16,15 @@ from gra_hpc.flows.annotate.records import Labelled
 from gra_hpc.flows.annotate.settings import AnnotateConfig
 from gra_hpc.records import digest
 
-SAID = pa.struct([("member", pa.string()), ("said", pa.string()), ("reason", pa.string()), ("sure", pa.bool_())])
+SAID = pa.struct(
+    [
+        ("member", pa.string()),
+        ("said", pa.string()),
+        ("reason", pa.string()),
+        ("sure", pa.bool_()),
+        ("margin", pa.float64()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),

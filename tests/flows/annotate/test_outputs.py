@@ -133,7 +133,7 @@ def test_the_audit_is_random_and_the_uncertain_are_the_least_certain() -> None:
     worst = np.where(final.code < 0, final.confidence - 1, final.confidence)
     assert worst[rest].max() <= worst[others].min()
     turned = Collected(found.labels, found.members, *(a[::-1] for a in (
-        found.said, found.label, found.confidence, found.how, found.gold, found.keys)))  # fmt: skip
+        found.said, found.margin, found.label, found.confidence, found.how, found.gold, found.keys)))  # fmt: skip
     same = [len(found) - 1 - i for i in outputs.for_people(turned, turned.final(config), config, 7)]
     assert same == list(why)  # whatever the order of the shards
 

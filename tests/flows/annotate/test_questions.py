@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from gra_hpc.flows.annotate import questions as q
 from gra_hpc.flows.annotate.questions import Labels, Said, as_json, from_json, label_of, said, schema
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Kind
 from gra_hpc.flows.calls import Request, Sampling
+from gra_hpc.flows.choices import written
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.labels.spans import Span
 
@@ -90,3 +92,15 @@ def test_the_same_labels_have_the_same_schema_object() -> None:
     assert schema(these) is schema(replace(these))
     assert list(schema(these)["properties"]) == ["reason", "label"]  # thought of before it is said
     assert list(schema(these, settles=True)["properties"]) == ["reason", "label", "sure"]
+
+
+def test_a_letter_and_how_sure_it_is() -> None:
+    these = labels("choice")
+    assert q.codes(these) == ("A", "B", "C")
+    found = q.chosen(written("A", {"A": -2.0, "B": -0.5, "C": -4.0}), these)
+    assert (found.label, found.margin) == ("staff", 1.5)
+    assert found.share == pytest.approx(math.exp(-0.5) / (math.exp(-2) + math.exp(-0.5) + math.exp(-4)))
+    assert q.chosen(written("C", {}), these) == Said("price", margin=0.0)
+    assert q.chosen(written("B", {}), labels("score")).label == 2
+    with pytest.raises(Unparsable):
+        q.chosen(written("D", {}), these)

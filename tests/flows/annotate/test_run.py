@@ -125,7 +125,8 @@ def test_templates_can_be_rendered_and_say_what_is_asked() -> None:
         messages = render(question.step, given, question.prompts)
         assert messages[-1]["role"] == "user"
         assert "The tea was cold." in messages[-1]["content"]
-        assert '"praise": the writer is pleased' in messages[0]["content"]
+        said = "A: praise (the writer is pleased)" if question.choices else '"praise": the writer is pleased'
+        assert said in messages[0]["content"]
 
 
 def test_a_run_ends_in_a_release_that_people_can_be_laid_beside(tmp_path: Path) -> None:
@@ -165,3 +166,51 @@ def test_a_run_ends_in_a_release_that_people_can_be_laid_beside(tmp_path: Path) 
     said = "\n".join(agreement(run.release, people))
     assert "pat, quin; 10 items, drawn at random" in said
     assert "with the committee in one's place" in said
+
+
+CHAIN = (
+    "annotate.route=chain",
+    "annotate.chain=[ada, ben, cyd]",
+    "annotate.margins=[2, 1]",
+    "annotate.aggregate=majority",
+)
+
+
+@pytest.mark.parametrize("rank", ["true", "false"])
+def test_a_chain_keeps_what_each_link_is_sure_of(rank: str, tmp_path: Path) -> None:
+    run = planned(tmp_path, *CHAIN, f"annotate.rank={rank}", "annotate.examples=random", labels="neutral", records=80)
+    for n in range(2):
+        ShardTask(str(run.path), 1, n)()
+    finish_round(run, 1)
+    rows = rows_of(run)
+    assert {r["status"] for r in rows} == {"accepted"}
+    for row in rows:
+        margins = [a["margin"] for a in row["annotations"]]
+        assert [a["member"] for a in row["annotations"]] == ["ada", "ben", "cyd"][: len(margins)]
+        stopped = [margin >= bound for margin, bound in zip(margins, (2, 1), strict=False)]
+        assert stopped == [False] * (len(margins) - 1) + ([True] if len(margins) < 3 else [])
+        assert row["label"] == row["annotations"][-1]["said"]
+        assert 1 / 3 < row["confidence"] <= 1
+    links = read_json(run.release / "manifest.json")["added"]["facts"]["chain"]
+    assert [c["saw"] for c in links] == [80, links[0]["saw"] - links[0]["kept"], links[1]["saw"] - links[1]["kept"]]
+    assert sum(c["kept"] for c in links) == 80
+    released = parquet.read_table(run.release / "labels.parquet", ["label"])["label"].to_pylist()
+    changed = sum(json.dumps(new) != row["label"] for new, row in zip(released, rows, strict=True))
+    assert (changed > 0) == (rank == "true")
+    assert verify(run.release) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["annotate.chain=[ada, ada]"], "annotate.chain"),
+        (["annotate.chain=[ada, zoe, cyd]"], "annotate.chain"),
+        (["annotate.margins=[1]"], "annotate.margins"),
+        (["annotate.route=all"], "annotate.chain"),
+        (["annotate.aggregate=dawid_skene"], "annotate.aggregate"),
+        (["annotate.kind=multi"], "annotate.kind"),
+    ],
+)
+def test_chains_that_are_none(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        presets.compose("annotate", [*WORDS, *CHAIN, *words])

@@ -20,7 +20,7 @@ import pyarrow as pa
 from gra_hpc.errors import GraError
 from gra_hpc.flows.annotate.questions import Labels, label_written
 from gra_hpc.flows.annotate.records import as_text
-from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind
+from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
 from gra_hpc.flows.annotate.views.collected import HOW, Collected, Final, code_of
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.labels import gold
@@ -71,6 +71,8 @@ def facts(found: Collected, final: Final, config: AnnotateConfig) -> dict[str, A
         if seen.any():
             same = float((found.said[seen, i] == final.code[seen]).mean())
             members[name] = {"items": int(seen.sum()), "as_released": round(same, 4)}
+    if config.route is Route.chain:
+        out["chain"] = chain(found, final, config)
     if config.aggregate is Aggregate.dawid_skene and (found.said >= 0).any():
         accuracy = np.mean([model.accuracy() for model in found.models], axis=0)
         for i, name in enumerate(found.members):
@@ -78,6 +80,27 @@ def facts(found: Collected, final: Final, config: AnnotateConfig) -> dict[str, A
                 members[name]["accuracy_estimated"] = round(float(accuracy[i]), 4)
         out["dawid_skene"] = [{"steps": m.steps, "converged": m.converged} for m in found.models]
     return out | {"members": members}
+
+
+def chain(found: Collected, final: Final, config: AnnotateConfig) -> list[dict[str, Any]]:
+    """What each link of a chain saw and kept, and how often what it said of what it saw is released."""
+    columns, out = found.links(config), []
+    left = np.ones(len(found), bool)
+    for place, column in enumerate(columns):
+        saw = found.said[:, column] >= 0
+        later = np.isin(np.arange(len(found)), np.flatnonzero((found.said[:, columns[place + 1 :]] >= 0).any(axis=1)))
+        kept = saw & left & ~later
+        left &= ~kept
+        same = found.said[:, column] == final.code
+        out.append(
+            {
+                "member": found.members[column],
+                "saw": int(saw.sum()),
+                "kept": int(kept.sum()),
+                "released": int((saw & same).sum()),
+            }
+        )
+    return out
 
 
 def _names(labels: Labels) -> Sequence[str | int]:

@@ -8,7 +8,7 @@ from typing import Any
 from gra_hpc.config.settings import Policy, RunConfig, Settle
 from gra_hpc.flows.annotate import questions as q
 from gra_hpc.flows.annotate.label import Example
-from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind
+from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
 from gra_hpc.flows.registry import SeedCounts
 
 
@@ -30,6 +30,10 @@ def plan(config: RunConfig) -> Iterator[str]:
     a = _settings(config)
     labels = q.Labels.of(a).categories
     yield f"labels       {a.kind.value}: {', '.join(map(str, labels))}"
+    if a.route is Route.chain:
+        links = [f"{name} (margin {margin:g})" for name, margin in zip(a.chain, a.margins, strict=False)]
+        yield f"chain        {', then '.join([*links, a.chain[-1]])}"
+        return
     otherwise = "the Adjudicator" if config.method.settle is Settle.adjudicator else "people, where it is a tie"
     yield f"agreement    {a.aggregate.value} of {annotators(config)}; below {a.agree:g} it goes to {otherwise}"
 
@@ -37,6 +41,8 @@ def plan(config: RunConfig) -> Iterator[str]:
 def notes(config: RunConfig, seeds: SeedCounts) -> Iterator[str]:
     """What its owner may not mean."""
     a, count = _settings(config), annotators(config)
+    if a.route is Route.chain:
+        return
     models = {member.model for member in config.committee.values()}
     if count == 1:
         yield "one annotator an item: nothing is known of agreement, and every confidence is 1"
@@ -56,4 +62,4 @@ def trial(step: str) -> dict[str, Any]:
     variables = q.wording(config) | {"text": "The tea was cold.", "second": "The tea was hot.", "swapped": False}
     if step == q.SETTLE.step:
         return variables | {"others": [{"label": "praise", "reason": "tea"}, {"label": "blame", "reason": "cold"}]}
-    return variables | {"examples": (Example("The tea was good.", '{"label": "praise"}'),)}
+    return variables | {"examples": (Example("The tea was good.", '{"label": "praise"}', "A"),)}

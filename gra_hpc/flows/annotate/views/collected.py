@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.flows.annotate.questions import Labels, from_json
-from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind
+from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
 from gra_hpc.labels import dawid_skene
+from gra_hpc.labels.chain import rank_ensemble
 from gra_hpc.labels.dawid_skene import ABSTAINS, Model
 
-HOW = ("agreed", "settled", "undecided", "")
+HOW = ("agreed", "settled", "kept", "undecided", "")
 """How a label came about; the last: no annotator has given an answer."""
 COLUMNS = ("id", "label", "confidence", "how", "annotations", "gold")
 
@@ -41,6 +42,8 @@ class Collected:
     said: np.ndarray
     """int64 [n, m]: index in `Labels.categories`, or of multi bits, a label each; -1 where a member says nothing. Of
     spans: 0 where a member has said something."""
+    margin: np.ndarray
+    """float64 [n, m]: of a chain's members, how much likelier their label is than the next; NaN where there is none."""
     label: np.ndarray
     """int64 [n], as the run has decided; -1 for none."""
     confidence: np.ndarray
@@ -91,6 +94,8 @@ class Collected:
         """The labels that are released. With `aggregate=dawid_skene` those that annotators agreed on are found anew,
         from all labels together, and every confidence is the posterior of the item's label; what the Adjudicator has
         settled, and what is undecided, stays."""
+        if config.route is Route.chain:
+            return self._by_rank(config) if config.rank and len(self) else Final(self.label, self.confidence)
         if config.aggregate is not Aggregate.dawid_skene or not (self.said >= 0).any():
             return Final(self.label, self.confidence)
         code, sure = self.label.copy(), self.confidence.copy()
@@ -103,6 +108,17 @@ class Collected:
             sure[here] = np.where(agreed, of_best, np.where(decided, of_label, of_best))
         sure[self.how == HOW.index("")] = 0.0
         return Final(code, sure)
+
+    def links(self, config: AnnotateConfig) -> list[int]:
+        """Columns of a chain's members, in its order."""
+        return [self.members.index(name) for name in config.chain]
+
+    def _by_rank(self, config: AnnotateConfig) -> Final:
+        """Each item's label by the link in whose ranking it stands highest (`chain.rank_ensemble`)."""
+        columns = self.links(config)
+        link = rank_ensemble([self.margin[:, c] for c in columns])
+        chosen = self.said[np.arange(len(self)), np.array(columns)[np.maximum(link, 0)]]
+        return Final(np.where(link >= 0, chosen, self.label), self.confidence)
 
     def _posterior(self, here: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The most probable label of some items, its probability, and that of the label which the run decided on."""
@@ -128,7 +144,9 @@ EMPTY = pa.table(
         "confidence": pa.array([], pa.float64()),
         "how": pa.array([], pa.string()),
         "gold": pa.array([], pa.string()),
-        "annotations": pa.array([], pa.list_(pa.struct([("member", pa.string()), ("said", pa.string())]))),
+        "annotations": pa.array(
+            [], pa.list_(pa.struct([("member", pa.string()), ("said", pa.string()), ("margin", pa.float64())]))
+        ),
     }
 )
 
@@ -146,12 +164,16 @@ def _read(table: pa.Table, labels: Labels, members: dict[str, int]) -> tuple[np.
     said = np.full((n, len(members)), ABSTAINS, np.int64)
     known = who >= 0
     said[rows[known], who[known]] = what[known]
+    margin = np.full((n, len(members)), np.nan)
+    if pc.count(pc.struct_field(flat, "margin")).as_py():
+        given = pc.struct_field(flat, "margin").to_numpy(zero_copy_only=False)
+        margin[rows[known], who[known]] = given[known]
     label = _encoded(table["label"], None, labels)
     how = _encoded(table["how"], {name: i for i, name in enumerate(HOW)}).astype(np.int8)
     confidence = pc.fill_null(table["confidence"], 0.0).to_numpy()
     ids = table["id"].to_pylist()
     keys = np.array([int(i[:16], 16) for i in ids], np.uint64)
-    return said, label, confidence, how, _encoded(table["gold"], None, labels), keys
+    return said, margin, label, confidence, how, _encoded(table["gold"], None, labels), keys
 
 
 def _encoded(texts: Any, codes: dict[str, int] | None, labels: Labels | None = None) -> np.ndarray:

@@ -46,6 +46,10 @@ def _sections(facts: Mapping[str, Any], beside: Mapping[str, Any] | None) -> Ite
     words += f" Mean confidence of a label: {sure:.2f}." if sure is not None else ""
     counts = tuple((name, f"{n:,}") for name, n in facts.get("labels", {}).items())
     yield Section("Labels", words, ("label", "items") if counts else (), counts)
+    if "chain" in facts:
+        head = ("link", "saw", "kept", "of what it saw, released as it says")
+        rows = [(c["member"], *(f"{c[k]:,}" for k in ("saw", "kept", "released"))) for c in facts["chain"]]
+        yield Section("The chain", "Each link hands on what it is not sure enough of.", head, tuple(rows))
     yield _agreement(facts)
     if beside:
         yield from _gold(beside)
@@ -118,7 +122,9 @@ def _as_stored(table: pa.Table) -> pa.Table:
             "label": text(row["label"]),
             "confidence": row["confidence"],
             "how": row["how"] if row["how"] in HOW else "",
-            "annotations": [{"member": a["member"], "said": text(a["label"])} for a in row["annotators"]],
+            "annotations": [
+                {"member": a["member"], "said": text(a["label"]), "margin": None} for a in row["annotators"]
+            ],
             "gold": "",
         }
         for row in table.to_pylist()
