@@ -67,7 +67,7 @@ def test_a_new_flow_runs_to_a_release(sift: Path, tmp_path: Path) -> None:
     assert manifest["frozen"]["sift"] == {"question": "Is it a sum?", "readers": 4}
     row, _, calls = find_sample(run, rows[0]["id"])
     lines = list(history(row, calls))
-    assert "calls (4):" in lines and f"    {rows[0]['text']}" in lines
+    assert f"calls ({rows[0]['calls']}):" in lines and f"    {rows[0]['text']}" in lines
     pq.write_table(
         pq.read_table(next((run.release / "data").glob("train*"))), next((run.release / "data").glob("train*"))
     )
