@@ -71,6 +71,22 @@ class SeedCounts:
     """Of round 1."""
 
 
+@dataclass(frozen=True)
+class After:
+    """A round that is being merged."""
+
+    config: RunConfig
+    round: int
+    before: Mapping[str, Any]
+    """What its own draws were given (`Draw.standing`)."""
+    samples: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+    """Some columns of all its candidates, whatever became of them, a few thousand rows at a time."""
+    kept: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+    """The same of the rows that the merge keeps."""
+    gold: Callable[[], Mapping[str, Mapping[str, tuple[float, float]]]]
+    """Right answers to gold questions, and answers, by domain and member."""
+
+
 def _nothing(*_: Any) -> Iterator[Any]:
     return iter(())
 
@@ -160,6 +176,9 @@ class Flow:
     """Accepted rows are records: they go into the pool, and may be examples of later rounds."""
     prepare: Run | None = None
     """Round 0: describes a seed that comes without a description. None: seeds need none."""
+    between: Callable[[After], dict[str, Any]] | None = None
+    """From a merged round to what the next one's draws are given, as JSON has it: pure, bounded, the merge's last step.
+    Empty: nothing."""
     check: Callable[[RunConfig, Need], None] = lambda *_: None
     """Refuses settings that it has no use for."""
     expect: Callable[[RunConfig, Rates], list[Asked]] = lambda *_: []

@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 
 from gra_hpc import storage
-from gra_hpc.config.settings import Policy
 from gra_hpc.errors import FingerprintError, ReleaseError
-from gra_hpc.flows.gra.standing import Standing
 from gra_hpc.merge import index, signatures
 from gra_hpc.merge import manifest as manifests
 from gra_hpc.merge.collect import collect
 from gra_hpc.merge.semantic import semantic
-from gra_hpc.merge.standings import by_chance, standing_after
+from gra_hpc.merge.standings import by_chance, left_by
 from gra_hpc.merge.steps import Steps
 from gra_hpc.run.directory import RoundDir
 from gra_hpc.run.merged import Merged, pool_of
@@ -250,12 +248,9 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
                 out = staging.out / run.round(round_).signatures.name
                 manifest["signatures"] = signatures.save(ix, kept, steps.signing, pool_sha256, out)
             if round_ < run.config.method.rounds and (following := plan_after(run, manifest)):
-                if run.config.method.policy is Policy.performance and not run.plan.decided:
-                    tables = [Path(s.part.path) for s in shards.every]
-                    standing = standing_after(run, round_, tables, staging.out / "kept.parquet", published)
-                    following = replace(following, standing=standing)
-                    for member, share in Standing.from_dict(standing).concentrated():
-                        log.warning("round %d: %s is to generate %.0f%% of it", round_ + 1, member, 100 * share)
+                tables = [Path(s.part.path) for s in shards.every]
+                if left := left_by(run, round_, tables, staging.out / "kept.parquet", published):
+                    following = replace(following, standing=left)
                 _add(manifest, staging.out / run.round(round_ + 1).plan_file.name, following.to_dict())
     (staging.out / "timings.json").write_bytes(storage.to_json(_timings(timings)))
     (staging.out / "manifest.json").write_bytes(storage.sealed(manifest))

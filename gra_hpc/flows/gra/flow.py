@@ -18,7 +18,7 @@ from gra_hpc.flows.gra.keep import keep
 from gra_hpc.flows.gra.prepare import prepare
 from gra_hpc.flows.gra.refine import refine
 from gra_hpc.flows.gra.synthesize import fail, synthesize
-from gra_hpc.flows.registry import Flow, Keys, Stage, Views
+from gra_hpc.flows.registry import After, Flow, Keys, Stage, Views
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import Sample, sample_schema
 
@@ -49,6 +49,14 @@ def _sample(unit: Unit) -> Sample:
 
 def _compared(sample: Sample) -> str:
     return asked(sample.context, sample.instruction)
+
+
+def _between(after: After) -> dict[str, Any]:
+    if after.config.method.policy is not Policy.performance:
+        return {}
+    from gra_hpc.flows.gra.counted import standing_after  # tables: only a merge has them
+
+    return standing_after(after)
 
 
 def _on(key: str) -> Callable[[Mapping[str, Any]], bool]:
@@ -104,6 +112,7 @@ SYNTHESIZE = Flow(
     stages=(EXAMPLES, KEYWORDS, INSTRUCTION, INSTRUCTION_REVIEW, RESPONSE, RESPONSE_REVIEW, ADJUDICATION),
     keys=Keys(_compared),
     check=_check,
+    between=_between,
     expect=load.synthesize,
     expect_prepare=(Asked("describe", "generator", 1.0),),
     seats=load.seats,
