@@ -11,7 +11,7 @@ from typing import Any
 
 from gra_hpc.errors import GraError
 from gra_hpc.run.run import Run
-from gra_hpc.terminal import printable, say
+from gra_hpc.terminal import printable, say, tell
 from gra_hpc.views.status import RunStatus, collect, queue_once
 from gra_hpc.views.status_lines import lines, listing, one_line
 
@@ -33,13 +33,13 @@ def progress(run: Run) -> Iterator[Callable[[], None]]:
 
 
 def _teller(look: Callable[[], RunStatus]) -> Callable[[], None]:
-    """Says one line, if it is another one than before."""
+    """Says where it stands, in lines that fit, if that is another text than before."""
     last: list[str] = []
 
     def line() -> None:
         text = one_line(look())
         if [text] != last:
-            say(text)
+            tell(text)
             last[:] = [text]
 
     return line

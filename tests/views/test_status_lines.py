@@ -11,7 +11,7 @@ from gra_hpc.errors import GraError, SlurmDownError
 from gra_hpc.run.attempts import Heartbeat, begin
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.views import status as statuses
-from gra_hpc.views.progress import several
+from gra_hpc.views.progress import _teller, several
 from gra_hpc.views.sample import find_sample
 from gra_hpc.views.status import Failure, RoundStatus, RunStatus, ShardStatus, collect, queue_once
 from gra_hpc.views.status_lines import lines, listing, next_command, one_line
@@ -155,3 +155,15 @@ def test_why_samples_failed_and_how_to_look_at_one(tmp_path: Path, tiny_llama: P
         find_sample(run, status="failed", round_=0)
     assert "tokens/s (simulated)" in text or "node-hours (simulated)" in text
     assert "(simulated)" not in said(of(RUNS))
+
+
+def test_progress_in_a_pipe_fits_and_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    look = _teller(lambda: of(RUNS, STARTS, ShardStatus(2, "queued", 20), eta_s=5400.0))
+    look()
+    found = capsys.readouterr().out.splitlines()
+    assert len(found) > 1 and max(map(len, found)) <= 80 and found[1].startswith("  ")
+    look()
+    assert not capsys.readouterr().out

@@ -19,7 +19,8 @@ TYPED_MOST = (
     "status half --shards", "status done --watch", "logs half", "clean done", "resume done", "site show",
 )  # fmt: skip
 THE_REST = (
-    "plan --help", "experiment --help", "experiment rows mini", "inspect done", "merge half", "release verify done",
+    "plan --help", "experiment --help", "experiment rows mini", "inspect done", "inspect done --worst 3", "merge half",
+    "release verify done",
     "plan runs/new --preset done.preset.yaml site.executor=slurm site.gpus_per_node=4 site.account=some-account",
     "release export done --format chat --to chat", "doctor --preset done.preset.yaml", "config show",
     "config show --preset finetune/paper", "site show perlmutter",
