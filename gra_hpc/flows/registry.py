@@ -191,6 +191,9 @@ class Flow:
     """By step, until a calibration has measured them."""
     gold: Gold | None = None
     """None: it has no Reviewers of responses, whom `method.gold` could ask."""
+    measured: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]] = lambda _: {}
+    """Shares that `expect` goes by (`Rates`), from candidates: their status, stage and the columns `measured_by`."""
+    measured_by: tuple[str, ...] = ()
     views: Views = field(default_factory=Views)
     thresholds: Callable[[MethodConfig], tuple[str, ...]] = lambda _: ()
     """Keys of `method` that `gra decide` may change afterwards, since all they decide by is stored; none: nothing."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.errors import ConfigError, IncompleteError
+from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.parquet import read_table
 from gra_hpc.records import THOUGHTS
 from gra_hpc.run import planning
@@ -77,8 +78,9 @@ def measure(run: Run) -> dict[str, Any]:
     shards = [(path.parent, read_json(path)) for path in sorted(run.round(1).shards.glob("[0-9]*/manifest.json"))]
     if not shards:
         raise IncompleteError(f"{run.path}: no shard of round 1 is published", f"gra status {run.path}")
-    calls, samples = _tables(shards, plan.thinks)
-    method = _method(calls, samples, plan.thinking_models)
+    flow = flow_of(config)
+    calls, samples = _tables(shards, plan.thinks, flow)
+    method = _method(calls, samples, flow, plan.thinking_models)
     engines = [e for _, m in shards for e in m["engines"]["engines"].values()]
     starts = sum(e["starts"] for e in engines)
     return {
@@ -128,27 +130,24 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
         yield f"  speed of {model}: {speed:.2f} of the model's"
 
 
-def _tables(shards: list[tuple[Path, dict[str, Any]]], thinks: bool) -> tuple[pa.Table, pa.Table]:
+def _tables(shards: list[tuple[Path, dict[str, Any]]], thinks: bool, flow: Flow) -> tuple[pa.Table, pa.Table]:
     """Calls and samples of the shards; calls with their texts where some model thinks."""
     import pyarrow as pa
 
     columns = ["key", "model", "prompt_tokens", "completion_tokens", "seconds"]
     columns += ["text", THOUGHTS] if thinks else []
     calls = [read_table(d / m["calls"]["file"], columns) for d, m in shards]
-    samples = [
-        read_table(d / m["samples"]["file"], ["status", "stage", "instruction_reviews", "mean", "verdict"])
-        for d, m in shards
-    ]
+    samples = [read_table(d / m["samples"]["file"], ["status", "stage", *flow.measured_by]) for d, m in shards]
     return pa.concat_tables(calls), pa.concat_tables(samples)
 
 
-def _method(calls: pa.Table, samples: pa.Table, thinking: Collection[str] = ()) -> dict[str, Any]:
+def _method(calls: pa.Table, samples: pa.Table, flow: Flow, thinking: Collection[str] = ()) -> dict[str, Any]:
     """Acceptance and sizes of the steps. What did not occur is left to the defaults.
 
     Args:
         thinking: models that think: their tokens are shared out between thoughts and answer by characters.
     """
-    from gra_hpc.records import ACCEPTED, FAILED, INSTRUCTION_CRITERIA
+    from gra_hpc.records import ACCEPTED
 
     sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
     thoughts: dict[str, list[int]] = defaultdict(list)
@@ -175,18 +174,9 @@ def _method(calls: pa.Table, samples: pa.Table, thinking: Collection[str] = ()) 
             for step, s in sizes.items()
         }
     }
-    judged = [r for r in rows if (r["status"], r["stage"]) != (FAILED, "instruction_review")]
-    seen = [r["instruction_reviews"] for r in judged if r["instruction_reviews"]]
-    passed = sum(all(review[c] == 1 for review in reviews for c in INSTRUCTION_CRITERIA) for reviews in seen)
-    reviewed = [r for r in rows if r["mean"] is not None]
-    for name, part, whole in (
-        ("acceptance", sum(r["status"] == ACCEPTED for r in rows), len(rows)),
-        ("instruction_pass", passed, len(seen)),
-        ("adjudicated", sum(r["verdict"] is not None for r in reviewed), len(reviewed)),
-    ):
-        if part:
-            found[name] = round(part / whole, 4)
-    return found
+    accepted = sum(r["status"] == ACCEPTED for r in rows)
+    shares = {"acceptance": accepted / len(rows) if accepted else 0.0, **flow.measured(rows)}
+    return found | {name: round(share, 4) for name, share in shares.items() if share}
 
 
 def _speeds(

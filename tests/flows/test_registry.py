@@ -17,6 +17,8 @@ from gra_hpc.flows import payload, registry
 from gra_hpc.flows.payload import Made
 from gra_hpc.flows.registry import find
 from gra_hpc.flows.render import render
+from gra_hpc.records import INSTRUCTION_CRITERIA
+from gra_hpc.site.calibrate import _method
 
 
 def test_a_flow_of_another_name_is_refused_with_the_nearest() -> None:
@@ -119,3 +121,18 @@ def test_nothing_outside_its_folder_names_a_flow() -> None:
     for template in package.rglob("*.j2"):
         if template.relative_to(package).parts[0] != "flows":
             assert not re.search(r"flow *[!=]= *[\"']", template.read_text(encoding="utf-8")), template
+
+
+def test_rates_are_measured_by_the_flow() -> None:
+    ones, zero = dict.fromkeys(INSTRUCTION_CRITERIA, 1), dict.fromkeys(INSTRUCTION_CRITERIA, 0)
+
+    def row(reviews: list[dict[str, int]], mean: float | None, verdict: object = None) -> dict[str, object]:
+        return {"status": "accepted", "stage": "", "instruction_reviews": reviews, "mean": mean, "verdict": verdict}
+
+    rows = [row([ones, ones], 8.0), row([ones, zero], None), row([ones], 7.0, {}), row([ones], 9.0)]
+    assert find("synthesize").measured(rows) == {"instruction_pass": 0.75, "adjudicated": 1 / 3}
+    calls = pa.Table.from_pylist(
+        [{"key": f"s/read/reader-{n}/0", "model": "m", "prompt_tokens": 10, "completion_tokens": 4} for n in (1, 2)]
+    )
+    samples = pa.Table.from_pylist([{"status": "accepted", "stage": ""}, {"status": "failed", "stage": "reading"}])
+    assert _method(calls, samples, find("seeds"))["acceptance"] == 0.5

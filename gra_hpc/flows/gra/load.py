@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from gra_hpc.config.settings import Policy, RunConfig, SelfReview, Settle
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.gra.committee import judges_of
+from gra_hpc.records import FAILED, INSTRUCTION_CRITERIA
 
 SIZES = {
     # Prompts: our templates at 4.4 characters a token and 8 tokens a turn, with an instruction of 60 tokens, a response
@@ -106,3 +110,19 @@ def _seats_of_strangers(config: RunConfig, even: dict[str, float]) -> dict[str, 
             reviewer[name] += share * count / len(judges)
             adjudicator[name] += share / len(judges) if count > 1 else 0.0
     return {"generator": even, "reviewer": reviewer, "adjudicator": adjudicator, "summarizer": even}
+
+
+MEASURED_BY = ("instruction_reviews", "mean", "verdict")
+"""Columns of `measured`."""
+
+
+def measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of instructions that no Reviewer gave a zero, and of reviewed responses that were adjudicated; what did not
+    occur is left out."""
+    judged = [r for r in rows if (r["status"], r["stage"]) != (FAILED, "instruction_review")]
+    seen = [r["instruction_reviews"] for r in judged if r["instruction_reviews"]]
+    passed = sum(all(review[c] == 1 for review in reviews for c in INSTRUCTION_CRITERIA) for reviews in seen)
+    reviewed = [r for r in rows if r["mean"] is not None]
+    settled = sum(r["verdict"] is not None for r in reviewed)
+    counts = {"instruction_pass": (passed, len(seen)), "adjudicated": (settled, len(reviewed))}
+    return {name: part / whole for name, (part, whole) in counts.items() if whole}
