@@ -20,6 +20,7 @@ from typing import Any
 from gra_hpc.engines.rotation_costs import sentence
 from gra_hpc.errors import EngineError, GraError, IncompleteError
 from gra_hpc.run import attempts, publish
+from gra_hpc.run.attempt_state import Attempt, Shared, Turn
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.choice import Chooser
 from gra_hpc.run.directory import AttemptDir, ShardDir, round_name
@@ -27,7 +28,7 @@ from gra_hpc.run.engines import Hosted, open_engine
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import Attempt, End, Shared, Turn, attempt
+from gra_hpc.run.shard import End, attempt
 from gra_hpc.signals import Signals
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from gra_hpc.run.merged import seeds_of
 from gra_hpc.run.pins import special_pattern
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import make_sample
 from gra_hpc.run.slices import slice_of
+from gra_hpc.run.window import make_sample
 from gra_hpc.sources.seeds import read_records
 
 SEEDS_READ = 2000

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.flows.ask import Unanswered, together
+from gra_hpc.flows.calls import Draining
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import Draining
 from tools.faults.faults import SYNTHESIZE, Audit, Started, check_shard, journals, start, wait_for
 
 MakeRun = Callable[..., Run]

@@ -14,7 +14,7 @@ from gra_hpc.flows.render import render
 from gra_hpc.flows.units import Unit
 from gra_hpc.placement.placement import EnginePlace, Placement
 from gra_hpc.records import Record, Roles, Sample
-from gra_hpc.run.shard import _in_order
+from gra_hpc.run.window import in_order
 from tools.simulated.server import Faults, launcher
 
 PERSONAS = ("You are strict.", "You teach beginners.", "You look for mistakes.")
@@ -72,9 +72,9 @@ def unit(number: int, answer: str) -> Unit:
 
 def test_a_slice_begins_with_its_longest_samples() -> None:
     units = [unit(n, "x" * length) for n, length in enumerate([5, 50, 1, 20])]
-    first, known = _in_order(units, [], 2)
+    first, known = in_order(units, [], 2)
     assert [u.sample.id for u in first] == ["s1", "s3", "s0", "s2"]
     assert known == []
-    first, known = _in_order(units, ["s2", "s0"], 1)  # cut off samples first, the latest touched before others
+    first, known = in_order(units, ["s2", "s0"], 1)  # cut off samples first, the latest touched before others
     assert [u.sample.id for u in first] == ["s2", "s0", "s1", "s3"]
     assert known == []

@@ -23,12 +23,13 @@ from gra_hpc.launch.tasks import MergeTask
 from gra_hpc.log_tail import tail
 from gra_hpc.owner import Owner
 from gra_hpc.run import attempts, worker
+from gra_hpc.run.attempt_state import Turn
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.choice import Chooser
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
-from gra_hpc.run.shard import End, Turn
+from gra_hpc.run.shard import End
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
 from tools.faults.faults import check_shard, make_run, release_of, undisturbed

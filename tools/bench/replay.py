@@ -19,7 +19,7 @@ from gra_hpc.flows.calls import Answer, Engine, Request
 from gra_hpc.flows.registry import flow_of
 from gra_hpc.flows.units import Unit
 from gra_hpc.records import Call
-from gra_hpc.run import shard
+from gra_hpc.run import attempt_state, window
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, RunDir
 from gra_hpc.run.journal import Journal
@@ -106,7 +106,7 @@ class Captured:
                 special_pattern(self.plan.models),
                 {name: pin.thinking for name, pin in self.plan.models.items()},
             )
-            await shard.make_sample(flow_of(self.config), self.config, unit, asker.for_sample(unit.sample))
+            await window.make_sample(flow_of(self.config), self.config, unit, asker.for_sample(unit.sample))
             out: list[dict[str, Any]] = []
             assert replayed.asked is not None
             for request in replayed.asked:
@@ -159,12 +159,12 @@ async def drive(
         here = AttemptDir(Path(temporary), "bench")
         with contextlib.closing(Journal([], here.journal)) as journal:
             beat = Heartbeat(here.id, 0, 1, planned=len(units))
-            state = shard.Attempt(
+            state = attempt_state.Attempt(
                 run, config, plan, round_plan, run.round(1).shard(0), here, journal, beat, signals.Signals(),
-                shard.Shared.of(config),
+                attempt_state.Shared.of(config),
             )  # fmt: skip
             began, cpu = time.perf_counter(), time.process_time()
-            await shard._drive(state, units, shard.Gate(engine, state.draining), 0.0)
+            await window.drive(state, units, window.Gate(engine, state.draining), 0.0)
             seconds, spent = time.perf_counter() - began, time.process_time() - cpu
             assert len(state.samples) == len(units)
             return {"seconds": seconds, "cpu_seconds": spent, "calls": journal.appended}

@@ -26,7 +26,7 @@ from gra_hpc.placement.placement import NodeSpec, Solution, constants_of, solve
 from gra_hpc.placement.turns import Rota
 from gra_hpc.placement.workload import MethodRates, method_load, read_calibration
 from gra_hpc.records import ACCEPTED, Record, Sample
-from gra_hpc.run import shard
+from gra_hpc.run import attempt_state, window
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, RunDir
 from gra_hpc.run.journal import Journal
@@ -98,7 +98,7 @@ class Slice:
 
 
 @dataclass
-class Timed(shard.Attempt):
+class Timed(attempt_state.Attempt):
     """An attempt that notes when its samples ended, in seconds of the loop's clock, and the tokens answered by then."""
 
     ended: list[tuple[float, int]] = field(default_factory=list)
@@ -126,9 +126,9 @@ async def drive(piece: Slice, engine: Engine) -> Timed:
                 journal,
                 Heartbeat(here.id, 0, 1, planned=len(units)),
                 signals.Signals(),
-                shard.Shared.of(piece.config),
+                attempt_state.Shared.of(piece.config),
             )
-            await shard._drive(state, units, shard.Gate(engine, state.draining), 0.0)
+            await window.drive(state, units, window.Gate(engine, state.draining), 0.0)
             assert len(state.samples) == len(units)
             return state
 
