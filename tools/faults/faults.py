@@ -307,10 +307,11 @@ def check_shard(shard: ShardDir, reference: ShardDir) -> None:
     assert len(ids) == len(set(ids)) == manifest["ledger"]["planned"], "lost or duplicate ids"
     assert rows == sample_rows(reference), f"{shard.path}: samples differ from the undisturbed run's"
     assert call_rows(shard) == call_rows(reference), f"{shard.path}: calls differ from the undisturbed run's"
-    expected = {"manifest.json", manifest["samples"]["file"], manifest["calls"]["file"]}
+    tables = [t for t in ("samples", "calls", "signatures") if t in manifest]
+    expected = {"manifest.json", *(manifest[t]["file"] for t in tables)}
     left = {p.name for p in shard.path.iterdir()} - expected
     assert not left, f"{shard.path}: left over: {sorted(left)}"
-    for table in ("samples", "calls"):
+    for table in tables:
         data = (shard.path / manifest[table]["file"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == manifest[table]["sha256"]
 
