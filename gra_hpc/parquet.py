@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gra_hpc.errors import ReleaseError
 from gra_hpc.storage import whole_file
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 
-@contextmanager
-def whole_table(
-    path: Path, schema: pa.Schema, level: int | None = None, plain: bool = False
-) -> Iterator[pq.ParquetWriter]:
-    """A Parquet table, written as `whole_file` does: batch by batch, there at the end, or not at all.
+def table_writer(
+    file: Path | BinaryIO, schema: pa.Schema, level: int | None = None, plain: bool = False
+) -> pq.ParquetWriter:
+    """Writes a Parquet table where nobody looks for it yet: into a file that has no name, or a directory in work.
 
     Args:
         level: of the compression (zstd); none: its default.
@@ -30,10 +29,18 @@ def whole_table(
     """
     import pyarrow.parquet as pq
 
-    how: dict[str, Any] = {"compression": "zstd", "compression_level": level}
     if plain:
-        how = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with whole_file(path) as file, pq.ParquetWriter(file, schema, **how) as writer:
+        return pq.ParquetWriter(file, schema, compression="none", use_dictionary=False, write_statistics=False)
+    return pq.ParquetWriter(file, schema, compression="zstd", compression_level=level)
+
+
+@contextmanager
+def whole_table(
+    path: Path, schema: pa.Schema, level: int | None = None, plain: bool = False
+) -> Iterator[pq.ParquetWriter]:
+    """A Parquet table, written as `whole_file` does: batch by batch, there at the end, or not at all. As
+    `table_writer` writes."""
+    with whole_file(path) as file, table_writer(file, schema, level, plain) as writer:
         yield writer
 
 

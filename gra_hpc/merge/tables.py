@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gra_hpc.merge import index
 from gra_hpc.merge.index import Index, Unit
-from gra_hpc.parquet import open_table
+from gra_hpc.parquet import open_table, table_writer
 from gra_hpc.records import CONTEXT, record_schema
 from gra_hpc.workers import Workers
 
@@ -59,7 +58,7 @@ class Writer:
         self._schema = schema
         self._held: list[pa.Table] = []
         self._count = 0
-        self._file = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1)
+        self._file = table_writer(path, schema, level=1)
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -144,7 +143,7 @@ def sorted_samples(
         at = table["place"].to_numpy()
         order = np.argsort(at)
         rows = ix.row[kept[at[order]]]
-        table = table.drop_columns("place")
+        table = table.drop_columns("place").combine_chunks()  # once: each `take` would do it anew
         for s in range(0, len(order), ROW_GROUP):  # in slices: a string column holds 2 GB at most
             part = table.take(pa.array(order[s : s + ROW_GROUP]))
             given = embeddings(rows[s : s + ROW_GROUP], part["embedding"])

@@ -29,6 +29,8 @@ _LEAST_PAIRS = 1_000_000
 """Candidate pairs that are held whatever the memory."""
 _PAIR_BYTES = 96
 """What a candidate pair takes while it is verified."""
+_BATCH = 8192
+"""Rows read at a time, of which some occur in pairs."""
 _CHUNK = 8_000_000
 """Shingles verified at a time."""
 
@@ -159,7 +161,7 @@ def _write_sets(asked: tuple[Unit, np.ndarray, np.ndarray, Path, int]) -> np.nda
     lengths = np.zeros(len(rows), np.int64)
     fd = os.open(path, os.O_WRONLY)
     try:
-        for row, instructions, responses in texts_of(unit, rows=rows):
+        for row, instructions, responses in texts_of(unit, _BATCH, rows):
             at = np.searchsorted(rows, row)
             n = len(instructions)
             sets = unique_sorted(shingles(instructions, responses, size))

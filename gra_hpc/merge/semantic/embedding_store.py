@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import ReleaseError
@@ -77,7 +76,8 @@ class Store:
         schema = pa.schema([("id", pa.string()), ("embedding", pa.binary())], metadata={"model": self._model})
         table = pa.table({"id": [i.decode() for i in ids.tolist()], "embedding": to_column(vectors)}, schema=schema)
         data = io.BytesIO()
-        pq.write_table(table, data, compression="zstd")
+        with parquet.table_writer(data, schema) as writer:
+            writer.write_table(table)
         with storage.full_disk_as_error(self.path):
             self.path.mkdir(exist_ok=True)
         with Sightings() as seen:
