@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gra_hpc.merge.semantic import clusters, recall, semantic
+from gra_hpc.merge.semantic import clusters, recall, rule, semantic
 from gra_hpc.workers import Workers
 
 
@@ -189,3 +189,9 @@ def test_nothing_and_one() -> None:
     assert len(semantic.exact(np.empty((0, 4), np.float16), 0, 0.9).drop) == 0
     assert len(semantic.exact(np.ones((1, 4), np.float16), 0, 0.9).drop) == 0
     assert semantic.exact(np.ones((2, 4), np.float16), 0, 0.9).drop.tolist() == [1]
+
+
+def test_what_is_true_is_found_in_order() -> None:
+    mask = np.random.default_rng(1).random((70, 90)) > 0.98
+    for some in (mask, mask[:, :0], mask[:0], ~mask):
+        assert all(map(np.array_equal, rule.where(some), np.nonzero(some)))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from gra_hpc.merge.semantic.recall import choose_visits
-from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit_length
+from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit_length, where
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class _Files:
         return self.scratch / f"{name}.npy"
 
     def open(self, name: str, mode: str = "r") -> np.ndarray:
-        """An array: `centres`, `home` and `visited` (by rank), `rows`, `stored` and `there` (by cluster), `starts`."""
+        """An array: `centres`, `starts`; by rank `home`, `visited`, `place`; by cluster `rows`, `stored`, `there`."""
         array: np.ndarray = np.load(self.vectors if name == "vectors" else self.path(name), mmap_mode=mode)  # type: ignore[arg-type]
         return array
 
@@ -135,6 +135,9 @@ def _lay_out(files: _Files, n: int, d: int, k: int, visits: int, workers: Worker
     home = files.open("home")
     rows = np.argsort(home, kind="stable")
     files.save("rows", rows)
+    place = np.empty(n, np.int64)
+    place[rows] = np.arange(n)
+    files.save("place", place)
     files.save("starts", np.searchsorted(home[rows], np.arange(k + 1)))
     files.save("there", np.ones(n, bool))
     for _ in workers.map(_store, [(files, s, e) for s, e in _ranges(n, _BLOCK)]):
@@ -168,9 +171,7 @@ def _search(
     """Decide block after block: dropped positions, winners, similarities, and the largest cosine of every new row."""
     vectors, visited = files.open("vectors"), files.open("visited")
     there = files.open("there", "r+")
-    rows = files.open("rows")
-    place = np.empty(n, np.int64)
-    place[rows] = np.arange(n)
+    place = np.load(files.path("place"))
     nearest = np.full(n - pool, -1, np.float32)
     drops, winners, similarities = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
     for begin, end in ((pool + s, pool + e) for s, e in _ranges(n - pool, _BLOCK)):
@@ -218,7 +219,8 @@ def _compare(
     """
     files, begin, end, clusters, asks, threshold = asked
     rows, starts, stored, there = (files.open(name) for name in ("rows", "starts", "stored", "there"))
-    vectors = files.open("vectors")
+    vectors, place = files.open("vectors"), files.open("place")
+    wide = stored.dtype == np.float32  # then it has the same numbers, of unit length already
     best = np.full(end - begin, -1, np.float32)
     rows_found, others_found = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     firsts = np.flatnonzero(np.concatenate([[True], clusters[1:] != clusters[:-1]]))
@@ -230,13 +232,14 @@ def _compare(
             continue
         q = asks[first:last].astype(np.int64)
         members = rows[s:e]
-        cosine = unit_length(vectors[begin + q]) @ np.asarray(stored[s:e], np.float32).T
+        given = stored[place[begin + q]] if wide else unit_length(vectors[begin + q])
+        cosine = given @ np.asarray(stored[s:e], np.float32).T
         cosine[:, ~there[s:e]] = -1
         inside = int(np.searchsorted(members, begin))  # members from here on are of this block
         if inside < len(members):
             cosine[:, inside:][members[inside:] >= (begin + q)[:, None]] = -1
         best[q] = np.maximum(best[q], cosine.max(axis=1))  # a row visits a cluster once
-        r, m = np.nonzero(cosine >= threshold - MARGIN)
+        r, m = where(cosine >= threshold - MARGIN)
         if len(r):
             few = np.arange(len(r)) - np.searchsorted(r, r) < _EDGES
             rows_found.append(begin + q[r[few]])

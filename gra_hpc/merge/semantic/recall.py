@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gra_hpc.merge.semantic.rule import unit_length
+from gra_hpc.merge.semantic.rule import unit_length, where
 from gra_hpc.workers import Workers
 
 _SAMPLE = 3_000
@@ -166,7 +166,7 @@ def _neighbours_in(asked: tuple[Path, np.ndarray, float, int, int]) -> tuple[np.
     for s in range(begin, end, _TILE[1]):
         others = unit_length(vectors[s : min(s + _TILE[1], end)]).T
         for a in range(int(np.searchsorted(rows, s, "right")), len(rows), _TILE[0]):
-            r, c = np.nonzero(some[a : a + _TILE[0]] @ others >= threshold)
+            r, c = where(some[a : a + _TILE[0]] @ others >= threshold)
             row = rows[a + r]
             earlier = s + c < row
             found_row.append(row[earlier])

@@ -47,6 +47,13 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     return (v / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
 
 
+def where(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of what is true, in order: as `np.nonzero`, which takes five times as long where little is."""
+    at = np.flatnonzero(mask)
+    row, column = np.divmod(at, mask.shape[1])
+    return row, column
+
+
 def cosines(vectors: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosines of pairs of rows in 64-bit arithmetic, float64 [pairs]."""
     result = np.empty(len(a))
