@@ -230,6 +230,10 @@ class Desk:
         )
         (directory / "configs" / "demo.yaml").write_text(common)
         (directory / "configs" / "alpaca.yaml").write_text(common)
+        labels = (ROOT / "configs" / "annotate.yaml").read_text(encoding="utf-8")
+        (directory / "configs" / "annotate.yaml").write_text(f"{labels}models: {{smollm2: {{path: {model}}}}}\n")
+        for name in ("remarks.jsonl", "remarks-gold.csv"):
+            (directory / "configs" / "seeds" / name).symlink_to(ROOT / "configs" / "seeds" / name)
         for name in ("jobs", "slurm", "tools", "gra_hpc"):
             (directory / name).symlink_to(ROOT / name)
         self.env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -24,6 +24,7 @@ from gra_hpc.engines import guard
 from gra_hpc.engines.node import Node
 from gra_hpc.errors import EngineError
 from gra_hpc.flows.calls import Answer, Request, Sampling
+from gra_hpc.flows.choices import read
 from gra_hpc.merge.round import merge_round
 from gra_hpc.models.files import embedding_length
 from gra_hpc.models.thinking import Thinking, thinking_of
@@ -145,6 +146,7 @@ def test_tensor_parallel_and_a_killed_core(
 
 SHARD = """
 import asyncio, json, sys
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[1]).parent))
 from test_vllm_engines import VERDICT, cores, request
@@ -158,8 +160,10 @@ async def main(model, base):
     async with Node(models, placement, EngineConfig(), base, base / "logs") as node:
         chat = await node.ask(request("smol", "What is the capital of France?", 32, system="Answer in one sentence."))
         verdict = await node.ask(request("smol", "Judge this text: The sky is blue.", 80, schema=VERDICT))
+        asked = replace(request("smol", "Is snow white? A: yes. B: no. Answer with the letter.", 4), choices=("A", "B"))
+        chosen = await node.ask(asked)
         pid = node._replicas[0].process.pid
-        print(json.dumps([chat.text, chat.finish, verdict.text, verdict.finish, pid]), flush=True)
+        print(json.dumps([chat.text, chat.finish, verdict.text, verdict.finish, chosen.text, pid]), flush=True)
         await asyncio.gather(*(node.ask(request("smol", f"Write a long story {i}.", 900)) for i in range(4)))
 
 asyncio.run(main(sys.argv[2], Path(sys.argv[3])))
@@ -177,7 +181,10 @@ def test_chat_verdict_and_kill_of_the_whole_shard(
         assert shard.stdout is not None
         line = shard.stdout.readline()
         assert line, "the shard ended early"
-        chat, finish, verdict, ended, guard_pid = json.loads(line)
+        chat, finish, verdict, ended, chosen, guard_pid = json.loads(line)
+        scores = read(chosen, ("A", "B")).scores
+        assert all(-30 < score < 0 for score in scores.values())
+        assert len(set(scores.values())) == 2
         assert finish in ("stop", "length")
         assert "Paris" in chat
         assert ended == "stop"
