@@ -128,9 +128,10 @@ def test_older_ones_know_it_too(version: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("version", ["0.28.0", ""])
+@pytest.mark.parametrize("version", ["0.27.0", ""])
 def test_a_whole_run_with_an_older_one(version: str, tmp_path: Path, short_dir: Path, tiny_llama: Path) -> None:
-    """The oldest that runs with this environment's torch, before its vLLM on the path; and the installed one."""
+    """The oldest that pins this environment's torch, before its vLLM on the path; and the installed one. 0.26 and older
+    pin torch 2.11."""
     python = ""
     if version:
         library = tmp_path / "lib"
