@@ -69,6 +69,7 @@ def test_a_death_and_a_speed_on_a_made_up_gpu(base: Path, monkeypatch: pytest.Mo
     directory, rows = proved(base, *words, only=("speed", "death"))
     assert {piece: row["state"] for piece, row in rows.items()} == {"speed": OK, "death": OK}, rows
     assert "all answered" in rows["death"]["what"] and "modelled" in rows["speed"]["what"]
+    assert read_report(directory)["node"]["cpus"] > 0
     found = measured.calibration(read_report(directory), "mine", directory)
     assert set(found["performance"]["speed"]) == {"tiny"}
     file = measured.keep(found, presets.calibration_file(presets.find_site("mine")))

@@ -43,7 +43,7 @@ async def look(proof: Proof, bench: Bench) -> str:
     site = bench.config.site
     found = [*cores(bench.config), *devices.gpus(bench.config)]
     probe = await asyncio.to_thread(software.probe, bench.config)
-    proof.node |= {"cpus": len(os.sched_getaffinity(0)), "arch": platform.machine()}
+    proof.node["arch"] = platform.machine()
     if isinstance(probe, Finding):
         bench.no_engines = "vLLM cannot be imported (see node)"
         raise _told([probe, *found])

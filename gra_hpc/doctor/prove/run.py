@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def prove_here(
     hub.offline()
     bench = Bench(config, name, directory)
     proof = Proof(directory, only, note, total_s * bench.patience, bench.patience)
-    proof.node["model"] = Path(config.models[name].path).name
+    proof.node |= {"model": Path(config.models[name].path).name, "cpus": len(os.sched_getaffinity(0))}
     asyncio.run(_pieces(proof, bench))
     proof.save(done=True)
     return read_report(directory)
