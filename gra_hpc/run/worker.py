@@ -25,6 +25,7 @@ from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.choice import Chooser
 from gra_hpc.run.directory import AttemptDir, ShardDir, round_name
 from gra_hpc.run.engines import Hosted, open_engine
+from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
@@ -33,8 +34,9 @@ from gra_hpc.signals import Signals
 
 log = logging.getLogger(__name__)
 
-OPEN = 3
-"""Shards that a worker has open at once: one that is published, one whose samples end, one whose samples begin."""
+OPEN, MOST_OPEN, WINDOWS = 3, 32, 3
+"""Shards that a worker has open at once: one that is published, one whose samples end, one whose samples begin. Small
+ones are more, as many as hold so many windows of samples: a shard is open until its longest sample has ended."""
 LOOK_S = 1.0
 """Between two looks at whether the next round is there."""
 
@@ -159,6 +161,7 @@ class _Worker:
         self._chooser = chooser = await asyncio.to_thread(
             Chooser, round_, self.run.shards_of(self.round), place, heartbeat_s, self.run.submissions
         )
+        most = await asyncio.to_thread(self._most_open)
         tasks: set[asyncio.Task[None]] = set()
         last: Turn | None = None
         try:
@@ -172,7 +175,7 @@ class _Worker:
                         return choice is not None
                     await _first(tasks)
                     continue
-                while tasks and (choice.suspect or len(tasks) >= OPEN):
+                while tasks and (choice.suspect or len(tasks) >= most):
                     await _first(tasks)
                 here = await asyncio.to_thread(self._begun, chooser, round_.shard(choice.shard))
                 if here is None:
@@ -188,6 +191,12 @@ class _Worker:
             for state in self._open.values():
                 state.draining.set()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _most_open(self) -> int:
+        """Shards of this round that may be open at once, by the size of those of its kind (`OPEN`)."""
+        planned = RoundPlan.load(self.run.round(min(self.round, 1)))
+        size = max(1, planned.candidates // max(1, self.run.shards_of(planned.round)))
+        return max(OPEN, min(MOST_OPEN, OPEN - 1 + -(-WINDOWS * self.config.launch.window // size)))
 
     # ---- rounds ------------------------------------------------------------------------------------------------------
 

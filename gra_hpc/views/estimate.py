@@ -26,7 +26,7 @@ WIDTHS = (1, 4, 16, 64, 256, 1024)
 """Numbers of workers to tell the wall time for."""
 LOST = 0.25
 """Share of starts and tails in what is paid from which fewer workers are spoken of."""
-TAIL = 0.8
+TAIL = 0.9
 """Of the time that a window of samples takes on a full node: what a worker loses a round while its window fills, and
 empties at the round's end (between shards it stays full). Simulated: `tools/simulated/simulate_cluster.py`."""
 

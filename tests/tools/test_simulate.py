@@ -16,11 +16,11 @@ from gra_hpc.placement.hosts import Host, Space, place, prices, share_time
 from gra_hpc.placement.placement import NodeSpec, Solution
 from tools.simulated import simulate_cluster as cluster
 from tools.simulated import simulate_node as node
-from tools.simulated import simulated_shards as shards
+from tools.simulated import simulated_workers as workers
 from tools.simulated import simulation
 
 CONFIG = simulation.committee(256)
-STEADY = shards.ShardModel(rate=20.0, fixed=50.0, spread=(1.0,), interruption=10.0, smallest=100)
+STEADY = workers.WorkerModel(rate=20.0, fixed=50.0, each=5.0, spread=(1.0,), interruption=10.0)
 CALM = cluster.Cluster(nodes=10, start_s=100.0, start_spread=0.0, stragglers=0.0, preempted_per_hour=0.0)
 
 
@@ -123,7 +123,7 @@ def test_steady_rate_leaves_out_the_tail() -> None:
 
 
 def test_a_cluster_s_time_balances() -> None:
-    busy = replace(CALM, stragglers=0.2, preempted_per_hour=2.0, start_spread=0.3)
+    busy = replace(CALM, stragglers=0.2, preempted_per_hour=20.0, start_spread=0.3)
     for size in (100, 1000, 5000):
         r = cluster.simulate(50_000, size, busy, STEADY, ideal_rate=22.0)
         assert sum(asdict(r.ledger).values()) == pytest.approx(r.nodes * r.makespan)
@@ -132,18 +132,28 @@ def test_a_cluster_s_time_balances() -> None:
         assert r.interrupted > 0
 
 
-def test_a_calm_cluster_takes_what_its_shards_take() -> None:
-    r = cluster.simulate(10_000, 1000, CALM, STEADY, ideal_rate=20.0)
-    assert r.makespan == pytest.approx(100 + 50 + 1000 / 20, rel=0.1)  # nodes differ by 2%
-    assert (r.ledger.interruptions, r.interrupted) == (0.0, 0)
-    assert r.ledger.starts == pytest.approx(10 * 100)
-    assert r.ledger.tails == pytest.approx(10 * 50)
+def test_a_calm_cluster_takes_what_its_workers_take() -> None:
+    """Engines start once a worker, and its window drains once, however many shards it takes."""
+    for size in (1000, 250):
+        r = cluster.simulate(20_000, size, CALM, STEADY, ideal_rate=20.0)
+        mine = 2000 // size
+        assert r.makespan == pytest.approx(100 + 50 + mine * (5 + size / 20), rel=0.1)  # nodes differ by 2%
+        assert (r.ledger.interruptions, r.interrupted, r.started) == (0.0, 0, 10)
+        assert r.ledger.starts == pytest.approx(10 * 100)
+        assert r.ledger.tails == pytest.approx(10 * (50 + 5 * mine))
 
 
-def test_a_shard_longer_than_the_time_limit_is_drained_and_goes_on() -> None:
+def test_slow_nodes_take_fewer_shards() -> None:
+    slow = replace(CALM, stragglers=0.5, straggler_speed=0.25)
+    for size in (50, 2000):
+        r = cluster.simulate(20_000, size, slow, STEADY, ideal_rate=20.0)
+        assert (r.makespan < 1.25 * r.ledger.used / r.nodes) == (size == 50)
+
+
+def test_a_worker_at_its_time_limit_gives_its_shard_back_and_comes_again() -> None:
     short = replace(CALM, nodes=1, limit_s=600.0)
     r = cluster.simulate(20_000, 20_000, short, STEADY, ideal_rate=20.0)
-    assert r.interrupted == 2
+    assert (r.interrupted, r.started) == (2, 3)
     assert r.makespan > 1050 + 3 * 100 + 2 * short.requeue_s
 
 
@@ -155,20 +165,21 @@ def test_best_size_and_width() -> None:
 
 
 def test_fitting_gives_back_what_was_measured() -> None:
-    def measured(size: int, seconds: tuple[float, ...], *stops: tuple[float, int]) -> shards.Measured:
-        return shards.Measured(shards.Experiment(size, stops), seconds, ("published",), 9 * size, 1.0, 0)
+    def measured(size: int, count: int, seconds: tuple[float, ...], *stops: tuple[float, int]) -> workers.Measured:
+        return workers.Measured(workers.Experiment(size, count, stops), seconds, ("published",), 9 * size, 1.0, 0)
 
-    found = [measured(n, (40 + n / 16,)) for n in (250, 1000, 4000)]
-    found.append(measured(1000, (30.0, 80.0), (30.0, signal.SIGTERM)))
-    model = shards.ShardModel.fitted(found)
-    assert (model.rate, model.fixed) == (pytest.approx(16), pytest.approx(40))
+    found = [measured(n, k, (40 + 3 * k + n * k / 16,)) for n, k in ((250, 1), (1000, 1), (1000, 4), (250, 8))]
+    found.append(measured(1000, 1, (33.0, 80.0), (30.0, signal.SIGTERM)))
+    model = workers.WorkerModel.fitted(found)
+    assert (model.rate, model.fixed, model.each) == (pytest.approx(16), pytest.approx(40), pytest.approx(3))
     assert model.interruption == pytest.approx(7.5)
-    assert model.spread == (pytest.approx(1.0),) * 3
+    assert model.spread == (pytest.approx(1.0),) * 4
 
 
-def test_a_real_shard_in_simulated_time_is_interrupted_and_goes_on() -> None:
+def test_a_real_worker_in_simulated_time_is_interrupted_and_goes_on() -> None:
     policy = asyncio.get_event_loop_policy()
-    m = shards.real_shard((shards.Experiment(60, ((15.0, signal.SIGTERM), (8.0, signal.SIGUSR2))), 64, 1.0))
+    asked = workers.Experiment(30, 2, ((15.0, signal.SIGTERM), (8.0, signal.SIGUSR2)))
+    m = workers.real_worker((asked, 64, 1.0))
     assert m.ends == ("stopped", "drained", "published")
     assert 15.0 <= m.seconds[0] <= 15.0 + 3.1  # DRAIN_ON_TERM_S
     assert m.replayed > 0
@@ -186,15 +197,14 @@ def test_a_site_s_calibration_sets_the_pace(tmp_path: Path) -> None:
 
 def test_what_was_measured_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "measured.json"
-    found = [
-        shards.Measured(shards.Experiment(9, ((1.5, 15),), 0.5, 3), (1.0, 2.0), ("stopped", "published"), 7, 0.1, 4)
-    ]
+    asked = workers.Experiment(9, 2, ((1.5, 15),), 0.5, 3)
+    found = [workers.Measured(asked, (1.0, 2.0), ("stopped", "published"), 7, 0.1, 4)]
     file.write_text(json.dumps([asdict(m) for m in found]))
-    assert shards.read_measured(file) == found
-    assert shards.read_measured(tmp_path / "none") == []
+    assert workers.read_measured(file) == found
+    assert workers.read_measured(tmp_path / "none") == []
 
 
 def test_experiments_are_about_so_many_candidates() -> None:
-    todo = shards.experiments(30_000)
-    assert 29_000 <= sum(e.size for e in todo) <= 30_000
+    todo = workers.experiments(30_000)
+    assert 29_000 <= sum(e.candidates for e in todo) <= 30_000
     assert sum(bool(e.interruptions) for e in todo) == 3

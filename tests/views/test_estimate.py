@@ -57,9 +57,9 @@ def test_rounds_that_the_same_workers_do_share_a_start() -> None:
 
 def test_windows_fill_and_empty_once_a_worker_and_round() -> None:
     e = round_of(window=25, rounds=2)
-    assert e.tails_s(5) == pytest.approx(2 * 0.8 * 250)
+    assert e.tails_s(5) == pytest.approx(2 * 0.9 * 250)
     assert e.paid_s["tails"] == pytest.approx(5 * e.tails_s(5))
-    assert e.tails_s(100) == pytest.approx(2 * 0.8 * 100), "a worker has ten candidates"
+    assert e.tails_s(100) == pytest.approx(2 * 0.9 * 100), "a worker has ten candidates"
 
 
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])

@@ -6,12 +6,13 @@
 SIMULATED, in two steps, since the real code over a million samples (nine million calls, about 0.4 ms of CPU each) would
 take an hour of this machine:
 
-1. *The real code for a sample of shards*, `--real` candidates in all: planned by `gra_hpc.run.plan`, run by `run_shard`
-   with its flow, journal, heartbeats, drains, resumption and publication on a real disk, over a simulated node of
-   8 GPUs in simulated time. Some shards are interrupted by SIGTERM (preemption) and SIGUSR2 (time limit) and run again.
-   Gives the seconds of a shard as a function of its size, their spread, and the price of an interruption.
-2. *The cluster for all samples*, event by event: nodes, starts of engines,
-   stragglers, preemption, time limits, requeues; every shard's seconds are drawn from step 1.
+1. *The real code for a sample of workers*, `--real` candidates in all: planned by `gra_hpc.run.plan`, run by
+   `gra_hpc.run.worker` with its choice of shards and their overlap, flow, journal, heartbeats, drains, resumption and
+   publication on a real disk, over a simulated node of 8 GPUs in simulated time. Some are interrupted by SIGTERM
+   (preemption) and SIGUSR2 (time limit) and run again. Gives the seconds of a worker as a function of its shards and
+   their size, their spread, and the price of an interruption.
+2. *The cluster for all samples*, event by event: workers that start their engines once and take shards until none is
+   left, stragglers, preemption, time limits, requeues; every shard's seconds are drawn from step 1.
 
 The engines' pace is the performance model's, from public figures; start times, preemption and stragglers are stated
 below and can be set, or come from a site's calibration. No GPU and no Slurm is used.
@@ -25,12 +26,12 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gra_hpc.workers import Workers
 from tools.simulated import simulation
-from tools.simulated.simulated_shards import NODE, Measured, ShardModel, experiments, read_measured, real_shard
+from tools.simulated.simulated_workers import NODE, Measured, WorkerModel, experiments, read_measured, real_worker
 
 # ---- step 2: the cluster ---------------------------------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ class Cluster:
     """From an interruption to the next start."""
     limit_s: float = 4 * 3600.0
     lead_s: float = 90.0
-    """Before the limit a shard drains."""
+    """Before the limit a worker drains."""
     launch_per_s: float = 50.0
     """Jobs that Slurm starts in a second."""
     max_array: int = 1001
@@ -68,29 +69,18 @@ class Ledger:
     below_model: float = 0.0
     """Full nodes are slower than the model says."""
     tails: float = 0.0
-    """Windows that fill and drain, once per shard."""
+    """Windows that fill and drain, once per worker; where one shard ends and the next begins."""
     starts: float = 0.0
     stragglers: float = 0.0
     interruptions: float = 0.0
-    """Calls in flight when a shard was interrupted, and the starts of its next attempts."""
+    """Calls in flight when a worker was interrupted, and the starts of its next jobs."""
     waiting: float = 0.0
-    """Nodes that have no shard left while others still work; and waits for launches and requeues."""
+    """Nodes whose workers have ended while others still work; and waits for launches and requeues."""
 
     @property
     def used(self) -> float:
         """What an account is charged for."""
         return sum(asdict(self).values()) - self.waiting
-
-
-@dataclass(order=True)
-class Task:
-    """A shard that waits for a node."""
-
-    ready: float
-    number: int
-    left: float = field(compare=False)
-    """Seconds of work on a usual node."""
-    attempts: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -104,6 +94,8 @@ class Result:
     makespan: float
     ledger: Ledger
     interrupted: int
+    started: int
+    """Times that engines were started."""
 
     @property
     def charged_efficiency(self) -> float:
@@ -116,62 +108,72 @@ class Result:
         return self.ledger.work / (self.nodes * self.makespan)
 
 
-def simulate(samples: int, size: int, cluster: Cluster, model: ShardModel, ideal_rate: float, seed: int = 0) -> Result:
-    """A round of so many samples in shards of this size, event by event."""
+def simulate(samples: int, size: int, cluster: Cluster, model: WorkerModel, ideal_rate: float, seed: int = 0) -> Result:
+    """A round of so many samples in shards of this size, event by event: a worker per node, as far as there are shards.
+
+    A worker that ends at its limit, or is preempted, gives its shard back with what is left of it, and comes again.
+    """
     rng = random.Random(seed)
     shards = -(-samples // size)
-    order = range(shards)
+    workers = min(cluster.nodes, shards)
     speed = [
         (cluster.straggler_speed if rng.random() < cluster.stragglers else 1.0) * rng.gauss(1.0, 0.02)
-        for _ in range(cluster.nodes)
+        for _ in range(workers)
     ]
-    ledger = Ledger()
-    waiting = [
-        Task(0.0, place, model.seconds(min(size, samples - n * size)) * rng.choice(model.spread))
-        for place, n in enumerate(order)
-    ]
-    for n in order:
-        count = min(size, samples - n * size)
-        ledger.work += count / ideal_rate
-        ledger.below_model += count / model.rate - count / ideal_rate
-    total = sum(t.left for t in waiting)
-    ledger.tails += total - ledger.work - ledger.below_model
-    heapq.heapify(waiting)
-    free = [(0.0, n) for n in range(min(cluster.nodes, shards))]
-    last_launch = end = busy = 0.0
-    interrupted = 0
-    while waiting:
-        at, node = heapq.heappop(free)
-        task = heapq.heappop(waiting)
-        last_launch = max(at, task.ready, last_launch + 1 / cluster.launch_per_s)
+    ledger = Ledger(work=samples / ideal_rate, below_model=samples / model.rate - samples / ideal_rate)
+    left = [(model.each + min(size, samples - n * size) / model.rate) * rng.choice(model.spread) for n in range(shards)]
+    ledger.tails = sum(left) - samples / model.rate
+    left.reverse()  # taken from the end
+
+    def starts(at: float, first: bool) -> tuple[float, float]:
+        """When its engines are ready, and when the job will be stopped."""
+        nonlocal last_launch, started, busy
+        last_launch = max(at, last_launch + 1 / cluster.launch_per_s)
         start = cluster.start_s * rng.lognormvariate(-(cluster.start_spread**2) / 2, cluster.start_spread)
-        needed = start + task.left / speed[node]
         stop = rng.expovariate(cluster.preempted_per_hour / 3600) if cluster.preempted_per_hour else float("inf")
         stop = min(stop, cluster.limit_s - cluster.lead_s)
-        took = min(needed, stop)
-        answering = max(0.0, took - start)
-        (ledger_start, ledger_more) = (min(start, took), answering * (1 - speed[node]))
-        if task.attempts:
-            ledger.interruptions += ledger_start
+        started += 1
+        busy += start
+        if first:
+            ledger.starts += start
         else:
-            ledger.starts += ledger_start
-        ledger.stragglers += ledger_more
+            ledger.interruptions += start
+        return last_launch + start, last_launch + max(stop, start)
+
+    last_launch, started, interrupted, end, busy = 0.0, 0, 0, 0.0, 0.0
+    events = []
+    for n in range(workers):
+        ready, stop = starts(0.0, True)
+        events.append((ready, n, stop))
+    heapq.heapify(events)
+    while events:
+        at, n, stop = heapq.heappop(events)
+        if not left:  # its window drains, and it ends
+            took = model.fixed / speed[n]
+            ledger.tails += model.fixed
+            ledger.stragglers += took - model.fixed
+            busy += took
+            end = max(end, at + took)
+            continue
+        work = left.pop()
+        took = min(work / speed[n], max(0.0, stop - at))
         busy += took
-        if needed > stop:
+        ledger.stragglers += took * (1 - speed[n])
+        if took < work / speed[n]:
             interrupted += 1
-            done = max(0.0, answering * speed[node] - model.interruption)
-            ledger.interruptions += answering * speed[node] - done
-            ready = last_launch + took + cluster.requeue_s
-            heapq.heappush(waiting, Task(ready, task.number, task.left - done, task.attempts + 1))
+            done = max(0.0, took * speed[n] - model.interruption)
+            ledger.interruptions += took * speed[n] - done
+            left.append(work - done)
+            ready, again = starts(at + took + cluster.requeue_s, False)
+            heapq.heappush(events, (ready, n, again))
         else:
-            end = max(end, last_launch + took)
-        heapq.heappush(free, (last_launch + took, node))
+            heapq.heappush(events, (at + took, n, stop))
     ledger.waiting = cluster.nodes * end - busy
-    return Result(samples, cluster.nodes, size, shards, end, ledger, interrupted)
+    return Result(samples, cluster.nodes, size, shards, end, ledger, interrupted, started)
 
 
 def sweep(
-    samples: int, cluster: Cluster, model: ShardModel, ideal: float, sizes: Sequence[int], widths: Sequence[int]
+    samples: int, cluster: Cluster, model: WorkerModel, ideal: float, sizes: Sequence[int], widths: Sequence[int]
 ) -> list[Result]:
     """All shard sizes on all widths."""
     return [
@@ -183,10 +185,13 @@ def sweep(
 
 
 def best_size(results: Sequence[Result], nodes: int) -> Result:
-    """The shard size with which a cluster is through first; of those within 2%, the one that is charged least."""
+    """The shard size with which a cluster is through first; of those within 2%, the largest that is charged at most 1%
+    more than the least: files are as many as shards."""
     mine = [r for r in results if r.nodes == nodes]
     first = min(r.makespan for r in mine)
-    return min((r for r in mine if r.makespan <= 1.02 * first), key=lambda r: r.ledger.used)
+    good = [r for r in mine if r.makespan <= 1.02 * first]
+    least = min(r.ledger.used for r in good)
+    return max((r for r in good if r.ledger.used <= 1.01 * least), key=lambda r: r.size)
 
 
 def best_width(results: Sequence[Result]) -> Result:
@@ -200,22 +205,22 @@ def best_width(results: Sequence[Result]) -> Result:
 
 
 def render(
-    found: Sequence[Measured], model: ShardModel, ideal: float, at: Result, results: Sequence[Result], took: float
+    found: Sequence[Measured], model: WorkerModel, ideal: float, at: Result, results: Sequence[Result], took: float
 ) -> str:
     """Everything, as plain text."""
-    candidates = sum(m.experiment.size for m in found)
+    candidates = sum(m.experiment.candidates for m in found)
     calls = sum(m.calls for m in found)
     cpu = sum(m.cpu_seconds for m in found)
     lines = [
         f"SIMULATED cluster: {at.samples:,} samples on {at.nodes} nodes of 8 x 80 GB a100; this took {took:.0f} s",
-        f"real code: {len(found)} shards, {candidates:,} candidates ({candidates / at.samples:.1%}), {calls:,} calls,"
+        f"real code: {len(found)} workers, {candidates:,} candidates ({candidates / at.samples:.1%}), {calls:,} calls,"
         f" {1000 * cpu / max(1, calls):.2f} ms of CPU a call; the rest is drawn from them",
-        f"a shard: {model.fixed:.0f} s + samples / {model.rate:.1f} a second (the model says {ideal:.1f});"
-        f" an interruption costs {model.interruption:.1f} s of work; factors"
+        f"a worker: {model.fixed:.0f} s + {model.each:.1f} s a shard + samples / {model.rate:.1f} a second (the model"
+        f" says {ideal:.1f}); an interruption costs {model.interruption:.1f} s of work; factors"
         f" {model.spread[0]:.2f} to {model.spread[-1]:.2f}",
         "",
         f"{'best shard size here':24} {at.size:,} samples ({at.shards:,} shards)",
-        f"{'through after':24} {at.makespan / 60:.1f} minutes; {at.interrupted} interruptions",
+        f"{'through after':24} {at.makespan / 60:.1f} minutes; {at.interrupted} interruptions, {at.started} starts",
         f"{'efficiency':24} {at.efficiency:.1%} of the ideal, of all nodes to the end;"
         f" {at.charged_efficiency:.1%} of what is charged",
         "loss by cause, in shares of all nodes' time:",
@@ -281,7 +286,7 @@ def main() -> None:
     if not args.real and not (args.measured and args.measured.exists()):
         parser.error("--real 0 needs --measured FILE with what the real code gave before")
     if 0 < args.real < 5000:
-        parser.error("--real: at least 5000 candidates, so that shards of several sizes are measured")
+        parser.error("--real: at least 5000 candidates, so that workers of several kinds are measured")
     began = time.monotonic()
     pace, start_s = simulation.pace_of(args.calibration)
     given = {k: v for k, v in vars(args).items() if k in Cluster.__dataclass_fields__ and v is not None}
@@ -292,10 +297,10 @@ def main() -> None:
     todo = experiments(args.real) if args.real else []
     if todo:
         with Workers(args.workers) as workers:
-            found += workers.map(real_shard, [(each, args.window, pace) for each in todo])
+            found += workers.map(real_worker, [(each, args.window, pace) for each in todo])
     if args.measured:
         args.measured.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n", encoding="utf-8")
-    model = ShardModel.fitted(found)
+    model = WorkerModel.fitted(found)
     widths = sorted({*args.widths, cluster.nodes})
     results = sweep(args.samples, cluster, model, ideal, args.sizes, widths)
     at = best_size(results, cluster.nodes)

@@ -1,7 +1,8 @@
-"""The real code of a shard (plan, flow, journal, drain, resume, publication) in simulated time: for `simulate_cluster`.
+"""The real worker (choice, overlap of shards, flow, journal, drain, resume, publication) in simulated time: for
+`simulate_cluster`.
 
-SIMULATED: the engines are `SimulatedNode`, the clock jumps. What is measured is how long a shard takes by that clock,
-from ready engines to its end, over all its attempts; `ShardModel` is fitted to it.
+SIMULATED: the engines are `SimulatedNode`, the clock jumps. What is measured is how long a worker takes by that clock
+for some shards, from ready engines to its end, over all its jobs; `WorkerModel` is fitted to it.
 """
 
 from __future__ import annotations
@@ -30,20 +31,26 @@ from tools.simulated.clock import SimulatedTime
 from tools.simulated.node import SimulatedNode
 
 NODE = NodeSpec("gpu", 8, 80, device_type="a100")
-SIZES = (250, 500, 1000, 2000, 4000)
-"""Candidates of the shards that run through the real code."""
+KINDS = ((1, 250), (4, 250), (8, 250), (4, 500), (8, 500), (1, 1000), (4, 1000), (1, 4000))
+"""Shards of a worker that run through the real code, and the candidates of each."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One shard through the real code."""
+    """One worker through the real code."""
 
     size: int
+    """Candidates of each of its shards."""
+    shards: int = 1
     interruptions: tuple[tuple[float, int], ...] = ()
-    """For each attempt but the last: seconds after its engines are ready, and the signal."""
+    """For each of its jobs but the last: seconds after its engines are ready, and the signal."""
     speed: float = 1.0
     seed: int = 0
     """Another one draws other answers, of other lengths."""
+
+    @property
+    def candidates(self) -> int:
+        return self.size * self.shards
 
 
 @dataclass(frozen=True)
@@ -52,36 +59,36 @@ class Measured:
 
     experiment: Experiment
     seconds: tuple[float, ...]
-    """Of each attempt, from ready engines to its end, simulated."""
+    """Of each of its jobs, from ready engines to its end, simulated."""
     ends: tuple[str, ...]
     calls: int
     cpu_seconds: float
     replayed: int
 
 
-def make_run(path: Path, config: RunConfig, size: int) -> Run:
-    """A planned run of one shard, with the simulated engine and models that lie nowhere."""
+def make_run(path: Path, config: RunConfig, size: int, shards: int = 1) -> Run:
+    """A planned run of shards of so many candidates, with the simulated engine and models that lie nowhere."""
     model = path / "model"
     model.mkdir(parents=True)
     (model / "config.json").write_text(
         '{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}', encoding="utf-8"
     )
     with (path / "seeds.jsonl").open("w", encoding="utf-8") as f:
-        for r in simulation.seeds(size):
+        for r in simulation.seeds(size * shards):
             row = {k: getattr(r, k) for k in ("instruction", "response", "domain", "summary")}
             f.write(json.dumps(row | {"keywords": list(r.keywords)}) + "\n")
     config.engine.kind = EngineKind.simulated
     config.seeds = replace(config.seeds, path=str(path / "seeds.jsonl"), fields={}, limit=0)
     config.merge.semantic = False
     config.merge.decontamination.sources = []
-    config.launch.shards = 1
+    config.launch.shards = shards
     config.models = {n: replace(m, path=str(model), load_format="dummy") for n, m in config.models.items()}
     return planning.make(path / "run", config)
 
 
 @contextlib.contextmanager
 def simulated_engines(rota: Rota, speed: float, stop: tuple[float, int] | None, clock: list[float]) -> Iterator[None]:
-    """`run_shard` finds a simulated node where it opens its engines, and time that jumps."""
+    """A worker finds a simulated node where it opens its engines, and time that jumps."""
 
     @contextlib.asynccontextmanager
     async def opened(config: RunConfig, *_: Any) -> AsyncIterator[SimulatedNode]:
@@ -105,8 +112,8 @@ def simulated_engines(rota: Rota, speed: float, stop: tuple[float, int] | None, 
         asyncio.set_event_loop_policy(policy)
 
 
-def real_shard(asked: tuple[Experiment, int, float]) -> Measured:
-    """Plan and run one shard, with its interruptions, until it is published.
+def real_worker(asked: tuple[Experiment, int, float]) -> Measured:
+    """Plan a run and have one worker do it, with its interruptions, until all is published.
 
     Args:
         asked: the experiment, the window (`launch.window`), and the engines' pace as part of the performance model's.
@@ -119,15 +126,15 @@ def real_shard(asked: tuple[Experiment, int, float]) -> Measured:
     seconds: list[float] = []
     ends: list[str] = []
     with tempfile.TemporaryDirectory(prefix="gra-simulated-") as temporary:
-        run = make_run(Path(temporary), config, experiment.size)
+        run = make_run(Path(temporary), config, experiment.size, experiment.shards)
         began = time.process_time()
         while End.published.name not in ends:
             stop = experiment.interruptions[len(ends)] if len(ends) < len(experiment.interruptions) else None
             with simulated_engines(rota, pace * experiment.speed, stop, seconds):
-                ends.append(worker.run_shard(run, 1, 0).name)
-        manifest = json.loads(run.round(1).shard(0).manifest.read_bytes())
+                ends.append(worker.work(run, 1).end.name)
+        shards = [run.round(1).shard(n).manifest for n in range(experiment.shards)]
+        attempts = [a for shard in shards for a in json.loads(shard.read_bytes())["attempts"]]
         spent = time.process_time() - began
-    attempts = manifest["attempts"]
     return Measured(
         experiment,
         tuple(seconds),
@@ -139,20 +146,21 @@ def real_shard(asked: tuple[Experiment, int, float]) -> Measured:
 
 
 def experiments(real: int) -> list[Experiment]:
-    """About so many candidates: every size alike, some shards interrupted, one slow node."""
+    """About so many candidates: every kind alike, some workers interrupted, one slow node."""
     found = [
-        Experiment(1000, ((20.0, signal.SIGTERM),)),
-        Experiment(1000, ((35.0, signal.SIGTERM), (15.0, signal.SIGTERM))),
-        Experiment(1000, ((30.0, signal.SIGUSR2),)),
-        Experiment(1000, speed=0.6),
+        Experiment(500, 2, ((20.0, signal.SIGTERM),)),
+        Experiment(500, 2, ((35.0, signal.SIGTERM), (15.0, signal.SIGTERM))),
+        Experiment(500, 2, ((30.0, signal.SIGUSR2),)),
+        Experiment(500, 2, speed=0.6),
     ]
-    left = real - 4000
-    while left >= min(SIZES):
-        for size in SIZES:
-            if size <= left:
-                found.append(Experiment(size, seed=len(found)))
-                left -= size
-    return sorted(found, key=lambda e: -e.size)
+    left = real - sum(e.candidates for e in found)
+    least = min(size * shards for shards, size in KINDS)
+    while left >= least:
+        for shards, size in KINDS:
+            if size * shards <= left:
+                found.append(Experiment(size, shards, seed=len(found)))
+                left -= size * shards
+    return sorted(found, key=lambda e: -e.candidates)
 
 
 def read_measured(path: Path | None) -> list[Measured]:
@@ -163,41 +171,46 @@ def read_measured(path: Path | None) -> list[Measured]:
     for row in json.loads(path.read_text(encoding="utf-8")):
         e = row["experiment"]
         stops = tuple((float(at), int(number)) for at, number in e["interruptions"])
-        experiment = Experiment(e["size"], stops, e["speed"], e["seed"])
+        experiment = Experiment(e["size"], e["shards"], stops, e["speed"], e["seed"])
         kept = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k != "experiment"}
         found.append(Measured(experiment, **kept))
     return found
 
 
 @dataclass(frozen=True)
-class ShardModel:
-    """Seconds of a shard on ready engines: `fixed + size / rate`, times a factor near one."""
+class WorkerModel:
+    """Seconds of a worker on ready engines: `fixed + shards * each + samples / rate`, times a factor near one."""
 
     rate: float
     """Samples a second while a node is full."""
     fixed: float
-    """Seconds that a shard takes however small it is: filling and draining its window."""
+    """Seconds that a worker takes however little it does: filling its window, and draining it at the end."""
+    each: float
+    """Seconds that a shard costs beside its samples: where one ends and the next begins."""
     spread: tuple[float, ...]
     """Measured over fitted seconds."""
     interruption: float
     """Seconds of work lost by an interruption, beside the start of engines: calls in flight, a batch to fill again."""
-    smallest: int
 
-    def seconds(self, size: int) -> float:
-        return self.fixed + size / self.rate
+    def seconds(self, shards: int, samples: int) -> float:
+        return self.fixed + shards * self.each + samples / self.rate
 
     @classmethod
-    def fitted(cls, found: Sequence[Measured]) -> ShardModel:
-        """Least squares over the uninterrupted shards on usual nodes."""
+    def fitted(cls, found: Sequence[Measured]) -> WorkerModel:
+        """Least squares over the uninterrupted workers on usual nodes; no part is below zero."""
+        from scipy.optimize import nnls
+
         plain = [m for m in found if not m.experiment.interruptions and m.experiment.speed == 1.0]
-        x, y = [m.experiment.size for m in plain], [m.seconds[0] for m in plain]
-        slope, fixed = statistics.linear_regression(x, y)
-        model = cls(1 / slope, max(0.0, fixed), (), 0.0, min(x))
-        spread = tuple(sorted(b / model.seconds(a) for a, b in zip(x, y, strict=True)))
-        at = {s: statistics.mean(m.seconds[0] for m in plain if m.experiment.size == s) for s in set(x)}
+        table = [[1.0, m.experiment.shards, m.experiment.candidates] for m in plain]
+        (fixed, each, slope), _ = nnls(table, [m.seconds[0] for m in plain])
+        model = cls(float(1 / slope), float(fixed), float(each), (), 0.0)
+
+        def expected(m: Measured) -> float:
+            return model.seconds(m.experiment.shards, m.experiment.candidates)
+
+        spread = tuple(sorted(m.seconds[0] / expected(m) for m in plain))
         lost = [
-            (sum(m.seconds) - at.get(m.experiment.size, model.seconds(m.experiment.size)))
-            / len(m.experiment.interruptions)
+            (sum(m.seconds) - expected(m)) / len(m.experiment.interruptions)
             for m in found
             if m.experiment.interruptions
         ]
