@@ -12,6 +12,7 @@ import pytest
 from gra_hpc.config import presets
 from gra_hpc.config.settings import ModelConfig, RunConfig
 from gra_hpc.errors import ConfigError
+from gra_hpc.flows.registry import find
 from gra_hpc.models.facts import stated_facts
 from gra_hpc.models.thinking import Thinking
 from gra_hpc.placement.placement import NodeSpec, constants_of, solve
@@ -127,9 +128,9 @@ def test_a_calibration_tells_thoughts_from_answers(text: str, thoughts: str, exp
     call = {"key": "s/response/generator/0", "model": "a", "prompt_tokens": 9, "completion_tokens": 100, "seconds": 1.0}
     calls = pa.Table.from_pylist([{**call, "text": text, "thoughts": thoughts}])
     samples = pa.Table.from_pylist([{"status": "accepted", "stage": "", "instruction_reviews": [], "mean": None}])
-    found = _method(calls, samples, ["a"])["steps"]["response"]
+    found = _method(calls, samples, find("synthesize"), ["a"])["steps"]["response"]
     assert (found["thought_tokens"], found["completion_tokens"]) == (expected, 100 - expected)
-    assert "thought_tokens" not in _method(calls, samples)["steps"]["response"]
+    assert "thought_tokens" not in _method(calls, samples, find("synthesize"))["steps"]["response"]
 
 
 def test_a_calibration_is_kept_per_site_and_model(tmp_path: Path) -> None:
