@@ -5,9 +5,10 @@ pyarrow is imported where it is used: commands that look at a run's JSON alone s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gra_hpc.errors import ReleaseError
@@ -74,7 +75,7 @@ def open_table(
     columns: Sequence[str] = (),
     schema: pa.Schema | None = None,
     then: str = "",
-    optional: Sequence[str] = (),
+    optional: Mapping[str, pa.DataType] = MappingProxyType({}),
 ) -> Iterator[pq.ParquetFile]:
     """A Parquet table, open for reading. What is wrong with it, also while it is read, is one clear line.
 
@@ -82,7 +83,7 @@ def open_table(
         columns: some that it must have.
         schema: all that it must have, with their types; none: it may have any.
         then: what to do about one that is not as expected.
-        optional: columns of texts that may be there beyond `schema`.
+        optional: columns that may be there beyond `schema`, with their types.
 
     Raises:
         ReleaseError: no such file, damaged, or other columns.
@@ -93,7 +94,7 @@ def open_table(
     try:
         with pq.ParquetFile(path) as file:
             found = file.schema_arrow.remove_metadata()
-            fixed = pa.schema([f for f in found if f.name not in optional or f.type != pa.string()])
+            fixed = pa.schema([f for f in found if f.type != optional.get(f.name)])
             if schema is not None and not fixed.equals(schema):
                 raise ReleaseError(f"{path}: other columns than expected: {_difference(fixed, schema)}", then)
             if absent := [c for c in columns if c not in found.names]:

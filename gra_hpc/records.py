@@ -165,9 +165,11 @@ class Sample(Candidate):
     """Population standard deviation over Reviewers."""
     context: str = ""
     """What the response answers, where that is more than the instruction: its seed's."""
+    propensity: float = 1.0
+    """The chance that its Generator had to be drawn for it."""
 
     def row(self) -> dict[str, Any]:
-        """As a row of `sample_schema`, with thoughts and context."""
+        """As a row of `sample_schema`, with thoughts, context and propensity."""
         return {
             "id": self.id,
             "round": self.round,
@@ -202,6 +204,7 @@ class Sample(Candidate):
             "completion_tokens": self.completion_tokens,
             THOUGHTS: self.thoughts,
             CONTEXT: self.context,
+            PROPENSITY: self.propensity,
         }
 
 
@@ -233,6 +236,8 @@ THOUGHTS = "thoughts"
 """A column of tables of runs in which there are thoughts; other runs' tables do not have it."""
 CONTEXT = "context"
 """A column of tables of runs whose seeds have context; other runs' tables do not have it."""
+PROPENSITY = "propensity"
+"""A column of tables of runs whose roles follow performance; other runs' tables do not have it."""
 
 
 def record_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
@@ -262,12 +267,13 @@ def record_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
     )
 
 
-def sample_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
+def sample_schema(thoughts: bool = False, context: bool = False, propensity: bool = False) -> pa.Schema:
     """Arrow schema of `Sample`: a shard's samples.parquet. `embedding` holds float16 little-endian bytes or null.
 
     Args:
         thoughts: with their column.
         context: with its column.
+        propensity: with its column.
     """
     import pyarrow as pa
 
@@ -306,8 +312,16 @@ def sample_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
             ("embedding", pa.binary()),
             *([(THOUGHTS, pa.string())] if thoughts else []),
             *([(CONTEXT, pa.string())] if context else []),
+            *([(PROPENSITY, pa.float64())] if propensity else []),
         ]
     )
+
+
+def optional_columns() -> dict[str, pa.DataType]:
+    """Columns that only some runs' samples and records have, with their types."""
+    import pyarrow as pa
+
+    return {THOUGHTS: pa.string(), CONTEXT: pa.string(), PROPENSITY: pa.float64()}
 
 
 def call_schema(thoughts: bool = False) -> pa.Schema:

@@ -168,7 +168,7 @@ class Flow:
     """Its own section of the configuration, under its name; none: it has none."""
     result: type | None = None
     """Dataclass of what it fills in (`payload.Made.result`): the columns of its tables beside the common ones."""
-    columns: Callable[[bool, bool], pa.Schema] | None = None
+    columns: Callable[[bool, bool, bool], pa.Schema] | None = None
     """Schema of its samples in place of the one derived from `result`; with thoughts, with context."""
     keys: Keys | None = None
     """None: rows are not compared; all accepted ones stay."""
@@ -200,15 +200,16 @@ class Flow:
     of_seeds: tuple[str, ...] = ()
     """Columns that hold the seeds' own texts, or none."""
 
-    def schema(self, thoughts: bool = False, context: bool = False) -> pa.Schema:
+    def schema(self, thoughts: bool = False, context: bool = False, propensity: bool = False) -> pa.Schema:
         """Arrow schema of its samples.
 
         Args:
             thoughts: with their column.
             context: with its column.
+            propensity: with its column.
         """
         if self.columns:
-            return self.columns(thoughts, context)
+            return self.columns(thoughts, context, propensity)
         return payload.schema(self.result, thoughts)
 
     @property

@@ -177,7 +177,8 @@ def _again(table: Table, config: RunConfig, plan: Plan, draft: RunDir) -> None:
     """One shard, decided again. Its calls are the same file, where the file system can name it twice."""
     shard = draft.round(table.manifest["round"]).shard(table.shard.number)
     shard.path.mkdir(parents=True)
-    samples, ledger, schema = shard.samples(table.attempt), Ledger(), sample_schema(plan.thought_out, plan.context)
+    samples, ledger = shard.samples(table.attempt), Ledger()
+    schema = sample_schema(plan.thought_out, plan.context, plan.propensity)
     with whole_table(samples, schema) as writer:
         for rows in read_slices(table.samples, schema.names, _BATCH):
             now = decided(rows, config.method)

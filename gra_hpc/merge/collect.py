@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
 from gra_hpc.flows.registry import Flow, find
-from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, THOUGHTS
+from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, optional_columns
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import basis_of
@@ -234,7 +234,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: st
     except OSError as e:
         raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
     need(digest == manifest.sha256, f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...")
-    with parquet.open_table(table, schema=flow.schema(), optional=[THOUGHTS, CONTEXT]) as file:
+    with parquet.open_table(table, schema=flow.schema(), optional=optional_columns()) as file:
         context = CONTEXT in file.schema_arrow.names
         need(file.metadata.num_rows == rows, f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}")
         groups, ids, scores = [], [], []

@@ -17,7 +17,7 @@ from gra_hpc import conversation
 from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.collect import Part, Shard, id_bytes
 from gra_hpc.parquet import open_table
-from gra_hpc.records import ACCEPTED, CONTEXT, THOUGHTS, record_schema
+from gra_hpc.records import ACCEPTED, CONTEXT, optional_columns, record_schema
 from gra_hpc.signatures.recorded import Signed
 
 
@@ -125,7 +125,7 @@ def pool_part(path: str, signed: Signed | None = None) -> tuple[Part, np.ndarray
     Raises:
         ReleaseError: not a readable table of records.
     """
-    with open_table(path, schema=record_schema(), optional=[THOUGHTS, CONTEXT]) as file:
+    with open_table(path, schema=record_schema(), optional=optional_columns()) as file:
         context = CONTEXT in file.schema_arrow.names
         groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
         ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]

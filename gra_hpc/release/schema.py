@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from gra_hpc import conversation
 from gra_hpc.flows.gra.committee import highest_mean
 from gra_hpc.flows.gra.synthesize import STOPPED
-from gra_hpc.records import CONTEXT, CRITERIA, INSTRUCTION_CRITERIA, THOUGHTS
+from gra_hpc.records import CONTEXT, CRITERIA, INSTRUCTION_CRITERIA, PROPENSITY, THOUGHTS
 from gra_hpc.thoughts import CLOSING, OPENING, Thoughts
 
 TOOLS = "tools"
@@ -45,13 +45,14 @@ def _messages(context: bool = False) -> pa.DataType:
     return pa.list_(pa.struct(fields))
 
 
-def data_schema(thoughts: Thoughts = Thoughts.drop, context: bool = False) -> pa.Schema:
+def data_schema(thoughts: Thoughts = Thoughts.drop, context: bool = False, propensity: bool = False) -> pa.Schema:
     """Arrow schema of data/*.parquet. `models` and `members` say who did what: the Adjudicator is null unless asked.
 
     Args:
         thoughts: as released; their column is the last, and empty where there were none.
         context: of a run whose seeds have context: `messages` may call tools, which are described in a column `tools`,
             as JSON text; null: none.
+        propensity: of a run whose Generators are drawn by their standing: the chance that a row's had to be drawn.
     """
     return pa.schema(
         [
@@ -73,6 +74,7 @@ def data_schema(thoughts: Thoughts = Thoughts.drop, context: bool = False) -> pa
             ("verdict", _review(CRITERIA)),
             ("models", _roles()),
             ("members", _roles()),
+            *([(PROPENSITY, pa.float64())] if propensity else []),
             *([(THOUGHTS, pa.string())] if thoughts is not Thoughts.drop else []),
         ]
     )
@@ -123,7 +125,9 @@ def data_rows(samples: pa.Table, models: Mapping[str, str], thoughts: Thoughts =
     if context := CONTEXT in samples.column_names:
         tools = (conversation.tools_of(c) for c in samples[CONTEXT].to_pylist())
         columns[TOOLS] = pa.array([conversation.json_text(t) if t else None for t in tools], pa.string())
-    return _conform(columns, data_schema(thoughts, context))
+    if drawn := PROPENSITY in samples.column_names:
+        columns[PROPENSITY] = samples[PROPENSITY]
+    return _conform(columns, data_schema(thoughts, context, drawn))
 
 
 def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> pa.Table:

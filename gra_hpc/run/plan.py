@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gra_hpc import __version__
 from gra_hpc.config import engine_args
 from gra_hpc.config.frozen import differences, fingerprinted
+from gra_hpc.config.settings import Policy
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
 from gra_hpc.flows.registry import find, flow_of
 from gra_hpc.flows.render import Own, prompts_digest
@@ -109,6 +110,11 @@ class Plan:
     def context(self) -> bool:
         """Whether samples may have context, their seed's: then their tables have a column for it."""
         return self.seed_contexts > 0
+
+    @property
+    def propensity(self) -> bool:
+        """Whether Generators are drawn by their standing: then samples' tables have a column for the chance of it."""
+        return bool(self.frozen["method"]["policy"] == Policy.performance.value)
 
     @property
     def thought_out(self) -> bool:

@@ -55,7 +55,7 @@ from gra_hpc.conversation import shown
 from gra_hpc.errors import SeedError
 from gra_hpc.models import special_tokens
 from gra_hpc.parquet import column, open_table, whole_table
-from gra_hpc.records import CODING, CONTEXT, DOMAINS, THOUGHTS, Record, digest, record_schema, seed_id
+from gra_hpc.records import CODING, DOMAINS, Record, digest, optional_columns, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import NOT_OBJECT, Layout, Texts
 from gra_hpc.sources.rows import ENCODING, Row, Source
@@ -356,7 +356,7 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         ReleaseError: no such file, damaged, or another table.
     """
-    with open_table(path, schema=record_schema(), optional=[THOUGHTS, CONTEXT]) as table:
+    with open_table(path, schema=record_schema(), optional=optional_columns()) as table:
         for batch in table.iter_batches(BATCH):
             for row in batch.to_pylist():
                 row["keywords"] = tuple(row["keywords"] or ())

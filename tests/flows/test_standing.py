@@ -141,6 +141,9 @@ def test_a_run_counts_draws_and_does_not_depend_on_its_shards(tmp_path: Path) ->
         assert made[member] == (sum(r["generator"] == member for r in kept), len(mine))
     judged = added(standing.counts["reviewer"].values())
     assert sum(n for _, n in judged.values()) == sum(len(r["reviews"]) for r in first if r["mean"] is not None)
+    for row in rows:
+        chance = 1 / 5 if row["round"] == 1 else standing.shares["generator"][row["domain"]][row["generator"]]
+        assert row["propensity"] == chance and 0 < chance <= 1
     said = list(roles.lines(run))
     assert said[0] == "round 2" and len(said) >= 2 + len(run.config.committee)
 

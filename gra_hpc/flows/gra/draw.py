@@ -16,14 +16,17 @@ def draw(of: Draw) -> Drawn:
     models = {name: member.model for name, member in of.config.committee.items()}
     standing = Standing.from_dict(dict(of.standing)) if of.standing else None
 
-    def roles(domain: str, rng: random.Random) -> Roles:
+    even = 1 / len(models) if of.config.method.policy.drawn else 1.0
+
+    def roles(domain: str, rng: random.Random) -> tuple[Roles, float]:
         if standing:
             first = standing.strictest.get(domain, ())
-            return draw_by_standing(models, of.config.method, rng, standing.shares, domain, first)
-        return draw_roles(list(models), of.config.method, rng, models)
+            of_it = draw_by_standing(models, of.config.method, rng, standing.shares, domain, first)
+            return of_it, standing.shares["generator"].get(domain, {}).get(of_it.generator, even)
+        return draw_roles(list(models), of.config.method, rng, models), even
 
     def drawn(id_: str, anchor: Record, index: int, rng: random.Random) -> Unit:
-        return _unit(of, id_, anchor, index, roles(anchor.domain, rng), rng)
+        return _unit(of, id_, anchor, index, *roles(anchor.domain, rng), rng)
 
     return drawn
 
@@ -32,15 +35,16 @@ def draw_nobody(of: Draw) -> Drawn:
     """The same without roles."""
 
     def drawn(id_: str, anchor: Record, index: int, rng: random.Random) -> Unit:
-        return _unit(of, id_, anchor, index, Roles("", (), "", ""), rng)
+        return _unit(of, id_, anchor, index, Roles("", (), "", ""), 1.0, rng)
 
     return drawn
 
 
-def _unit(of: Draw, id_: str, anchor: Record, index: int, roles: Roles, rng: random.Random) -> Unit:
+def _unit(of: Draw, id_: str, anchor: Record, index: int, roles: Roles, propensity: float, rng: random.Random) -> Unit:
     with_examples = of.round and anchor.described
     examples = draw_examples(of.config.method, of.pool, anchor, rng) if with_examples else ()
     sample = Sample(id_, of.round, anchor.id, index, anchor.domain, roles, examples=tuple(e.id for e in examples))
+    sample.propensity = propensity
     return Unit(sample, anchor, examples)
 
 

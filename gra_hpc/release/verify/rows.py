@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gra_hpc.config.settings import Policy
 from gra_hpc.errors import ReleaseError
 from gra_hpc.flows.registry import find
 from gra_hpc.parquet import open_table
@@ -101,6 +102,8 @@ class Rows:
         """Rows with thoughts."""
         self.context = bool(manifest["seeds"].get("contexts"))
         """Whether rows may have context."""
+        self.propensity = manifest["config"]["method"]["policy"] == Policy.performance.value
+        """Whether rows have the chance that their Generator had to be drawn."""
 
     def begin(self, part: str) -> None:
         """The tables that follow are of this split or outcome."""
@@ -136,7 +139,7 @@ class Rows:
         """Columns that are read of a table, and its schema; none: `_columns` says."""
         if folder == "rejects":
             return _COLUMNS[folder], rejects_schema(self.context)
-        schema = data_schema(self.thoughts, self.context)
+        schema = data_schema(self.thoughts, self.context, self.propensity)
         return (*_COLUMNS[folder], *([THOUGHTS] if THOUGHTS in schema.names else [])), schema
 
     def _columns(self, folder: str, schema: pa.Schema) -> Iterator[str]:  # noqa: ARG002
