@@ -11,7 +11,9 @@ from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.terminal import counted, shown, wrapped
-from gra_hpc.views.status import Failure, RoundStatus, RunStatus, ShardStatus
+from gra_hpc.views.shard_status import ShardStatus
+from gra_hpc.views.states import Failure
+from gra_hpc.views.status import RoundStatus, RunStatus
 
 BY_THEMSELVES = (
     "cancelled", "preempted", "its node failed", "put back in the queue", "ended without a word", "killed (SIGKILL)",

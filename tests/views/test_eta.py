@@ -6,7 +6,8 @@ import pytest
 
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.views.sample import _turn
-from gra_hpc.views.status import RoundStatus, ShardStatus, eta
+from gra_hpc.views.shard_status import ShardStatus
+from gra_hpc.views.status import RoundStatus, eta
 from gra_hpc.views.status_lines import tokens_per_second
 
 

@@ -11,7 +11,8 @@ import pytest
 from gra_hpc.owner import Owner
 from gra_hpc.run.attempts import Heartbeat, begin
 from gra_hpc.run.directory import RunDir
-from gra_hpc.views.status import SILENT_S, collect
+from gra_hpc.views.states import SILENT_S
+from gra_hpc.views.status import collect
 from tests.conftest import SteadyClock
 from tools.faults.faults import make_run
 

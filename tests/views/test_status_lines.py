@@ -13,7 +13,9 @@ from gra_hpc.run.ledger import Ledger
 from gra_hpc.views import status as statuses
 from gra_hpc.views.progress import _teller, several
 from gra_hpc.views.sample import find_sample
-from gra_hpc.views.status import Failure, RoundStatus, RunStatus, ShardStatus, collect, queue_once
+from gra_hpc.views.shard_status import ShardStatus
+from gra_hpc.views.states import Failure
+from gra_hpc.views.status import RoundStatus, RunStatus, collect, queue_once
 from gra_hpc.views.status_lines import lines, listing, next_command, one_line
 from tools.faults.faults import make_run, undisturbed
 
