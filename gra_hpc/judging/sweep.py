@@ -151,9 +151,11 @@ def shown(lines: Sequence[Line], planned: float, most: int) -> Iterator[str]:
     yield from _by_domain(lines, planned)
     yield "* as the run was planned"
     if any(line.undecided for line in lines):
-        yield "undecided: the Reviewers disagree, and the Adjudicator was not asked; or not all Reviewers were"
+        yield "undecided: the Reviewers disagree and the Adjudicator was not asked, or not all"
+        yield "    Reviewers were"
     if any(line.unmerged for line in lines):
-        yield "the merge keeps A to B: B - A rows were not compared with the others, for they were not accepted"
+        yield "the merge keeps A to B: B - A rows were not compared with the others, for they"
+        yield "    were not accepted"
 
 
 def _threshold(line: Line, planned: float) -> str:

@@ -23,6 +23,7 @@ from tools.faults.faults import WHOLE_RUN, Nursery, check_shard, release_of
 def three(crash_dir: Path) -> tuple[Run, Run]:
     """A planned run of three rounds of one shard with a target, and the same, undisturbed."""
     words = ["launch.shards=1", "method.rounds=3", "method.target_accepted=2", "method.expected_acceptance=0.8"]
+    words.append("launch.inline_merge_rows=0")  # merges in the process that is killed
     run = faults.make_run(crash_dir / "three", 2, words)
     return run, faults.undisturbed(faults.make_run(crash_dir / "three-reference", 2, words))
 
@@ -44,7 +45,7 @@ def test_death_right_after_each_merge_is_published(three: tuple[Run, Run], nurse
     planned, reference = three
     run = copy_of(planned, "after-merges")
     for merged in (1, 2, 3):  # and after the last one the release, which is all that is left
-        after = rf"rename rounds/{merged:02d}/\.merged"
+        after = rf"rename rounds/{merged:02d}/\.merged[^/]*/out$"
         dead = nursery.start(WHOLE_RUN, run.path, log=tmp_path / "log", below=run.path, after=after)
         assert dead.wait() == -signal.SIGKILL, dead.tail()
         assert run.round(merged).manifest.is_file() and not run.round(merged + 1).path.exists()

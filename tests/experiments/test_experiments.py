@@ -73,7 +73,7 @@ def test_every_row_plans_by_gra_plan(
     cli.app(words, standalone_mode=False)
     said = capsys.readouterr().out
     assert "next: gra submit" in said and "600 from" in said
-    assert ("none: the seeds are kept" in said) == (row.data == "seed")
+    assert ("none: nobody is asked" in said) == (row.data == "seed")
     planned = presets.load(tmp_path / "run" / "run.yaml")
     assert {member.model for member in planned.committee.values()} == set(planned.models)
     assert planned.release.validation == 0

@@ -60,7 +60,7 @@ def test_the_seeds_alone_are_a_release(tmp_path: Path) -> None:
     run = planning.make(tmp_path / "run", presets.compose(str(preset), ["merge.semantic=false"]))
     assert Plan.load(run).undescribed == 0
     said = "\n".join(preview(run, None))
-    assert "none: the seeds are kept" in said and "thresholds" not in said
+    assert "none: nobody is asked" in said and "thresholds" not in said
     manifest, rows = released(run)
     assert manifest["ledger"]["failed"] == {"response: the seed has no response": 1}
     assert {(r["instruction"], r["response"]) for r in rows} == {(f"Do task {i}.", f"Done {i}.") for i in range(9)}

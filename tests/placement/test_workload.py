@@ -27,6 +27,7 @@ from gra_hpc.flows.domains import DOMAIN_NAMES
 from gra_hpc.flows.gra.committee import draw_roles
 from gra_hpc.flows.gra.load import seats
 from gra_hpc.flows.gra.questions import PROMPTS
+from gra_hpc.flows.registry import find
 from gra_hpc.flows.render import render
 from gra_hpc.placement.workload import (
     MethodRates,
@@ -252,7 +253,7 @@ def test_the_stated_prompt_sizes_are_those_of_the_templates() -> None:
         "adjudicate": {"instruction": instruction, "context": "", "response": response, "reviews": reviews},
         "summary": {"instruction": instruction, "context": "", "summary_words": 30},
     }
-    assert {*variables, "embed"} == set(sizes())
+    assert {*variables} == set(find("synthesize").sizes)
     for step, given in variables.items():
         messages = render(step, given, PROMPTS)
         tokens = sum(len(m["content"]) for m in messages) / 4.4 + 8 * len(messages)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.config import presets
+from gra_hpc.flows.gra.questions import PROMPTS
 from gra_hpc.flows.render import templates
 from gra_hpc.run import planning
 from gra_hpc.run.run import Run
@@ -47,7 +48,7 @@ def test_every_template_that_the_run_asks_with_is_shown(
 ) -> None:
     found = shown(planned(tmp_path, *words))
     assert set(found) == steps
-    assert {f"{name}.j2" for name in found} <= set(templates())
+    assert {f"{name}.j2" for name in found} <= set(templates(PROMPTS))
     assert all("[user]" in part for part in found.values())
 
 
