@@ -201,8 +201,8 @@ class _Worker:
     # ---- rounds ------------------------------------------------------------------------------------------------------
 
     async def _following(self) -> int:
-        """The round to go on with, once this one is merged, here or by another worker; 0: there is none, or it does not
-        come in time."""
+        """The round to go on with, once this one is merged, here or by another worker; this one, if a shard is left by
+        who was at it; 0: there is none, or it does not come in time."""
         if self.round >= self.last or self._chooser is None:
             return 0
         deadline = time.monotonic() + self.config.launch.linger_s
@@ -212,6 +212,8 @@ class _Worker:
                 return 0
             if steps[0].round > self.round:
                 return steps[0].round if steps[0].shards and steps[0].round <= self.last else 0
+            if await asyncio.to_thread(self._chooser.next, self._given_up) is not None:
+                return self.round  # whoever was at that shard is gone
             failed, busy = await asyncio.to_thread(self._chooser.look, self.run.round(self.round).merging)
             if failed:  # the job behind the workers tries it once more, and says why it does not work
                 return 0

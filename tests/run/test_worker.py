@@ -249,6 +249,22 @@ def test_the_merge_of_a_worker_that_was_killed_is_made_by_one_that_waits(two: Ru
     assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, SHARDS, 2)
 
 
+def test_a_worker_that_waits_takes_a_shard_whose_worker_has_ended(two: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker was at it when all others were done, and was cancelled a moment later."""
+    shard = two.round(1).shard(1)
+    here = attempts.begin(shard)
+    elsewhere = replace(Owner.me(), host="elsewhere").to_dict()
+    Heartbeat(here.id, 1, 1, phase="running", owner=elsewhere).write(here)
+    left = worker._left
+
+    def ended(run: Run) -> Any:
+        Heartbeat(here.id, 1, 1, phase="stopped", owner=elsewhere).write(here)
+        return left(run)
+
+    monkeypatch.setattr(worker, "_left", ended)
+    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, 2 * SHARDS, 2)
+
+
 def test_a_worker_that_is_told_to_drain_while_it_merges_comes_again(two: Run) -> None:
     worker.work(two, 1)
 
