@@ -178,7 +178,7 @@ def test_columns_decide_as_the_committee_does(
 
     _, stored = by(first)
     method, wanted = by(second)
-    found = decided(pa.Table.from_pylist(stored, sample_schema(True, True)), method).to_pylist()
+    found = decided(pa.Table.from_pylist(stored, sample_schema(True, True, True)), method).to_pylist()
     for row, other in zip(found, wanted, strict=True):
         if row["reason"] == "the Adjudicator was not asked":
             assert other["verdict"] is not None and row["status"] == "failed"
