@@ -114,7 +114,7 @@ class Plan:
     @property
     def propensity(self) -> bool:
         """Whether Generators are drawn by their standing: then samples' tables have a column for the chance of it."""
-        return bool(self.frozen["method"]["policy"] == Policy.performance.value)
+        return bool(self.frozen["method"].get("policy") == Policy.performance.value)
 
     @property
     def thought_out(self) -> bool:

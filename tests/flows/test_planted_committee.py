@@ -47,7 +47,7 @@ def one_round(run: Run, number: int) -> list[Sample]:
     publish.publish(
         shard, here, fingerprint=run.plan.fingerprint, round_=number,
         ledger=Ledger.of(len(made), ((s.status, s.stage, s.reason) for s in made)), samples=made,
-        embeddings=[None] * len(made), calls=[], schema=sample_schema(),
+        embeddings=[None] * len(made), calls=[], schema=sample_schema(propensity=True),
         details=details | ({"gold": gold.entries(answers)} if questions else {}), attempts=[here],
     )  # fmt: skip
     merge_round(run, number)
