@@ -267,6 +267,23 @@ def record_schema(thoughts: bool = False, context: bool = False) -> pa.Schema:
     )
 
 
+def end_columns() -> list[tuple[str, pa.DataType]]:
+    """Columns that every flow's samples end with: how the candidate ended, and what it cost."""
+    import pyarrow as pa
+
+    return [
+        ("score", pa.float64()),
+        ("status", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("raw", pa.string()),
+        ("calls", pa.int32()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("embedding", pa.binary()),
+    ]
+
+
 def sample_schema(thoughts: bool = False, context: bool = False, propensity: bool = False) -> pa.Schema:
     """Arrow schema of `Sample`: a shard's samples.parquet. `embedding` holds float16 little-endian bytes or null.
 
@@ -301,15 +318,7 @@ def sample_schema(thoughts: bool = False, context: bool = False, propensity: boo
             ("verdict", review),
             ("mean", pa.float64()),
             ("sd", pa.float64()),
-            ("score", pa.float64()),
-            ("status", pa.string()),
-            ("stage", pa.string()),
-            ("reason", pa.string()),
-            ("raw", pa.string()),
-            ("calls", pa.int32()),
-            ("prompt_tokens", pa.int64()),
-            ("completion_tokens", pa.int64()),
-            ("embedding", pa.binary()),
+            *end_columns(),
             *([(THOUGHTS, pa.string())] if thoughts else []),
             *([(CONTEXT, pa.string())] if context else []),
             *([(PROPENSITY, pa.float64())] if propensity else []),

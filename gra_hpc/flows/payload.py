@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from gra_hpc.records import THOUGHTS, Candidate
+from gra_hpc.records import THOUGHTS, Candidate, end_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,15 +58,7 @@ def schema(result: type | None, thoughts: bool = False) -> pa.Schema:
         ("index", pa.int32()),
         ("flow", pa.string()),
         ("seats", pa.list_(pa.struct([("role", pa.string()), ("members", pa.list_(pa.string()))]))),
-        ("score", pa.float64()),
-        ("status", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("raw", pa.string()),
-        ("calls", pa.int32()),
-        ("prompt_tokens", pa.int64()),
-        ("completion_tokens", pa.int64()),
-        ("embedding", pa.binary()),
+        *end_columns(),
     ]
     own = list(arrow_of(result)) if result else []
     if twice := {name for name, _ in common} & {f.name for f in own}:

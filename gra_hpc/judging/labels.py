@@ -23,6 +23,7 @@ from gra_hpc.judging.audit import FORMAT, VERDICTS, Drawn, draw, scored
 from gra_hpc.judging.decisions import Outcome, at_least, outcomes
 from gra_hpc.judging.scores import COLUMNS, Scores
 from gra_hpc.labels.agreement import Coincidences
+from gra_hpc.labels.gold import Estimate
 from gra_hpc.records import ACCEPTED, CONTEXT
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.run.run import Run
@@ -68,20 +69,6 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A share with its interval; none where nothing can be said."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return "–"
-        return f"{self.value:.2f}" + (f" ({self.low:.2f} to {self.high:.2f})" if self.low is not None else "")
-
-
-@dataclass(frozen=True)
 class Judged:
     """The samples on which people came to a verdict, n of them."""
 
@@ -104,7 +91,7 @@ class Judged:
                 out[:, half] = rng.multinomial(len(half), np.full(len(half), 1 / len(half)), RESAMPLED)
         return out * self.weight
 
-    def figure(self, of: Callable[[np.ndarray], float]) -> Figure:
+    def figure(self, of: Callable[[np.ndarray], float]) -> Estimate:
         """A figure and its interval.
 
         Args:
@@ -113,9 +100,9 @@ class Judged:
         drawn = np.array([of(weight) for weight in self.resampled])
         value, known = of(self.weight), drawn[~np.isnan(drawn)]
         if np.isnan(value) or not len(known):
-            return Figure(None)
+            return Estimate(None)
         low, high = np.quantile(known, [0.025, 0.975])
-        return Figure(round(float(value), 4), round(float(low), 4), round(float(high), 4))
+        return Estimate(round(float(value), 4), round(float(low), 4), round(float(high), 4))
 
 
 def read(run: Run, files: Sequence[Path], gold: Path | None = None) -> Iterator[str]:
@@ -287,7 +274,7 @@ def _between(ids: Sequence[str], people: Sequence[Labels]) -> dict[str, Any] | N
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """The figures for people."""
-    shown = lambda f: str(Figure(**f))  # noqa: E731
+    shown = lambda f: format(Estimate(**f), ".2f")  # noqa: E731
     judged = f"{found['judged']} of {found['samples']} samples judged, {found['kept']} kept"
     yield f"people        {found['people']}; {judged}"
     if between := found["between_people"]:

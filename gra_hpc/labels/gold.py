@@ -26,10 +26,17 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
-    def __str__(self) -> str:
+    def __format__(self, digits: str) -> str:
+        """As text; `digits` as of one number, `.3f` if there is none."""
         if self.value is None:
             return "–"
-        return f"{self.value:.3f}" + (f" ({self.low:.3f} to {self.high:.3f})" if self.low is not None else "")
+        value, low, high = (
+            format(x, digits or ".3f") if x is not None else "" for x in (self.value, self.low, self.high)
+        )
+        return f"{value} ({low} to {high})" if low else value
+
+    def __str__(self) -> str:
+        return format(self)
 
 
 def confusion(gold: np.ndarray, said: np.ndarray, labels: int) -> np.ndarray:
