@@ -116,7 +116,11 @@ class MiniSlurm:
         self.tool("start-node", node)
 
     def kill_ctld(self) -> None:
-        """SIGKILL for the controller."""
+        """SIGKILL for the controller, once it has saved its jobs: it does so at most 5 s after a change. A younger job
+        would be forgotten, and its number given to another one, which no node starts while the first runs there."""
+        asked, saved = time.time(), self.directory / "spool" / "ctld" / "job_state"
+        while time.time() - asked < 6 and not (saved.exists() and saved.stat().st_mtime > asked):
+            time.sleep(0.1)
         self.tool("kill-ctld")
 
     def start_ctld(self) -> None:
