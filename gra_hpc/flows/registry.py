@@ -20,7 +20,7 @@ from gra_hpc.flows import payload
 from gra_hpc.flows.ask import Ask, Question
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.units import Context, Draw, Drawn, Unit
-from gra_hpc.records import Candidate
+from gra_hpc.records import Candidate, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -179,6 +179,8 @@ class Flow:
     between: Callable[[After], dict[str, Any]] | None = None
     """From a merged round to what the next one's draws are given, as JSON has it: pure, bounded, the merge's last step.
     Empty: nothing."""
+    check_seeds: Callable[[RunConfig, Sequence[Record]], None] = lambda *_: None
+    """Refuses seeds that it could not use, when a run is planned: a job would only find it after its queue."""
     check: Callable[[RunConfig, Need], None] = lambda *_: None
     """Refuses settings that it has no use for."""
     expect: Callable[[RunConfig, Rates], list[Asked]] = lambda *_: []

@@ -200,7 +200,7 @@ def frozen(
     out["method"] = {k: v for k, v in out["method"].items() if k not in WORDING or v != WORDING[k]}
     for name, model in out["models"].items():
         del model["path"], model["revision"], model["licence"]
-        model["identity"] = models[name]
+        model["identity"] = models.get(name, "")  # none: a run planned without it refuses it, by the differences
         if decide := engine_args.deciding(config.models[name].engine_args):
             model["engine_args"] = fingerprinted(decide)
     del out["merge"]["embed_model"]

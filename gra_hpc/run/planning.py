@@ -80,6 +80,7 @@ def make(
     questions = gold.read(
         config.method.gold, domains_of(config.method), config.seeds.max_chars, special_pattern(found())
     )
+    flow.check_seeds(config, seed_set.seeds)
     pins, embed = found(), pin_embed(config, say)
     sources = config.merge.decontamination.sources
     benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}

@@ -110,6 +110,12 @@ def test_another_method_is_refused_with_the_keys(tmp_path: Path) -> None:
         make(tmp_path, "method.accept_mean=7.5")
 
 
+def test_a_model_more_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = make(tmp_path).config.models["smollm2"].path
+    with pytest.raises(FingerprintError, match=r"planned with other settings: .*models\.other"):
+        make(tmp_path, f"models.other.path={path}", "committee.ada.model=other")
+
+
 def test_engine_arguments_are_frozen_but_for_where_and_how(tmp_path: Path) -> None:
     """A named list may change; whatever else vLLM takes may decide what is answered."""
     free = "models.smollm2.engine_args={block-size: 16, --no-enable-prefix-caching: true, compilation-config.level: 0}"

@@ -41,8 +41,9 @@ def gold_of(record: Record, labels: Labels) -> Label | None:
         return label_written(record.response, labels, text_of(record))
     except Unparsable as e:
         raise SeedError(
-            f"{record.source}: its label {record.response[:60]!r}: {e}",
-            f"expected {', '.join(map(str, labels.categories))}",
+            f"{record.source}: its label {record.response[:60]!r}: {e}; expected"
+            f" {', '.join(map(str, labels.categories))}",
+            "mend it there, then plan again: gra plan RUN ...",
         ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,17 @@ async def run(context: Context, unit: Unit) -> None:
         else:
             made.status = ACCEPTED
     made.score, made.result = item.confidence, Labelled.of(item, made.result.gold)
+
+
+def check_seeds(c: RunConfig, seeds: Sequence[Record]) -> None:
+    """Their own labels are among those of the settings.
+
+    Raises:
+        SeedError: one that there is not.
+    """
+    labels = q.Labels.of(settings(c))
+    for seed in seeds:
+        gold_of(seed, labels)
 
 
 def check(c: RunConfig, need: Need) -> None:
@@ -172,6 +184,7 @@ ANNOTATE = Flow(
     uses=("labels/margins.py", "labels/nearest.py", "labels/spans.py", "labels/votes.py"),
     trial=before.trial,
     check=check,
+    check_seeds=check_seeds,
     expect=expect,
     seats=seats,
     sizes={"annotate": StepSize(250, 50), "settle": StepSize(400, 55), "link": StepSize(160, 2)},

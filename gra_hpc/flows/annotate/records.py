@@ -8,6 +8,7 @@ from typing import Any
 
 from gra_hpc.flows.annotate.label import Item
 from gra_hpc.flows.annotate.questions import Said, as_json
+from gra_hpc.flows.annotate.settings import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class Annotation:
 
     member: str
     said: str
-    """The label as JSON: a name, an integer, names, or [start, end, label] in code points of the text."""
+    """The label as text: a name; as JSON an integer, names, or [start, end, label] in code points of the text."""
     reason: str
     sure: bool = True
     margin: float | None = None
@@ -36,7 +37,7 @@ class Labelled:
     second: str = ""
     """Of a pair."""
     label: str = ""
-    """As JSON; empty: undecided."""
+    """As text (`as_text`); empty: undecided."""
     confidence: float = 0.0
     """Share of the annotators' weight behind the label, 0 to 1."""
     how: str = ""
@@ -45,7 +46,7 @@ class Labelled:
     verdict: Annotation | None = None
     """The Adjudicator's."""
     gold: str = ""
-    """The label that the record came with, as JSON; empty: none."""
+    """The label that the record came with, as text; empty: none."""
 
     @classmethod
     def of(cls, item: Item, gold: str = "") -> Labelled:
@@ -63,5 +64,10 @@ class Labelled:
 
 
 def as_text(label: Any) -> str:
-    """A label as a short JSON text: the same label, the same text."""
-    return json.dumps(as_json(label), ensure_ascii=False, separators=(",", ":"))
+    """A label as a text, the same label the same text: a name is itself, all others are JSON."""
+    return label if isinstance(label, str) else json.dumps(as_json(label), ensure_ascii=False, separators=(",", ":"))
+
+
+def of_text(text: str, kind: Kind) -> Any:
+    """What `as_text` wrote, as JSON holds it."""
+    return text if kind in (Kind.choice, Kind.pair) else json.loads(text)

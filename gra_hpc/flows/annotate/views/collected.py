@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.flows.annotate.questions import Labels, from_json
+from gra_hpc.flows.annotate.records import of_text
 from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
 from gra_hpc.labels import dawid_skene
 from gra_hpc.labels.chain import rank_ensemble
@@ -195,7 +195,7 @@ def code_of(text: str, labels: Labels) -> int:
     """A stored label as a number; -1 for none, or one that there is not."""
     if not text:
         return -1
-    label = from_json(json.loads(text))
+    label = from_json(of_text(text, labels.kind))
     if labels.kind is Kind.spans:
         return 0
     if isinstance(label, frozenset):

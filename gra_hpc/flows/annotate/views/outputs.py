@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from gra_hpc import parquet
 from gra_hpc.flows.annotate.questions import Labels
+from gra_hpc.flows.annotate.records import of_text
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Kind
 from gra_hpc.flows.annotate.views.collected import Collected, Final, value_of
 from gra_hpc.storage import whole_file
@@ -103,7 +103,7 @@ def _rows(table: pa.Table, labels: Labels, codes: np.ndarray, confidence: np.nda
     spans = labels.kind is Kind.spans
     for row, code, sure in zip(table.to_pylist(), codes.tolist(), confidence.tolist(), strict=True):
         text = row["text"]
-        label = shown(row["label"], spans, text) if spans else value_of(code, labels)
+        label = shown(row["label"], labels.kind, text) if spans else value_of(code, labels)
         yield {
             "id": row["id"],
             "text": text,
@@ -111,26 +111,26 @@ def _rows(table: pa.Table, labels: Labels, codes: np.ndarray, confidence: np.nda
             "label": label,
             "confidence": sure,
             "how": row["how"] or "failed",
-            "annotators": [_said(a, spans, text) for a in row["annotations"] or ()],
-            "adjudicator": _said(row["verdict"], spans, text) if row["verdict"] else None,
-            "gold": shown(row["gold"], spans, text),
+            "annotators": [_said(a, labels.kind, text) for a in row["annotations"] or ()],
+            "adjudicator": _said(row["verdict"], labels.kind, text) if row["verdict"] else None,
+            "gold": shown(row["gold"], labels.kind, text),
         }
 
 
-def _said(annotation: dict[str, Any], spans: bool, text: str) -> dict[str, Any]:
+def _said(annotation: dict[str, Any], kind: Kind, text: str) -> dict[str, Any]:
     return {
         "member": annotation["member"],
-        "label": shown(annotation["said"], spans, text),
+        "label": shown(annotation["said"], kind, text),
         "reason": annotation["reason"],
     }
 
 
-def shown(stored: str | None, spans: bool, text: str) -> Any:
+def shown(stored: str | None, kind: Kind, text: str) -> Any:
     """A stored label as labels.parquet has it."""
     if not stored:
         return None
-    value = json.loads(stored)
-    if not spans:
+    value = of_text(stored, kind)
+    if kind is not Kind.spans:
         return value
     return [{"start": s, "end": e, "label": name, "quote": text[s:e]} for s, e, name in value]
 
