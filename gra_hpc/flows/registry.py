@@ -170,6 +170,8 @@ class Flow:
     """Dataclass of what it fills in (`payload.Made.result`): the columns of its tables beside the common ones."""
     columns: Callable[[bool, bool, bool], pa.Schema] | None = None
     """Schema of its samples in place of the one derived from `result`; with thoughts, with context."""
+    draws_by_likeness: Callable[[RunConfig], bool] = lambda _: False
+    """Whether its draws ask for embeddings (`Draw.embed`)."""
     keys: Keys | None = None
     """None: rows are not compared; all accepted ones stay."""
     pools: bool = False

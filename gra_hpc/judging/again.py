@@ -59,7 +59,11 @@ def judged(run: Run, words: Sequence[str]) -> RunConfig:
         )
     thresholds = flow_of(run.config).thresholds(run.config.method)
     if not thresholds:
-        raise ConfigError(f"{run.path}: its responses were not reviewed: there are no scores to decide by")
+        raise ConfigError(
+            f"{run.path}: Reviewers have scored nothing there (method.flow={run.config.method.flow},"
+            f" review_response={str(run.config.method.review_response).lower()})",
+            f"gra release verify {run.release}  (what it made; its page says more: {run.release}/README.md)",
+        )
     changed = []
     for word in words:
         key = word.partition("=")[0].removeprefix("method.")

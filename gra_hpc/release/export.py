@@ -19,6 +19,7 @@ import orjson
 from gra_hpc import parquet, storage
 from gra_hpc.conversation import Message, as_object, json_text, messages_before, without_nulls
 from gra_hpc.errors import ReleaseError, nearest
+from gra_hpc.flows.registry import find
 from gra_hpc.records import THOUGHTS
 from gra_hpc.release.manifest import NAME, read
 from gra_hpc.release.schema import TOOLS
@@ -83,8 +84,14 @@ def export(release: Path, form: str, target: Path, thoughts: str = "") -> list[P
         name, splits = manifest["name"], list(manifest["splits"])
         released = manifest["config"]["release"].get("thoughts", Thoughts.drop.value)
         said = {n: f for n, f in manifest["files"].items() if n.startswith("data/")}
+        flow = manifest["config"]["method"]["flow"]
     except KeyError as e:
         raise ReleaseError(f"{release / NAME}: without {e}", then) from None
+    if not find(flow).conversations:
+        raise ReleaseError(
+            f"{release}: rows of method.flow={flow} are no instructions with responses, which {form} wants",
+            f"open them as they are: datasets.load_dataset('{release}')",
+        )
     for path in sorted(release.glob("data/*.parquet")):
         if f"data/{path.name}" not in said:
             raise ReleaseError(f"{path}: not in the manifest; nothing was exported", then)

@@ -81,7 +81,8 @@ def make(
         config.method.gold, domains_of(config.method), config.seeds.max_chars, special_pattern(found())
     )
     flow.check_seeds(config, seed_set.seeds)
-    pins, embed = found(), pin_embed(config, say)
+    pins, embeds = found(), flow.keys is not None or flow.draws_by_likeness(config)
+    embed = pin_embed(config, say) if embeds else None
     sources = config.merge.decontamination.sources
     benchmarks = {s: benchmark_files.find(s, config.site.scratch) for s in sources}
     what = frozen(

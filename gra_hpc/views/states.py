@@ -60,10 +60,10 @@ class Queue:
             return cls(True, copy_of=of)
         out = cls(True, tasks={t.id: t for t in tasks if t.active})
         for job, task in own:
-            for number in job.rounds:
+            for number in job.rounds if not task.hopeless else ():
                 if job.kind == "merge":
                     out.merging[number] = "running" if task.running else "waiting"
-                elif not task.hopeless:
+                else:
                     out.workers.setdefault(number, Counter())["running" if task.running else "waiting"] += 1
         return out
 

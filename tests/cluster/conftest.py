@@ -115,11 +115,15 @@ class MiniSlurm:
     def start_node(self, node: int) -> None:
         self.tool("start-node", node)
 
-    def kill_ctld(self) -> None:
-        """SIGKILL for the controller, once it has saved its jobs: it does so at most 5 s after a change. A younger job
-        would be forgotten, and its number given to another one, which no node starts while the first runs there."""
-        asked, saved = time.time(), self.directory / "spool" / "ctld" / "job_state"
-        while time.time() - asked < 6 and not (saved.exists() and saved.stat().st_mtime > asked):
+    def kill_ctld(self, saved: bool = True) -> None:
+        """SIGKILL for the controller.
+
+        Args:
+            saved: once it has saved its jobs, at most 5 s after a change. A younger job would be forgotten, and its
+                number given to another one, which no node starts while the first runs there.
+        """
+        asked, file = time.time(), self.directory / "spool" / "ctld" / "job_state"
+        while saved and time.time() - asked < 6 and not (file.exists() and file.stat().st_mtime > asked):
             time.sleep(0.1)
         self.tool("kill-ctld")
 

@@ -275,7 +275,7 @@ def test_a_controller_that_forgets(slurm_run: MakeRun) -> None:
     with mini_slurm() as small:
         run = slurm_run(small)
         run.submit()
-        small.kill_ctld()
+        small.kill_ctld(saved=False)
         small.start_ctld()
         run.resume()
         run.wait(lambda: not any(job.kind == "workers" and not task.hopeless for job, task in run.queue()))

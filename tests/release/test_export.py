@@ -112,3 +112,14 @@ def test_exports_are_part_of_the_release_when_asked_for(maker: Maker) -> None:
     assert verify(release) == []
     files = read_json(release / "manifest.json")["files"]
     assert {"exports/alpaca-train.json", "exports/chat-train.jsonl", "exports/dataset_info.json"} <= set(files)
+
+
+def test_rows_that_are_no_conversations_are_not_exported(tmp_path: Path) -> None:
+    manifest = {
+        "name": "x",
+        "splits": {"train": {"rows": 0}},
+        "config": {"method": {"flow": "annotate"}, "release": {}},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"files": {}}), encoding="utf-8")
+    with pytest.raises(ReleaseError, match=r"no instructions with responses, which alpaca wants -> .*load_dataset"):
+        export(tmp_path, "alpaca", tmp_path / "out")

@@ -185,6 +185,7 @@ ANNOTATE = Flow(
     trial=before.trial,
     check=check,
     check_seeds=check_seeds,
+    draws_by_likeness=lambda config: settings(config).examples is Examples.nearest,
     expect=expect,
     seats=seats,
     sizes={"annotate": StepSize(250, 50), "settle": StepSize(400, 55), "link": StepSize(160, 2)},
