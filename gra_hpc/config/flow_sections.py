@@ -83,9 +83,10 @@ def section(name: str) -> Section:
     package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
     try:
         flow: Section = point.load()
-    except Exception as e:  # what a package does when it is imported is its own
-        raise ConfigError(f"method.flow={name}: {point.value} of {package}: {e}", f"mend {package}") from None
-    if getattr(flow, "name", None) != name:
+    except (Exception, SystemExit, KeyboardInterrupt) as e:  # what a package does when it is imported is its own
+        said = str(e) or type(e).__name__
+        raise ConfigError(f"method.flow={name}: {point.value} of {package}: {said}", f"mend {package}") from None
+    if not isinstance(flow, type(next(iter(ours().values())))) or flow.name != name:
         raise ConfigError(f"method.flow={name}: {point.value} of {package} is no flow of this name", f"mend {package}")
     return flow
 

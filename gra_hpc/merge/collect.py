@@ -180,8 +180,10 @@ def collect(
         kind = FingerprintError if all(isinstance(p, FingerprintError) for p in problems) else ReleaseError
         raise kind(
             named + more,
-            (len(problems) == 1 and problems[0].then)
-            or f"move the bad shard's manifest.json away, then gra resume {run.path}",
+            # what each of them says by itself, where it says something: its table alone may be the trouble
+            problems[0].then + ("; the others likewise" if len(problems) > 1 else "")
+            if all(p.then for p in problems)
+            else f"move the bad shard's manifest.json away, then gra resume {run.path}",
         )
     return Collected(shards[: len(have)], expected, missing, shards[len(have) :], foreign)
 

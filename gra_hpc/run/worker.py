@@ -218,6 +218,9 @@ class _Worker:
             if failed:  # the job behind the workers tries it once more, and says why it does not work
                 return 0
             if not steps[0].shards and not busy and await self._merged(self._chooser):
+                after = await asyncio.to_thread(_left, self.run)
+                if after and after[0].round == self.round and not after[0].shards:  # nothing came of it
+                    return 0
                 continue
             if time.monotonic() > deadline:
                 return 0

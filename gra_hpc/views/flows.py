@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
+import os
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from gra_hpc.config import explain, flow_sections
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import ConfigError
-from gra_hpc.flows.registry import Flow, every, find
+from gra_hpc.flows.registry import Flow, find
 from gra_hpc.flows.render import render
 
 TEMPLATES = Path(__file__).parent / "new_flow"
@@ -18,11 +22,15 @@ _PLACE = "NAME"
 
 
 def listed() -> Iterator[str]:
-    """A line for each flow."""
-    for flow in every():
-        point = flow_sections.brought().get(flow.name)
+    """A line for each flow; of one whose package does not work, what is wrong with it."""
+    for name in flow_sections.names():
+        point = flow_sections.brought().get(name)
         whose = f"  ({point.dist.name} {point.dist.version})" if point and point.dist else ""
-        yield f"{flow.name:12} {flow.about}{whose}"
+        try:
+            about = find(name).about
+        except ConfigError as e:
+            about = f"cannot be used: {e.what}"
+        yield f"{name:12} {about}{whose}"
 
 
 def shown(name: str) -> Iterator[str]:
@@ -71,8 +79,10 @@ def write_new(name: str, parent: Path) -> Path:
         raise ConfigError(f"flow {name}: expected small letters, digits and _", "gra flow new my_flow")
     if name in flow_sections.names():
         raise ConfigError(f"flow {name}: there is one of this name", f"gra flow show {name}")
+    if name in {f.name for f in fields(RunConfig)} or importlib.util.find_spec(name):
+        raise ConfigError(f"flow {name}: the name of something else already", f"gra flow new {name}_flow")
     folder = parent / name
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists", "choose another name, or move it away")
     files = {
         "pyproject.toml": "pyproject.toml.txt",

@@ -74,6 +74,24 @@ def test_a_new_flow_runs_to_a_release(sift: Path, tmp_path: Path) -> None:
     assert any("content changed" in problem or "bytes" in problem for problem in verify(run.release))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import sys\nsys.exit(3)\n", "3"),
+        ("raise KeyboardInterrupt\n", "KeyboardInterrupt"),
+        ("raise ValueError('no')\n", "no"),
+        ("class FLOW:\n    name = 'sift'\n", "is no flow of this name"),
+    ],
+)
+def test_a_package_that_does_not_work_is_named_and_the_others_are_listed(sift: Path, text: str, said: str) -> None:
+    (sift / "sift" / "flow.py").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"method.flow=sift: sift.flow:FLOW of sift 0.1.0.*{said}"):
+        find("sift")
+    lines = list(listed())
+    assert any(line.startswith("refine") for line in lines)
+    assert any(line.startswith("sift") and said in line for line in lines)
+
+
 def test_its_code_is_part_of_the_fingerprint(sift: Path) -> None:
     before = code_digest(find("sift"))
     with (sift / "sift" / "flow.py").open("a") as file:
@@ -105,7 +123,14 @@ def test_flows_are_listed_and_shown() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("A-b", "small letters"), ("class", "small letters"), ("refine", "there is one"), ("x", "exists")],
+    [
+        ("A-b", "small letters"),
+        ("class", "small letters"),
+        ("refine", "there is one"),
+        ("x", "exists"),
+        ("json", "something else"),
+        ("method", "something else"),
+    ],
 )
 def test_names_that_a_new_flow_cannot_have(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "x").mkdir()

@@ -163,6 +163,13 @@ def test_a_changed_table_of_signatures_is_named_and_made_again_once_it_is_gone(t
     with pytest.raises(ReleaseError, match=r"rounds/01/shards/00002/signatures-a1\.parquet: changed") as e:
         merge_round(run, 1)
     assert e.value.then == f"move {path} away, then gra merge {run.path}: what is missing is made again"
+    other = run.round(1).shard(1).signatures("a1")
+    whole = other.read_bytes()
+    other.write_bytes(whole[:100])
+    with pytest.raises(ReleaseError, match="changed") as e:
+        merge_round(run, 1)
+    assert e.value.then.startswith(f"move {other} away, then gra merge") and e.value.then.endswith("others likewise")
+    other.write_bytes(whole)
     shutil.move(path, tmp_path / "away")
     merge_round(run, 1)
     assert made == [4 + len(family(2)) - 1]

@@ -249,6 +249,16 @@ def test_the_merge_of_a_worker_that_was_killed_is_made_by_one_that_waits(two: Ru
     assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, SHARDS, 2)
 
 
+def test_a_merge_that_made_nothing_is_not_tried_for_ever(two: Run) -> None:
+    tried: list[int] = []
+
+    async def idle(run: Run, number: int) -> None:
+        tried.append(number)
+
+    assert worker.work(two, 1, last=2, merge=idle) == worker.Outcome(End.published, SHARDS, 1)
+    assert tried == [1]
+
+
 def test_a_worker_that_waits_takes_a_shard_whose_worker_has_ended(two: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another worker was at it when all others were done, and was cancelled a moment later."""
     shard = two.round(1).shard(1)

@@ -22,6 +22,7 @@ from gra_hpc.flows.payload import Made
 from gra_hpc.flows.registry import Flow, Stage
 from gra_hpc.flows.units import Context, Draw, Drawn, Unit
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, Record
+from gra_hpc.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def check(c: RunConfig, need: Need) -> None:
     if a.kind is Kind.multi:
         need(len(a.labels) <= 62, "annotate.labels", len(a.labels), "62 at most with kind=multi")
     for name in a.labels:
-        plain = name == " ".join(name.split()) and ";" not in name and name.casefold() != "none"
-        need(plain, "annotate.labels", repr(name), "names without semicolon and double spaces, and not `none`")
+        plain = name == " ".join(name.split()) and ";" not in name and name.casefold() not in ("", "none")
+        expected = "names of letters that can be seen, without semicolon and double spaces, and not `none`"
+        need(plain and name == printable(name), "annotate.labels", ascii(name), expected)
     if a.kind is Kind.score:
         need(a.lowest < a.highest, "annotate.highest", a.highest, f"more than annotate.lowest={a.lowest}")
     if a.kind is Kind.pair:

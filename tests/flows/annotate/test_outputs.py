@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ def planted_person(truth: np.ndarray, accuracy: float, name: str) -> list[int]:
         ("item,label\n1,a\n", "no columns id and label"),
         ("id,label\n1,\xff\n", "not CSV"),
         ("", "nobody"),
+        ("id,label\n1,a\n1,b\n", "'1' has two labels, 'a' and 'b'"),
     ],
 )
 def test_files_of_people_that_are_none(content: str, message: str, tmp_path: Path) -> None:
@@ -183,6 +185,36 @@ def test_files_of_people_that_are_none(content: str, message: str, tmp_path: Pat
         People.read(tmp_path / "x.csv")
     with pytest.raises(GraError, match="No such file"):
         People.read(tmp_path / "y.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 200_000, "not CSV or JSON lines"),
+        ('{"text": "t", "label": "a"}\n{"id": "1", "label": "b"}\n', "in every row"),
+    ],
+)
+def test_json_lines_of_people_that_are_none(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(GraError, match=message):
+        People.read(tmp_path / "x.jsonl")
+    os.mkfifo(tmp_path / "f.jsonl")
+    with pytest.raises(GraError):
+        People.read(tmp_path / "f.jsonl")
+
+
+def test_a_list_for_people_holds_no_formulas_and_is_read_back_whole(tmp_path: Path) -> None:
+    """Whatever a text begins with, and however long it is."""
+    texts = ["=1+1", "+1", "-2", "@SUM(1)", "\t=1", "plain", "a\x1b[31m", "-" + "x" * 200_000]
+    with (tmp_path / "x.csv").open("wb") as file:
+        outputs._csv(file, [{"id": str(i), "why": "audit", "text": t} for i, t in enumerate(texts)], Kind.choice)
+    data = (tmp_path / "x.csv").read_bytes().decode()
+    cells = [row["text"] for row in agreement._csv(data)]
+    assert all(c.lstrip()[:1] not in "=+-@" for c in cells) and "\x1b" not in data and cells[5] == "plain"
+    filled = "text,label\n" + "".join(f'"{c}",a\n' for c in cells)
+    (tmp_path / "y.csv").write_text(filled, encoding="utf-8")
+    found = People.read(tmp_path / "y.csv").of_texts(texts, [str(i) for i in range(len(texts))])
+    assert set(found.labels) == {str(i) for i in range(len(texts))}
 
 
 def test_labels_as_people_write_them() -> None:

@@ -102,6 +102,8 @@ def test_nearest_examples_are_like_the_item_and_never_itself() -> None:
     [
         (["annotate.kind=score"], "annotate.labels"),
         (["annotate.labels={}"], "annotate.labels"),
+        (["annotate.labels={'': x, b: y}"], "annotate.labels"),
+        (['annotate.labels={"a\\x1b[31m": x, b: y}'], "annotate.labels"),
         (["annotate.kind=spans"], "annotate.aggregate"),
         (["annotate.aggregate=weighted"], "annotate.weights"),
         (["annotate.weights={ada: 2}"], "annotate.weights"),

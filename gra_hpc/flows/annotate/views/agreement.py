@@ -7,6 +7,7 @@ the mean F1 of pairs of members. With people's labels: `labels/gold.py`, for the
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,10 +23,12 @@ from gra_hpc.flows.annotate.questions import Labels, label_written
 from gra_hpc.flows.annotate.records import as_text
 from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
 from gra_hpc.flows.annotate.views.collected import HOW, Collected, Final, code_of
+from gra_hpc.flows.annotate.views.outputs import cell
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.labels import gold
 from gra_hpc.labels.agreement import Coincidences
 from gra_hpc.labels.spans import Span, overlap_f1
+from gra_hpc.storage import read_regular
 
 
 def among_members(found: Collected) -> dict[str, float | None]:
@@ -138,6 +141,19 @@ def cost(tokens: Mapping[str, Sequence[int]], items: int) -> dict[str, Any]:
 # ---- people ----------------------------------------------------------------------------------------------------------
 
 
+def _json_lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _csv(text: str) -> list[Any]:
+    """Rows of a CSV file whose fields may be as long as the file."""
+    before = csv.field_size_limit(max(len(text), 1))
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    finally:
+        csv.field_size_limit(before)
+
+
 @dataclass(frozen=True)
 class People:
     """One person's labels."""
@@ -159,19 +175,27 @@ class People:
         """
         then = "fill in the column label of for_humans.csv"
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = [json.loads(line) for line in file] if path.suffix == ".jsonl" else list(csv.DictReader(file))
+            text = read_regular(path).decode("utf-8-sig")
+            rows = _json_lines(text) if path.suffix == ".jsonl" else _csv(text)
         except OSError as e:
-            raise GraError(f"{path}: {e.strerror}", then) from None
-        except (ValueError, csv.Error) as e:
+            raise GraError(f"{path}: {e.strerror}", "gra release agreement RELEASE for_humans.csv") from None
+        except (ValueError, csv.Error, RecursionError) as e:
             raise GraError(f"{path}: not CSV or JSON lines in UTF-8 ({e})", then) from None
-        if any(not isinstance(r, dict) or not {"id", "text"} & r.keys() or "label" not in r for r in rows):
-            raise GraError(f"{path}: no columns id and label", then)
-        written = {str(r.get("id", r.get("text"))): r["label"] for r in rows if r["label"] not in ("", None)}
-        by_text = bool(rows) and "id" not in rows[0]
-        if not written:
+        by_text = all(isinstance(r, dict) and "id" not in r for r in rows)
+        key = "text" if by_text else "id"
+        if any(not isinstance(r, dict) or not {key, "label"} <= r.keys() for r in rows):
+            raise GraError(f"{path}: no columns id and label, or text and label, in every row", then)
+        texts: dict[str, str] = {}
+        for r in rows:
+            if r["label"] in ("", None):
+                continue
+            item, label = str(r[key]), r["label"] if isinstance(r["label"], str) else json.dumps(r["label"])
+            if texts.setdefault(item, label) != label:
+                raise GraError(
+                    f"{path}: {item[:60]!r} has two labels, {texts[item]!r} and {label!r}", "keep one of them"
+                )
+        if not texts:
             raise GraError(f"{path}: nobody has given a label", then)
-        texts = {i: v if isinstance(v, str) else json.dumps(v) for i, v in written.items()}
         audit = frozenset(str(r["id"]) for r in rows if r.get("why") == "audit" and "id" in r)
         return cls(path.stem, texts, audit, by_text)
 
@@ -179,7 +203,8 @@ class People:
         """The same by the items' ids, where it is by their texts."""
         if not self.by_text:
             return self
-        return replace(self, labels={i: self.labels[t] for i, t in zip(ids, texts, strict=True) if t in self.labels})
+        written = ((i, self.labels.get(t, self.labels.get(cell(t)))) for i, t in zip(ids, texts, strict=True))
+        return replace(self, labels={i: label for i, label in written if label is not None})
 
     def codes(self, ids: Sequence[str], labels: Labels) -> np.ndarray:
         """The labels of some items, as `Collected` has them: int64 [n], -1 for none.

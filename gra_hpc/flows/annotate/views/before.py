@@ -10,6 +10,7 @@ from gra_hpc.flows.annotate import questions as q
 from gra_hpc.flows.annotate.label import Example
 from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
 from gra_hpc.flows.registry import SeedCounts
+from gra_hpc.terminal import counted
 
 
 def _settings(config: RunConfig) -> AnnotateConfig:
@@ -48,6 +49,8 @@ def notes(config: RunConfig, seeds: SeedCounts) -> Iterator[str]:
         yield "one annotator an item: nothing is known of agreement, and every confidence is 1"
     elif len(models) == 1:
         yield f"one model ({next(iter(models))}) has every seat: its agreement with itself is no independent evidence"
+    if count < a.annotators:
+        yield f"annotate.annotators={a.annotators}: the committee has {counted(count, 'member')}"
     if count == len(config.committee) > 1 and config.method.settle is Settle.adjudicator:
         yield "no member is left to adjudicate: an annotator of the item does it"
     if a.aggregate is Aggregate.dawid_skene and count < 3:

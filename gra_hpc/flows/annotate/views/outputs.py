@@ -18,8 +18,11 @@ from gra_hpc.flows.annotate.records import of_text
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Kind
 from gra_hpc.flows.annotate.views.collected import Collected, Final, value_of
 from gra_hpc.storage import whole_file
+from gra_hpc.terminal import printable
 
 LABELS, HUMANS = "labels.parquet", "for_humans.csv"
+_FORMULA = ("=", "+", "-", "@")
+"""What a spreadsheet takes for the beginning of a formula."""
 ROWS = ("id", "text", "second", "label", "confidence", "how", "annotations", "verdict", "gold")
 """Columns of the tables that labels are written from."""
 AUDIT, UNCERTAIN = "audit", "uncertain"
@@ -135,6 +138,13 @@ def shown(stored: str | None, kind: Kind, text: str) -> Any:
     return [{"start": s, "end": e, "label": name, "quote": text[s:e]} for s, e, name in value]
 
 
+def cell(text: str) -> str:
+    """A text that a spreadsheet takes for one: nothing in front of it makes it a formula, nothing in it moves a cursor.
+    Words are as they were."""
+    safe = printable(text, lines=True)
+    return f"'{safe}" if safe.lstrip()[:1] in _FORMULA else safe
+
+
 def _csv(file: BinaryIO, people: list[dict[str, Any]], kind: Kind) -> None:
     """A list that people fill in: without the committee's label, which would be theirs before they have read."""
     columns = ["id", "why", "text", *(["second"] if kind is Kind.pair else []), "label", "note"]
@@ -142,6 +152,7 @@ def _csv(file: BinaryIO, people: list[dict[str, Any]], kind: Kind) -> None:
     writer = csv.writer(text)
     writer.writerow(columns)
     writer.writerows(
-        [row["id"], row["why"], row["text"], *([row["second"]] if kind is Kind.pair else []), "", ""] for row in people
+        [row["id"], row["why"], cell(row["text"]), *([cell(row["second"])] if kind is Kind.pair else []), "", ""]
+        for row in people
     )
     file.write(text.getvalue().encode())
