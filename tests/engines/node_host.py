@@ -20,6 +20,21 @@ def request(text: str = "hello", model: str = "m", seed: int = 0) -> Request:
     return Request(model, "identity", ({"role": "user", "content": text},), Sampling(0.2, 0.9, 64, seed))
 
 
+class Gate:
+    """Holds answers back, so that calls are in flight for as long as a test needs them there."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir()
+        self.path = path
+        self.holds = Faults(answer_when=str(path))
+        """A server that answers a call once it is let through."""
+
+    def let_through(self, *texts: str) -> None:
+        """Have calls of these texts answered, now and later."""
+        for text in texts:
+            (self.path / text).touch()
+
+
 def places(*models: str, replicas: int = 1) -> Placement:
     return Placement(tuple(EnginePlace(m, r, ()) for m in models for r in range(replicas)), "cpu")
 
@@ -42,6 +57,9 @@ class Host:
         models = {e.model: ModelConfig(path=e.model, max_model_len=512) for e in placement.engines}
         settings = EngineConfig(start_timeout_s=60, **config)
         return Node(models, placement, settings, self.base, self.logs, launcher(faults, by_model))
+
+    def gate(self) -> Gate:
+        return Gate(self.base / "gate")
 
     def log(self) -> str:
         return "".join(p.read_text() for p in sorted(self.logs.glob("*.log")))

@@ -12,7 +12,7 @@ from gra_hpc.engines.node import Node
 from gra_hpc.flows.calls import Answer, Draining
 from gra_hpc.placement.placement import EnginePlace, Placement
 from tests.engines.node_host import Host, engine_pid, request, run
-from tools.simulated.server import Faults
+from tests.waiting import until_it_is
 
 
 def kinds(results: list[Answer | BaseException]) -> list[type]:
@@ -20,16 +20,18 @@ def kinds(results: list[Answer | BaseException]) -> list[type]:
 
 
 async def until_in_flight(node: Node, count: int) -> None:
-    while sum(p.in_flight for p in node._dispatchers.values()) < count:
-        await asyncio.sleep(0.01)
+    await until_it_is(lambda: sum(p.in_flight for p in node._dispatchers.values()) == count)
 
 
 def test_waiting_calls_are_not_asked(host: Host) -> None:
+    gate = host.gate()
+
     async def work() -> None:
-        async with host.node(Faults(latency_s=0.5), max_running=4) as node:
+        async with host.node(gate.holds, max_running=4) as node:
             asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(16)]
             await until_in_flight(node, 4)
             node.drain()
+            gate.let_through(*(f"q{i}" for i in range(16)))
             results = await asyncio.gather(*asked, return_exceptions=True)
             assert kinds(results) == [Answer] * 4 + [Draining] * 12
             with pytest.raises(Draining):
@@ -42,13 +44,15 @@ def test_waiting_calls_are_not_asked(host: Host) -> None:
 
 def test_no_group_is_woken_any_more(host: Host) -> None:
     placement = Placement(tuple(EnginePlace(m, 0, (), turn=t) for t, m in enumerate("ab")), "cpu")
+    gate = host.gate()
 
     async def work() -> None:
-        async with host.node(Faults(latency_s=0.5), placement=placement, max_running=4) as node:
+        async with host.node(gate.holds, placement=placement, max_running=4) as node:
             await node.start()
             asked = [asyncio.create_task(node.ask(request(f"q{i}", m))) for m in "ab" for i in range(4)]
             await until_in_flight(node, 4)
             node.drain()
+            gate.let_through(*(f"q{i}" for i in range(4)))
             results = await asyncio.gather(*asked, return_exceptions=True)
             assert kinds(results) == [Answer] * 4 + [Draining] * 4
             await asyncio.sleep(0.3)
@@ -59,20 +63,20 @@ def test_no_group_is_woken_any_more(host: Host) -> None:
 
 
 def test_suspects_are_not_asked_either(host: Host) -> None:
+    gate = host.gate()
+
     async def work() -> None:
-        async with host.node(Faults(latency_s=0.5)) as node:
+        async with host.node(gate.holds) as node:
             await node.start()
             (engine,) = node._replicas
             asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(8)]
             for death in (1, 2):
-                while not (engine.ready and len(engine.inflight) == 8):
-                    await asyncio.sleep(0.01)
-                await asyncio.sleep(0.1)
+                await until_it_is(lambda: engine.ready and len(engine.inflight) == 8)
                 os.kill(engine_pid(node), signal.SIGKILL)
-                while engine.stats.restarts < death:
-                    await asyncio.sleep(0.01)
+                await until_it_is(lambda death=death: engine.stats.restarts == death)
             await until_in_flight(node, 4)
             node.drain()
+            gate.let_through(*(f"q{i}" for i in range(8)))
             results = await asyncio.gather(*asked, return_exceptions=True)
             assert sorted(t.__name__ for t in kinds(results)) == ["Answer"] * 4 + ["Draining"] * 4
 

@@ -21,8 +21,10 @@ from tools.simulated.server import Faults, launcher
 
 @pytest.mark.parametrize("victim", ["engine", "guard"])
 def test_killed_engine_is_restarted_and_the_calls_are_answered(host: Host, victim: str) -> None:
+    gate = host.gate()
+
     async def work() -> None:
-        async with host.node(Faults(latency_s=1.0)) as node:
+        async with host.node(gate.holds) as node:
             await node.start()
             asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(8)]
             await until_it_is(lambda: len(node._replicas[0].inflight) == 8)
@@ -30,6 +32,7 @@ def test_killed_engine_is_restarted_and_the_calls_are_answered(host: Host, victi
             pid = engine_pid(node) if victim == "engine" else node._replicas[0].process.pid
             os.kill(pid, signal.SIGKILL)
             await until_it_is(lambda: node._replicas[0].stats.restarts)
+            gate.let_through(*(f"q{i}" for i in range(8)))
             answers = await asyncio.gather(*asked)
             assert {a.finish for a in answers} == {"stop"}
             mine = node.stats()["engines"]["m-0"]
@@ -52,34 +55,22 @@ def test_engine_that_dies_after_every_few_calls_still_answers_all(host: Host) ->
 
 def test_calls_that_saw_two_deaths_are_not_asked_one_at_a_time(host: Host) -> None:
     """Nobody is at fault: sixteen together, then eight, four, two, one, one."""
+    gate = host.gate()
 
     async def work() -> None:
-        async with host.node(Faults(latency_s=0.5)) as node:
+        async with host.node(gate.holds) as node:
             await node.start()
             (engine,) = node._replicas
             asked = [asyncio.create_task(node.ask(request(f"q{i}"))) for i in range(32)]
             for death in (1, 2):
-                while not (engine.ready and len(engine.inflight) == 32):
-                    await asyncio.sleep(0.01)
-                await asyncio.sleep(0.1)
+                await until_it_is(lambda: engine.ready and len(engine.inflight) == 32)
                 os.kill(engine_pid(node), signal.SIGKILL)
-                while engine.stats.restarts < death:
-                    await asyncio.sleep(0.01)
-            while not engine.ready:
-                await asyncio.sleep(0.01)
-            together: list[int] = []
-
-            async def watch() -> None:
-                while True:
-                    if engine.inflight and (not together or together[-1] != len(engine.inflight)):
-                        together.append(len(engine.inflight))
-                    await asyncio.sleep(0.005)
-
-            watching = asyncio.create_task(watch())
+                await until_it_is(lambda death=death: engine.stats.restarts == death)
+            await until_it_is(lambda: engine.ready and engine.inflight)
+            assert len(engine.inflight) == 16
+            gate.let_through(*(f"q{i}" for i in range(32)))
             answers = await asyncio.gather(*asked)
-            watching.cancel()
             assert {a.finish for a in answers} == {"stop"}
-            assert max(together) == 16
             assert node.stats()["engines"]["m-0"]["restarts"] == 2
 
     run(work())
