@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,38 @@ INSTRUCTION_CRITERIA = ("reasonableness", "completeness", "clarity")
 """What a Reviewer answers with 0 or 1 about an instruction."""
 
 ACCEPTED, REJECTED, FAILED = "accepted", "rejected", "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Rubric:
+    """The names of what Reviewers score, in order: columns of their reviews."""
+
+    response: tuple[str, ...] = CRITERIA
+    instruction: tuple[str, ...] = INSTRUCTION_CRITERIA
+
+
+PAPER = Rubric()
+"""The paper's."""
+COUNTS = range(2, 13)
+"""So many criteria responses may be scored by."""
+_REVIEWER = ("member", "model", "comment")
+"""What a review has beside its scores."""
+
+
+def criteria_of(review: pa.DataType) -> tuple[str, ...]:
+    """The criteria that reviews of a table have scores of, by the type of one."""
+    return tuple(f.name for f in review if f.name not in _REVIEWER)
+
+
+def scores_of(review: Mapping[str, Any]) -> dict[str, int]:
+    """The scores of a review that was read from a table, by criterion."""
+    return {name: score for name, score in review.items() if name not in _REVIEWER}
+
+
+def mean_of(review: Mapping[str, Any]) -> float:
+    """The mean of a review that was read from a table."""
+    scores = scores_of(review)
+    return sum(scores.values()) / len(scores)
 
 
 def digest(*parts: object, size: int = 16) -> str:
@@ -99,7 +132,7 @@ class InstructionReview:
 
     @property
     def passed(self) -> bool:
-        return all(self.scores[c] == 1 for c in INSTRUCTION_CRITERIA)
+        return all(score == 1 for score in self.scores.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +145,7 @@ class Review:
 
     @property
     def mean(self) -> float:
-        return sum(self.scores[c] for c in CRITERIA) / len(CRITERIA)
+        return sum(self.scores.values()) / len(self.scores)
 
 
 @dataclass(slots=True)
@@ -284,19 +317,22 @@ def end_columns() -> list[tuple[str, pa.DataType]]:
     ]
 
 
-def sample_schema(thoughts: bool = False, context: bool = False, propensity: bool = False) -> pa.Schema:
+def sample_schema(
+    thoughts: bool = False, context: bool = False, propensity: bool = False, rubric: Rubric = PAPER
+) -> pa.Schema:
     """Arrow schema of `Sample`: a shard's samples.parquet. `embedding` holds float16 little-endian bytes or null.
 
     Args:
         thoughts: with their column.
         context: with its column.
         propensity: with its column.
+        rubric: the criteria of its reviews.
     """
     import pyarrow as pa
 
     names = [("member", pa.string()), ("comment", pa.string())]
-    instruction_review = pa.struct([*names, *((c, pa.int8()) for c in INSTRUCTION_CRITERIA)])
-    review = pa.struct([*names, *((c, pa.int8()) for c in CRITERIA)])
+    instruction_review = pa.struct([*names, *((c, pa.int8()) for c in rubric.instruction)])
+    review = pa.struct([*names, *((c, pa.int8()) for c in rubric.response)])
     return pa.schema(
         [
             ("id", pa.string()),

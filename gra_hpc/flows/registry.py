@@ -20,7 +20,7 @@ from gra_hpc.flows import payload
 from gra_hpc.flows.ask import Ask, Question
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.units import Context, Draw, Drawn, Unit
-from gra_hpc.records import Candidate, Record
+from gra_hpc.records import PAPER, Candidate, Record, Rubric
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,8 +168,8 @@ class Flow:
     """Its own section of the configuration, under its name; none: it has none."""
     result: type | None = None
     """Dataclass of what it fills in (`payload.Made.result`): the columns of its tables beside the common ones."""
-    columns: Callable[[bool, bool, bool], pa.Schema] | None = None
-    """Schema of its samples in place of the one derived from `result`; with thoughts, with context."""
+    columns: Callable[[bool, bool, bool, Rubric], pa.Schema] | None = None
+    """Schema of its samples in place of the one derived from `result`; with thoughts, context, propensity, criteria."""
     draws_by_likeness: Callable[[RunConfig], bool] = lambda _: False
     """Whether its draws ask for embeddings (`Draw.embed`)."""
     keys: Keys | None = None
@@ -204,16 +204,19 @@ class Flow:
     of_seeds: tuple[str, ...] = ()
     """Columns that hold the seeds' own texts, or none."""
 
-    def schema(self, thoughts: bool = False, context: bool = False, propensity: bool = False) -> pa.Schema:
+    def schema(
+        self, thoughts: bool = False, context: bool = False, propensity: bool = False, rubric: Rubric = PAPER
+    ) -> pa.Schema:
         """Arrow schema of its samples.
 
         Args:
             thoughts: with their column.
             context: with its column.
             propensity: with its column.
+            rubric: the criteria of its reviews, where it has any.
         """
         if self.columns:
-            return self.columns(thoughts, context, propensity)
+            return self.columns(thoughts, context, propensity, rubric)
         return payload.schema(self.result, thoughts)
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra_hpc.config.settings import MethodConfig
+from gra_hpc.flows.criteria import MEANINGS
 from gra_hpc.flows.domains import DESCRIBED
 from gra_hpc.records import digest
 
@@ -18,20 +19,11 @@ _MARK = "\x1e"  # ASCII record separator: taken out of every variable, so that n
 _TURN = re.compile(f"{_MARK}(system|user|assistant){_MARK}")
 
 
-CRITERIA_MEAN = {
-    "correctness": "facts, reasoning and code are right",
-    "clarity": "it is easy to follow",
-    "completeness": "it covers all that is asked",
-    "relevance": "it keeps to what is asked",
-    "coherence": "its parts fit together",
-    "ethicality": "it is harmless and fair",
-}
-"""What the Reviewers are told of the criteria for responses."""
 COMMON: dict[str, Any] = {
     "language": "",
     "context": "",
     "domains": DESCRIBED,
-    "criteria": CRITERIA_MEAN,
+    "criteria": MEANINGS,
     "own_criteria": {},
 }
 """What every template may use, as it is for the paper's path and seeds in English."""
@@ -83,7 +75,7 @@ def wording(method: MethodConfig) -> dict[str, Any]:
     """What a run's settings say to all of its templates."""
     if not method.criteria:
         return {}
-    return {"criteria": CRITERIA_MEAN | method.criteria, "own_criteria": dict(method.criteria)}
+    return {"criteria": MEANINGS | method.criteria, "own_criteria": dict(method.criteria)}
 
 
 def render(

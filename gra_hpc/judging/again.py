@@ -182,7 +182,7 @@ def _again(table: Table, config: RunConfig, plan: Plan, draft: RunDir) -> None:
     shard = draft.round(table.manifest["round"]).shard(table.shard.number)
     shard.path.mkdir(parents=True)
     samples, ledger = shard.samples(table.attempt), Ledger()
-    schema = sample_schema(plan.thought_out, plan.context, plan.propensity)
+    schema = sample_schema(plan.thought_out, plan.context, plan.propensity, plan.rubric)
     with whole_table(samples, schema) as writer:
         for rows in read_slices(table.samples, schema.names, _BATCH):
             now = decided(rows, config.method)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gra_hpc.records import CRITERIA, FAILED, REJECTED
+from gra_hpc.records import FAILED, REJECTED, criteria_of
 
 COLUMNS = ("status", "stage", "mean", "sd", "reviews", "reviewers", "verdict")
 """Of a samples table (`records.sample_schema`)."""
@@ -64,13 +64,13 @@ class Scores:
 
 
 def _means(reviews: pa.Array) -> np.ndarray:
-    """Mean of the six scores of each review; NaN for none."""
+    """Mean of the scores of each review; NaN for none."""
     if not len(reviews):
         return np.empty(0)
-    parts = [pc.struct_field(reviews, c) for c in CRITERIA]
+    parts = [pc.struct_field(reviews, c) for c in criteria_of(reviews.type)]
     total = np.sum([pc.fill_null(p, 0).to_numpy(zero_copy_only=False).astype(np.int64) for p in parts], axis=0)
     there = reviews.is_valid().to_numpy(zero_copy_only=False)
-    return np.where(there, total / len(CRITERIA), np.nan)
+    return np.where(there, total / len(parts), np.nan)
 
 
 def _lengths(lists: pa.ChunkedArray) -> np.ndarray:

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
-from gra_hpc.flows.registry import Flow, find
-from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, optional_columns
+from gra_hpc.flows.registry import find
+from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, Rubric, optional_columns
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import basis_of
@@ -161,8 +161,8 @@ def collect(
     late = [(r, run.round(r).shard(s)) for r, s in late_shards(run, round_)]
     every = [*((round_, s) for s in have), *late]
     basis = {r: basis_of(run, r) for r in {r for r, _ in every}}
-    flow = run.config.method.flow
-    asked = [(str(run.path), str(s.path), s.number, r, fingerprint, basis[r], flow) for r, s in every]
+    flow, rubric = run.config.method.flow, run.plan.rubric
+    asked = [(str(run.path), str(s.path), s.number, r, fingerprint, basis[r], flow, rubric) for r, s in every]
     shards, problems = [], []
     few = len(every) <= FEW and sum(f.stat().st_size for _, s in every for f in s.path.glob("samples-*")) < FEW_BYTES
     for result in map(verify, asked) if few else workers.map(verify, asked):
@@ -192,23 +192,23 @@ def _short(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[:limit].rsplit(",", 1)[0] + ",..."
 
 
-def verify(asked: tuple[str, str, int, int, str, str, str]) -> Shard | GraError:
+def verify(asked: tuple[str, str, int, int, str, str, str, Rubric]) -> Shard | GraError:
     """Check one shard's manifest and samples table, and read what the merge ranks by.
 
     Args:
-        asked: run directory, shard directory, shard number, round, fingerprint, what the round's shards rest on, and
-            the flow's name.
+        asked: run directory, shard directory, shard number, round, fingerprint, what the round's shards rest on, the
+            flow's name, and what its Reviewers score.
     """
-    run, path, number, round_, fingerprint, basis, flow = asked
+    run, path, number, round_, fingerprint, basis, flow, rubric = asked
     shard = ShardDir(Path(path), number)
     try:
-        return _verify(Path(run), shard, round_, fingerprint, basis, find(flow))
+        return _verify(Path(run), shard, round_, fingerprint, basis, find(flow).schema(rubric=rubric))
     except GraError as e:
         e.what = e.what.replace(f"{run}/", "")
         return e
 
 
-def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: str, flow: Flow) -> Shard:
+def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: str, schema: pa.Schema) -> Shard:
     def need(ok: bool, what: str, kind: type[GraError] = ReleaseError) -> None:
         if not ok:
             raise kind(what)
@@ -236,7 +236,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: st
     except OSError as e:
         raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
     need(digest == manifest.sha256, f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...")
-    with parquet.open_table(table, schema=flow.schema(), optional=optional_columns()) as file:
+    with parquet.open_table(table, schema=schema, optional=optional_columns()) as file:
         context = CONTEXT in file.schema_arrow.names
         need(file.metadata.num_rows == rows, f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}")
         groups, ids, scores = [], [], []

@@ -39,7 +39,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
     kept = np.flatnonzero(alive[ix.pool :]) + ix.pool
     plan = steps.run.plan
     flow = flow_of(steps.run.config)
-    schema = flow.schema(plan.thought_out, plan.context, plan.propensity)
+    schema = flow.schema(plan.thought_out, plan.context, plan.propensity, plan.rubric)
     with (
         Writer(out / "kept.parquet", schema) as kept_file,
         Writer(out / "pool.parquet", record_schema(context=plan.context)) as pool_file,

@@ -60,7 +60,7 @@ def _answered(run: Run, shards: Iterable[ShardDir]) -> Counted | None:
     if questions is None:
         return None
     answers = (answer for s in shards for answer in ShardManifest.load(s).gold)
-    return Counted.of(questions, answers, run.config.method.accept_mean)
+    return Counted.of(questions, answers, run.config.method)
 
 
 def _gold(run: Run, shards: Iterable[ShardDir]) -> dict[str, dict[str, tuple[float, float]]]:

@@ -26,7 +26,7 @@ def facts(inputs: Inputs) -> dict[str, Any] | None:
     if questions is None:
         return None
     answers = [a for r in inputs.rounds for table in r.tables() for a in _answers(table)]
-    found = Counted.of(questions, answers, run.config.method.accept_mean)
+    found = Counted.of(questions, answers, run.config.method)
     source = {one.id: one.source for one in questions.questions}
     doubtful = [(right / n, source[i], right, n) for i, (right, n) in found.questions.items() if n >= _ENOUGH]
     return {

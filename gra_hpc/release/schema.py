@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from gra_hpc import conversation
 from gra_hpc.flows.gra.committee import highest_mean
 from gra_hpc.flows.gra.synthesize import STOPPED
-from gra_hpc.records import CONTEXT, CRITERIA, INSTRUCTION_CRITERIA, PROPENSITY, THOUGHTS
+from gra_hpc.records import CONTEXT, PAPER, PROPENSITY, THOUGHTS, Rubric, criteria_of, mean_of
 from gra_hpc.thoughts import CLOSING, OPENING, Thoughts
 
 TOOLS = "tools"
@@ -45,7 +45,9 @@ def _messages(context: bool = False) -> pa.DataType:
     return pa.list_(pa.struct(fields))
 
 
-def data_schema(thoughts: Thoughts = Thoughts.drop, context: bool = False, propensity: bool = False) -> pa.Schema:
+def data_schema(
+    thoughts: Thoughts = Thoughts.drop, context: bool = False, propensity: bool = False, rubric: Rubric = PAPER
+) -> pa.Schema:
     """Arrow schema of data/*.parquet. `models` and `members` say who did what: the Adjudicator is null unless asked.
 
     Args:
@@ -53,6 +55,7 @@ def data_schema(thoughts: Thoughts = Thoughts.drop, context: bool = False, prope
         context: of a run whose seeds have context: `messages` may call tools, which are described in a column `tools`,
             as JSON text; null: none.
         propensity: of a run whose Generators are drawn by their standing: the chance that a row's had to be drawn.
+        rubric: the criteria of the reviews.
     """
     return pa.schema(
         [
@@ -69,9 +72,9 @@ def data_schema(thoughts: Thoughts = Thoughts.drop, context: bool = False, prope
             ("score", pa.float64()),
             ("mean", pa.float64()),
             ("sd", pa.float64()),
-            ("instruction_reviews", pa.list_(_review(INSTRUCTION_CRITERIA))),
-            ("reviews", pa.list_(_review(CRITERIA))),
-            ("verdict", _review(CRITERIA)),
+            ("instruction_reviews", pa.list_(_review(rubric.instruction))),
+            ("reviews", pa.list_(_review(rubric.response))),
+            ("verdict", _review(rubric.response)),
             ("models", _roles()),
             ("members", _roles()),
             *([(PROPENSITY, pa.float64())] if propensity else []),
@@ -80,7 +83,7 @@ def data_schema(thoughts: Thoughts = Thoughts.drop, context: bool = False, prope
     )
 
 
-def rejects_schema(context: bool = False) -> pa.Schema:
+def rejects_schema(context: bool = False, rubric: Rubric = PAPER) -> pa.Schema:
     """Arrow schema of rejects/*.parquet.
 
     `stage` is where the sample ended: a stage of the method, or the merge's step for a dropped one; then `winner` is
@@ -90,8 +93,9 @@ def rejects_schema(context: bool = False) -> pa.Schema:
 
     Args:
         context: of a run whose seeds have context, with its column (`conversation.pack`).
+        rubric: the criteria of the reviews.
     """
-    data = data_schema()
+    data = data_schema(rubric=rubric)
     return pa.schema(
         [
             ("id", pa.string()),
@@ -127,7 +131,7 @@ def data_rows(samples: pa.Table, models: Mapping[str, str], thoughts: Thoughts =
         columns[TOOLS] = pa.array([conversation.json_text(t) if t else None for t in tools], pa.string())
     if drawn := PROPENSITY in samples.column_names:
         columns[PROPENSITY] = samples[PROPENSITY]
-    return _conform(columns, data_schema(thoughts, context, drawn))
+    return _conform(columns, data_schema(thoughts, context, drawn, _rubric(samples)))
 
 
 def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> pa.Table:
@@ -143,7 +147,7 @@ def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> p
         columns |= {n: pa.nulls(rows, rejects_schema().field(n).type) for n in ("winner", "similarity")}
         columns["detail"] = bounds(samples)
     context = {CONTEXT: samples[CONTEXT]} if CONTEXT in samples.column_names else {}
-    return _conform(columns | {"raw": samples["raw"]} | context, rejects_schema(bool(context)))
+    return _conform(columns | {"raw": samples["raw"]} | context, rejects_schema(bool(context), _rubric(samples)))
 
 
 def bounds(samples: pa.Table) -> pa.Array:
@@ -153,7 +157,7 @@ def bounds(samples: pa.Table) -> pa.Array:
     stopped = pc.equal(samples["reason"], STOPPED).to_numpy()
     for i in np.flatnonzero(stopped).tolist():
         given, seats = samples["reviews"][i].as_py(), len(samples["reviewers"][i])
-        best = highest_mean([sum(r[c] for c in CRITERIA) / len(CRITERIA) for r in given], seats)
+        best = highest_mean([mean_of(r) for r in given], seats)
         out[i] = f"mean at most {best:.2f} after {len(given)} of {seats} Reviewers"
     return pa.array(out, pa.string())
 
@@ -168,16 +172,22 @@ REASONS = {
 """What a step of the merge says of a row that it dropped."""
 
 
+def _rubric(samples: pa.Table) -> Rubric:
+    """The criteria of samples' reviews."""
+    each = samples.schema.field("instruction_reviews").type.value_type
+    return Rubric(criteria_of(samples.schema.field("verdict").type), criteria_of(each))
+
+
 def _shared(samples: pa.Table, models: Mapping[str, str]) -> dict[str, pa.Array]:
     """Columns that both tables have."""
     table = samples.combine_chunks()
     plain = ("id", "round", "seed_id", "domain", "keywords", "summary", "instruction", "response")
     out = {n: _array(table[n]) for n in (*plain, "score", "mean", "sd")}
-    for name, criteria in (("instruction_reviews", INSTRUCTION_CRITERIA), ("reviews", CRITERIA)):
+    for name in ("instruction_reviews", "reviews"):
         lists = _array(table[name])
-        out[name] = _relist(lists, _with_model(lists.flatten(), criteria, models))
+        out[name] = _relist(lists, _with_model(lists.flatten(), models))
     verdict = _array(table["verdict"])
-    out["verdict"] = _with_model(verdict, CRITERIA, models)
+    out["verdict"] = _with_model(verdict, models)
     seats = {n: _array(table[n]) for n in ("generator", "reviewers", "summarizer")}
     seats["adjudicator"] = pc.if_else(verdict.is_valid(), _array(table["adjudicator"]), None)
     out["members"] = _seats(seats)
@@ -213,9 +223,9 @@ def _model(members: pa.Array, models: Mapping[str, str]) -> pa.Array:
     return names.take(pc.index_in(members, known))
 
 
-def _with_model(reviews: pa.Array, criteria: Sequence[str], models: Mapping[str, str]) -> pa.Array:
+def _with_model(reviews: pa.Array, models: Mapping[str, str]) -> pa.Array:
     """Reviews with their member's model."""
-    kind = _review(criteria)
+    kind = _review(criteria_of(reviews.type))
     member = pc.struct_field(reviews, "member")
     columns = {"member": member, "model": _model(member, models)}
     arrays = [columns[f.name] if f.name in columns else pc.struct_field(reviews, f.name) for f in kind]

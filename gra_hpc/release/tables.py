@@ -53,10 +53,10 @@ def tables_of(run: Run) -> Tables:
         return results(_without(flow.schema(thoughts), "embedding"))
     inline = (THOUGHTS,) if config.thoughts is Thoughts.inline else ()
     return Tables(
-        samples=_without(flow.schema(thoughts, plan.context, plan.propensity), "embedding"),
-        rejected=_without(flow.schema(context=plan.context), "embedding"),
-        data=schema.data_schema(config.thoughts, plan.context, plan.propensity),
-        rejects=schema.rejects_schema(plan.context),
+        samples=_without(flow.schema(thoughts, plan.context, plan.propensity, plan.rubric), "embedding"),
+        rejected=_without(flow.schema(context=plan.context, rubric=plan.rubric), "embedding"),
+        data=schema.data_schema(config.thoughts, plan.context, plan.propensity, plan.rubric),
+        rejects=schema.rejects_schema(plan.context, plan.rubric),
         twice=("instruction", "response", CONTEXT, *inline),
         split_by=splits.COLUMNS,
         split_keys=splits.split_keys,

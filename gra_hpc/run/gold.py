@@ -14,6 +14,7 @@ from typing import Any
 
 from gra_hpc.config.settings import MethodConfig
 from gra_hpc.errors import ReleaseError
+from gra_hpc.flows.criteria import rubric_of
 from gra_hpc.flows.gra.gold import Marks
 from gra_hpc.records import Candidate, Sample, digest
 from gra_hpc.run.directory import RunDir
@@ -80,18 +81,19 @@ class Counted:
     """Right answers, and answers, by the question's id."""
 
     @classmethod
-    def of(cls, gold: GoldQuestions, answers: Iterable[GoldAnswer], accept_mean: float) -> Counted:
+    def of(cls, gold: GoldQuestions, answers: Iterable[GoldAnswer], method: MethodConfig) -> Counted:
         """Count answers; those to questions that the run does not have are left out."""
         out, known = cls(), {one.id: one for one in gold.questions}
+        bound, criteria = method.accept_mean, len(rubric_of(method).response)
         for answer in answers:
             one = known.get(answer.question)
             if one is None:
                 continue
             for marks in (out.members, out.by_domain.setdefault(one.domain, {})):
-                marks.setdefault(answer.member, Marks()).add(one.keep, answer.points, accept_mean)
+                marks.setdefault(answer.member, Marks()).add(one.keep, answer.points, bound, criteria)
             if answer.points is not None:
                 this = Marks()
-                this.add(one.keep, answer.points, accept_mean)
+                this.add(one.keep, answer.points, bound, criteria)
                 right, asked = out.questions.get(one.id, [0, 0])
                 out.questions[one.id] = [right + this.right, asked + 1]
         return out

@@ -57,7 +57,7 @@ def publish_all(
         calls=state.journal.used(),
         signer=state.shared.signer(state.config, state.plan) if flow.keys and state.round_plan.round else None,
         thoughts=state.plan.thinks,
-        schema=flow.schema(state.plan.thought_out, state.plan.context, state.plan.propensity),
+        schema=flow.schema(state.plan.thought_out, state.plan.context, state.plan.propensity, state.plan.rubric),
         details={
             "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},

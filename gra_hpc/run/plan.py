@@ -20,7 +20,7 @@ from gra_hpc.flows.registry import find, flow_of
 from gra_hpc.flows.render import Own, prompts_digest
 from gra_hpc.foreign import all_fit
 from gra_hpc.permissions import own_bytes
-from gra_hpc.records import digest
+from gra_hpc.records import Rubric, digest
 from gra_hpc.run.code import code_digest
 from gra_hpc.run.directory import RoundDir, RunDir
 from gra_hpc.run.pins import ModelPin
@@ -85,6 +85,11 @@ class Plan:
     def rounds(self) -> int:
         """Rounds of synthesis; describing the seeds is none."""
         return int(self.frozen["method"]["rounds"])
+
+    @property
+    def rubric(self) -> Rubric:
+        """What its Reviewers score."""
+        return Rubric()
 
     @property
     def own_templates(self) -> Own:

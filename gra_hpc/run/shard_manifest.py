@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from gra_hpc.errors import ReleaseError
+from gra_hpc.records import COUNTS
 from gra_hpc.run.directory import ATTEMPT_NAME, ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.signatures.recorded import SignedTable
 from gra_hpc.storage import checked, read_regular, unsealed
 
 FORMAT = 1
+_POINTS = range(COUNTS[0], 10 * COUNTS[-1] + 1)
+"""What the scores of an answer can add up to."""
 
 
 class GoldAnswer(NamedTuple):
@@ -24,7 +27,7 @@ class GoldAnswer(NamedTuple):
     question: str
     member: str
     points: int | None
-    """Its six scores added up; none where it had no answer that can be used."""
+    """Its scores added up; none where it had no answer that can be used."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,10 @@ def gold_answers(manifest: dict[str, Any]) -> tuple[GoldAnswer, ...]:
         raise ValueError(f"gold is {_shown(found)}, expected a list")
     for entry in found:
         texts = isinstance(entry, list) and len(entry) == 3 and all(isinstance(e, str) for e in entry[:2])
-        if not texts or not (entry[2] is None or (type(entry[2]) is int and 6 <= entry[2] <= 60)):
-            raise ValueError(f"gold[] is {_shown(entry)}, expected a question, a member and 6 to 60 points")
+        if not texts or not (entry[2] is None or (type(entry[2]) is int and entry[2] in _POINTS)):
+            raise ValueError(
+                f"gold[] is {_shown(entry)}, expected a question, a member and {_POINTS[0]} to {_POINTS[-1]} points"
+            )
     return tuple(GoldAnswer(*entry) for entry in found)
 
 

@@ -19,11 +19,11 @@ from gra_hpc.parquet import open_table
 from gra_hpc.records import (
     ACCEPTED,
     CONTEXT,
-    CRITERIA,
     FAILED,
-    INSTRUCTION_CRITERIA,
     REJECTED,
     THOUGHTS,
+    mean_of,
+    scores_of,
 )
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.shard_manifest import ShardManifest
@@ -165,9 +165,7 @@ def _sample(row: dict[str, Any]) -> Iterator[str]:
     if row["mean"] is not None:
         yield f"scores: mean {row['mean']:.2f}, sd {row['sd']:.2f}, ranked by {row['score']:.2f}"
     if row["reason"] == STOPPED:
-        best = highest_mean(
-            [sum(r[c] for c in CRITERIA) / len(CRITERIA) for r in row["reviews"]], len(row["reviewers"])
-        )
+        best = highest_mean([mean_of(r) for r in row["reviews"]], len(row["reviewers"]))
         yield f"scores: mean at most {best:.2f}, after {len(row['reviews'])} of {len(row['reviewers'])} Reviewers"
     yield (
         f"generator {row['generator']}; reviewers {', '.join(row['reviewers'])};"
@@ -183,11 +181,11 @@ def _sample(row: dict[str, Any]) -> Iterator[str]:
     if row["summary"]:
         yield f"summary: {row['summary']}"
     for r in row["instruction_reviews"]:
-        yield f"instruction review by {r['member']}: {_scores(r, INSTRUCTION_CRITERIA)}  {r['comment']}"
+        yield f"instruction review by {r['member']}: {_scores(r)}  {r['comment']}"
     for r in row["reviews"]:
-        yield f"review by {r['member']}: {_scores(r, CRITERIA)}  {r['comment']}"
+        yield f"review by {r['member']}: {_scores(r)}  {r['comment']}"
     if row["verdict"]:
-        yield f"verdict of {row['verdict']['member']}: {_scores(row['verdict'], CRITERIA)}  {row['verdict']['comment']}"
+        yield f"verdict of {row['verdict']['member']}: {_scores(row['verdict'])}  {row['verdict']['comment']}"
 
 
 def _in_order(asked: set[str]) -> list[str]:
@@ -204,8 +202,8 @@ def _turn(call: dict[str, Any], steps: list[str]) -> tuple[int, float, str, int]
     return len(steps), call["at"], seat, int(attempt)
 
 
-def _scores(review: dict[str, Any], criteria: tuple[str, ...]) -> str:
-    return ", ".join(f"{c} {review[c]}" for c in criteria)
+def _scores(review: dict[str, Any]) -> str:
+    return ", ".join(f"{c} {score}" for c, score in scores_of(review).items())
 
 
 def _block(title: str, text: str) -> Iterator[str]:

@@ -199,8 +199,8 @@ def test_gold_without_a_file_or_reviewers_is_refused(tmp_path: Path) -> None:
         make(tmp_path, f"method.gold={tmp_path / 'none.jsonl'}")
     with pytest.raises(ConfigError, match="no Reviewer to ask"):
         make(tmp_path, f"method.gold={gold_file(tmp_path / 'g.jsonl')}", "method.review_response=false")
-    with pytest.raises(ValueError, match="6 to 60"):
-        gold_answers({"gold": [["q", "a", 61]]})
+    with pytest.raises(ValueError, match="2 to 120"):
+        gold_answers({"gold": [["q", "a", 121]]})
 
 
 def planted(skill: float, n: int, seed: int) -> Marks:
@@ -271,7 +271,7 @@ def test_a_merge_counts_gold_for_the_next_rounds_roles(tmp_path: Path) -> None:
     counts = roles.standings(run)[2].counts[GOLD]
     questions = GoldQuestions.of(run, run.plan)
     assert questions is not None
-    wanted = Counted.of(questions, ShardManifest.load(run.round(1).shard(0)).gold, run.config.method.accept_mean)
+    wanted = Counted.of(questions, ShardManifest.load(run.round(1).shard(0)).gold, run.config.method)
     assert counts == {
         d: {m: (n.right, n.asked) for m, n in by.items() if n.asked} for d, by in wanted.by_domain.items()
     }

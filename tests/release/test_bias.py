@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from gra_hpc.records import CRITERIA, DOMAINS, sample_schema
-from gra_hpc.release.report.bias import SCALES, Bias, Moments
+from gra_hpc.release.report.bias import Bias, Moments
 
 MEMBERS = {"a1": "A", "a2": "A", "b": "B", "c": "C", "d": "D"}
 SELF, STRICT, LONG, SHARED = 0.8, -0.7, 0.3, 0.9
@@ -73,7 +73,7 @@ def test_self_preference_is_found_where_it_was_planted(fair: Bias, unfair: Bias)
 
 
 def test_severity_and_reliability(fair: Bias, unfair: Bias) -> None:
-    c, mean = list(MEMBERS).index("c"), SCALES.index("mean")
+    c, mean = list(MEMBERS).index("c"), fair.scales.index("mean")
     every = slice(None)
     strict = unfair.beside.difference(c, every, mean)
     assert strict and strict.low < STRICT < strict.high + 0.15 and strict.high < -0.4

@@ -14,7 +14,7 @@ from gra_hpc.config.settings import MethodConfig
 from gra_hpc.flows.domains import domains_of
 from gra_hpc.flows.gra.standing import GOLD, REFUSAL, ROLES, Counts, Standing, added
 from gra_hpc.flows.registry import After
-from gra_hpc.records import CRITERIA, FAILED, INSTRUCTION_CRITERIA
+from gra_hpc.records import FAILED, criteria_of
 
 log = logging.getLogger(__name__)
 
@@ -94,16 +94,17 @@ def _first_seats(
         if name == "reviews":
             no = _means(found) < method.accept_mean - 1e-9
         else:
-            scores = [pc.struct_field(found, c).to_numpy(zero_copy_only=False) for c in INSTRUCTION_CRITERIA]
+            scores = [pc.struct_field(found, c).to_numpy(zero_copy_only=False) for c in criteria_of(found.type)]
             no = np.min(scores, axis=0) == 0 if len(row) else np.zeros(0, bool)
         yield _codes(found.field("member"), members), row, no
 
 
 def _means(reviews: pa.Array) -> np.ndarray:
-    """Mean of the six scores of each review; NaN for none."""
-    parts = [pc.fill_null(pc.struct_field(reviews, c), 0).to_numpy(zero_copy_only=False) for c in CRITERIA]
+    """Mean of the scores of each review; NaN for none."""
+    names = criteria_of(reviews.type)
+    parts = [pc.fill_null(pc.struct_field(reviews, c), 0).to_numpy(zero_copy_only=False) for c in names]
     there = reviews.is_valid().to_numpy(zero_copy_only=False)
-    return np.where(there, np.sum(parts, axis=0, dtype=float) / len(CRITERIA), np.nan)
+    return np.where(there, np.sum(parts, axis=0, dtype=float) / len(parts), np.nan)
 
 
 def _codes(values: Any, names: Any) -> np.ndarray:

@@ -28,7 +28,7 @@ async def put(ask: Ask, question: Candidate) -> list[tuple[str, int | None]]:
         question: instruction, response and roles set; it is no candidate of the run.
 
     Returns:
-        Member, and its six scores added up (6 to 60); none where it had no answer that can be used.
+        Member, and its scores added up (6 to 60 for the paper's six); none where it had no answer that can be used.
     """
     assert isinstance(question, Sample)
 
@@ -38,14 +38,14 @@ async def put(ask: Ask, question: Candidate) -> list[tuple[str, int | None]]:
             scores, _ = await ask(q.REVIEW_RESPONSE, member, f"reviewer-{seat}", **texts)
         except Unanswered:
             return member, None
-        return member, sum(scores[c] for c in CRITERIA)
+        return member, sum(scores.values())
 
     return await together([one(i, member) for i, member in enumerate(question.roles.reviewers, 1)])
 
 
-def accepts(points: int, accept_mean: float) -> bool:
-    """Whether scores that add up to so many points are a yes."""
-    return at_least(points / len(CRITERIA), accept_mean)
+def accepts(points: int, accept_mean: float, criteria: int) -> bool:
+    """Whether scores by so many criteria that add up to so many points are a yes."""
+    return at_least(points / criteria, accept_mean)
 
 
 @dataclass
@@ -60,20 +60,21 @@ class Marks:
     to_reject: int = 0
     unanswered: int = 0
 
-    def add(self, keep: bool, points: int | None, accept_mean: float) -> None:
+    def add(self, keep: bool, points: int | None, accept_mean: float, criteria: int = len(CRITERIA)) -> None:
         """Count one answer.
 
         Args:
             keep: the known verdict.
+            criteria: scores that the points are the sum of.
         """
         if points is None:
             self.unanswered += 1
         elif keep:
             self.to_keep += 1
-            self.kept += accepts(points, accept_mean)
+            self.kept += accepts(points, accept_mean, criteria)
         else:
             self.to_reject += 1
-            self.rejected += not accepts(points, accept_mean)
+            self.rejected += not accepts(points, accept_mean, criteria)
 
     @property
     def right(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from gra_hpc.config.settings import Policy, RunConfig, SelfReview, Settle
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.gra.committee import judges_of
-from gra_hpc.records import FAILED, INSTRUCTION_CRITERIA
+from gra_hpc.records import FAILED, scores_of
 
 SIZES = {
     # Prompts: our templates at 4.4 characters a token and 8 tokens a turn, with an instruction of 60 tokens, a response
@@ -121,7 +121,7 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     occur is left out."""
     judged = [r for r in rows if (r["status"], r["stage"]) != (FAILED, "instruction_review")]
     seen = [r["instruction_reviews"] for r in judged if r["instruction_reviews"]]
-    passed = sum(all(review[c] == 1 for review in reviews for c in INSTRUCTION_CRITERIA) for reviews in seen)
+    passed = sum(all(score == 1 for review in reviews for score in scores_of(review).values()) for reviews in seen)
     reviewed = [r for r in rows if r["mean"] is not None]
     settled = sum(r["verdict"] is not None for r in reviewed)
     counts = {"instruction_pass": (passed, len(seen)), "adjudicated": (settled, len(reviewed))}

@@ -17,7 +17,7 @@ from gra_hpc.flows.gra.committee import (
     late_adjudicator,
     majority,
 )
-from gra_hpc.records import ACCEPTED, FAILED, INSTRUCTION_CRITERIA, REJECTED, InstructionReview, Record, Review, Sample
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED, InstructionReview, Record, Review, Sample
 
 STOPPED = "mean cannot reach the threshold"
 """Why a sample is rejected before all Reviewers have scored it."""
@@ -77,7 +77,8 @@ async def review_instruction(sample: Sample, ask: Ask, method: MethodConfig) -> 
         sample.instruction_reviews = [found[i] for i in sorted(found)]
     if all(r.passed for r in sample.instruction_reviews):
         return True
-    zeros = [c for c in INSTRUCTION_CRITERIA if any(r.scores[c] == 0 for r in sample.instruction_reviews)]
+    criteria = sample.instruction_reviews[0].scores
+    zeros = [c for c in criteria if any(r.scores[c] == 0 for r in sample.instruction_reviews)]
     reject(sample, "instruction_review", f"zero for {', '.join(zeros)}")
     return False
 
@@ -98,7 +99,7 @@ async def judge_response(sample: Sample, ask: Ask, method: MethodConfig) -> None
 
 
 async def review_response(sample: Sample, ask: Ask, method: MethodConfig) -> bool:
-    """Step 2b: six scores from every Reviewer. Bounded: nobody is asked once the mean cannot reach the threshold any
+    """Step 2b: scores from every Reviewer. Bounded: nobody is asked once the mean cannot reach the threshold any
     more, whatever the others say; then the sample has no mean, but a bound of it (`highest_mean`).
 
     Returns:

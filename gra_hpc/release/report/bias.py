@@ -7,7 +7,7 @@ in points of the mean score (1 to 10). Intervals are 95%, by the normal approxim
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from gra_hpc.records import CRITERIA, DOMAINS
 
-SCALES = (*CRITERIA, "mean")
 _Z = 1.959964
 """Of a 95% interval."""
 
@@ -95,9 +94,12 @@ class Bias:
     Args:
         members: model by member of the committee.
         accept_mean: the threshold for a single review.
+        criteria: what Reviewers score.
     """
 
-    def __init__(self, members: Mapping[str, str], accept_mean: float) -> None:
+    def __init__(self, members: Mapping[str, str], accept_mean: float, criteria: Sequence[str] = CRITERIA) -> None:
+        self.criteria = tuple(criteria)
+        self.scales = (*criteria, "mean")
         self.members = list(members)
         self.models = sorted(set(members.values()))
         self._model_of = np.array([self.models.index(m) for m in members.values()], np.int64)
@@ -109,7 +111,7 @@ class Bias:
         self.own = Moments(m, 2)
         """y: a model's mean deviation on a sample from Reviewers of neither its own nor the writer's model, by whether
         it wrote the sample itself."""
-        self.beside = Moments(k, d, len(SCALES))
+        self.beside = Moments(k, d, len(self.scales))
         """x: what the other Reviewers of the sample say, y: what the member says, by member, domain and scale. Their
         difference is its severity, their correlation its reliability."""
         self.length = Moments(k + 1)
@@ -128,7 +130,7 @@ class Bias:
             return
         of = np.repeat(np.arange(len(batch)), counts)
         who = _codes(reviews.field("member"), self.members)
-        scores = np.stack([_floats(reviews.field(c)) for c in CRITERIA])
+        scores = np.stack([_floats(reviews.field(c)) for c in self.criteria])
         scores = np.concatenate([scores, scores.mean(axis=0, keepdims=True)])  # [scales, reviews]
         generator = _codes(batch["generator"], self.members)
         domain = _codes(batch["domain"], [*DOMAINS, ""])
@@ -170,7 +172,7 @@ class Bias:
         for i, row in enumerate(scores):
             total = np.bincount(of, row, rows)
             others = (total[of] - row)[several] / (n[of] - 1)[several]
-            self.beside.add(place[several] * len(SCALES) + i, others, row[several])
+            self.beside.add(place[several] * len(self.scales) + i, others, row[several])
         self.length.add(who[several], length[of][several], row[several] - others)
         seen = n > 0
         self.length.add(np.full(int(seen.sum()), k), length[seen], total[seen] / n[seen])

@@ -6,12 +6,13 @@ from typing import Any
 
 from gra_hpc.records import DOMAINS
 from gra_hpc.release.charts import number, percent
-from gra_hpc.release.report.bias import SCALES, Bias, Estimate
+from gra_hpc.release.report.bias import Bias, Estimate
 
 FEW = 30
 """Below so many observations a figure is shown, but as weak."""
 _EVERY = slice(None)
-_MEAN = SCALES.index("mean")
+_MEAN = -1
+"""Place of the mean among the scales."""
 
 
 def section(bias: Bias) -> dict[str, Any] | None:
@@ -27,7 +28,7 @@ def section(bias: Bias) -> dict[str, Any] | None:
             for i, writer in enumerate(bias.models)
         ],
         "own": [_own(bias, i) for i in range(len(bias.models)) if bias.own.at(i, 1)[0]],
-        "scales": SCALES,
+        "scales": bias.scales,
         "members": [_member(bias, i) for i in range(len(bias.members)) if bias.beside.at(i, _EVERY, _MEAN)[0]],
         "domains": [(*DOMAINS, "(none)")[d] for d in domains],
         "by_domain": [
@@ -77,7 +78,7 @@ def _member(bias: Bias, member: int) -> dict[str, Any]:
     r = bias.beside.correlation(member, _EVERY, _MEAN)
     return {
         "name": bias.members[member],
-        "cells": [_beside(bias, member, _EVERY, scale) for scale in range(len(SCALES))],
+        "cells": [_beside(bias, member, _EVERY, scale) for scale in range(len(bias.scales))],
         "reliability": f"{r:.2f}" if r is not None else "–",
         "length": shown(bias.length.slope(member)),
         "n": number(bias.beside.at(member, _EVERY, _MEAN)[0]),

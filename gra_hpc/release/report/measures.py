@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from gra_hpc.flows.domains import domains_of
 from gra_hpc.labels.agreement import Coincidences
 from gra_hpc.parquet import open_table
-from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, digest
+from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, criteria_of, digest
 from gra_hpc.release.inputs import Inputs, Table, read_slices
 from gra_hpc.release.report.bias import Bias
 
@@ -41,6 +41,8 @@ class Member:
 
     name: str
     model: str
+    criteria: list[int]
+    """Sums of its scores as a Reviewer, by criterion."""
     generated: int = 0
     accepted: int = 0
     """Of the generated."""
@@ -48,8 +50,6 @@ class Member:
     """Reviewers' mean scores of what it generated, by half points."""
     given: list[int] = field(default_factory=lambda: [0] * HALVES)
     """Its mean scores as a Reviewer."""
-    criteria: list[int] = field(default_factory=lambda: [0] * len(CRITERIA))
-    """Sums of its scores as a Reviewer, by criterion."""
     adjudicated: list[int] = field(default_factory=lambda: [0] * HALVES)
     """Its mean scores as an Adjudicator."""
     judged: int = 0
@@ -74,10 +74,18 @@ class Distributions:
         members: model by seat.
         accept_mean: the threshold for a single review.
         domains: their names.
+        criteria: what Reviewers score.
     """
 
-    def __init__(self, members: dict[str, str], accept_mean: float, domains: Sequence[str] = DOMAINS) -> None:
-        self.members = {name: Member(name, model) for name, model in members.items()}
+    def __init__(
+        self,
+        members: dict[str, str],
+        accept_mean: float,
+        domains: Sequence[str] = DOMAINS,
+        criteria: Sequence[str] = CRITERIA,
+    ) -> None:
+        self.members = {name: Member(name, model, [0] * len(criteria)) for name, model in members.items()}
+        self.criteria = tuple(criteria)
         self.accept_mean = accept_mean
         self.samples = 0
         self.domains = {d: dict.fromkeys(STATUSES, 0) for d in (*domains, "")}
@@ -85,10 +93,10 @@ class Distributions:
         self.lengths = {
             (name, status): [0] * LENGTH_BINS for name in ("instruction", "response") for status in STATUSES
         }
-        self.agreement = {c: Coincidences(11) for c in CRITERIA}
-        self.mean_agreement = Coincidences(61)
-        """Of Reviewers' six scores added up: 6 to 60."""
-        self.bias = Bias(members, accept_mean)
+        self.agreement = {c: Coincidences(11) for c in self.criteria}
+        self.mean_agreement = Coincidences(10 * len(self.criteria) + 1)
+        """Of Reviewers' scores added up: 6 to 60 for the paper's six."""
+        self.bias = Bias(members, accept_mean, self.criteria)
 
     def add(self, batch: pa.Table) -> None:
         """Count a batch of samples of `records.sample_schema`."""
@@ -133,7 +141,7 @@ class Distributions:
         if not len(reviews):
             return
         who = codes(reviews.field("member"), list(self.members))
-        passed = np.minimum.reduce([ints(reviews.field(n)) for n in ("reasonableness", "completeness", "clarity")])
+        passed = np.minimum.reduce([ints(reviews.field(n)) for n in criteria_of(reviews.type)])
         for m, row in zip(self.members.values(), cross(who, passed, len(self.members), 2), strict=True):
             m.looked_at += sum(row)
             m.passed += row[1]
@@ -145,13 +153,13 @@ class Distributions:
         names = list(self.members)
         lengths = pc.fill_null(pc.list_value_length(batch["reviews"]), 0).to_numpy()
         who = codes(reviews.field("member"), names)
-        scores = np.stack([ints(reviews.field(c)) for c in CRITERIA])  # [6, reviews]
+        scores = np.stack([ints(reviews.field(c)) for c in self.criteria])  # [criteria, reviews]
         total = scores.sum(axis=0)
-        own = total >= len(CRITERIA) * self.accept_mean - 1e-6
+        own = total >= len(scores) * self.accept_mean - 1e-6
         final = np.repeat(status, lengths)
         decided = final != STATUSES.index(FAILED)
         accepted = final == 0
-        halves = np.rint(total / len(CRITERIA) * 2).astype(int)
+        halves = np.rint(total / len(self.criteria) * 2).astype(int)
         given = cross(who, halves, len(names), HALVES)
         kinds = np.where(own == accepted, 0, np.where(accepted, 1, 2))
         verdicts = cross(who[decided], kinds[decided], len(names), 3)
@@ -161,7 +169,7 @@ class Distributions:
             m.judged += sum(verdicts[i])
             m.too_strict += verdicts[i][1]
             m.too_lenient += verdicts[i][2]
-        for criterion, row in zip(CRITERIA, scores, strict=True):
+        for criterion, row in zip(self.criteria, scores, strict=True):
             self.agreement[criterion].add(row, lengths)
         self.mean_agreement.add(total, lengths)
 
@@ -170,8 +178,8 @@ class Distributions:
         if not len(verdicts):
             return
         who = codes(verdicts.field("member"), list(self.members))
-        total = np.sum([ints(verdicts.field(c)) for c in CRITERIA], axis=0)
-        halves = np.rint(total / len(CRITERIA) * 2).astype(int)
+        total = np.sum([ints(verdicts.field(c)) for c in self.criteria], axis=0)
+        halves = np.rint(total / len(self.criteria) * 2).astype(int)
         for m, row in zip(self.members.values(), cross(who, halves, len(self.members), HALVES), strict=True):
             m.adjudicated = _plus(m.adjudicated, row)
 
@@ -229,7 +237,7 @@ def choose_shards(tables: Sequence[Table], limit: int = SAMPLED) -> list[Table]:
 def distributions(inputs: Inputs, tables: Sequence[Table]) -> Distributions:
     """Counts over the samples of some shards."""
     method = inputs.run.config.method
-    out = Distributions(inputs.model_of, method.accept_mean, domains_of(method))
+    out = Distributions(inputs.model_of, method.accept_mean, domains_of(method), inputs.run.plan.rubric.response)
     columns = ["status", "domain", "generator", "instruction", "response", "instruction_reviews", "reviews", "verdict"]
     for table in tables:
         for batch in read_slices(table.samples, [*columns, "mean", "sd"], _BATCH):

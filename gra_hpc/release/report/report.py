@@ -12,7 +12,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from gra_hpc.records import CRITERIA
 from gra_hpc.release import card, gold
 from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, spark
 from gra_hpc.release.diagnostics.measure import Diagnosis
@@ -100,7 +99,7 @@ def render(
     rows = sum(s["rows"] for s in facts["splits"].values())
     tokens = [sum(t[i] for t in w.tokens.values()) for i in range(3)]
     method = facts["config"]["method"]
-    agreement = {c: d.agreement[c].alpha("ordinal") for c in CRITERIA}
+    agreement = {c: d.agreement[c].alpha("ordinal") for c in d.criteria}
     overall = d.mean_agreement.alpha("interval")
     return _template().render(
         facts=facts,
@@ -121,10 +120,10 @@ def render(
         growth=_growth(facts) if len(facts["rounds"]) > 1 else None,
         members=[_member(m, method) for m in d.members.values()],
         criteria=_criteria(list(d.members.values())),
-        criteria_names=CRITERIA,
+        criteria_names=d.criteria,
         alpha=dots(
             "Krippendorff's alpha by criterion",
-            [*agreement.items(), ("mean of the six", overall)],
+            [*agreement.items(), ("mean of all", overall)],
             [(0.667, ".667"), (0.8, ".8")],
         ),
         units=d.mean_agreement.units,

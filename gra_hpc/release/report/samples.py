@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
+from gra_hpc.records import mean_of, scores_of
 from gra_hpc.release.inputs import read_slices
 from gra_hpc.release.schema import OUTCOMES, REASONS, data_schema, rejects_schema, shown_before
 
@@ -44,8 +44,8 @@ def _sample(row: dict[str, Any], outcome: str, facts: dict[str, Any]) -> dict[st
             "who": r["member"],
             "model": r["model"],
             "comment": r["comment"],
-            "scores": [r[c] for c in CRITERIA],
-            "mean": sum(r[c] for c in CRITERIA) / len(CRITERIA),
+            "scores": list(scores_of(r).values()),
+            "mean": mean_of(r),
             "role": role,
         }
         for role, r in [
@@ -69,7 +69,7 @@ def _sample(row: dict[str, Any], outcome: str, facts: dict[str, Any]) -> dict[st
         "instruction": _cut(row["instruction"] or ""),
         "response": _cut(row["response"] or ""),
         "instruction_reviews": [
-            {"who": r["member"], "comment": r["comment"], "scores": [(c, r[c]) for c in INSTRUCTION_CRITERIA]}
+            {"who": r["member"], "comment": r["comment"], "scores": list(scores_of(r).items())}
             for r in row["instruction_reviews"]
         ],
         "reviews": [r | {"low": r["mean"] < threshold - 1e-9} for r in reviews],
