@@ -183,6 +183,10 @@ def _joined(turns: list[Turn], answer: list[Turn]) -> list[Turn]:
 
 def _thoughtless(said: str) -> bool:
     """Whether there is neither a thought nor a mark of one in an answer."""
+    if "<" not in said and "[" not in said and "◁" not in said:  # two families' marks are words: `thoughts.MAY_MARK`
+        folded = said.lower()
+        if "my thought" not in folded and "assistantfinal" not in folded:
+            return True
     return unmarked(said) or (apart(said) == Apart("", said) and not mark_in(said))
 
 

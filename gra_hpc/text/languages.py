@@ -55,12 +55,16 @@ OTHER = "other:"
 """Stands before the name of a language that is none of them, where one is asked for."""
 _LETTERS = 250
 """So much of a text is looked at."""
+_HEAD = 600
+"""Characters in which so much is found, mostly; where it is not, the whole text is read."""
 _CERTAIN, _SURE = 0.5, 0.8
 """Probability from which a row's language counts as known, and a seed's, which is asked for in prompts."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 _ADDRESS = re.compile(r"\S*(?:://|www\.|@)\S*")
+_ASCII_LETTERS = bytes(i if chr(i).isalpha() and i < 128 else 0x20 for i in range(256))
+"""What each byte of a text in ASCII becomes where only letters count."""
 
 
 def can_tell() -> bool:
@@ -85,10 +89,9 @@ def language_of(text: str, least: float = _CERTAIN) -> str:
     Args:
         least: probability from which it is.
     """
-    words = _WORD.findall(_ADDRESS.sub(" ", prose(text)))
+    words = _first_words(text)
     plain = " ".join(words)[:_LETTERS]
-    latin = len(_LATIN.findall(plain))
-    few = 3 if latin * 2 > len(plain) else 1
+    few = 3 if _latin_letters(plain) * 2 > len(plain) else 1
     model = _model()
     if len(words) < few or model is None:
         return ""
@@ -97,6 +100,33 @@ def language_of(text: str, least: float = _CERTAIN) -> str:
     if code == "ja" and not _KANA.search(plain):  # Han alone is Chinese
         return NAMES["zh"]
     return NAMES.get(code, code) if code and shares[0] >= least else ""
+
+
+def _first_words(text: str) -> list[str]:
+    """Words of a text's prose, without addresses: all of them, or those of its first lines where these are enough.
+
+    What is prose in the first lines does not depend on those that follow.
+    """
+    end = text.find("\n", _HEAD)
+    if end > 0:
+        words = _words(text[:end])
+        if sum(map(len, words)) >= _LETTERS:
+            return words
+    return _words(text)
+
+
+def _words(text: str) -> list[str]:
+    said = prose(text)
+    if "@" in said or "://" in said or "www." in said:
+        said = _ADDRESS.sub(" ", said)
+    if said.isascii():  # a third of the time
+        return [w for w in said.encode().translate(_ASCII_LETTERS).decode().split() if len(w) > 1]
+    return _WORD.findall(said)
+
+
+def _latin_letters(plain: str) -> int:
+    """Latin letters in words with spaces between."""
+    return len(plain) - plain.count(" ") if plain.isascii() else len(_LATIN.findall(plain))
 
 
 def of_seeds(texts: Iterable[tuple[str, str]]) -> list[str]:

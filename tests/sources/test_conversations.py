@@ -430,6 +430,10 @@ TEXTS = st.one_of(
             "no input",
             "[1]",
             "`<think>` is a mark",
+            "Here's my thought process: two. Here's my response: 4",
+            "analysis two assistantfinal4",
+            "◁think▷two◁/think▷4",
+            "[THINK]two[/THINK]4",
             "\u200b",
         )
     ),

@@ -6,7 +6,10 @@ import time
 from itertools import combinations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gra_hpc.text import code
 from gra_hpc.text.code import marked
 from gra_hpc.text.normal_form import compared
 
@@ -86,6 +89,33 @@ def test_prose_is_left_alone() -> None:
         "Žluťoučký kůň.".encode(),
     ):
         assert marked(prose) is prose
+
+
+WORDS = [
+    "if a",
+    "import x",
+    "SELECT ",
+    "from a import b",
+    "...",
+    " ",
+    "a",
+    "Foo",
+    "7",
+    "'",
+    '"',
+    ":",
+    "\t",
+    "x.y",
+    "é",
+    "!",
+    ";",
+]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=5))
+def test_a_quick_look_at_a_line_finds_what_a_close_one_does(words: list[str]) -> None:
+    line = "".join(words).rstrip()
+    assert code._is_code(line) == bool(code._END.search(line) or code._BEGIN.match(line) or code._WITHIN.search(line))
 
 
 def test_all_of_the_coding_domain_but_sentences_is_code() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gra_hpc.text import languages
 
@@ -55,3 +59,29 @@ def test_rows_are_counted_by_their_response() -> None:
 
 def test_the_models_languages_have_names() -> None:
     assert len(languages.NAMES) > 170 and all(code and name[0].isupper() for code, name in languages.NAMES.items())
+
+
+PIECES = [
+    "the river",
+    "Köln fließt",
+    "琵琶湖",
+    " ",
+    "\n",
+    ". ",
+    "x1",
+    "a_b",
+    "see www.a.b/c",
+    "me@home.org",
+    "```\n",
+    "if a:",
+    "42",
+]
+
+
+@given(st.lists(st.sampled_from([*PIECES, "and so on " * 70, "1 " * 400]), max_size=12))
+def test_the_words_looked_at_are_those_of_the_whole_text(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    said = re.sub(r"\S*(?:://|www\.|@)\S*", " ", languages.prose(text))
+    expected = re.findall(r"[^\W\d_]{2,}", said)
+    found = languages._first_words(text)
+    assert " ".join(found)[:250] == " ".join(expected)[:250] and min(len(found), 3) == min(len(expected), 3)
