@@ -41,6 +41,9 @@ class Section(Protocol):
     def gold(self) -> object | None:
         """What asks gold questions; none: it has no Reviewers of responses."""
 
+    def forwards(self, config: RunConfig) -> object | None:
+        """Says which candidates a round leaves to the next one; none: it leaves none."""
+
     def check(self, config: RunConfig, need: Need) -> None:
         """Refuse settings that the flow has no use for.
 

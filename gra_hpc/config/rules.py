@@ -26,6 +26,8 @@ def check(c: RunConfig) -> None:
     need = expecting("gra config show  (explains every key)")
     flow = flow_sections.section(c.method.flow)
     flow.check(c, need)
+    partly = c.merge.allow_partial and flow.forwards(c) is not None
+    need(not partly, "merge.allow_partial", True, "false where a round works on what the one before forwards")
     asked = not c.method.gold or (flow.gold is not None and c.method.review_response)
     need(asked, "method.gold", c.method.gold, "nothing where no response is reviewed: there is no Reviewer to ask")
     check_bounds(c, need)

@@ -87,6 +87,24 @@ class After:
     """Right answers to gold questions, and answers, by domain and member."""
 
 
+@dataclass(frozen=True)
+class Forwarded:
+    """What a round cannot end by itself."""
+
+    ids: Iterator[str]
+    """Of accepted candidates: the merge drops them, and the next round works on their seeds."""
+    by: dict[str, Any] = field(default_factory=dict)
+    """What decided it, as plain JSON, for the merge's manifest."""
+
+
+Samples: TypeAlias = "Callable[[Sequence[str]], Iterator[pa.RecordBatch]]"
+"""Some columns of all candidates of a round, whatever became of them, a few thousand rows at a time; may be asked for
+again."""
+
+Forward: TypeAlias = Callable[[int, Samples], Forwarded]
+"""What a round, of that number, forwards to the next one: pure, bounded."""
+
+
 def _nothing(*_: Any) -> Iterator[Any]:
     return iter(())
 
@@ -181,6 +199,9 @@ class Flow:
     between: Callable[[After], dict[str, Any]] | None = None
     """From a merged round to what the next one's draws are given, as JSON has it: pure, bounded, the merge's last step.
     Empty: nothing."""
+    forwards: Callable[[RunConfig], Forward | None] = lambda _: None
+    """How a round forwards some candidates to the next one, which then works on nothing but the seeds of which no row
+    was kept. None: every round works on all seeds. Not with `merge.allow_partial`."""
     check_seeds: Callable[[RunConfig, Sequence[Record]], None] = lambda *_: None
     """Refuses seeds that it could not use, when a run is planned: a job would only find it after its queue."""
     check: Callable[[RunConfig, Need], None] = lambda *_: None

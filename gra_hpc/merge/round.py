@@ -23,11 +23,13 @@ from gra_hpc.errors import FingerprintError, ReleaseError
 from gra_hpc.merge import index, signatures
 from gra_hpc.merge import manifest as manifests
 from gra_hpc.merge.collect import collect
+from gra_hpc.merge.forward import leaving_out
 from gra_hpc.merge.semantic import semantic
 from gra_hpc.merge.standings import by_chance, left_by
 from gra_hpc.merge.steps import Steps
 from gra_hpc.run.directory import RoundDir
 from gra_hpc.run.merged import Merged, pool_of
+from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import allowance, held_elsewhere, is_drawn_from, late_shards, plan_after
 from gra_hpc.run.run import Run
@@ -251,6 +253,8 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
                 tables = [Path(s.part.path) for s in shards.every]
                 if left := left_by(run, round_, tables, staging.out / "kept.parquet", published):
                     following = replace(following, standing=left)
+                here, kept_table = RoundPlan.load(run.round(round_)), staging.out / "kept.parquet"
+                following = leaving_out(run, here, following, kept_table, pool_path)
                 _add(manifest, staging.out / run.round(round_ + 1).plan_file.name, following.to_dict())
     (staging.out / "timings.json").write_bytes(storage.to_json(_timings(timings)))
     (staging.out / "manifest.json").write_bytes(storage.sealed(manifest))

@@ -1,8 +1,8 @@
 """The steps of a merge that drop rows, each on what the one before left.
 
-Decontamination first, so that no contaminated row beats a clean one; then exact, near and semantic duplicates (also of
-seeds and earlier rounds, which always win, unless the flow answers the seeds' own instructions); last the surplus over
-`method.target_accepted`.
+First what the flow forwards to the next round, where it does that. Then decontamination, so that no contaminated row
+beats a clean one; then exact, near and semantic duplicates (also of seeds and earlier rounds, which always win, unless
+the flow answers the seeds' own instructions); last the surplus over `method.target_accepted`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gra_hpc.flows.registry import flow_of
-from gra_hpc.merge import exact, signatures, tables
+from gra_hpc.merge import exact, forward, signatures, tables
 from gra_hpc.merge.index import Index
 from gra_hpc.merge.near import near_duplicates
 from gra_hpc.merge.semantic import embedding_column, embeddings, rule, semantic
@@ -69,6 +69,7 @@ class Steps:
         """All steps that the configuration asks for, in their order."""
         c, ix, alive, dropped = self.run.config.merge, self.ix, self.alive, self.dropped
         flow = flow_of(self.run.config)
+        self._forward()
         if flow.keys is None:
             self._surplus()
             return
@@ -121,6 +122,16 @@ class Steps:
             with self.clock("semantic"):
                 self._semantic()
         self._surplus()
+
+    def _forward(self) -> None:
+        """Drop what the flow forwards to the next round."""
+        found = forward.forwarded(self.run.config, self.round, self.ix)
+        if found is None:
+            return
+        ranks, by = found
+        self.alive[ranks] = False
+        self.dropped.add("forwarded", ranks)
+        self.found["forwarded"] = by | {"dropped": len(ranks)}
 
     def _surplus(self) -> None:
         """Drop what is beyond the target, worst first."""

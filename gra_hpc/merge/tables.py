@@ -255,6 +255,7 @@ class Dropped:
         """Rows by step: all, or those of some row numbers."""
         counts = dict.fromkeys(STEPS, 0)
         for step, ranks, *_ in self._parts:
+            counts.setdefault(step, 0)
             counts[step] += len(ranks) if ix is None or rows is None else int(within(ix.row[ranks], rows).sum())
         return counts
 

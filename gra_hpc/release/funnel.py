@@ -10,6 +10,7 @@ from gra_hpc.flows.registry import Stage
 from gra_hpc.run.ledger import Ledger
 
 STEPS = {
+    "forwarded": "Not left to the next round",
     "contaminated": "Not in a benchmark",
     "exact": "Not an exact duplicate",
     "fuzzy": "Not a near-duplicate",

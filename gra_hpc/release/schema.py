@@ -167,6 +167,7 @@ REASONS = {
     "fuzzy": "near-duplicate of a better row",
     "semantic": "means the same as a better row",
     "contaminated": "overlaps with a benchmark",
+    "forwarded": "the next round worked on its seed",
     "surplus": "more rows than the target; better ones were kept",
 }
 """What a step of the merge says of a row that it dropped."""

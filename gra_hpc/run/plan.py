@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,10 +236,28 @@ class RoundPlan:
     """Share of candidates expected to survive, from which `candidates` was computed for a target."""
     standing: dict[str, Any] = field(default_factory=dict)
     """`flows/gra/standing.py`, of the rounds before; empty: roles are drawn without it."""
+    only: str = ""
+    """The seeds that it works on: a bit each, in the plan's order, as base64 (`seeds_as_text`). Empty: all."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written: without a standing where there is none."""
-        return {k: v for k, v in asdict(self).items() if k != "standing" or v}
+        """As it is written: without a standing, and without seeds that are left out, where there are none."""
+        return {k: v for k, v in asdict(self).items() if k not in ("standing", "only") or v}
+
+    @functools.cached_property
+    def _places(self) -> list[int]:
+        """Of each seed its place among those that the round works on; -1 for the others."""
+        found, count = [], 0
+        for bits in base64.b64decode(self.only):
+            for shift in range(7, -1, -1):
+                on = bits >> shift & 1
+                found.append(count if on else -1)
+                count += on
+        return found
+
+    @functools.cached_property
+    def _working(self) -> int:
+        """Seeds that it works on, where it leaves some out."""
+        return max(self._places, default=-1) + 1
 
     @classmethod
     def load(cls, directory: RoundDir) -> RoundPlan:
@@ -272,8 +292,12 @@ class RoundPlan:
         """Candidates anchored on one seed: spread evenly.
 
         Which seeds get one more moves on from round to round: a target that needs fewer candidates than there are seeds
-        does not rest on the same ones every time.
+        does not rest on the same ones every time. A seed that the round leaves out has none.
         """
+        if self.only:
+            index, seeds = self._places[index], self._working
+            if index < 0:
+                return 0
         more = self.candidates % seeds
         position = (index - (self.round - 1) * more) % seeds
         return self.candidates // seeds + (position < more)
@@ -282,6 +306,13 @@ class RoundPlan:
         """Write the plan of round 0 or 1."""
         directory.path.mkdir(parents=True, exist_ok=True)
         write_atomic(directory.plan_file, sealed(self.to_dict()))
+
+
+def seeds_as_text(on: Sequence[bool]) -> str:
+    """`RoundPlan.only`: of each seed whether a round works on it."""
+    bits = "".join("1" if one else "0" for one in on)
+    width = -(-len(bits) // 8)
+    return base64.b64encode(int(bits.ljust(8 * width, "0"), 2).to_bytes(width, "big")).decode()
 
 
 def _by_merge(directory: RoundDir, run: Path) -> str:

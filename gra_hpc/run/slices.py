@@ -38,7 +38,10 @@ def slice_of(
         embed: for flows that compare texts; none: nothing is to be computed.
     """
     number = round_plan.round
+    seeds = len(pool.anchors)
     anchors = pool.anchors[shard :: round_plan.shards]
+    if round_plan.only:
+        anchors = [pool.anchors[i] for i in range(shard, seeds, round_plan.shards) if round_plan.of_seed(i, seeds)]
     drawn = flow_of(config).draw(Draw(config, pool, number, round_plan.standing, anchors, embed))
 
     def unit(anchor: Record, index: int) -> Unit:
@@ -50,6 +53,6 @@ def slice_of(
         for seed in waiting[shard :: round_plan.shards]:
             yield unit(seed, 0)
         return
-    for i in range(shard, len(pool.anchors), round_plan.shards):
-        for index in range(round_plan.of_seed(i, len(pool.anchors))):
+    for i in range(shard, seeds, round_plan.shards):
+        for index in range(round_plan.of_seed(i, seeds)):
             yield unit(pool.anchors[i], index)

@@ -108,6 +108,8 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     yield f"disk         about {need} at most; {disk_space.free(run.path)} free"
     if config.method.rounds > 1:
         later = "sized by the acceptance measured" if config.method.target_accepted else "of the same size"
+        if flow.forwards(config):
+            later = "each on what the one before leaves to it: what is said of all rounds is an upper bound"
         yield f"             {counted(config.method.rounds - 1, 'more round')}, {later}"
     if config.committee:
         yield (

@@ -12,9 +12,10 @@ from gra_hpc.config.settings import Policy, RunConfig, Settle
 from gra_hpc.flows.annotate import questions as q
 from gra_hpc.flows.annotate.draw import draw_seats, seat_shares
 from gra_hpc.flows.annotate.examples import Pool, gold_of, text_of
+from gra_hpc.flows.annotate.forward import forwards
 from gra_hpc.flows.annotate.label import UNDECIDED, Example, Item, Seat, chained, label
 from gra_hpc.flows.annotate.records import Labelled, as_text
-from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Examples, Kind, Route
+from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Examples, Keep, Kind, Route
 from gra_hpc.flows.annotate.views import VIEWS, before
 from gra_hpc.flows.ask import Unanswered
 from gra_hpc.flows.expected import Asked, Rates, StepSize
@@ -50,7 +51,10 @@ def draw(of: Draw) -> Drawn:
     def drawn(id_: str, anchor: Record, index: int, rng: random.Random) -> Unit:
         seats, adjudicator = draw_seats(members, config.annotators, of.config.method, rng)
         if config.route is Route.chain:
-            seats, adjudicator = [Seat(name) for name in config.chain], ""
+            links = (
+                config.chain if config.keep is Keep.margin else config.chain[max(of.round, 1) - 1 : max(of.round, 1)]
+            )
+            seats, adjudicator = [Seat(name) for name in links], ""
         roles = {"annotator": tuple(s.member for s in seats), "adjudicator": (adjudicator,) if adjudicator else ()}
         gold = gold_of(anchor, labels)
         result = Labelled(
@@ -132,7 +136,9 @@ def check(c: RunConfig, need: Need) -> None:
     need(
         m.policy in (Policy.random, Policy.fixed), "method.policy", m.policy.value, "random or fixed with flow=annotate"
     )
-    need(m.rounds == 1, "method.rounds", m.rounds, "1 with method.flow=annotate")
+    links = len(a.chain) if a.keep is Keep.quantile else 1
+    expected = "one for each member of annotate.chain" if links > 1 else "with method.flow=annotate"
+    need(m.rounds == links, "method.rounds", m.rounds, f"{links}: {expected}" if links > 1 else f"1 {expected}")
     need(m.samples_per_seed == 1, "method.samples_per_seed", m.samples_per_seed, "1 with method.flow=annotate")
     need(m.target_accepted == 0, "method.target_accepted", m.target_accepted, "0 with method.flow=annotate")
 
@@ -141,6 +147,7 @@ def _check_chain(c: RunConfig, a: AnnotateConfig, need: Need) -> None:
     """Of a chain, or that there is none."""
     if a.route is Route.all:
         need(not a.chain and not a.margins, "annotate.chain", a.chain, "none, and no margins, with route=all")
+        need(a.keep is Keep.margin, "annotate.keep", a.keep.value, "margin, as it is without a setting, with route=all")
         return
     need(a.kind in (Kind.choice, Kind.score), "annotate.kind", a.kind.value, "choice or score with route=chain")
     count = len(q.Labels.of(a).categories)
@@ -148,10 +155,9 @@ def _check_chain(c: RunConfig, a: AnnotateConfig, need: Need) -> None:
     need(len(a.chain) > 1 and len(set(a.chain)) == len(a.chain), "annotate.chain", a.chain, "two members or more")
     for member in a.chain:
         need(member in c.committee, "annotate.chain", member, f"members: {', '.join(c.committee)}")
-    want = len(a.chain) - 1
-    need(
-        len(a.margins) == want, "annotate.margins", a.margins, f"{want}: one for each member of the chain but the last"
-    )
+    want = len(a.chain) - 1 if a.keep is Keep.margin else 0
+    expected = f"{want}: one for each member of the chain but the last" if want else "none with keep=quantile"
+    need(len(a.margins) == want, "annotate.margins", a.margins, expected)
     need(a.aggregate is Aggregate.majority, "annotate.aggregate", a.aggregate.value, "majority with route=chain")
 
 
@@ -166,10 +172,12 @@ def expect(config: RunConfig, rates: Rates) -> list[Asked]:
 
 
 def seats(config: RunConfig) -> dict[str, dict[str, float]]:
-    """Seats per item, by role and member; of a chain, as if each link handed on an even part."""
+    """Seats per candidate, by role and member; of a chain, as if each link handed on an even part."""
     if settings(config).route is Route.chain:
         chain = settings(config).chain
-        return {"annotator": {name: 1 - i / len(chain) for i, name in enumerate(chain)}}
+        saw = {name: 1 - i / len(chain) for i, name in enumerate(chain)}
+        by_rounds = settings(config).keep is Keep.quantile  # then an item is a candidate of each link that sees it
+        return {"annotator": {name: n / sum(saw.values()) if by_rounds else n for name, n in saw.items()}}
     return seat_shares(list(config.committee) or list(config.models), settings(config).annotators, config.method)
 
 
@@ -183,10 +191,11 @@ ANNOTATE = Flow(
     draw=draw,
     run=run,
     result=Labelled,
-    uses=("labels/margins.py", "labels/nearest.py", "labels/spans.py", "labels/votes.py"),
+    uses=("labels/chain.py", "labels/margins.py", "labels/nearest.py", "labels/spans.py", "labels/votes.py"),
     trial=before.trial,
     check=check,
     check_seeds=check_seeds,
+    forwards=forwards,
     draws_by_likeness=lambda config: settings(config).examples is Examples.nearest,
     expect=expect,
     seats=seats,

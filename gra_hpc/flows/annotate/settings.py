@@ -51,6 +51,13 @@ class Route(Enum):
     chain = "chain"
 
 
+class Keep(Enum):
+    """What a link of a chain keeps."""
+
+    margin = "margin"
+    quantile = "quantile"
+
+
 @dataclass
 class AnnotateConfig:
     """Labels for existing records."""
@@ -89,9 +96,13 @@ class AnnotateConfig:
     enough of its label (kind=choice or score; no reasons, no Adjudicator)."""
     chain: list[str] = setting([])
     """route=chain: the members, in their order."""
+    keep: Keep = Keep.margin
+    """route=chain: margin: a member keeps an item of which it is as sure as `annotate.margins` says; quantile: a round
+    for each member (`method.rounds`), which keeps an even part of the items, those that it is surest of: of three
+    members the first a third, the second half of the rest, the last all that is left."""
     margins: list[float] = setting([], ge=0, le=1000)
-    """route=chain: how sure each member but the last has to be to keep an item: the difference between its two largest
-    log-probabilities of labels, in nats (2.2: one is nine times as likely as the other)."""
+    """route=chain, keep=margin: how sure each member but the last has to be to keep an item: the difference between its
+    two largest log-probabilities of labels, in nats (2.2: one is nine times as likely as the other)."""
     rank: bool = True
     """route=chain: the label that is released is that of the member in whose ranking of all items that it saw the item
     stands highest. Off: that of the member that kept it."""

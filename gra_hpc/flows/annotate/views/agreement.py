@@ -101,6 +101,7 @@ def chain(found: Collected, final: Final, config: AnnotateConfig) -> list[dict[s
                 "saw": int(saw.sum()),
                 "kept": int(kept.sum()),
                 "released": int((saw & same).sum()),
+                "least_margin": round(float(found.margin[kept, column].min()), 4) if kept.any() else None,
             }
         )
     return out

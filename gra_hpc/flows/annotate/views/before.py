@@ -8,7 +8,7 @@ from typing import Any
 from gra_hpc.config.settings import Policy, RunConfig, Settle
 from gra_hpc.flows.annotate import questions as q
 from gra_hpc.flows.annotate.label import Example
-from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
+from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Keep, Kind, Route
 from gra_hpc.flows.registry import SeedCounts
 from gra_hpc.terminal import counted
 
@@ -32,6 +32,9 @@ def plan(config: RunConfig) -> Iterator[str]:
     labels = q.Labels.of(a).categories
     yield f"labels       {a.kind.value}: {', '.join(map(str, labels))}"
     if a.route is Route.chain:
+        if a.keep is Keep.quantile:
+            yield f"chain        {', then '.join(a.chain)}, a round each; each keeps an even part, the last the rest"
+            return
         links = [f"{name} (margin {margin:g})" for name, margin in zip(a.chain, a.margins, strict=False)]
         yield f"chain        {', then '.join([*links, a.chain[-1]])}"
         return

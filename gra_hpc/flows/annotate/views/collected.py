@@ -159,8 +159,8 @@ def _read(table: pa.Table, labels: Labels, members: dict[str, int]) -> tuple[np.
         lists = pa.concat_arrays(lists.chunks)
     rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
     flat = pc.list_flatten(lists)
-    who = _encoded(pc.struct_field(flat, "member"), members)
-    what = _encoded(pc.struct_field(flat, "said"), None, labels)
+    who = encoded(pc.struct_field(flat, "member"), members)
+    what = encoded(pc.struct_field(flat, "said"), None, labels)
     said = np.full((n, len(members)), ABSTAINS, np.int64)
     known = who >= 0
     said[rows[known], who[known]] = what[known]
@@ -168,15 +168,15 @@ def _read(table: pa.Table, labels: Labels, members: dict[str, int]) -> tuple[np.
     if pc.count(pc.struct_field(flat, "margin")).as_py():
         given = pc.struct_field(flat, "margin").to_numpy(zero_copy_only=False)
         margin[rows[known], who[known]] = given[known]
-    label = _encoded(table["label"], None, labels)
-    how = _encoded(table["how"], {name: i for i, name in enumerate(HOW)}).astype(np.int8)
+    label = encoded(table["label"], None, labels)
+    how = encoded(table["how"], {name: i for i, name in enumerate(HOW)}).astype(np.int8)
     confidence = pc.fill_null(table["confidence"], 0.0).to_numpy()
     ids = table["id"].to_pylist()
     keys = np.array([int(i[:16], 16) for i in ids], np.uint64)
-    return said, margin, label, confidence, how, _encoded(table["gold"], None, labels), keys
+    return said, margin, label, confidence, how, encoded(table["gold"], None, labels), keys
 
 
-def _encoded(texts: Any, codes: dict[str, int] | None, labels: Labels | None = None) -> np.ndarray:
+def encoded(texts: Any, codes: dict[str, int] | None, labels: Labels | None = None) -> np.ndarray:
     """Codes of texts, each different text looked at once: int64, -1 for none."""
     found = (texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts).dictionary_encode()
     if isinstance(found, pa.ChunkedArray):

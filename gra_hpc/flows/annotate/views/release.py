@@ -12,8 +12,8 @@ from gra_hpc import parquet
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.annotate.questions import Labels
 from gra_hpc.flows.annotate.records import as_text
-from gra_hpc.flows.annotate.settings import AnnotateConfig, Kind
-from gra_hpc.flows.annotate.views import agreement, outputs
+from gra_hpc.flows.annotate.settings import AnnotateConfig, Keep, Kind
+from gra_hpc.flows.annotate.views import agreement, links, outputs
 from gra_hpc.flows.annotate.views.agreement import People
 from gra_hpc.flows.annotate.views.collected import COLUMNS, EMPTY, HOW, Collected, Final
 from gra_hpc.flows.registry import Added, Released, Section
@@ -23,10 +23,11 @@ from gra_hpc.flows.units import settings_of
 def added(of: Released) -> Added:
     """Write labels.parquet and for_humans.csv; say how far annotators agree, and what it cost."""
     config: AnnotateConfig = settings_of(of.config)
-    tables = (t.select(COLUMNS) for t in of.samples())
-    found = Collected.of(tables, Labels.of(config), tuple(of.config.committee))
+    labels = Labels.of(config)
+    samples = links.whole(of.samples, config.chain, labels) if config.keep is Keep.quantile else of.samples
+    found = Collected.of((t.select(COLUMNS) for t in samples()), labels, tuple(of.config.committee))
     final = found.final(config)
-    outputs.write(of.samples, found, final, config, of.config.method.seed, of.out)
+    outputs.write(samples, found, final, config, of.config.method.seed, of.out)
     facts = agreement.facts(found, final, config)
     if config.kind is Kind.spans:
         facts["pair_f1"] = agreement.span_agreement(t.select(["annotations"]) for t in of.samples())
@@ -47,13 +48,20 @@ def _sections(facts: Mapping[str, Any], beside: Mapping[str, Any] | None) -> Ite
     counts = tuple((name, f"{n:,}") for name, n in facts.get("labels", {}).items())
     yield Section("Labels", words, ("label", "items") if counts else (), counts)
     if "chain" in facts:
-        head = ("link", "saw", "kept", "of what it saw, released as it says")
-        rows = [(c["member"], *(f"{c[k]:,}" for k in ("saw", "kept", "released"))) for c in facts["chain"]]
+        head = ("link", "saw", "kept", "least margin of what it kept", "of what it saw, released as it says")
+        rows = [
+            (c["member"], f"{c['saw']:,}", f"{c['kept']:,}", _margin(c["least_margin"]), f"{c['released']:,}")
+            for c in facts["chain"]
+        ]
         yield Section("The chain", "Each link hands on what it is not sure enough of.", head, tuple(rows))
     yield _agreement(facts)
     if beside:
         yield from _gold(beside)
     yield _cost(facts["cost"])
+
+
+def _margin(nats: float | None) -> str:
+    return "" if nats is None else f"{nats:.2f}"
 
 
 def _agreement(facts: Mapping[str, Any]) -> Section:
