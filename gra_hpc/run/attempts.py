@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -37,11 +38,18 @@ def restart_count() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0)
 
 
-def begin(shard: ShardDir) -> AttemptDir:
+def begin(shard: ShardDir, beat: Heartbeat | None = None) -> AttemptDir:
     """Make the directory of a new attempt. Its name is never used twice, and comes behind those that are there.
 
     Attempts are numbered by what the directory holds, whatever clocks say. Of two that begin in the same moment, and so
     have one number, always the same comes first.
+
+    Args:
+        beat: its first heartbeat, which is there when the attempt is: one without would count as at work for a while,
+            though its process may have died at once, or have found no room.
+
+    Raises:
+        StorageError: no room; nothing is left of the attempt.
     """
     # The local executor names its logs by the pid of the process that started ours.
     local = os.environ.get("SUBMITIT_LOCAL_JOB_ID") or os.getpid()
@@ -53,6 +61,13 @@ def begin(shard: ShardDir) -> AttemptDir:
         made.mkdir(parents=True)
         number = 1 + max((_number(name) for name in attempt_names(shard)), default=0)
         attempt = shard.attempt(f"a{number:05d}-{where}-{token}")
+        if beat is not None:
+            beat.attempt = attempt.id
+            try:
+                write_atomic(AttemptDir(made, attempt.id).heartbeat, beat.data(), durable=False)
+            except BaseException:
+                shutil.rmtree(made, ignore_errors=True)
+                raise
         made.rename(attempt.path)
         # up to RUN/rounds: a synced journal in an unsynced directory would not outlive a power loss
         for directory in (shard.attempts, shard.path, *list(shard.path.parents)[:3]):
@@ -164,12 +179,16 @@ class Heartbeat:
     def ended(self) -> bool:
         return self.phase in ("published", "drained", "overtaken", "failed")
 
+    def data(self) -> bytes:
+        """What is written now."""
+        self.at, self.seconds = time.time(), round(self.lasted, 3)
+        return to_json(asdict(self))
+
     def write(self, attempt: AttemptDir) -> None:
         """Replace the heartbeat file; without fsync: it only informs. The directory may be gone once another attempt
         has published. Where there is no room for a new file, the one that is there is written over: how an attempt
         ended is known on a full disk too."""
-        self.at, self.seconds = time.time(), round(self.lasted, 3)
-        data = to_json(asdict(self))
+        data = self.data()
         try:
             write_atomic(attempt.heartbeat, data, durable=False)
         except (OSError, StorageError):

@@ -138,7 +138,7 @@ class _Worker:
             if publish.is_published(shard):
                 publish.sweep(shard)
                 return End.already
-            return await self._attempt(number, await asyncio.to_thread(attempts.begin, shard))
+            return await self._attempt(number, await asyncio.to_thread(attempts.begin, shard, self._beat(number)))
 
     async def work(self, place: int) -> Outcome:
         """One shard after the other."""
@@ -233,7 +233,7 @@ class _Worker:
         here = await asyncio.to_thread(self._begun, chooser, self.run.round(self.round).merging)
         if here is None:
             return False
-        beat = self._beat(here, -1)
+        beat = self._beat(-1, here.id)
         beat.phase = "merging"
         merging = asyncio.ensure_future(self.merge(self.run, self.round))
         while not merging.done() and not self.signals.first:
@@ -257,8 +257,7 @@ class _Worker:
     def _begun(self, chooser: Chooser, shard: ShardDir) -> AttemptDir | None:
         """A new attempt's directory; none where another worker was there first."""
         try:
-            here = attempts.begin(shard)
-            self._beat(here, shard.number).write(here)
+            here = attempts.begin(shard, self._beat(shard.number))
             if chooser.first(here, shard):
                 return here
         except FileNotFoundError:  # who has published it in this moment clears its attempts away
@@ -268,8 +267,8 @@ class _Worker:
         shutil.rmtree(here.path, ignore_errors=True)
         return None
 
-    def _beat(self, here: AttemptDir, number: int) -> Heartbeat:
-        return Heartbeat(here.id, number, self.round, worker=self.name, gpus=self.config.site.gpus_per_node)
+    def _beat(self, number: int, attempt: str = "") -> Heartbeat:
+        return Heartbeat(attempt, number, self.round, worker=self.name, gpus=self.config.site.gpus_per_node)
 
     async def _take(self, number: int, here: AttemptDir, turn: Turn) -> None:
         """One attempt at a shard; what ends it is the shard's fault, until the next one ends as soon.

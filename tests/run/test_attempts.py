@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gra_hpc.errors import StorageError
 from gra_hpc.owner import Owner
 from gra_hpc.run import attempts
 from gra_hpc.run.attempts import Heartbeat, attempt_names, begin, earlier, newest_attempt, stuck
@@ -94,6 +95,32 @@ def test_how_long_it_took_is_told_by_a_clock_that_never_steps(shard: ShardDir, m
     beat.write(attempt)
     read = Heartbeat.read(attempt)
     assert read is not None and read.at < read.started and 0 <= read.seconds <= beat.lasted
+
+
+def test_an_attempt_has_its_heartbeat_from_the_first_moment(shard: ShardDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = Path.rename, []
+
+    def rename(path: Path, to: Path) -> Path:
+        seen.append(sorted(p.name for p in path.iterdir()) if path.is_dir() else [])
+        return real(path, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    attempt = begin(shard, Heartbeat("", 0, 1, worker="w"))
+    assert seen[-1] == ["heartbeat.json"]
+    beat = Heartbeat.read(attempt)
+    assert beat is not None and (beat.attempt, beat.phase, beat.worker) == (attempt.id, "starting", "w")
+
+
+def test_an_attempt_that_finds_no_room_leaves_nothing(shard: ShardDir) -> None:
+    """Without a heartbeat it would count as at work for a while, and others would leave the shard to it."""
+    with small_disk(shard.path.parent, 32):
+        begin(shard, Heartbeat("", 0, 1))
+        with pytest.raises(OSError, match="No space left"):
+            (shard.path / "more").write_bytes(b"x" * 65536)
+        before = sorted(shard.attempts.iterdir())
+        with pytest.raises(StorageError, match="no space left"):
+            begin(shard, Heartbeat("", 0, 1))
+        assert sorted(shard.attempts.iterdir()) == before
 
 
 def test_how_an_attempt_ended_is_known_on_a_full_disk(shard: ShardDir) -> None:

@@ -1,6 +1,7 @@
 """Rounds of faults, by a seed, on one run; then what was lost, asked twice or duplicated, and how long it took to mend.
 
     python tools/faults/chaos.py --rounds 200 --seed 1
+    python tools/faults/chaos.py --rounds 200 --seed 1 --workers    faults on workers that have several shards open
 
 Every round disturbs one shard of the run (or its merge) in one way, then lets one undisturbed attempt go over it. Jobs
 are plain processes (`python jobs/synthesize.py RUN SHARD`) with the simulated engine, whose answers are always the
@@ -49,6 +50,7 @@ from tools.faults.faults import (
 )
 from tools.faults.outcome import Round, failed, table
 from tools.faults.run_faults import NEEDS_ROOT, RUN_FAULTS, Stages, disturb
+from tools.faults.worker_faults import worker_kinds, worker_rounds
 
 SEEDS_PER_SHARD = 4
 LATENCY_S = 0.01
@@ -326,17 +328,37 @@ def can_mount() -> bool:
         return False
 
 
+def disturb_workers(where: Path, rounds: int, seed: int, at_once: int, mount: bool) -> int:
+    """Rounds on workers with several shards open, their table; the exit code."""
+    began = time.monotonic()
+    bench, results = worker_rounds(where, list(worker_kinds(rounds, random.Random(seed), mount)), seed, at_once)
+    for line in table(results):
+        print(line)
+    print(
+        f"\n{len(results)} rounds, seed {seed}, {time.monotonic() - began:.0f} s. Shards open when it struck:", end=" "
+    )
+    print(", ".join(f"{n} in {times} rounds" for n, times in sorted(bench.open.items())), end=".\n")
+    if not mount:
+        print("No rounds with a full disk: no right to mount a tmpfs.")
+    for problem in bench.problems:
+        print(f"PROBLEM {problem}", file=sys.stderr)
+    return 1 if bench.problems or failed(results) else 0
+
+
 def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=2, help="shards disturbed at the same time")
+    parser.add_argument("--workers", action="store_true", help="disturb workers with several shards open, one or two")
     parser.add_argument("--dir", type=Path, default=None, help="where the runs are made (and removed)")
     args = parser.parse_args()
     subprocess.run([sys.executable, str(ROOT / "tools/models/get_models.py"), "tiny-llama"], check=True, cwd=ROOT)
     with tempfile.TemporaryDirectory(prefix="gra-chaos-", dir=args.dir) as path:
         mount = can_mount()
+        if args.workers:
+            sys.exit(disturb_workers(Path(path), args.rounds, args.seed, args.at_once, mount))
         rounds = list(kinds(args.rounds, random.Random(args.seed), mount))
         bench = prepare(Path(path), rounds)
         began = time.monotonic()

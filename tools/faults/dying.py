@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import runpy
@@ -29,6 +30,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from gra_hpc import whole_directory
+from gra_hpc.engines.simulated import SimulatedEngine
+from gra_hpc.errors import EngineError
+from gra_hpc.flows.calls import Answer, Request
 
 _EVENTS = {
     "os.rename": "rename", "os.link": "link", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir",
@@ -133,6 +137,27 @@ class Boundaries:
             return ""
 
 
+def mortal_engines(orders: Path) -> None:
+    """Have simulated engines of this process die once a file is there: a JSON list of how many answers each one still
+    gives before it is gone, the one that is open first. Those behind the last of them live."""
+    ask = SimulatedEngine.ask
+    given: dict[int, list[Any]] = {}  # by engine, which is kept so that its id is not used again
+
+    async def mortal(engine: SimulatedEngine, request: Request) -> Answer:
+        answer = await ask(engine, request)
+        if id(engine) not in given and orders.is_file():
+            left = json.loads(orders.read_bytes())
+            given[id(engine)] = [engine, left[0] if left else math.inf]
+            orders.write_text(json.dumps(left[1:]), encoding="utf-8")
+        if mine := given.get(id(engine)):
+            mine[1] -= 1
+            if mine[1] < 0:
+                raise EngineError("engine: a simulated death", "none: this is a test")
+        return answer
+
+    SimulatedEngine.ask = mortal  # type: ignore[method-assign]
+
+
 def run(script: str, args: list[str]) -> None:
     """Run a script as `python SCRIPT ARGS` would."""
     sys.argv = [script, *args]
@@ -174,6 +199,8 @@ def _become(order: dict[str, Any]) -> None:
             os.dup2(fd, target)
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
         os.environ.update(order.get("env", {}))
+        if order.get("engines"):
+            mortal_engines(Path(order["engines"]))
         if order.get("below"):
             listing = order.get("listing")
             Boundaries(

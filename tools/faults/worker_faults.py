@@ -1,0 +1,448 @@
+"""Faults on workers that have several shards open, each on a copy of one small run; then the run goes on to its end.
+
+A worker is stopped (SIGSTOP) in the moment of the fault, so that its open shards can be counted: those with an attempt
+of its that has answers and has not ended. With fewer than two the fault does not count, and is tried on another copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gra_hpc.errors import GraError
+from gra_hpc.run.attempts import Heartbeat, attempt_names
+from gra_hpc.run.directory import ShardDir
+from gra_hpc.run.publish import is_published
+from gra_hpc.run.run import Run
+from tools.faults.faults import (
+    MERGE,
+    SYNTHESIZE,
+    Audit,
+    Nursery,
+    Started,
+    check_shard,
+    make_run,
+    release_of,
+    sample_rows,
+    small_disk,
+    undisturbed,
+    wait_for,
+)
+from tools.faults.outcome import Round
+
+SHARDS, SEEDS = 6, 24
+LATENCY_S, WINDOW = 0.02, 6
+LEAST_OPEN = 2
+TRIES = 12
+"""Copies on which a fault is tried until it meets a worker with so many shards open."""
+ROOM_KB = 64_000
+WRITES = 260
+"""Writes of the whole run, about."""
+PUBLISHING = (
+    ("write_table", 1), ("rename", 2), ("remove", 1), ("write_table", 2), ("rename", 3), ("remove", 2), ("open", 2),
+    ("open", 3), ("open", 4), ("link", 1),
+)  # fmt: skip
+"""Write boundaries of a publication, in order, until its shard is published (tools/faults/dying.py)."""
+
+
+class Missed(Exception):
+    """The fault met a worker with too few shards open, or none at all."""
+
+
+@dataclass
+class Bench:
+    """The run that is copied for every fault, its undisturbed twin, and where all of it lies."""
+
+    where: Path
+    run: Run
+    reference: Run
+    problems: list[str] = field(default_factory=list)
+    open: Counter[int] = field(default_factory=Counter)
+    """How many shards the struck worker had open: in how many rounds."""
+
+    @classmethod
+    def make(cls, where: Path) -> Bench:
+        """Plan the run, and let its twin run."""
+        cut = f"launch.shards={SHARDS}"
+        slow = (f"engine.simulated_latency_s={LATENCY_S}", f"launch.window={WINDOW}")
+        run = make_run(where / "worker-run", SEEDS, [cut, *slow])
+        return cls(where, run, undisturbed(make_run(where / "worker-reference", SEEDS, [cut])))
+
+
+@dataclass
+class Case:
+    """One fault on one copy."""
+
+    bench: Bench
+    run: Run
+    nursery: Nursery
+    log: Path
+    draw: random.Random
+    disk: ExitStack
+    problems: list[str] = field(default_factory=list)
+    open: int = 0
+
+    def __post_init__(self) -> None:
+        self.shards = [self.run.round(1).shard(n) for n in range(SHARDS)]
+        self.audits = [Audit(s) for s in self.shards]
+        self.running: list[Started] = []
+
+    def start(self, *words: object, **dying: object) -> Started:
+        """A worker, or with a number an attempt at that shard."""
+        process = self.nursery.start(SYNTHESIZE, self.run.path, *words, "--round", 1, log=self.log, **dying)
+        self.running.append(process)
+        return process
+
+    def workers(self, **dying: object) -> list[Started]:
+        """One worker or two."""
+        n = self.draw.randint(1, 2)
+        return [self.start("--worker", f"{i}/{n}", **dying) for i in range(n)]
+
+    def opened(self, worker: Started) -> list[ShardDir]:
+        """The shards that a worker has open: its attempts there have answers, and have not ended."""
+        found = []
+        for shard in self.shards:
+            if is_published(shard):
+                continue
+            for attempt in map(shard.attempt, attempt_names(shard)):
+                beat = Heartbeat.read(attempt)
+                if beat and beat.pid == worker.pid and not beat.ended and _size(attempt.journal):
+                    found.append(shard)
+                    break
+        return found
+
+    def hold(self, worker: Started) -> list[ShardDir]:
+        """Stop a worker that has several shards open; which.
+
+        Raises:
+            Missed: it never had in all its time.
+        """
+        published, least = self.draw.randint(0, SHARDS - 4), self.draw.choice((2, 2, 3))
+        while True:
+            wait_for(
+                lambda: (
+                    worker.poll() is not None
+                    or (len(self.opened(worker)) >= least and sum(map(is_published, self.shards)) >= published)
+                )
+            )
+            time.sleep(self.draw.random() * 3 * LATENCY_S)
+            pause(worker)
+            if worker.poll() is not None:
+                raise Missed
+            if len(found := self.opened(worker)) >= LEAST_OPEN:
+                self.open = len(found)
+                return found
+            worker.signal(signal.SIGCONT)
+
+    def note(self) -> None:
+        """Note every answer on the disk; only while nobody writes there."""
+        for audit in self.audits:
+            if not is_published(audit.shard):
+                audit.stopped()
+                audit.starting()
+
+    def end(self, worker: Started, number: int, codes: Sequence[int]) -> None:
+        """Send a signal to a worker that is held, and let it end so; others are held meanwhile."""
+        others = [w for w in self.running if w is not worker and w.poll() is None]
+        for other in others:
+            pause(other)
+        worker.signal(number)
+        worker.signal(signal.SIGCONT)
+        if (code := worker.wait()) not in codes:
+            self.problems.append(f"exit code {code}: {worker.tail(300)}")
+        self.note()
+        for other in others:
+            other.signal(signal.SIGCONT)
+
+    def finish(self) -> None:
+        """Let all that still run come to their ends."""
+        for worker in self.running:
+            if (code := worker.wait()) not in (0, -signal.SIGKILL, 128 + signal.SIGTERM, os.EX_TEMPFAIL, 1):
+                self.problems.append(f"exit code {code}: {worker.tail(300)}")
+        self.note()
+        self.running.clear()
+
+    def mend(self) -> float:
+        """Let one or two undisturbed workers do what is left, and the merge; seconds until all shards are published."""
+        began = time.monotonic()
+        for worker in self.workers():
+            if code := worker.wait():
+                self.problems.append(f"mending: exit code {code}: {worker.tail(300)}")
+        took = time.monotonic() - began
+        if code := self.nursery.start(MERGE, self.run.path, "--round", 1, log=self.log).wait():
+            self.problems.append(f"merge: exit code {code}")
+        return took
+
+    def compare(self, result: Round) -> None:
+        """The books of every shard, and the release, against the undisturbed twin's."""
+        twins = self.bench.reference.round(1)
+        for shard, audit in zip(self.shards, self.audits, strict=True):
+            expected = {r["id"]: r for r in sample_rows(twins.shard(shard.number))}
+            result.rows += len(expected)
+            if not is_published(shard):
+                result.rows_lost, result.lost = result.rows_lost + len(expected), result.lost + len(audit.answered)
+                self.problems.append(f"shard {shard.number} is not published")
+                continue
+            calls, lost = audit.published()
+            rows = sample_rows(shard)
+            found = {r["id"]: r for r in rows}
+            result.calls, result.lost = result.calls + calls, result.lost + lost
+            result.reasked, result.destroyed = result.reasked + audit.reasked, result.destroyed + audit.damaged
+            result.rows_lost += len(expected.keys() - found.keys())
+            result.rows_duplicated += len(rows) - len(found)
+            result.rows_changed += sum(found[i] != expected[i] for i in expected.keys() & found.keys())
+            check_shard(shard, twins.shard(shard.number))
+        if release_of(self.run) != release_of(self.bench.reference):
+            self.problems.append("the release differs from the undisturbed run's")
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def pause(worker: Started) -> None:
+    """Stop a process, if it still runs, and wait until it stands still."""
+    worker.signal(signal.SIGSTOP)
+
+    def still() -> bool:
+        try:
+            state = Path(f"/proc/{worker.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        return state in "TZX"
+
+    wait_for(still)
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+
+def kill(case: Case) -> None:
+    """SIGKILL of one worker; of two that run, in half of the cases of both."""
+    first, *others = case.workers()
+    case.hold(first)
+    case.end(first, signal.SIGKILL, (-signal.SIGKILL,))
+    if others and case.draw.random() < 0.5:
+        time.sleep(case.draw.random() * 5 * LATENCY_S)
+        others[0].signal(signal.SIGKILL)
+
+
+def _signalled(case: Case, number: int, code: int) -> None:
+    first = case.workers()[0]
+    case.hold(first)
+    case.end(first, number, (code,))
+
+
+def sigterm(case: Case) -> None:
+    """SIGTERM: cancelled, or preempted without a warning."""
+    _signalled(case, signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+def sigusr2(case: Case) -> None:
+    """SIGUSR2: a time limit or a preemption ahead."""
+    _signalled(case, signal.SIGUSR2, os.EX_TEMPFAIL)
+
+
+def _died(case: Case, worker: Started) -> None:
+    """A worker that dies by itself at some boundary."""
+    if worker.wait() != -signal.SIGKILL:
+        raise Missed
+    case.open = len(case.opened(worker))
+    if case.open < LEAST_OPEN:
+        raise Missed
+    case.note()
+
+
+def kill_in_publish(case: Case) -> None:
+    """SIGKILL at a write boundary of one shard's publication; others are open beside it."""
+    only, at = case.draw.choice(PUBLISHING)
+    shard = case.draw.choice(case.shards[:-1])
+    _died(case, case.start(below=shard.path, only=only, at=at))
+
+
+def kill_at_write(case: Case) -> None:
+    """SIGKILL at any write below the round, in half of the cases when half of it is written."""
+    at, torn = case.draw.randrange(20, WRITES), case.draw.random() < 0.5
+    _died(case, case.start(below=case.run.round(1).path, at=at, torn=torn))
+
+
+def _damage(case: Case, damage: Callable[[Path], None]) -> None:
+    """SIGKILL, and a journal of one of the open shards is damaged."""
+    worker = case.start()
+    shard = case.draw.choice(case.hold(worker))
+    case.end(worker, signal.SIGKILL, (-signal.SIGKILL,))
+    journal = next(f for f in shard.attempts.glob("*/journal.log") if _size(f))
+    damage(journal)
+    audit = case.audits[shard.number]
+    audit.hurt()
+    audit.starting()
+
+
+def torn_tail(case: Case) -> None:
+    """SIGKILL, and the last line of a journal loses its end."""
+
+    def tear(journal: Path) -> None:
+        data = journal.read_bytes()
+        os.truncate(journal, case.draw.randrange(data[:-1].rfind(b"\n") + 2, len(data)))
+
+    _damage(case, tear)
+
+
+def corrupt_line(case: Case) -> None:
+    """SIGKILL, and one bit of a journal changes."""
+
+    def flip(journal: Path) -> None:
+        data = bytearray(journal.read_bytes())
+        data[case.draw.randrange(len(data))] ^= 1 << case.draw.randrange(8)
+        journal.write_bytes(data)
+
+    _damage(case, flip)
+
+
+def engine_deaths(case: Case) -> None:
+    """The engines die under all open shards; in some cases those that are opened in their place too."""
+    orders = case.log.with_suffix(".engines")
+    worker = case.start(engines=orders)
+    case.hold(worker)
+    case.note()
+    further = [case.draw.randrange(40) for _ in range(case.draw.randrange(4))]
+    orders.write_text(json.dumps([0, *further]), encoding="utf-8")
+    worker.signal(signal.SIGCONT)
+    code = worker.wait()
+    if code not in (0, 1) or (code and "simulated death" not in worker.tail()):
+        case.problems.append(f"exit code {code}: {worker.tail(300)}")
+
+
+def disk_full(case: Case) -> None:
+    """No space is left on the file system of the whole run; then there is room."""
+    resize = case.disk.enter_context(small_disk(case.run.path.with_name(f"{case.run.name}-disk"), ROOM_KB))
+    within = case.run.path.with_name(f"{case.run.name}-disk") / "run"
+    shutil.copytree(case.run.path, within)
+    case.run = Run.open(within)
+    case.__post_init__()
+    worker = case.start()
+    case.hold(worker)
+    state = os.statvfs(within)
+    used = (state.f_blocks - state.f_bfree) * state.f_frsize // 1024
+    resize(used + case.draw.randrange(4, 40, 4))
+    worker.signal(signal.SIGCONT)
+    code, said = worker.wait(), worker.tail()
+    if code == 0:
+        raise Missed  # what was left to write fitted in
+    if code != 1 or "no space left on this file system" not in said:
+        case.problems.append(f"exit code {code}: {said[-300:]}")
+    case.note()
+    resize(ROOM_KB)
+
+
+def another_attempt(case: Case) -> None:
+    """A worker stands still while another attempt publishes one of its open shards; then it goes on, or dies."""
+    worker = case.start()
+    shard = case.draw.choice(case.hold(worker))
+    case.note()
+    if code := case.start(shard.number).wait():
+        case.problems.append(f"the other attempt: exit code {code}")
+    _wake(case, worker)
+
+
+def standstill(case: Case) -> None:
+    """A worker stands still while another one does all that is left; then it goes on, or dies."""
+    first = case.start("--worker", "0/2")
+    case.hold(first)
+    case.note()
+    if code := case.start("--worker", "1/2").wait():
+        case.problems.append(f"the other worker: exit code {code}")
+    _wake(case, first)
+
+
+def _wake(case: Case, worker: Started) -> None:
+    if case.draw.random() < 0.5:
+        worker.signal(signal.SIGKILL)
+    worker.signal(signal.SIGCONT)
+
+
+WORKER_FAULTS: dict[str, Callable[[Case], None]] = {
+    "SIGKILL": kill,
+    "SIGTERM": sigterm,
+    "SIGUSR2": sigusr2,
+    "SIGKILL in publish": kill_in_publish,
+    "SIGKILL at any write": kill_at_write,
+    "torn last line": torn_tail,
+    "corrupt line": corrupt_line,
+    "deaths of engines": engine_deaths,
+    "disk full": disk_full,
+    "another attempt beside it": another_attempt,
+    "a standstill": standstill,
+}
+WEIGHTS = {"SIGKILL": 4, "SIGKILL in publish": 2, "SIGKILL at any write": 2, "deaths of engines": 2}
+"""Rounds of a kind in every cycle; 1 where not named."""
+
+
+def worker_kinds(rounds: int, draw: random.Random, mount: bool) -> Iterator[str]:
+    """What happens in each round: whole cycles of all kinds, shuffled, so that none is missing."""
+    cycle = [k for k in WORKER_FAULTS if mount or k != "disk full"]
+    rest = [k for k in cycle for _ in range(WEIGHTS.get(k, 1) - 1)]
+    draw.shuffle(rest)
+    for i in range(rounds):
+        yield (cycle + rest)[i % len(cycle + rest)]
+
+
+def worker_round(bench: Bench, nursery: Nursery, kind: str, seed: str) -> Round:
+    """One fault on a copy of the run, and what came of it; the copy is removed unless there was a problem."""
+    result, name = Round(kind), f"{kind}-{seed}".replace(" ", "-").replace("/", "-")
+    for again in range(TRIES):
+        draw, where = random.Random(f"{seed}/{again}"), bench.where / f"{name}-{again}"
+        copy = Run.open(Path(shutil.copytree(bench.run.path, where)))
+        with ExitStack() as disk:
+            case = Case(bench, copy, nursery, bench.where / f"{name}-{again}.log", draw, disk)
+            case.log.touch()
+            try:
+                WORKER_FAULTS[kind](case)
+                case.finish()
+                result.recovery_s = case.mend()
+                case.compare(result)
+            except Missed:
+                case.finish()
+                shutil.rmtree(where, ignore_errors=True)
+                continue
+            except (TimeoutError, AssertionError, OSError, ValueError, LookupError, GraError) as e:
+                case.problems.append(f"{type(e).__name__}: {e}")
+        bench.open[case.open] += 1
+        bench.problems += [f"{kind}: {where}: {p}" for p in case.problems]
+        if not case.problems:
+            shutil.rmtree(where, ignore_errors=True)
+            case.log.unlink()
+        return result
+    bench.problems.append(f"{kind} {seed}: never met a worker with {LEAST_OPEN} shards open")
+    return result
+
+
+def worker_rounds(where: Path, kinds: Sequence[str], seed: int, at_once: int) -> tuple[Bench, list[Round]]:
+    """All rounds, several at a time, each lane with a nursery of its own."""
+    bench, lane, nurseries = Bench.make(where), threading.local(), list[Nursery]()
+
+    def prepare() -> None:
+        lane.nursery = Nursery()
+        nurseries.append(lane.nursery)
+
+    try:
+        with ThreadPoolExecutor(at_once, initializer=prepare) as pool:
+            rounds = pool.map(lambda i: worker_round(bench, lane.nursery, kinds[i], f"{seed}/{i}"), range(len(kinds)))
+            return bench, list(rounds)
+    finally:
+        for nursery in nurseries:
+            nursery.close()
