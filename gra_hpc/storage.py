@@ -161,24 +161,26 @@ def read_regular(path: Path) -> bytes:
         return f.read(WHOLE_BYTES)
 
 
-def read_json(path: Path, read: Callable[[Path], bytes] | None = None) -> Any:
+def read_json(path: Path, read: Callable[[Path], bytes] | None = None, then: str = "") -> Any:
     """Parsed JSON, without its seal.
 
     Args:
+        then: what to do about a file that is none.
         read: reads the file, where that is not done as always.
 
     Raises:
         StorageError: naming the file, when it is not JSON, or changed since it was sealed.
         FileNotFoundError: when it does not exist.
     """
+    then = then or "bring the file back, then type that again"
     try:
         value = orjson.loads((read or read_regular)(path))
     except orjson.JSONDecodeError as e:
-        raise StorageError(f"{path}: not valid JSON ({e})", "bring the file back, then type that again") from None
+        raise StorageError(f"{path}: not valid JSON ({e})", then) from None
     try:
         return unsealed(value)
     except (ValueError, TypeError) as e:  # TypeError: nested more deeply than any of ours
-        raise StorageError(f"{path}: {e}", "bring the file back, then type that again") from None
+        raise StorageError(f"{path}: {e}", then) from None
 
 
 def read_object(path: Path, *keys: str, then: str = "", read: Callable[[Path], bytes] | None = None) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def read_object(path: Path, *keys: str, then: str = "", read: Callable[[Path], b
         StorageError: naming the file, and the first key that is missing.
         FileNotFoundError: when it does not exist.
     """
-    data = read_json(path, read)
+    data = read_json(path, read, then)
     for key in ("", *keys):
         value = data
         for part in key.split(".") if key else ():

@@ -22,6 +22,8 @@ _UNSAFE = (
     "\U000e0000-\U000e007f]"  # tags
 )
 _BREAK = f"\n|{_UNSAFE}"
+_COMMANDS = ("gra ", "next: gra ", "then: gra ")
+"""How a line begins that is there to be copied."""
 
 
 def printable(text: object, lines: bool = False) -> str:
@@ -52,12 +54,15 @@ def say(text: object = "", *, lines: bool = False, to: TextIO | None = None) -> 
 
 
 def tell(text: str, indent: int = 2) -> None:
-    """Print a line as lines that fit the terminal; a comment stays one.
+    """Print a line as lines that fit the terminal; a comment stays one, and a command is never broken.
 
     Args:
         indent: spaces before what does not fit: no word of others begins a line.
     """
     pad = len(text) - len(text.lstrip(" "))
+    if text[pad:].startswith(_COMMANDS):
+        say(text)
+        return
     comment = text[pad:].startswith("# ")
     for fitting in wrapped(text, f"{' ' * pad}# " if comment else " " * max(pad, indent)):
         say(fitting)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gra_hpc.cli.application import app
-from gra_hpc.terminal import say
+from gra_hpc.terminal import say, tell
 
 flow_app = typer.Typer(help="Methods: which there are, what one asks, a new one.", rich_markup_mode=None)
 app.add_typer(flow_app, name="flow")
@@ -22,7 +22,7 @@ def flow_list() -> None:
     from gra_hpc.views.flows import listed
 
     for line in listed():
-        say(line)
+        tell(line, 13)
 
 
 @flow_app.command("show")

@@ -9,7 +9,7 @@ import typer
 
 from gra_hpc.cli.application import app
 from gra_hpc.errors import ReleaseError
-from gra_hpc.terminal import say
+from gra_hpc.terminal import counted, say, tell
 
 release_app = typer.Typer(help="A release: check it, convert it, upload it.", rich_markup_mode=None)
 app.add_typer(release_app, name="release")
@@ -30,7 +30,15 @@ def _directory(path: Path) -> Path:
     if (run / "plan.json").is_file() and not inside.exists():
         raise ReleaseError(f"{run}: no release yet", f"gra status {run}")
     if not (path / "manifest.json").is_file() and not (path / "data").is_dir():
-        raise ReleaseError(f"{path}: not a release (no manifest.json)", "gra release verify RUN")
+        if not path.is_dir():
+            raise ReleaseError(f"{path}: no such directory", "give the directory of a release, or of its run")
+        found = next(iter(sorted(path.glob("*/release/manifest.json"))), None)
+        raise ReleaseError(
+            f"{path}: not a release (no manifest.json), and not a run (no plan.json)",
+            f"a run in it: gra release verify {found.parent.parent}"
+            if found
+            else "give the directory of a release, or of its run",
+        )
     return path
 
 
@@ -44,7 +52,11 @@ def release_verify(release: Release) -> None:
     for problem in problems:
         say(problem)
     if problems:
-        raise ReleaseError(f"{directory}: {len(problems)} problems", "move it away, then build it again: gra merge RUN")
+        run = directory.parent
+        again = f"gra merge {run}" if (run / "plan.json").is_file() else "gra merge, where its run is"
+        raise ReleaseError(
+            f"{directory}: {counted(len(problems), 'problem')}", f"move it away, then build it again: {again}"
+        )
     say(f"{directory}: sound")
 
 
@@ -57,7 +69,7 @@ def release_agreement(
     from gra_hpc.release.people import agreement
 
     for line in agreement(_directory(release), files):
-        say(line)
+        tell(line, 14)
 
 
 @release_app.command("export")

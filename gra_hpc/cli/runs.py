@@ -47,7 +47,7 @@ def plan(
     for line in preview(made, solutions[-1]):
         say(line) if is_script(line) else tell(line, 13)
     if preset == "demo" and any(word.startswith(presets.SEEDS) for word in overrides or []):
-        say("note: models and thresholds are the demo's, for a model of 135M parameters; your own: gra init mine.yaml")
+        tell("note: models and thresholds are the demo's, for a model of 135M parameters; your own: gra init mine.yaml")
     if prompts:
         say()
         for line in rendered(made):
@@ -209,7 +209,7 @@ def decide(
 
     made, words = Run.to_look_at(run), thresholds or []
     for line in many.table(made, words) if sweep else again.say_decided(made, words, to):
-        say(line)
+        tell(line, 5)
 
 
 @app.command()
@@ -232,7 +232,7 @@ def audit(
 
     made = Run.to_look_at(run)
     for line in labels.read(made, read, gold) if read else page.write(made, sample, seed, to):
-        say(line)
+        tell(line, 14)
 
 
 @app.command()

@@ -23,13 +23,13 @@ from markupsafe import Markup
 from gra_hpc import conversation
 from gra_hpc.errors import GraError
 from gra_hpc.judging.again import judged
-from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, digest
+from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, digest
 from gra_hpc.release.inputs import Inputs, read_slices
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.template_files import template_files
 from gra_hpc.run.run import Run
 from gra_hpc.storage import write_atomic
-from gra_hpc.terminal import counted, printable
+from gra_hpc.terminal import counted, printable, shown
 
 FORMAT = 1
 NAME = "audit.html"
@@ -49,6 +49,8 @@ class Drawn:
     """With which it was drawn."""
     ids: list[str]
     """In the order in which they are shown."""
+    chosen: int
+    """How many of them the committee accepted; the others it rejected."""
     population: dict[bool, int]
     """Samples with a scored response, by whether the committee accepted them."""
 
@@ -91,7 +93,7 @@ def draw(run: Run, size: int, seed: int = 0) -> Drawn:
     picked = picked[np.argsort(key[picked])]
     every = pa.chunked_array(ids)
     audit = digest("audit", [[r.number, r.digest] for r in inputs.rounds], size, seed)
-    return Drawn(audit, size, seed, every.take(pa.array(picked)).to_pylist(), population)
+    return Drawn(audit, size, seed, every.take(pa.array(picked)).to_pylist(), half[True], population)
 
 
 def scored(inputs: Inputs, columns: list[str]) -> Iterator[pa.Table]:
@@ -137,10 +139,13 @@ def write(run: Run, size: int, seed: int, to: Path | None) -> Iterator[str]:
     drawn = draw(run, size, seed)
     file = to or run.path / NAME
     write_atomic(file, page(run, drawn).encode())
-    counts = drawn.population
-    yield f"{file}: {counted(len(drawn.ids), 'sample')} of {counts[True]} accepted and {counts[False]} rejected ones"
+    counts, chosen = drawn.population, {True: drawn.chosen, False: len(drawn.ids) - drawn.chosen}
+    halves = " and ".join(f"{chosen[yes]} of {counts[yes]} {ACCEPTED if yes else REJECTED}" for yes in (True, False))
+    yield f"{shown(file)}: {counted(len(drawn.ids), 'sample')}, {halves}" + (
+        f"; {size} were asked for, and no more have a reviewed response" if len(drawn.ids) < size else ""
+    )
     yield "open it in a browser: it needs no network; keys: k keep, r reject, u unsure, e export"
-    yield f"then: gra audit {run.path} --read FILE"
+    yield f"then: gra audit {shown(run.path)} --read FILE"
 
 
 @cache

@@ -23,11 +23,12 @@ from gra_hpc.judging.audit import FORMAT, VERDICTS, Drawn, draw, scored
 from gra_hpc.judging.decisions import Outcome, at_least, outcomes
 from gra_hpc.judging.scores import COLUMNS, Scores
 from gra_hpc.labels.agreement import Coincidences
-from gra_hpc.labels.gold import Estimate
+from gra_hpc.labels.gold import Figure
 from gra_hpc.records import ACCEPTED, CONTEXT
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_object, sealed, write_atomic
+from gra_hpc.terminal import counted, shown
 
 RESAMPLED = 1000
 THRESHOLDS = np.arange(1, 10.01, 0.25)
@@ -52,11 +53,13 @@ class Labels:
         Raises:
             GraError: another file.
         """
-        then = "export it again: key e on the page"
+        then = "give the file that the page of gra audit exports: key e"
         try:
             data = read_object(path, "format", "audit", "size", "seed", "who", "labels", then=then)
         except FileNotFoundError:
             raise GraError(f"{path}: no such file", then) from None
+        except OSError as e:
+            raise GraError(f"{path}: {e.strerror}", then) from None
         labels = data["labels"]
         texts, counts = (data["who"], data["audit"]), (data["size"], data["seed"])
         if data["format"] != FORMAT or not (fits(texts, tuple[str, ...]) and fits(counts, tuple[int, ...])):
@@ -91,7 +94,7 @@ class Judged:
                 out[:, half] = rng.multinomial(len(half), np.full(len(half), 1 / len(half)), RESAMPLED)
         return out * self.weight
 
-    def figure(self, of: Callable[[np.ndarray], float]) -> Estimate:
+    def figure(self, of: Callable[[np.ndarray], float]) -> Figure:
         """A figure and its interval.
 
         Args:
@@ -100,9 +103,9 @@ class Judged:
         drawn = np.array([of(weight) for weight in self.resampled])
         value, known = of(self.weight), drawn[~np.isnan(drawn)]
         if np.isnan(value) or not len(known):
-            return Estimate(None)
+            return Figure(None)
         low, high = np.quantile(known, [0.025, 0.975])
-        return Estimate(round(float(value), 4), round(float(low), 4), round(float(high), 4))
+        return Figure(round(float(value), 4), round(float(low), 4), round(float(high), 4))
 
 
 def read(run: Run, files: Sequence[Path], gold: Path | None = None) -> Iterator[str]:
@@ -130,8 +133,9 @@ def read(run: Run, files: Sequence[Path], gold: Path | None = None) -> Iterator[
     if gold:
         questions = list(_as_gold(run, _together(drawn.ids, people)))
         write_atomic(gold, b"".join(orjson.dumps(q) + b"\n" for q in questions))
-        yield f"{len(questions)} gold questions in {gold}: gra plan RUN ... method.gold={gold}"
-    yield f"written to {run.audit}; gra merge {run.path} puts them into the release's card"
+        yield f"{counted(len(questions), 'gold question')} in {gold}, for the next run's method.gold={gold}"
+    yield f"written to {shown(run.audit)}; what puts it into the release's card:"
+    yield f"then: gra merge {shown(run.path)}"
 
 
 def figures(run: Run, drawn: Drawn, people: Sequence[Labels]) -> dict[str, Any]:
@@ -274,21 +278,21 @@ def _between(ids: Sequence[str], people: Sequence[Labels]) -> dict[str, Any] | N
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """The figures for people."""
-    shown = lambda f: format(Estimate(**f), ".2f")  # noqa: E731
-    judged = f"{found['judged']} of {found['samples']} samples judged, {found['kept']} kept"
+    figure = lambda f: format(Figure(**f), ".2f")  # noqa: E731
+    judged = f"{found['judged']} of {counted(found['samples'], 'sample')} judged, {found['kept']} kept"
     yield f"people        {found['people']}; {judged}"
     if between := found["between_people"]:
         agree = f"{between['agreement']:.2f}" if between["agreement"] is not None else "–"
         alpha = f"{between['alpha']:.2f}" if between["alpha"] is not None else "–"
         yield f"among them    agree on {agree} of {between['samples']} samples that several judged; alpha {alpha}"
-    yield f"committee     agrees with people on {shown(found['agreement'])}"
+    yield f"committee     agrees with people on {figure(found['agreement'])}"
     rows = {"committee": found["committee"], **found["judges"]}
     wide = max(map(len, rows))
     yield f"{'':{wide}}  {'sensitivity':>20}  {'specificity':>20}"
     for name, q in rows.items():
-        yield f"{name:{wide}}  {shown(q['sensitivity']):>20}  {shown(q['specificity']):>20}"
+        yield f"{name:{wide}}  {figure(q['sensitivity']):>20}  {figure(q['specificity']):>20}"
     share = f"{found['accepted_share']:.2f} of the scored samples"
-    yield f"accepted      {share}; people would keep {shown(found['corrected_share'])}"
+    yield f"accepted      {share}; people would keep {figure(found['corrected_share'])}"
     t = found["threshold"]
     yield (
         f"threshold     accept_mean={t['now']:g} agrees with people on {t['agrees']:.2f};"

@@ -19,7 +19,7 @@ UNKNOWN = -1
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Figure:
     """A figure with its 95% interval; none where it is not defined."""
 
     value: float | None
@@ -70,7 +70,7 @@ def kappa(cells: np.ndarray) -> float:
     return (accuracy(cells) - expected) / (1 - expected) if expected < 1 else float("nan")
 
 
-def estimate(cells: np.ndarray, of: Callable[[np.ndarray], float], seed: int = 0) -> Estimate:
+def figure(cells: np.ndarray, of: Callable[[np.ndarray], float], seed: int = 0) -> Figure:
     """A figure of a confusion matrix and its interval, by drawing as many items anew, with replacement.
 
     Args:
@@ -79,22 +79,22 @@ def estimate(cells: np.ndarray, of: Callable[[np.ndarray], float], seed: int = 0
     """
     total = int(cells.sum())
     if not total or np.isnan(value := of(cells)):
-        return Estimate(None)
+        return Figure(None)
     drawn = np.random.default_rng(seed).multinomial(total, cells.ravel() / total, RESAMPLED)
     values = np.array([of(d.reshape(cells.shape)) for d in drawn])
     low, high = np.nanquantile(values, [0.025, 0.975])
-    return Estimate(float(value), float(low), float(high))
+    return Figure(float(value), float(low), float(high))
 
 
 def figures(gold: np.ndarray, said: np.ndarray, labels: int) -> dict[str, Any]:
-    """Accuracy, macro-F1 and kappa of some labels, as `Estimate`; items, and how many of them have a label."""
+    """Accuracy, macro-F1 and kappa of some labels, as `Figure`; items, and how many of them have a label."""
     cells = confusion(gold, said, labels)
     return {
         "items": int((gold >= 0).sum()),
         "decided": int(cells.sum()),
-        "accuracy": estimate(cells, accuracy),
-        "macro_f1": estimate(cells, macro_f1),
-        "kappa": estimate(cells, kappa),
+        "accuracy": figure(cells, accuracy),
+        "macro_f1": figure(cells, macro_f1),
+        "kappa": figure(cells, kappa),
         "confusion": cells,
     }
 
@@ -117,7 +117,7 @@ class Alternative:
     """Krippendorff's alpha (nominal) among people."""
     replaced: float | None
     """Mean of the alphas where each person in turn is replaced by the committee, on the items that person labelled."""
-    loss: Estimate
+    loss: Figure
     """The first less the second, with its interval over items: above 0 if the committee agrees less than a person."""
 
     @property
@@ -155,9 +155,9 @@ def alternative(people: np.ndarray, committee: np.ndarray, labels: int, seed: in
     losses = losses[~np.isnan(losses)]
     alone, replaced = whole[0], float(np.mean(whole[1:]))
     if np.isnan(alone) or np.isnan(replaced) or not len(losses):
-        return Alternative(None if np.isnan(alone) else alone, None, Estimate(None))
+        return Alternative(None if np.isnan(alone) else alone, None, Figure(None))
     low, high = np.quantile(losses, [0.025, 0.975])
-    return Alternative(float(alone), replaced, Estimate(float(alone - replaced), float(low), float(high)))
+    return Alternative(float(alone), replaced, Figure(float(alone - replaced), float(low), float(high)))
 
 
 def _pairs(table: np.ndarray, labels: int) -> np.ndarray:

@@ -55,6 +55,18 @@ def test_the_sample_is_half_and_half_and_the_same_each_time(audited: Run) -> Non
     assert len(draw(audited, 10_000).ids) == 120
 
 
+def test_an_audit_says_how_many_of_each_half_and_how_many_there_are(audited: Run, tmp_path: Path) -> None:
+    there = draw(audited, 40).population
+    said = next(audit.write(audited, 40, 0, tmp_path / "a.html"))
+    assert said.endswith(f"a.html: 40 samples, 20 of {there[True]} accepted and 20 of {there[False]} rejected")
+    said = next(audit.write(audited, 1000, 0, tmp_path / "b.html"))
+    assert said.endswith(
+        "b.html: 120 samples, "
+        + " and ".join(f"{n} of {n} {w}" for n, w in ((there[True], "accepted"), (there[False], "rejected")))
+        + "; 1000 were asked for, and no more have a reviewed response"
+    )
+
+
 def test_the_page_is_blind_and_nothing_in_it_is_obeyed(audited: Run) -> None:
     text = page(audited, draw(audited, 40))
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
@@ -145,6 +157,10 @@ def test_files_that_are_none_are_refused(audited: Run, tmp_path: Path) -> None:
             list(labels.read(audited, [broken]))
     with pytest.raises(GraError, match="two files of one person"):
         list(labels.read(audited, [good, good]))
+    broken.write_text("no JSON")
+    for wrong in (broken, audited.plan_file, tmp_path):
+        with pytest.raises(GraError, match="-> give the file that the page of gra audit exports: key e"):
+            list(labels.read(audited, [wrong]))
     with pytest.raises(GraError, match="no such file"):
         list(labels.read(audited, [tmp_path / "none.json"]))
 
@@ -154,7 +170,7 @@ def test_twenty_samples_by_keyboard_in_a_browser(audited: Run, tmp_path: Path) -
     """Judged by keys, the page loaded again in the middle, exported, read back."""
     file, downloads = tmp_path / "audit.html", tmp_path / "downloads"
     said = list(audit.write(audited, 20, 0, file))
-    assert said[0].startswith(f"{file}: 20 samples of ")
+    assert said[0].startswith(f"{file}: 20 samples, 10 of ")
     with browser(tmp_path / "profile") as b:
         b.open(file, downloads)
         b.key("e")

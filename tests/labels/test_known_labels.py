@@ -20,7 +20,7 @@ def test_figures_of_a_small_table_by_hand() -> None:
 def test_undecided_items_are_counted_but_judge_nothing() -> None:
     found = gold.figures(np.array([0, 1, 1, gold.UNKNOWN]), np.array([0, 1, gold.UNKNOWN, 1]), 2)
     assert (found["items"], found["decided"], found["accuracy"].value) == (3, 2, 1.0)
-    assert gold.figures(np.array([0]), np.array([gold.UNKNOWN]), 2)["kappa"] == gold.Estimate(None)
+    assert gold.figures(np.array([0]), np.array([gold.UNKNOWN]), 2)["kappa"] == gold.Figure(None)
 
 
 def test_intervals_hold_the_planted_accuracy() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from made_up_runs import Maker
 
+from gra_hpc.cli.releases import _directory
+from gra_hpc.errors import ReleaseError
 from gra_hpc.merge.round import merge_round
 from gra_hpc.release.build import build
 from gra_hpc.release.manifest import KEYS
@@ -298,3 +300,16 @@ def test_a_card_without_header(release: Path) -> None:
     (release / "README.md").write_text("# hello\n")
     sign(release, "README.md")
     assert "README.md: no YAML header" in verify(release)
+
+
+def test_a_directory_that_is_no_release_is_told_from_one_that_holds_runs(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match="none: no such directory -> give the directory"):
+        _directory(tmp_path / "none")
+    with pytest.raises(ReleaseError, match=r"not a release .* -> give the directory of a release, or of its run"):
+        _directory(tmp_path)
+    there = tmp_path / "a" / "release"
+    there.mkdir(parents=True)
+    (there / "manifest.json").write_text("{}")
+    with pytest.raises(ReleaseError, match=f"-> a run in it: gra release verify {tmp_path / 'a'}$"):
+        _directory(tmp_path)
+    assert _directory(tmp_path / "a") == there

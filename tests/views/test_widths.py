@@ -17,13 +17,14 @@ from tools.faults.faults import make_run, undisturbed
 TYPED_MOST = (
     "--help", "--version", "status --help", "status runs", "status done", "status done --shards", "status half",
     "status half --shards", "status done --watch", "logs half", "clean done", "resume done", "site show",
+    "flow list", "audit done --sample 500", "decide done --sweep",
 )  # fmt: skip
 THE_REST = (
     "plan --help", "experiment --help", "experiment rows mini", "inspect done", "inspect done --worst 3", "merge half",
     "release verify done",
     "plan runs/new --preset done.preset.yaml site.executor=slurm site.gpus_per_node=4 site.account=some-account",
     "release export done --format chat --to chat", "doctor --preset done.preset.yaml", "config show",
-    "config show --preset finetune/paper", "site show perlmutter",
+    "config show --preset finetune/paper", "site show perlmutter", "decide done accept_mean=7 --to again-NEW",
 )  # fmt: skip
 FAIL = {"logs half", "merge half"}
 DRIVER = """
@@ -38,7 +39,7 @@ for width in (80, 120):
         os.environ["COLUMNS"] = str(width)
     for command in commands:
         print(f"@@@ {width} {command}", flush=True)
-        sys.argv = ["gra", *command.split()]
+        sys.argv = ["gra", *command.replace("NEW", f"{width}-{terminal}").split()]
         try:
             cli.main()
         except SystemExit:
@@ -112,7 +113,9 @@ def test_every_line_fits(place: Path, commands: tuple[str, ...], where: str) -> 
         if line.startswith("gra: "):  # an error is one line
             failed.add(command)
             continue
-        verbatim = line.startswith(("next: ", "gra ")) or re.match(r" {4}(?:#SBATCH|srun|export|\S+ -m)", line)
+        verbatim = line.strip().startswith(("next: ", "then: gra ", "gra ")) or re.match(
+            r" {4}(?:#SBATCH|srun|export|\S+ -m)", line
+        )
         if len(line) > width and " " in line.strip(" #") and not verbatim:
             wide.append(f"{width} {command}: {line}")
     assert not wide, "\n".join(wide)

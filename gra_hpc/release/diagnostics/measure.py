@@ -83,11 +83,15 @@ def measure(inputs: Inputs) -> Diagnosis:
     return out
 
 
+class NotAskedError(GraError):
+    """A measure that the settings leave out: no news to whom chose them."""
+
+
 def _try(missing: list[str], what: str, act: Callable[[], None]) -> None:
     try:
         act()
     except GraError as e:
-        log.warning("%s not measured: %s", what, e)
+        log.log(logging.INFO if isinstance(e, NotAskedError) else logging.WARNING, "%s not measured: %s", what, e)
         missing.append(f"{what}: {e}")
 
 
@@ -109,7 +113,7 @@ def _distinct(rows: Texts, few: Texts) -> dict[str, Any]:
 def _embedded(inputs: Inputs, out: Diagnosis, rows: Texts, all_seeds: Texts) -> None:
     """Everything that rests on embeddings of the instructions."""
     if inputs.run.plan.embed is None:
-        raise GraError("the run has no embedding model (merge.semantic=false)", "plan it with merge.semantic=true")
+        raise NotAskedError("the run has no embedding model (merge.semantic=false)", "plan it with merge.semantic=true")
     embed(inputs, rows)
     embed(inputs, all_seeds)
     mine, theirs = rows.vectors, all_seeds.vectors
@@ -147,7 +151,7 @@ def _difficulty(inputs: Inputs, out: Diagnosis, rows: Texts, few: Texts) -> None
     """IFD of some rows and as many seeds."""
     c = inputs.run.config.release.diagnostics
     if not c.scorer:
-        raise GraError("no scorer is set", "gra merge RUN release.diagnostics.scorer=MODEL")
+        raise NotAskedError("no scorer is set", "gra merge RUN release.diagnostics.scorer=MODEL")
     directory = model_directory(c.scorer, "", inputs.run.config.site.scratch)
     mine = rows.head(c.scorer_rows)
     theirs = [p for p in few.head(len(mine)).pairs if p[1].strip()]

@@ -21,7 +21,7 @@ _Z = 1.959964
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A mean with its interval."""
 
     value: float
@@ -29,7 +29,7 @@ class Estimate:
     high: float
 
     @classmethod
-    def of(cls, value: float, error: float) -> Estimate:
+    def of(cls, value: float, error: float) -> Interval:
         """From a standard error."""
         return cls(value, value - _Z * error, value + _Z * error)
 
@@ -69,23 +69,23 @@ class Moments:
         n, _, _, vx, vy, c = self.at(*index)
         return c / math.sqrt(vx * vy) if n > 2 and vx > 1e-12 and vy > 1e-12 else None
 
-    def mean(self, *index: int | slice) -> Estimate | None:
+    def mean(self, *index: int | slice) -> Interval | None:
         """Mean of y; none of fewer than two observations."""
         n, _, my, _, vy, _ = self.at(*index)
-        return Estimate.of(my, math.sqrt(vy / (n - 1))) if n > 1 else None
+        return Interval.of(my, math.sqrt(vy / (n - 1))) if n > 1 else None
 
-    def difference(self, *index: int | slice) -> Estimate | None:
+    def difference(self, *index: int | slice) -> Interval | None:
         """Mean of y - x; none of fewer than two observations."""
         n, mx, my, vx, vy, c = self.at(*index)
-        return Estimate.of(my - mx, math.sqrt(max(0.0, vx + vy - 2 * c) / (n - 1))) if n > 1 else None
+        return Interval.of(my - mx, math.sqrt(max(0.0, vx + vy - 2 * c) / (n - 1))) if n > 1 else None
 
-    def slope(self, *index: int | slice) -> Estimate | None:
+    def slope(self, *index: int | slice) -> Interval | None:
         """Of y by x; none where it is not defined."""
         n, _, _, vx, vy, c = self.at(*index)
         if n < 3 or vx < 1e-12:
             return None
         b = c / vx
-        return Estimate.of(b, math.sqrt(max(0.0, vy - b * c) / ((n - 2) * vx)))
+        return Interval.of(b, math.sqrt(max(0.0, vy - b * c) / ((n - 2) * vx)))
 
 
 class Bias:
@@ -190,12 +190,12 @@ class Bias:
                 self.pairs.add(who[x] * len(self.members) + who[y], mean[x], mean[y])
             self.panels[2] += 2 * (self._model_of[who[a]] == self._model_of[who[b]]).sum()
 
-    def self_preference(self, model: int) -> Estimate | None:
+    def self_preference(self, model: int) -> Interval | None:
         """How much higher a model scores its own writing than it scores others', beside Reviewers of third models."""
         (n, _, mine, _, v, _), (others, _, theirs, _, w, _) = self.own.at(model, 1), self.own.at(model, 0)
         if n < 2 or others < 2:
             return None
-        return Estimate.of(mine - theirs, math.sqrt(v / (n - 1) + w / (others - 1)))
+        return Interval.of(mine - theirs, math.sqrt(v / (n - 1) + w / (others - 1)))
 
     def independent(self) -> tuple[float, float] | None:
         """Reviewers per sample, and how many independent ones they are worth at most; none without pairs.

@@ -6,7 +6,7 @@ from typing import Any
 
 from gra_hpc.records import DOMAINS
 from gra_hpc.release.charts import number, percent
-from gra_hpc.release.report.bias import Bias, Estimate
+from gra_hpc.release.report.bias import Bias, Interval
 
 FEW = 30
 """Below so many observations a figure is shown, but as weak."""
@@ -65,7 +65,7 @@ def _own(bias: Bias, model: int) -> dict[str, Any]:
     }
 
 
-def _says(found: Estimate | None, n: float) -> str:
+def _says(found: Interval | None, n: float) -> str:
     if found is None or n < FEW:
         return "too few samples to say"
     if found.low > 0:
@@ -95,6 +95,6 @@ def _beside(bias: Bias, member: int, domain: int | slice, scale: int) -> dict[st
     }
 
 
-def shown(found: Estimate | None) -> str:
+def shown(found: Interval | None) -> str:
     """`+0.42 (0.31 to 0.53)`."""
     return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})" if found else "–"

@@ -18,8 +18,8 @@ from gra_hpc.flows.annotate.label import Item
 from gra_hpc.flows.annotate.questions import Labels, Said
 from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind
 from gra_hpc.flows.annotate.views import agreement, outputs
-from gra_hpc.flows.annotate.views.agreement import People
 from gra_hpc.flows.annotate.views.collected import COLUMNS, Collected
+from gra_hpc.flows.annotate.views.people import People, _csv, of_files
 from gra_hpc.labels.spans import Span
 from tests.flows.annotate.made_up import MEMBERS, item, planted, table
 
@@ -161,6 +161,30 @@ def test_people_beside_committee_and_members(tmp_path: Path) -> None:
     text = "\n".join(agreement.lines(got))
     assert "drawn at random" in text
     assert "committee's" not in text
+    assert f"left out      {len(ids) - 300} items not drawn at random: {ids[300]}, " in text
+    assert "on which people are split" in text and "nothing speaks against the committee" in text
+
+
+def test_what_people_say_of_others_is_counted_and_nobody_counts_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    config = AnnotateConfig(labels=dict(ABC))
+    _, found, ids = run_of([0.9, 0.9, 0.9], config)
+    files = [tmp_path / who / "list.csv" for who in ("pat", "quin")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(f"id,label\n{ids[0]},a\n{ids[1]},b\nof-no-item,c\n")
+    people = [p.of_items(ids, ids) for p in of_files(files)]
+    text = list(agreement.lines(agreement.with_people(ids, found, found.final(config), people)))
+    assert text[0].startswith("people        pat/list, quin/list; 2 items, ")
+    assert "left out      1 item that this release does not have: of-no-item" in text
+    assert "note          pat/list and quin/list say the same of every item: is one a copy of the other?" in text
+    tables = [line for line in text if line.startswith(("committee", "ada", " "))]
+    assert max(map(len, tables)) <= 80 and any("macro-F1" in line for line in tables)
+    (tmp_path / "link.csv").symlink_to(files[0])
+    with pytest.raises(GraError, match=r"link.csv: given twice, .* -> give each person's file once"):
+        of_files([*files, tmp_path / "link.csv"])
 
 
 def planted_person(truth: np.ndarray, accuracy: float, name: str) -> list[int]:
@@ -209,11 +233,11 @@ def test_a_list_for_people_holds_no_formulas_and_is_read_back_whole(tmp_path: Pa
     with (tmp_path / "x.csv").open("wb") as file:
         outputs._csv(file, [{"id": str(i), "why": "audit", "text": t} for i, t in enumerate(texts)], Kind.choice)
     data = (tmp_path / "x.csv").read_bytes().decode()
-    cells = [row["text"] for row in agreement._csv(data)]
+    cells = [row["text"] for row in _csv(data)]
     assert all(c.lstrip()[:1] not in "=+-@" for c in cells) and "\x1b" not in data and cells[5] == "plain"
     filled = "text,label\n" + "".join(f'"{c}",a\n' for c in cells)
     (tmp_path / "y.csv").write_text(filled, encoding="utf-8")
-    found = People.read(tmp_path / "y.csv").of_texts(texts, [str(i) for i in range(len(texts))])
+    found = People.read(tmp_path / "y.csv").of_items(texts, [str(i) for i in range(len(texts))])
     assert set(found.labels) == {str(i) for i in range(len(texts))}
 
 

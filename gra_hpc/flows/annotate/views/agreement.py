@@ -6,29 +6,24 @@ the mean F1 of pairs of members. With people's labels: `labels/gold.py`, for the
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
 from gra_hpc.errors import GraError
-from gra_hpc.flows.annotate.questions import Labels, label_written
-from gra_hpc.flows.annotate.records import as_text
+from gra_hpc.flows.annotate.questions import Labels
 from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
-from gra_hpc.flows.annotate.views.collected import HOW, Collected, Final, code_of
-from gra_hpc.flows.annotate.views.outputs import cell
-from gra_hpc.flows.parsing import Unparsable
+from gra_hpc.flows.annotate.views.collected import HOW, Collected, Final
+from gra_hpc.flows.annotate.views.people import People, categories_of
 from gra_hpc.labels import gold
 from gra_hpc.labels.agreement import Coincidences
 from gra_hpc.labels.spans import Span, overlap_f1
-from gra_hpc.storage import read_regular
+from gra_hpc.terminal import columns, counted
 
 
 def among_members(found: Collected) -> dict[str, float | None]:
@@ -65,7 +60,7 @@ def facts(found: Collected, final: Final, config: AnnotateConfig) -> dict[str, A
     if config.kind is Kind.spans:
         return out
     out["labels"] = {
-        str(name): n for name, n in zip(_names(found.labels), _occurs(final.code, found.labels), strict=True)
+        str(name): n for name, n in zip(categories_of(found.labels), _occurs(final.code, found.labels), strict=True)
     }
     out["alpha"] = {k: None if v is None else round(v, 4) for k, v in among_members(found).items()}
     members = {}
@@ -107,10 +102,6 @@ def chain(found: Collected, final: Final, config: AnnotateConfig) -> list[dict[s
     return out
 
 
-def _names(labels: Labels) -> Sequence[str | int]:
-    return labels.categories if labels.kind is not Kind.multi else labels.names
-
-
 def _occurs(code: np.ndarray, labels: Labels) -> list[int]:
     """Items that each label is released for."""
     known = code[code >= 0]
@@ -142,88 +133,6 @@ def cost(tokens: Mapping[str, Sequence[int]], items: int) -> dict[str, Any]:
 # ---- people ----------------------------------------------------------------------------------------------------------
 
 
-def _json_lines(text: str) -> list[Any]:
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
-
-
-def _csv(text: str) -> list[Any]:
-    """Rows of a CSV file whose fields may be as long as the file."""
-    before = csv.field_size_limit(max(len(text), 1))
-    try:
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    finally:
-        csv.field_size_limit(before)
-
-
-@dataclass(frozen=True)
-class People:
-    """One person's labels."""
-
-    who: str
-    labels: dict[str, str]
-    """As written, by the item's id."""
-    audit: frozenset[str]
-    """Ids that were drawn at random; empty where the file does not say."""
-    by_text: bool = False
-    """`labels` is by the items' texts."""
-
-    @classmethod
-    def read(cls, path: Path) -> People:
-        """A file with columns id and label, CSV or JSON lines: `for_humans.csv`, filled in; or text and label.
-
-        Raises:
-            GraError: no such file, other columns, or no label in it.
-        """
-        then = "fill in the column label of for_humans.csv"
-        try:
-            text = read_regular(path).decode("utf-8-sig")
-            rows = _json_lines(text) if path.suffix == ".jsonl" else _csv(text)
-        except OSError as e:
-            raise GraError(f"{path}: {e.strerror}", "gra release agreement RELEASE for_humans.csv") from None
-        except (ValueError, csv.Error, RecursionError) as e:
-            raise GraError(f"{path}: not CSV or JSON lines in UTF-8 ({e})", then) from None
-        by_text = all(isinstance(r, dict) and "id" not in r for r in rows)
-        key = "text" if by_text else "id"
-        if any(not isinstance(r, dict) or not {key, "label"} <= r.keys() for r in rows):
-            raise GraError(f"{path}: no columns id and label, or text and label, in every row", then)
-        texts: dict[str, str] = {}
-        for r in rows:
-            if r["label"] in ("", None):
-                continue
-            item, label = str(r[key]), r["label"] if isinstance(r["label"], str) else json.dumps(r["label"])
-            if texts.setdefault(item, label) != label:
-                raise GraError(
-                    f"{path}: {item[:60]!r} has two labels, {texts[item]!r} and {label!r}", "keep one of them"
-                )
-        if not texts:
-            raise GraError(f"{path}: nobody has given a label", then)
-        audit = frozenset(str(r["id"]) for r in rows if r.get("why") == "audit" and "id" in r)
-        return cls(path.stem, texts, audit, by_text)
-
-    def of_texts(self, texts: Sequence[str], ids: Sequence[str]) -> People:
-        """The same by the items' ids, where it is by their texts."""
-        if not self.by_text:
-            return self
-        written = ((i, self.labels.get(t, self.labels.get(cell(t)))) for i, t in zip(ids, texts, strict=True))
-        return replace(self, labels={i: label for i, label in written if label is not None})
-
-    def codes(self, ids: Sequence[str], labels: Labels) -> np.ndarray:
-        """The labels of some items, as `Collected` has them: int64 [n], -1 for none.
-
-        Raises:
-            GraError: a label that there is not.
-        """
-        out = np.full(len(ids), gold.UNKNOWN, np.int64)
-        for i, id_ in enumerate(ids):
-            if written := self.labels.get(id_):
-                try:
-                    out[i] = code_of(as_text(label_written(written, labels, "")), labels)
-                except Unparsable:
-                    options = ", ".join(map(str, _names(labels)))
-                    raise GraError(f"{self.who}: {written[:60]!r} of item {id_}: no such label", options) from None
-        return out
-
-
 def with_people(ids: Sequence[str], found: Collected, final: Final, people: Sequence[People]) -> dict[str, Any]:
     """The committee and its members beside people: figures with intervals.
 
@@ -239,11 +148,29 @@ def with_people(ids: Sequence[str], found: Collected, final: Final, people: Sequ
         refuse_spans()
     said = np.stack([p.codes(ids, found.labels) for p in people])
     audit = frozenset().union(*(p.audit for p in people))
+    left_out = {"that this release does not have": list(dict.fromkeys(i for p in people for i in p.elsewhere))}
+
+    def leave_out(why: str, which: np.ndarray) -> None:
+        left_out[why] = [i for i, out in zip(ids, which & (said >= 0).any(axis=0), strict=True) if out]
+
     if audit:
-        said[:, [i not in audit for i in ids]] = gold.UNKNOWN
+        drawn = np.array([i in audit for i in ids], bool)
+        leave_out("not drawn at random", ~drawn)
+        said[:, ~drawn] = gold.UNKNOWN
     if not (said >= 0).any():
         raise GraError("no label of an item of this run", "give the files that were made from its for_humans.csv")
-    return {"people": [p.who for p in people], "at_random": bool(audit)} | beside(said, found, final)
+    split = np.zeros(len(ids), bool)
+    for _, k, of in _asked(found.labels):
+        split |= _together(of(said), k) < 0
+    leave_out("on which people are split", split)
+    leave_out("that the committee left open", final.code < 0)
+    same = [(a.who, b.who) for a, b in combinations(people, 2) if a.labels == b.labels]
+    return {
+        "people": [p.who for p in people],
+        "at_random": bool(audit),
+        "left_out": {why: items for why, items in left_out.items() if items},
+        "same": same,
+    } | beside(said, found, final)
 
 
 def refuse_spans() -> NoReturn:
@@ -277,7 +204,7 @@ def beside(said: np.ndarray, found: Collected, final: Final) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Figures as plain JSON."""
-    if isinstance(value, (gold.Estimate, gold.Alternative)):
+    if isinstance(value, (gold.Figure, gold.Alternative)):
         return plain(asdict(value))
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
@@ -325,23 +252,53 @@ def _together(people: np.ndarray, k: int) -> np.ndarray:
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The figures of `with_people`, for people."""
     drawn = "drawn at random" if found["at_random"] else "not known to be drawn at random: they may be harder than most"
-    yield f"people        {', '.join(found['people'])}; {found['items']} items, {drawn}"
+    yield f"people        {', '.join(found['people'])}; {counted(found['items'], 'item')}, {drawn}"
+    for why, items in found["left_out"].items():
+        some = ", ".join(" ".join(i.split())[:_EXCERPT] for i in items[:3])
+        yield f"left out      {counted(len(items), 'item')} {why}: {some}{', and others' if len(items) > 3 else ''}"
+    for one, other in found["same"]:
+        yield f"note          {one} and {other} say the same of every item: is one a copy of the other?"
     for name, part in found["labels"].items():
         if name:
             yield f"label         {name}"
-        rows = {"committee": part["committee"], **part["members"]}
-        wide = max(map(len, rows))
-        yield f"{'':{wide}}  {'items':>7}  {'accuracy':>24}  {'macro-F1':>24}  {'kappa':>24}"
-        for who, f in rows.items():
-            figures = "  ".join(f"{f[key]!s:>24}" for key in ("accuracy", "macro_f1", "kappa"))
-            yield f"{who:{wide}}  {f['decided']:>7}  {figures}"
+        yield from _table({"committee": part["committee"], **part["members"]})
         for sure, right, n in part["reliability"]:
-            yield f"confidence    {sure:.2f} on average: {right:.2f} as people say, of {n} items"
+            yield f"confidence    {sure:.2f} on average: {right:.2f} as people say, of {counted(n, 'item')}"
         if alternative := part["alternative"]:
             yield (
                 f"among people  alpha {_two(alternative.people)}; with the committee in one's place"
-                f" {_two(alternative.replaced)}; loss {alternative.loss}"
+                f" {_two(alternative.replaced)}; the difference, the loss: {alternative.loss:.2f}"
             )
+    if any(part["alternative"] for part in found["labels"].values()):
+        yield (
+            "loss          above 0: the committee agrees with people less than they do with each other; where its"
+            " interval reaches 0 or below, nothing speaks against the committee in a person's place"
+        )
+
+
+_EXCERPT = 32
+"""Characters of an item's id, or of its text, that tell which one is meant."""
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Figures of each, in tables that fit the terminal."""
+    wide = max(map(len, rows))
+    cells = {
+        title: [f"{f[key]:.2f}" for f in rows.values()]
+        for title, key in (("accuracy", "accuracy"), ("macro-F1", "macro_f1"), ("kappa", "kappa"))
+    }
+    left = {title: max(map(len, (title, *column))) for title, column in cells.items()}
+    while left:
+        now: dict[str, int] = {}
+        for title, width in left.items():
+            if now and wide + 7 + sum(w + 2 for w in (*now.values(), width)) > columns():
+                break
+            now[title] = width
+        left = {title: width for title, width in left.items() if title not in now}
+        yield f"{'':{wide}}  {'items':>5}" + "".join(f"  {title:>{width}}" for title, width in now.items())
+        for i, (who, f) in enumerate(rows.items()):
+            figures = "".join(f"  {cells[title][i]:>{width}}" for title, width in now.items())
+            yield f"{who:{wide}}  {f['decided']:>5}{figures}"
 
 
 def _two(value: float | None) -> str:

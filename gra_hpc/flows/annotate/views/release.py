@@ -14,8 +14,8 @@ from gra_hpc.flows.annotate.questions import Labels
 from gra_hpc.flows.annotate.records import as_text
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Keep, Kind
 from gra_hpc.flows.annotate.views import agreement, links, outputs
-from gra_hpc.flows.annotate.views.agreement import People
 from gra_hpc.flows.annotate.views.collected import COLUMNS, EMPTY, HOW, Collected, Final
+from gra_hpc.flows.annotate.views.people import of_files
 from gra_hpc.flows.registry import Added, Released, Section
 from gra_hpc.flows.units import settings_of
 
@@ -107,13 +107,13 @@ def people(config: RunConfig, release: Path, files: Sequence[Path]) -> Iterator[
         GraError: files that are none, or of other items.
     """
     own: AnnotateConfig = settings_of(config)
-    given = [People.read(f) for f in files]
+    given = of_files(files)
     table = parquet.read_table(release / outputs.LABELS, ["id", "text", "label", "confidence", "how", "annotators"])
     labels = Labels.of(own)
     if own.kind is Kind.spans:
         agreement.refuse_spans()
     found = Collected.of([_as_stored(table)], labels, tuple(config.committee))
-    wanted = [p.of_texts(table["text"].to_pylist(), table["id"].to_pylist()) for p in given]
+    wanted = [p.of_items(table["text"].to_pylist(), table["id"].to_pylist()) for p in given]
     final = Final(found.label, found.confidence)
     yield from agreement.lines(agreement.with_people(table["id"].to_pylist(), found, final, wanted))
 
