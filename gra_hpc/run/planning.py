@@ -9,7 +9,7 @@ import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from gra_hpc.flows.domains import domains_of
 from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.models.identity import Say
 from gra_hpc.permissions import closed_directory
-from gra_hpc.records import Record, digest
+from gra_hpc.records import digest
 from gra_hpc.run import disk_space
 from gra_hpc.run import gold as golden
 from gra_hpc.run.directory import RunDir
@@ -34,6 +34,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
 from gra_hpc.sources import gold
 from gra_hpc.sources.gold import Gold
+from gra_hpc.sources.seed_table import Seeds
 from gra_hpc.storage import OWN, entry, fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
 from gra_hpc.text import languages
 
@@ -67,10 +68,17 @@ def make(
     flow = flow_of(config)
     own = own_templates.read(config.method.prompts, flow)
     found = functools.cache(lambda: pin_models(config, say))
-    seed_set = seed_module.load(
-        config.seeds, domains_of(config.method), config.site.scratch, lambda: special_pattern(found()), say
-    )
-    if not seed_set.seeds:
+    with full_disk_as_error(run.path, "make room, then plan again"):
+        seed_set = seed_module.load(
+            config.seeds,
+            domains_of(config.method),
+            config.site.scratch,
+            lambda: special_pattern(found()),
+            say,
+            run.path,
+        )
+    seeds = seed_set.seeds
+    if not seeds:
         first = seed_set.rejects[0]  # there is one: a source without records is refused before
         raise SeedError(
             f"{config.seeds.path}: no usable record; {len(seed_set.rejects)} rejected, the first at"
@@ -80,7 +88,7 @@ def make(
     questions = gold.read(
         config.method.gold, domains_of(config.method), config.seeds.max_chars, special_pattern(found())
     )
-    flow.check_seeds(config, seed_set.seeds)
+    flow.check_seeds(config, seeds)
     pins, embeds = found(), flow.keys is not None or flow.draws_by_likeness(config)
     embed = pin_embed(config, say) if embeds else None
     sources = config.merge.decontamination.sources
@@ -94,23 +102,23 @@ def make(
         own,
         gold.digest_of(questions),
     )
-    undescribed = sum(not s.described for s in seed_set.seeds) if flow.prepare else 0
+    undescribed = len(seeds) - seeds.described if flow.prepare else 0
     plan = Plan(
         fingerprint=digest(what),
         frozen=what,
         version=__version__,
         created=time.time(),
-        shards=config.launch.shards or -(-len(seed_set.seeds) // config.launch.seeds_per_shard),
-        seeds=len(seed_set.seeds),
+        shards=config.launch.shards or -(-len(seeds) // config.launch.seeds_per_shard),
+        seeds=len(seeds),
         seed_rejects=len(seed_set.rejects),
         undescribed=undescribed,
-        seed_thoughts=sum(bool(s.thoughts) for s in seed_set.seeds),
-        seed_contexts=sum(bool(s.context) for s in seed_set.seeds),
+        seed_thoughts=seeds.with_thoughts,
+        seed_contexts=seeds.with_context,
         seed_aside=seed_set.aside,
         seed_unread=seed_set.unread,
-        seed_unanswered=sum(not s.response for s in seed_set.seeds),
+        seed_unanswered=seeds.unanswered,
         prompts=dict(own),
-        **_languages(config, flow, seed_set.seeds, questions),
+        **_languages(config, flow, seeds, questions, say),
         gold=golden.planned(questions),
         models=pins,
         embed=embed,
@@ -146,9 +154,7 @@ def make(
             closed_directory(draft.logs)
             closed_directory(draft.submissions, 0o700)
             write_atomic(draft.config_file, presets.dump(config).encode(), mode=OWN)
-            seed_module.write_records(
-                draft.seeds, seed_set.seeds, thoughts=bool(plan.seed_thoughts), context=bool(plan.seed_contexts)
-            )
+            seeds.write(draft.seeds)
             seed_module.write_rejects(draft.seed_rejects, seed_set.rejects)
             if questions:
                 write_atomic(draft.gold, gold.lines_of(questions))
@@ -175,7 +181,7 @@ def make(
     return Run(run.path, plan, lambda: config)
 
 
-def _languages(config: RunConfig, flow: Flow, seeds: Sequence[Record], questions: Sequence[Gold]) -> dict[str, Any]:
+def _languages(config: RunConfig, flow: Flow, seeds: Seeds, questions: Sequence[Gold], say: Say) -> dict[str, Any]:
     """Fields of the plan: the language that is asked for, and the seeds, and gold questions, of which it is another
     one."""
     wanted = config.method.language
@@ -183,16 +189,29 @@ def _languages(config: RunConfig, flow: Flow, seeds: Sequence[Record], questions
         return {"language": "" if wanted == "any" else wanted.removeprefix(languages.OTHER).strip()}
     if not flow.asks or not languages.can_tell():
         return {}
-    found = languages.of_seeds((s.instruction, s.response) for s in seeds)
+    found = languages.of_seeds(_counted(seeds.texts(), say))
     counts = languages.in_order(Counter(found))
     asked = ["" if name == languages.ENGLISH else name for name in found]
     most = Counter(asked).most_common(1)[0][0]
     others: dict[str, list[str]] = {}
-    for seed, name in zip(seeds, asked, strict=True):
-        if name != most:
-            others.setdefault(name, []).append(seed.id)
+    if len(counts) > 1:
+        for id_, name in zip(seeds.ids(), asked, strict=True):
+            if name != most:
+                others.setdefault(name, []).append(id_)
     spoken = languages.of_seeds((one.instruction, one.response) for one in questions)
     for one, name in zip(questions, spoken, strict=True):
         if (name := "" if name == languages.ENGLISH else name) != most:
             others.setdefault(name, []).append(one.id)
     return {"language": most, "languages": others, "seed_languages": dict(counts)}
+
+
+def _counted(texts: Iterator[tuple[str, str]], say: Say) -> Iterator[tuple[str, str]]:
+    """The same; how far it is is said now and then."""
+    from gra_hpc.sources.seeds import SAY_S, TOGETHER
+
+    due = time.monotonic() + SAY_S
+    for number, one in enumerate(texts, 1):
+        if number % TOGETHER == 0 and time.monotonic() >= due:
+            say(f"languages: {number:,} seeds looked at")
+            due = time.monotonic() + SAY_S
+        yield one

@@ -79,8 +79,16 @@ def read_plain(values: dict[str, Any]) -> tuple[str, str] | None:
         return None
     if (said is not None and type(said) is not str) or (added is not None and type(added) is not str):
         return None
-    told, said, added = told.strip(), (said or "").strip(), (added or "").strip()
-    if not has_content(told) or (said and not (has_content(said) and _thoughtless(said))):
+    return plain(told, added or "", said or "")
+
+
+def plain(told: str, added: str, said: str) -> tuple[str, str] | None:
+    """The same of an instruction, its input and the answer."""
+    told, said, added = told.strip(), said.strip(), added.strip()
+    # a character that is printed is at the beginning, nearly always
+    if not told or not (told[0].isprintable() or has_content(told)):
+        return None
+    if said and not ((said[0].isprintable() or has_content(said)) and _thoughtless(said)):
         return None
     if added and added.casefold() not in NO_INPUT:
         told = paragraphs(told, added)

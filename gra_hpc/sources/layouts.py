@@ -44,6 +44,12 @@ MAPPABLE = tuple(t for t in TARGETS if t not in ("instances", "label"))
 ASKED = ("instruction", "input", "messages", "instances")
 """Targets that hold what is asked."""
 MAX_KEYWORDS = 10
+SHAPES = 4096
+"""Kinds of plain records that are told by their fields at once."""
+ABSENT, BLANK, TEXT, OTHER = range(4)
+"""What a field of a plain record may hold."""
+_KINDS = {type(None): ABSENT, int: OTHER, bool: OTHER}
+_PLAIN = {"instruction", "input", "response"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,9 @@ class Layout:
         self.read: set[str] = set()
         """Fields that some record was read from."""
         self._resolve = functools.lru_cache(maxsize=1024)(self._resolved)
+        self._plain: dict[tuple[str | int | None, ...], tuple[str, str, str] | None] = {}
+        """Fields of instruction, input and response, by a record's fields and the kind of what each holds; none: it
+        may say more."""
 
     @property
     def wanted(self) -> set[str]:
@@ -167,6 +176,38 @@ class Layout:
         self.known += 1
         self.read.update(places.values())
         return {target: self._value(record, target, name) for target, name in places.items()}
+
+    def plain(self, record: dict[str, Any]) -> tuple[str, str] | None:
+        """Question and answer of a record of texts that says nothing else, in a third of the time of `texts`, which
+        finds the same; none: ask it."""
+        kinds = [
+            (BLANK if not v or v.isspace() else TEXT) if type(v) is str else _KINDS.get(type(v))
+            for v in record.values()
+        ]
+        if None in kinds:
+            return None
+        shape = (*record, *kinds)
+        if shape not in self._plain:
+            if len(self._plain) == SHAPES:
+                return None
+            self._plain[shape] = self._plain_fields(dict(zip(record, kinds, strict=True)))
+        if (names := self._plain[shape]) is None:
+            return None
+        self.known += 1
+        told, added, said = names
+        return conversations.plain(record[told], record[added] if added else "", record[said] if said else "")
+
+    def _plain_fields(self, kinds: dict[str, int | None]) -> tuple[str, str, str] | None:
+        """Fields of instruction, input (or "") and response (or ""), by the kind of what each field holds."""
+        there = frozenset(k for k, kind in kinds.items() if kind != ABSENT)
+        places = self._resolve(there, frozenset(k for k in there if kinds[k] != BLANK))
+        texts = all(kinds.get(name) in (BLANK, TEXT) for name in places.values())
+        if not texts or "instruction" not in places or not places.keys() <= _PLAIN:
+            return None
+        for target in places:
+            self.missing.pop(target, None)
+        self.read.update(places.values())
+        return places["instruction"], places.get("input", ""), places.get("response", "")
 
     def conversation(self, record: dict[str, Any]) -> Conversation:
         """A record as a whole conversation.

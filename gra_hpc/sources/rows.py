@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -50,6 +50,7 @@ LISTS = ("data", "train", "examples", "records", "rows")
 
 BOM = b"\xef\xbb\xbf"
 _LONG_NUMBER = re.compile(rb"\d{16}")
+_TEXT = {str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,7 @@ class Problem:
     excerpt: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of a source."""
 
     file: str
@@ -320,6 +320,8 @@ def _loads(data: bytes) -> Any:
         orjson.JSONDecodeError: not JSON.
     """
     value = orjson.loads(data)
+    if type(value) is dict and _TEXT.issuperset(map(type, value.values())):  # no number in it
+        return value
     if _LONG_NUMBER.search(data):  # orjson would round it to a float of 64 bits
         try:
             return json.loads(data, parse_float=Decimal)

@@ -38,7 +38,6 @@ message's `reasoning_content` or `reasoning`, or in a field of one of these name
 from __future__ import annotations
 
 import gc
-import hashlib
 import re
 import time
 from collections import Counter
@@ -47,6 +46,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
@@ -55,10 +55,11 @@ from gra_hpc.conversation import shown
 from gra_hpc.errors import SeedError
 from gra_hpc.models import special_tokens
 from gra_hpc.parquet import column, open_table, whole_table
-from gra_hpc.records import CODING, DOMAINS, Record, digest, optional_columns, record_schema, seed_id
+from gra_hpc.records import CODING, DOMAINS, Record, optional_columns, record_schema, seed_id
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import NOT_OBJECT, Layout, Texts
 from gra_hpc.sources.rows import ENCODING, Row, Source
+from gra_hpc.sources.seed_table import BATCH, Seed, Seeds
 from gra_hpc.sources.texts import Refused
 from gra_hpc.storage import write_atomic
 
@@ -79,8 +80,6 @@ TOGETHER = 1000
 """Records whose texts are normalised together."""
 SAY_S = 5.0
 """Seconds between two words about how far reading is."""
-BATCH = 8192
-"""Rows written to, or read from, a Parquet table at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Reject:
 class SeedSet:
     """What was read. Every record is either a seed or a reject: `read == len(seeds) + len(rejects)`."""
 
-    seeds: list[Record]
+    seeds: Seeds
     rejects: list[Reject]
     read: int
     """Records read."""
@@ -124,6 +123,7 @@ def load(
     scratch: str = "",
     special: Callable[[], re.Pattern[str]] = lambda: special_tokens.COMMON,
     say: Callable[[str], object] = lambda _: None,
+    beside: Path | None = None,
 ) -> SeedSet:
     """Read the seed dataset.
 
@@ -134,15 +134,31 @@ def load(
         special: gives what finds a special token of the committee's models (`special_tokens.pattern`). Asked once there
             is a record: of seeds that are not there it is told before of models that are not.
         say: told how far it is, now and then, where it takes long.
+        beside: the run's directory, beside which lies what of the seeds is not kept in memory.
 
     Returns:
         All seeds and rejects, in the order of the source. There may be no seed among them.
 
     Raises:
         SeedError: nothing there, not readable at all, no record in it, or fields that no rule knows.
+        OSError: no room for seeds beside the run.
     """
     with collections_paused():
-        return _load(config, domains, scratch, special, say)
+        return _load(config, domains, scratch, special, say, Seeds(beside))
+
+
+class Said(NamedTuple):
+    """What a row says that may be a seed."""
+
+    instruction: str
+    response: str
+    domain: str = ""
+    """In the record's own words."""
+    keywords: tuple[str, ...] = ()
+    summary: str = ""
+    thoughts: str = ""
+    context: str = ""
+    aside: tuple[str, ...] = ()
 
 
 def _load(
@@ -151,55 +167,59 @@ def _load(
     scratch: str,
     special: Callable[[], re.Pattern[str]],
     say: Callable[[str], object],
+    seeds: Seeds,
 ) -> SeedSet:
+    from gra_hpc.sources.first_seen import FirstSeen, Places
+
     layout = Layout(config.fields)
     source = Source(config.path, config.name, config.split, config.revision, layout.wanted, scratch)
-    seeds: list[Record] = []
     rejects: list[Reject] = []
-    seen: dict[bytes, tuple[int, str]] = {}
+    seen, again = FirstSeen(), Counter[int]()
+    places = Places()
     aside: Counter[str] = Counter()
     strange: Counter[str] = Counter()
+    marks, rows = None, iter(source)
     read = objects = 0
     due = time.monotonic() + SAY_S
-    for row, found, key in _keyed(source, layout, config, domains, special, lambda: len(seeds)):
-        read += 1
-        objects += isinstance(row.value, dict)
-        if read % TOGETHER == 0:
-            if objects and read == TOGETHER:
-                layout.check(source, TOGETHER)
-            if time.monotonic() >= due:
-                say(f"{source.label}: {read:,} records read")
-                due = time.monotonic() + SAY_S
-        try:
-            if isinstance(found, Refused):
-                raise found
-            source_line = f"{row.file}:{row.line}"
-            times, first = seen.get(key, (0, source_line))
-            if times and config.duplicates == "reject":
-                raise Refused(DUPLICATE, f"same text as {first}", found.instruction)
-            seen[key] = times + 1, first
-            context, domain = found.context, domain_name(found.domain, domains)
-            if found.domain and not domain:
-                strange[found.domain] += 1
-            id_ = seed_id(found.instruction, found.response, times, context)
-            seeds.append(
-                Record(
-                    id=id_,
-                    instruction=found.instruction,
-                    response=found.response,
-                    domain=domain,
-                    keywords=found.keywords,
-                    summary=found.summary,
-                    seed_id=id_,
-                    source=source_line,
-                    thoughts=found.thoughts,
-                    context=context,
-                )
-            )
-            aside.update(dict.fromkeys(found.aside, 1))
-        except Refused as e:
-            rejects.append(Reject(row.file, row.line, e.reason, e.detail, excerpt(e.text)))
-        if config.limit and len(seeds) >= config.limit:
+    wanted = min(TOGETHER, config.limit or TOGETHER)
+    while batch := list(islice(rows, wanted)):
+        marks = marks or special()
+        objects += sum(isinstance(row.value, dict) for row in batch)
+        found = [_said(row, layout, config.max_chars, marks) for row in batch]
+        read += len(batch)
+        if read == TOGETHER and objects:
+            layout.check(source, TOGETHER)
+        if read % TOGETHER == 0 and time.monotonic() >= due:
+            say(f"{source.label}: {read:,} records read")
+            due = time.monotonic() + SAY_S
+        number = len(seen)
+        firsts = iter(seen.add(same_text([f for f in found if isinstance(f, Said)], domains)))
+        for row, said in zip(batch, found, strict=True):
+            if not isinstance(said, Said):
+                rejects.append(Reject(row.file, row.line, said.reason, said.detail, excerpt(said.text)))
+                continue
+            places.add(row.file, row.line)
+            first, times = next(firsts), 0
+            if first != number:
+                if config.duplicates == "reject":
+                    detail = f"same text as {places[first]}"
+                    rejects.append(Reject(row.file, row.line, DUPLICATE, detail, excerpt(said.instruction)))
+                    number += 1
+                    continue
+                again[first] += 1
+                times = again[first]
+            number += 1
+            domain = ""
+            if said.domain and not (domain := domain_name(said.domain, domains)):
+                strange[said.domain] += 1
+            id_ = seed_id(said.instruction, said.response, times, said.context)
+            told = (said.keywords, said.summary, f"{row.file}:{row.line}", said.thoughts, said.context)
+            seeds.add(Seed(id_, said.instruction, said.response, domain, *told))
+            if said.aside:
+                aside.update(dict.fromkeys(said.aside, 1))
+        # texts are normalised together, and nothing is read beyond what a limit needs
+        wanted = TOGETHER - read % TOGETHER
+        if config.limit and not (wanted := min(wanted, config.limit - len(seeds))):
             break
     if strange:
         named = ", ".join(excerpt(name)[:40] for name, _ in strange.most_common(3))
@@ -210,7 +230,7 @@ def _load(
         raise SeedError(f"{source.label}: no record in it", "check seeds.path")
     if objects:
         layout.check(source)
-    return SeedSet(seeds, rejects, read, _digest(seeds), source.label, dict(aside.most_common()), layout.unread(source))
+    return SeedSet(seeds, rejects, read, seeds.digest, source.label, dict(aside.most_common()), layout.unread(source))
 
 
 @contextmanager
@@ -226,12 +246,20 @@ def collections_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _digest(seeds: Iterable[Record]) -> str:
-    state = hashlib.blake2b(digest_size=16)
-    for s in seeds:
-        parts = [s.id, s.domain, list(s.keywords), s.summary, *([s.thoughts] if s.thoughts else [])]
-        state.update(bytes.fromhex(digest(*parts)))
-    return state.hexdigest()
+def _said(row: Row, layout: Layout, max_chars: int, special: re.Pattern[str]) -> Said | Refused:
+    """What a row says, or why it is no seed, but for duplicates."""
+    if type(row.value) is dict and (plain := layout.plain(row.value)):
+        for text in plain:
+            if len(text) > max_chars or "\0" in text or not _encodes(text) or special.search(text):
+                break
+        else:
+            return Said(*plain)
+    try:
+        found = accept(row, layout, max_chars, special)
+    except Refused as e:
+        return e
+    described = (found.domain, found.keywords, found.summary)
+    return Said(found.instruction, found.response, *described, found.thoughts, found.context, found.aside)
 
 
 def accept(row: Row, layout: Layout, max_chars: int, special: re.Pattern[str]) -> Texts:
@@ -281,47 +309,29 @@ def check_text(name: str, value: str, max_chars: int, special: re.Pattern[str]) 
         raise Refused(CONTROL_TOKEN, f"{match[0]} in the {name}", value[max(0, match.start() - 40) :])
 
 
-def _keyed(
-    source: Source,
-    layout: Layout,
-    config: SeedsConfig,
-    domains: Sequence[str],
-    special: Callable[[], re.Pattern[str]],
-    count: Callable[[], int],
-) -> Iterator[tuple[Row, Texts | Refused, bytes]]:
-    """The rows of a source, what each says (or why it is no seed), and what names its text.
-
-    Read `TOGETHER` at a time, since texts are normalised together; never beyond what a limit needs.
-
-    Args:
-        count: how many seeds there are by now.
-    """
-    rows, marks = iter(source), None
-    while batch := list(islice(rows, min(TOGETHER, config.limit - count()) if config.limit else TOGETHER)):
-        marks = marks or special()
-        found: list[Texts | Refused] = []
-        for row in batch:
-            try:
-                found.append(accept(row, layout, config.max_chars, marks))
-            except Refused as e:
-                found.append(e)
-        keys = iter(same_text([f for f in found if isinstance(f, Texts)], domains))
-        for row, said in zip(batch, found, strict=True):
-            yield row, said, next(keys) if isinstance(said, Texts) else b""
+def _encodes(text: str) -> bool:
+    """Whether it has no half of a character."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def same_text(found: Sequence[Texts], domains: Sequence[str] = DOMAINS) -> list[bytes]:
+def same_text(found: Sequence[Said], domains: Sequence[str] = DOMAINS) -> list[bytes]:
     """What names the text of each record, by the merge's rule for the same text (`text.normal_form`): of context, or
     instruction, and response."""
     from gra_hpc.text.normal_form import compared
     from gra_hpc.text.words import text_digest
 
-    coding = [domain_name(f.domain, domains) == CODING for f in found]
-    asked = [(shown(f.context) or f.instruction).encode("utf-8", "replace") for f in found]
+    coding = [bool(f.domain) and domain_name(f.domain, domains) == CODING for f in found]
+    asked = [((shown(f.context) if f.context else "") or f.instruction).encode("utf-8", "replace") for f in found]
     answered = [f.response.encode() for f in found]
     # of punctuation alone nothing is left: such a text names itself
     first, second = ([n or t for n, t in zip(compared(s, coding), s, strict=True)] for s in (asked, answered))
-    return [text_digest(a, b) for a, b in zip(first, second, strict=True)]
+    return list(map(text_digest, first, second))
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:

@@ -1,0 +1,189 @@
+"""Seeds by the million: columns, not objects, and in memory no more of them than `MOST_IN_MEMORY`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from gra_hpc.parquet import column, whole_table
+from gra_hpc.records import Record, digest, record_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH = 8192
+"""Rows written to, or read from, a Parquet table at once."""
+MOST_IN_MEMORY = 64 << 20
+"""Bytes of seeds in memory; what is more lies in a file."""
+
+
+class Seed(NamedTuple):
+    """What is kept of a seed; the other fields of a `Record` follow from it."""
+
+    id: str
+    instruction: str
+    response: str
+    domain: str
+    keywords: tuple[str, ...]
+    summary: str
+    source: str
+    thoughts: str
+    context: str
+
+    @property
+    def record(self) -> Record:
+        return Record(
+            id=self.id,
+            instruction=self.instruction,
+            response=self.response,
+            domain=self.domain,
+            keywords=self.keywords,
+            summary=self.summary,
+            seed_id=self.id,
+            source=self.source,
+            thoughts=self.thoughts,
+            context=self.context,
+        )
+
+
+class Seeds(Sequence[Record]):
+    """Seeds in their order. Added to at the end, read anywhere.
+
+    Batches of `BATCH` are laid out by Arrow and lie one after the other in a file that has no name, so that nothing of
+    it outlives the process; it is in memory as long as it is small. A set of seeds below one batch needs no Arrow.
+
+    Args:
+        beside: a path in whose directory the file may be, as the table of seeds will; none: where temporary files are.
+    """
+
+    def __init__(self, beside: Path | None = None) -> None:
+        there = next((p for p in beside.absolute().parents if p.is_dir()), None) if beside else None
+        usable = there is not None and os.access(there, os.W_OK)
+        self._file = tempfile.SpooledTemporaryFile(MOST_IN_MEMORY, dir=str(there) if usable else None)  # noqa: SIM115
+        self._batches: list[tuple[int, int]] = []
+        """Of each batch, where it begins in the file and how many bytes it has."""
+        self._tail: list[Seed] = []
+        self._digest = hashlib.blake2b(digest_size=16)
+        self.described = self.with_thoughts = self.with_context = self.unanswered = 0
+        """How many of them are described, have thoughts, have context, have no response."""
+
+    def add(self, seed: Seed) -> None:
+        """One more.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        if seed.domain or seed.keywords or seed.summary or seed.thoughts:
+            self.described += bool(seed.domain and seed.keywords and seed.summary)
+            self.with_thoughts += bool(seed.thoughts)
+            parts = [
+                seed.id,
+                seed.domain,
+                list(seed.keywords),
+                seed.summary,
+                *([seed.thoughts] if seed.thoughts else []),
+            ]
+            self._digest.update(bytes.fromhex(digest(*parts)))
+        else:  # the same, written by hand
+            said = f'["{seed.id}","",[],""]'.encode()
+            self._digest.update(hashlib.blake2b(said, digest_size=16).digest())
+        self.with_context += bool(seed.context)
+        self.unanswered += not seed.response
+        if len(self._tail) == BATCH:
+            self._lay_out()
+        self._tail.append(seed)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the seeds and their order; where they lay does not count."""
+        return self._digest.hexdigest()
+
+    def __len__(self) -> int:
+        return BATCH * len(self._batches) + len(self._tail)
+
+    def __iter__(self) -> Iterator[Record]:
+        for i in range(len(self._batches)):
+            for seed in _rows(self._batch(i)):
+                yield seed.record
+        for seed in self._tail:
+            yield seed.record
+
+    @overload
+    def __getitem__(self, at: int) -> Record: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Record]: ...
+    def __getitem__(self, at: int | slice) -> Record | list[Record]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        number, row = divmod(range(len(self))[at], BATCH)
+        if number == len(self._batches):
+            return self._tail[row].record
+        return next(_rows(self._batch(number).slice(row, 1))).record
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Instruction and response of each."""
+        for i in range(len(self._batches)):
+            batch = self._batch(i)
+            yield from zip(batch.column("instruction").to_pylist(), batch.column("response").to_pylist(), strict=True)
+        yield from ((seed.instruction, seed.response) for seed in self._tail)
+
+    def ids(self) -> Iterator[str]:
+        """The id of each."""
+        for i in range(len(self._batches)):
+            yield from self._batch(i).column("id").to_pylist()
+        yield from (seed.id for seed in self._tail)
+
+    def write(self, path: Path) -> None:
+        """Write them as a Parquet table of `records.record_schema`, whole or not at all; with columns of thoughts and
+        context where any seed has them."""
+        import pyarrow as pa
+
+        schema = record_schema(thoughts=self.with_thoughts > 0, context=self.with_context > 0)
+        with whole_table(path, schema) as writer:
+            for number in range(len(self._batches) + bool(self._tail)):
+                batch = self._batch(number) if number < len(self._batches) else _laid_out(self._tail)
+                rows = batch.num_rows
+                given = {name: batch.column(name) for name in batch.schema.names}
+                given["seed_id"] = given["id"]
+                given["score"] = column([None] * rows, schema.field("score").type)
+                given["round"] = column([0] * rows, schema.field("round").type)
+                writer.write_table(pa.Table.from_arrays([given[name] for name in schema.names], schema=schema))
+
+    def _lay_out(self) -> None:
+        data = _laid_out(self._tail).serialize()
+        begin = sum(self._batches[-1]) if self._batches else 0
+        self._file.seek(begin)
+        self._file.write(data)
+        self._batches.append((begin, data.size))
+        self._tail = []
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        begin, size = self._batches[number]
+        self._file.seek(begin)
+        return pa.ipc.read_record_batch(pa.py_buffer(self._file.read(size)), _schema())
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([record_schema(thoughts=True, context=True).field(name) for name in Seed._fields])
+
+
+def _laid_out(seeds: Sequence[Seed]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    schema = _schema()
+    columns = [column(list(values), f.type) for values, f in zip(zip(*seeds, strict=True), schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[Seed]:
+    given: dict[str, list[Any]] = {name: batch.column(name).to_pylist() for name in Seed._fields}
+    given["keywords"] = list(map(tuple, given["keywords"]))
+    return map(Seed._make, zip(*given.values(), strict=True))

@@ -1,0 +1,140 @@
+"""Seeds by the million: in columns, in a file beyond some size, and the short ways to them are as good as the long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gra_hpc.records import Record, digest, seed_id
+from gra_hpc.sources import seed_table
+from gra_hpc.sources.first_seen import FirstSeen, Places
+from gra_hpc.sources.layouts import Layout
+from gra_hpc.sources.seed_table import Seed, Seeds
+from gra_hpc.sources.seeds import read_records, write_records
+from gra_hpc.sources.texts import Refused
+
+
+def a_seed(number: int, **others: Any) -> Seed:
+    told = Seed(seed_id(f"Name {number}.", "It.", 0), f"Name {number}.", "It.", "", (), "", f"s.jsonl:{number}", "", "")
+    return told._replace(**others)
+
+
+MANY = [
+    *(a_seed(i) for i in range(10)),
+    a_seed(10, domain="qa", keywords=("a", "b"), summary="One."),
+    a_seed(11, domain="qa", keywords=("é",)),
+    a_seed(12, response=""),
+    *(a_seed(i, thoughts="Hm.", context="{}") for i in range(13, 15)),
+]
+
+
+@pytest.mark.parametrize("most", [1 << 20, 1], ids=["memory", "file"])
+@pytest.mark.parametrize("batch", [4, 5, 100])
+def test_seeds_are_the_same_in_memory_and_in_a_file(
+    batch: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seed_table, "BATCH", batch)
+    monkeypatch.setattr(seed_table, "MOST_IN_MEMORY", most)
+    seeds = Seeds(tmp_path / "run")
+    for number, seed in enumerate(MANY):
+        assert len(seeds) == number
+        seeds.add(seed)
+    records = [s.record for s in MANY]
+    assert list(seeds) == records == [seeds[i] for i in range(len(MANY))] and seeds[-1] == records[-1]
+    assert seeds[2:13:3] == records[2:13:3]
+    assert list(seeds.texts()) == [(s.instruction, s.response) for s in MANY]
+    assert list(seeds.ids()) == [s.id for s in MANY]
+    assert (seeds.described, seeds.with_thoughts, seeds.with_context, seeds.unanswered) == (1, 2, 2, 1)
+    with pytest.raises(IndexError):
+        seeds[len(MANY)]
+    assert not list(tmp_path.iterdir())  # the file has no name
+
+
+def test_seeds_are_written_as_other_records_are(tmp_path: Path) -> None:
+    for seeds, few in ((Seeds(), MANY[:12]), (Seeds(), MANY)):
+        for seed in few:
+            seeds.add(seed)
+        both = len(few) == len(MANY)
+        seeds.write(tmp_path / "a")
+        write_records(tmp_path / "b", [s.record for s in few], thoughts=both, context=both)
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+        assert list(read_records(tmp_path / "a")) == list(seeds)
+
+
+def test_digest_of_seeds_is_that_of_their_parts() -> None:
+    def of(records: Sequence[Record]) -> str:
+        import hashlib
+
+        state = hashlib.blake2b(digest_size=16)
+        for s in records:
+            parts = [s.id, s.domain, list(s.keywords), s.summary, *([s.thoughts] if s.thoughts else [])]
+            state.update(bytes.fromhex(digest(*parts)))
+        return state.hexdigest()
+
+    seeds = Seeds()
+    for seed in MANY:
+        seeds.add(seed)
+    assert seeds.digest == of(list(seeds))
+
+
+@given(st.lists(st.lists(st.integers(0, 3000), max_size=2000), max_size=5))
+def test_first_seen_is_what_a_dict_says(batches: list[list[int]]) -> None:
+    seen, first = FirstSeen(), dict[int, int]()
+    for texts in batches:
+        expected = [first.setdefault(text, len(seen) + i) for i, text in enumerate(texts)]
+        # names that begin alike meet at one place of the table
+        assert seen.add([(t % 7).to_bytes(8, "little") + t.to_bytes(8, "little") for t in texts]) == expected
+
+
+def test_many_texts_make_room() -> None:
+    seen = FirstSeen()
+    names = [bytes.fromhex(digest(i)) for i in range(9000)]
+    assert seen.add(names[:3000]) + seen.add(names[3000:]) == list(range(9000))
+    assert seen.add(names[::-1]) == list(range(9000))[::-1] and len(seen) == 18_000
+
+
+def test_places_of_several_files() -> None:
+    places = Places()
+    for file, line in (("a", 1), ("a", 3), ("b", 1), ("a", 9)):
+        places.add(file, line)
+    assert [places[i] for i in range(4)] == ["a:1", "a:3", "b:1", "a:9"]
+
+
+NAMES = ("instruction", "input", "Output", "prompt", "response", "system", "id", "domain", "messages", "label", "other")
+VALUES = st.one_of(
+    st.sampled_from((None, 1, True, 0.5, "", " ", "\u00a0", "Add 2.", "[1]", "<noinput>", "\u200b", "<think>a")),
+    st.text(max_size=5),
+)
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES), max_size=4),
+    st.sampled_from(({}, {"instruction": "other"}, {"input": ""}, {"response": "a.b"}, {"system": "system"})),
+)
+def test_plain_records_are_read_as_all_others(records: list[dict[str, Any]], fields: dict[str, str]) -> None:
+    short, long = Layout(fields), Layout(fields)
+    for record in records:
+        if plain := short.plain(record):
+            found = long.texts(record)
+            assert (found.instruction, found.response) == plain
+            assert (found.domain, found.keywords, found.summary, found.thoughts) == ("", (), "", "")
+            assert found.context == "" and found.aside == ()
+        else:
+            for layout in (short, long):
+                try:
+                    layout.texts(record)
+                except Refused:
+                    continue
+        assert (short.missing, short.read, bool(short.known)) == (long.missing, long.read, bool(long.known))
+
+
+def test_plain_records_take_the_short_way() -> None:
+    layout = Layout({})
+    assert layout.plain({"instruction": "Add.", "input": "", "output": "5", "id": 7}) == ("Add.", "5")
+    assert layout.plain({"instruction": "Add.", "input": None, "output": "5"}) == ("Add.", "5")
+    assert layout.plain({"instruction": "Add.", "output": "5", "domain": "math"}) is None
