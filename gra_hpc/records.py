@@ -39,6 +39,11 @@ class Rubric:
     response: tuple[str, ...] = CRITERIA
     instruction: tuple[str, ...] = INSTRUCTION_CRITERIA
 
+    @classmethod
+    def of(cls, frozen: Mapping[str, Any]) -> Rubric:
+        """That of a run, by what its plan has frozen: the paper's, where nothing is said of it."""
+        return cls(**{kind: tuple(names) for kind, names in frozen.get("rubric", {}).items()})
+
 
 PAPER = Rubric()
 """The paper's."""
@@ -46,6 +51,8 @@ COUNTS = range(2, 13)
 """So many criteria responses may be scored by."""
 _REVIEWER = ("member", "model", "comment")
 """What a review has beside its scores."""
+TAKEN = (*_REVIEWER, "scores", "mean")
+"""Names that no criterion can have."""
 
 
 def criteria_of(review: pa.DataType) -> tuple[str, ...]:

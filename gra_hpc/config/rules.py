@@ -15,6 +15,7 @@ from gra_hpc.config.endpoint import unfit
 from gra_hpc.config.fields import MISSING, Need, bounded_values, bounds_of, expecting
 from gra_hpc.config.settings import MethodConfig, ModelConfig, Policy, RunConfig, Thinks
 from gra_hpc.errors import ConfigError, nearest
+from gra_hpc.records import COUNTS, CRITERIA, INSTRUCTION_CRITERIA, TAKEN
 
 
 def check(c: RunConfig) -> None:
@@ -140,10 +141,36 @@ def _check_wording(m: MethodConfig, need: Need) -> None:
             "names of small letters, digits and _",
         )
         need(_is_line(meaning), f"method.domains.{name}", repr(meaning), "one line")
-    for name, meaning in m.criteria.items():
-        need(bool(meaning) and _is_line(meaning), f"method.criteria.{name}", repr(meaning), "one line")
+    _check_criteria("criteria", m.criteria, CRITERIA, COUNTS, need)
+    _check_criteria("instruction_criteria", m.instruction_criteria, INSTRUCTION_CRITERIA, range(1, COUNTS.stop), need)
     need(len(m.domains) != 1, "method.domains", ", ".join(m.domains), "at least two")
     _check_language(m.language)
+
+
+def _check_criteria(name: str, own: dict[str, str], paper: tuple[str, ...], counts: range, need: Need) -> None:
+    """Refuse criteria that cannot be columns beside a review's, or that Reviewers are told nothing of.
+
+    Args:
+        name: of the setting.
+        paper: criteria that there are words for.
+        counts: how many there may be.
+    """
+    key = f"method.{name}"
+    for criterion, meaning in own.items():
+        need(
+            re.fullmatch(r"[a-z][a-z0-9_]{0,23}", criterion) is not None and criterion not in TAKEN,
+            key,
+            criterion,
+            f"names of at most 24 small letters, digits and _, none of {', '.join(TAKEN)}",
+        )
+        told = _is_line(meaning) and (bool(meaning.strip()) or (not meaning and criterion in paper))
+        need(told, f"{key}.{criterion}", repr(meaning), "one line that says what is right")
+    need(
+        not own or len(own) in counts,
+        key,
+        ", ".join(own),
+        f"{counts[0]} to {counts[-1]} of them: they are all that is asked (the paper's: {', '.join(paper)})",
+    )
 
 
 def _check_language(language: str) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from gra_hpc.config.endpoint import EndpointConfig
 from gra_hpc.config.fields import MISSING, Most, setting, unfrozen
 from gra_hpc.config.site import SiteConfig
-from gra_hpc.records import CRITERIA
 from gra_hpc.thoughts import Thoughts
 
 ROLES = ("generator", "reviewer", "adjudicator")
@@ -245,9 +244,11 @@ class MethodConfig:
     one (German), for all; `other: NAME` for one that is not on the list of 176 that can be told."""
     domains: dict[str, str] = setting({})
     """Domains of your own, as `name: what it is in one line`, in place of the paper's seven."""
-    criteria: dict[str, str] = setting({}, choices=CRITERIA)
-    """What the Reviewers' criteria for responses mean, as `name: what is right in one line`, in place of the paper's
-    words."""
+    criteria: dict[str, str] = setting({})
+    """What Reviewers score responses by, 2 to 12 criteria as `name: what is right in one line`, in place of the paper's
+    six; one of the paper's without words keeps the paper's words."""
+    instruction_criteria: dict[str, str] = setting({})
+    """What Reviewers answer with 0 or 1 of instructions, 1 to 12 criteria, in place of the paper's three; likewise."""
     gold: str = ""
     """File of records with a known verdict (instruction, response, verdict: keep or reject), put to the Reviewers among
     their work: how often each is right goes into standings and report. They are never released."""

@@ -1,4 +1,4 @@
-"""The criteria of a run: what Reviewers score responses and instructions by."""
+"""What Reviewers score by: the paper's criteria, or the user's own (`method.criteria`)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,25 @@ MEANINGS = {
     "ethicality": "it is harmless and fair",
 }
 """What the Reviewers are told of the paper's criteria for responses."""
+INSTRUCTION_MEANINGS = {
+    "reasonableness": "it makes sense and can be done by a text assistant",
+    "completeness": "it contains what is needed to do it",
+    "clarity": "it says plainly what is wanted",
+}
+"""The same of those for instructions."""
 
 
-def rubric_of(_: MethodConfig) -> Rubric:
+def meanings(method: MethodConfig) -> dict[str, str]:
+    """What responses are scored by, with what the Reviewers are told of it."""
+    return {name: said or MEANINGS[name] for name, said in method.criteria.items()} or MEANINGS
+
+
+def instruction_meanings(method: MethodConfig) -> dict[str, str]:
+    """The same of instructions."""
+    own = method.instruction_criteria.items()
+    return {name: said or INSTRUCTION_MEANINGS[name] for name, said in own} or INSTRUCTION_MEANINGS
+
+
+def rubric_of(method: MethodConfig) -> Rubric:
     """Their names."""
-    return Rubric()
+    return Rubric(tuple(meanings(method)), tuple(instruction_meanings(method)))

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from gra_hpc.errors import ConfigError
 from gra_hpc.flows.registry import Flow
 from gra_hpc.flows.render import COMMON, Own, render
+from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
 
 MOST_BYTES = 100_000
 """Size of a template."""
 
 
-def read(directory: str, flow: Flow) -> Own:
+def read(directory: str, flow: Flow, said: Mapping[str, Any] = MappingProxyType({})) -> Own:
     """Templates of the user's own, in place of those of their names of a flow's; an empty directory's name: none.
+
+    Args:
+        said: what the run's settings say to all templates (`render.wording`).
 
     Raises:
         ConfigError: no such directory, no template in it, one of a name that no question has, one that lacks a variable
-            of the paper's or uses one that there is not, or one that cannot be rendered.
+            of the paper's or uses one that there is not, one that cannot be rendered, or one that leaves out what it
+            asks scores for.
     """
     if not directory:
         return ()
@@ -35,7 +44,7 @@ def read(directory: str, flow: Flow) -> Own:
     own = tuple((file.stem, _text(file)) for file in found)
     for file, (name, text) in zip(found, own, strict=True):
         _check(file, text, paper[name])
-        _try(file, own, flow)
+        _try(file, own, flow, said)
     return own
 
 
@@ -83,22 +92,36 @@ def _check(file: Path, text: str, paper: str) -> None:
         )
 
 
-def _try(file: Path, own: Own, flow: Flow) -> None:
+def _try(file: Path, own: Own, flow: Flow, said: Mapping[str, Any]) -> None:
     """Render a template as it will be.
 
     Raises:
-        ConfigError: it cannot be, or its messages are none that a model could answer.
+        ConfigError: it cannot be, its messages are none that a model could answer, or it leaves out a criterion.
     """
     import jinja2
 
-    given = flow.trial(file.stem)
+    given = flow.trial(file.stem) | dict(said)
     try:
         for language in ("", "German"):
-            roles = [m["role"] for m in render(file.stem, given | {"language": language}, flow.prompts, own=own)]
+            messages = render(file.stem, given | {"language": language}, flow.prompts, own=own)
+            roles = [m["role"] for m in messages]
             if not roles or roles[-1] != "user" or "system" in roles[1:]:
                 raise ConfigError(
                     f"{file}: its messages are {', '.join(roles) or 'none'}",
                     "begin each by {{ turn(\"user\") }} and its like; the user's is the last, the system's the first",
                 )
+        text = "\n".join(m["content"] for m in messages)
+        if absent := [c for c in _scored(file.stem, flow, given) if not re.search(rf"\b{c}\b", text)]:
+            raise ConfigError(
+                f"{file}: does not name the criterion {absent[0]}, for which it asks a score",
+                "name them all, or loop over {{ criteria }} (of instructions: {{ instruction_criteria }})",
+            )
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as e:
         raise ConfigError(f"{file}: cannot be rendered: {e}", "mend the template") from None
+
+
+def _scored(step: str, flow: Flow, given: Mapping[str, Any]) -> list[str]:
+    """The criteria that a step's answer has scores for."""
+    names = {*given.get("criteria", CRITERIA), *given.get("instruction_criteria", INSTRUCTION_CRITERIA)}
+    schemas = [q.schema(dict(given)) for q in flow.questions if flow.conversations and q.step == step and q.schema]
+    return [name for schema in schemas for name in schema["required"] if name in names]

@@ -286,11 +286,11 @@ def scores(answer: str, criteria: Sequence[str], low: int, high: int) -> tuple[d
     return out, plain(value.get("comment", "")).strip()
 
 
-def instruction_scores(answer: str) -> tuple[dict[str, int], str]:
-    """Three scores of 0 or 1, and the comment."""
-    return scores(answer, INSTRUCTION_CRITERIA, 0, 1)
+def instruction_scores(answer: str, criteria: Sequence[str] = INSTRUCTION_CRITERIA) -> tuple[dict[str, int], str]:
+    """Scores of 0 or 1, and the comment."""
+    return scores(answer, criteria, 0, 1)
 
 
-def response_scores(answer: str) -> tuple[dict[str, int], str]:
-    """Six scores from 1 to 10, and the comment."""
-    return scores(answer, CRITERIA, 1, 10)
+def response_scores(answer: str, criteria: Sequence[str] = CRITERIA) -> tuple[dict[str, int], str]:
+    """Scores from 1 to 10, and the comment."""
+    return scores(answer, criteria, 1, 10)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra_hpc.config.settings import MethodConfig
-from gra_hpc.flows.criteria import MEANINGS
+from gra_hpc.flows.criteria import INSTRUCTION_MEANINGS, MEANINGS, instruction_meanings, meanings
 from gra_hpc.flows.domains import DESCRIBED
 from gra_hpc.records import digest
 
@@ -25,6 +25,8 @@ COMMON: dict[str, Any] = {
     "domains": DESCRIBED,
     "criteria": MEANINGS,
     "own_criteria": {},
+    "instruction_criteria": INSTRUCTION_MEANINGS,
+    "own_instruction_criteria": {},
 }
 """What every template may use, as it is for the paper's path and seeds in English."""
 
@@ -73,9 +75,12 @@ def _turn(role: str) -> _Mark:
 
 def wording(method: MethodConfig) -> dict[str, Any]:
     """What a run's settings say to all of its templates."""
-    if not method.criteria:
-        return {}
-    return {"criteria": MEANINGS | method.criteria, "own_criteria": dict(method.criteria)}
+    out: dict[str, Any] = {}
+    if method.criteria:
+        out |= dict.fromkeys(("criteria", "own_criteria"), meanings(method))
+    if method.instruction_criteria:
+        out |= dict.fromkeys(("instruction_criteria", "own_instruction_criteria"), instruction_meanings(method))
+    return out
 
 
 def render(

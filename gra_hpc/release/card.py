@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from markupsafe import Markup
 from gra_hpc.flows.registry import find
 from gra_hpc.merge.semantic.semantic import approximate
 from gra_hpc.parquet import open_table
+from gra_hpc.records import CRITERIA, Rubric
 from gra_hpc.release import gold
 from gra_hpc.release.markdown import block, code, markdown
 from gra_hpc.release.schema import OUTCOMES, shown_before
@@ -66,7 +67,7 @@ def _result(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
 
 
 def _conversations(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
-    method = facts["config"]["method"]
+    method, rubric = facts["config"]["method"], Rubric.of(facts["frozen"])
     flow = find(method["flow"])
     return _template("card.md.j2").render(
         flow=flow,
@@ -78,6 +79,10 @@ def _conversations(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         method=facts["config"]["method"],
         merge=facts["config"]["merge"],
         reviewers=reviewers(facts["config"]),
+        scored_by=_criteria(
+            rubric.response, method.get("criteria", {}), f"{', '.join(CRITERIA[:-1])} and {CRITERIA[-1]}"
+        ),
+        judged_by=_criteria(rubric.instruction, method.get("instruction_criteria", {}), "reasonable, complete, clear"),
         ledger_line=Ledger.from_dict(facts["ledger"]).line(),
         prepared_line=Ledger.from_dict(facts["prepared"]).line() if facts["prepared"] else "",
         limits=[Markup(limit) for limit in limits(facts, markdown)],
@@ -89,6 +94,18 @@ def _conversations(facts: dict[str, Any], sample: dict[str, Any] | None) -> str:
         sample=sample,
         conversation=shown_before(sample) if sample else "",
     )
+
+
+def _criteria(names: Sequence[str], own: dict[str, str], paper: str) -> str:
+    """What Reviewers scored by, with what they were told of it where it is the run's own.
+
+    Args:
+        own: meanings, by name.
+        paper: what is said of the paper's.
+    """
+    if not own or set(own) != set(names):
+        return paper
+    return ", ".join(f"{name} ({own[name]})" if own[name] else name for name in names)
 
 
 def _shown(value: Any) -> Any:

@@ -18,11 +18,12 @@ from gra_hpc.config import engine_args
 from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.config.settings import Policy
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
+from gra_hpc.flows.criteria import rubric_of
 from gra_hpc.flows.registry import find, flow_of
 from gra_hpc.flows.render import Own, prompts_digest
 from gra_hpc.foreign import all_fit
 from gra_hpc.permissions import own_bytes
-from gra_hpc.records import Rubric, digest
+from gra_hpc.records import PAPER, Rubric, digest
 from gra_hpc.run.code import code_digest
 from gra_hpc.run.directory import RoundDir, RunDir
 from gra_hpc.run.pins import ModelPin
@@ -91,7 +92,7 @@ class Plan:
     @property
     def rubric(self) -> Rubric:
         """What its Reviewers score."""
-        return Rubric()
+        return Rubric.of(self.frozen)
 
     @property
     def own_templates(self) -> Own:
@@ -183,7 +184,7 @@ class Plan:
             )
 
 
-WORDING = {"language": "auto", "domains": {}, "criteria": {}}
+WORDING = {"language": "auto", "domains": {}, "criteria": {}, "instruction_criteria": {}}
 """Settings that say what prompts are made of, as they are on the paper's path: frozen where they are others."""
 
 
@@ -220,6 +221,8 @@ def frozen(
         del out["method"]["gold_rate"]
     out |= {"seeds": seeds, "prompts": prompts_digest(flow.prompts, own), "version": __version__}
     out["code"] = code_digest(flow)
+    if (rubric := rubric_of(config.method)) != PAPER:  # in its order, which prompts and tables have
+        out["rubric"] = {kind: list(names) for kind, names in asdict(rubric).items()}
     return out
 
 

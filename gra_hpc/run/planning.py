@@ -22,6 +22,7 @@ from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.flows import own_templates
 from gra_hpc.flows.domains import domains_of
 from gra_hpc.flows.registry import Flow, flow_of
+from gra_hpc.flows.render import wording
 from gra_hpc.models.identity import Say
 from gra_hpc.permissions import closed_directory
 from gra_hpc.records import digest
@@ -66,7 +67,7 @@ def make(
     if run.path.exists() and not run.plan_file.exists() and any(run.path.iterdir()):
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
     flow = flow_of(config)
-    own = own_templates.read(config.method.prompts, flow)
+    own = own_templates.read(config.method.prompts, flow, wording(config.method))
     found = functools.cache(lambda: pin_models(config, say))
     with full_disk_as_error(run.path, "make room, then plan again"):
         seed_set = seed_module.load(

@@ -94,9 +94,10 @@ def test_a_described_domain_is_one_of_the_runs() -> None:
 
 
 def test_criteria_of_ones_own() -> None:
-    said = asked(MethodConfig(criteria={"clarity": "a child can follow it"}, accept_mean=6))
+    own = dict.fromkeys(CRITERIA, "") | {"clarity": "a child can follow it"}
+    said = asked(MethodConfig(criteria=own, accept_mean=6))
     assert '- "clarity": a child can follow it;\n- "completeness": it covers' in said["review_response"]
-    assert '- "clarity": a child can follow it.' in said["adjudicate"]
+    assert '- "clarity": a child can follow it;\n- "completeness"' in said["adjudicate"]
     assert all(f'"{c}"' in said["review_response"] for c in CRITERIA)
 
 

@@ -96,7 +96,7 @@ def test_words_of_ones_own_are_frozen(maker: Maker, tmp_path: Path) -> None:
     config = maker.config(simulated=True)
     config.method.prompts = str(templates)
     config.method.domains = {"law": "statutes and cases", "qa": ""}
-    config.method.criteria = {"clarity": "a child can follow it"}
+    config.method.criteria = {"clarity": "a child can follow it", "relevance": ""}
     run = planning.make(maker.path / "run", config)
     plan = Plan.load(run)
     assert plan.frozen["method"]["domains"] == {"law": "statutes and cases", "qa": ""}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,25 @@ PROMPTS = Path(__file__).parent / "prompts"
 """Where the templates are."""
 
 
-def _verdict_schema(criteria: Sequence[str], low: int, high: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _response(v: dict[str, Any]) -> tuple[str, ...]:
+    """What responses are scored by, out of the templates' variables: left out, the paper's."""
+    return tuple(v.get("criteria", CRITERIA))
+
+
+def _instruction(v: dict[str, Any]) -> tuple[str, ...]:
+    """The same of instructions."""
+    return tuple(v.get("instruction_criteria", INSTRUCTION_CRITERIA))
+
+
+@cache
+def _verdict_schema(criteria: tuple[str, ...], low: int, high: int) -> dict[str, Any]:
     score = {"type": "integer", "enum": list(range(low, high + 1))}
-    schema = {
+    return {
         "type": "object",
         "properties": {"comment": {"type": "string", "maxLength": 240}, **dict.fromkeys(criteria, score)},
         "required": ["comment", *criteria],
         "additionalProperties": False,
     }
-    return lambda _: schema
 
 
 def _description(answer: str, v: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
@@ -79,24 +89,24 @@ REFINE: Question[str] = Question(
 REVIEW_INSTRUCTION: Question[tuple[dict[str, int], str]] = Question(
     "review_instruction",
     "instruction_review",
-    lambda a, _: parsing.instruction_scores(a),
-    _verdict_schema(INSTRUCTION_CRITERIA, 0, 1),
+    lambda a, v: parsing.instruction_scores(a, _instruction(v)),
+    lambda v: _verdict_schema(_instruction(v), 0, 1),
     prompts=PROMPTS,
 )
 
 REVIEW_RESPONSE: Question[tuple[dict[str, int], str]] = Question(
     "review_response",
     "response_review",
-    lambda a, _: parsing.response_scores(a),
-    _verdict_schema(CRITERIA, 1, 10),
+    lambda a, v: parsing.response_scores(a, _response(v)),
+    lambda v: _verdict_schema(_response(v), 1, 10),
     prompts=PROMPTS,
 )
 
 ADJUDICATE: Question[tuple[dict[str, int], str]] = Question(
     "adjudicate",
     "adjudication",
-    lambda a, _: parsing.response_scores(a),
-    _verdict_schema(CRITERIA, 1, 10),
+    lambda a, v: parsing.response_scores(a, _response(v)),
+    lambda v: _verdict_schema(_response(v), 1, 10),
     prompts=PROMPTS,
 )
 

@@ -14,6 +14,9 @@ def plan(config: RunConfig) -> Iterator[str]:
     """Who judges whom, and the thresholds."""
     m = config.method
     yield from _self_review(config)
+    for of, own in (("", m.criteria), ("instructions: ", m.instruction_criteria)):
+        if own:
+            yield f"criteria     {of}{', '.join(own)}"
     if m.review_response:
         yield (
             f"thresholds   mean >= {m.accept_mean:g}, sd <= {m.accept_sd:g},"

@@ -16,7 +16,7 @@ from gra_hpc.config.settings import Policy
 from gra_hpc.errors import ReleaseError
 from gra_hpc.flows.registry import find
 from gra_hpc.parquet import open_table
-from gra_hpc.records import CONTEXT, THOUGHTS
+from gra_hpc.records import CONTEXT, THOUGHTS, Rubric
 from gra_hpc.release.schema import OUTCOMES, REASONS, chat, contexts, data_schema, models_of, rejects_schema
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.splits import text_keys
@@ -104,6 +104,8 @@ class Rows:
         """Whether rows may have context."""
         self.propensity = manifest["config"]["method"]["policy"] == Policy.performance.value
         """Whether rows have the chance that their Generator had to be drawn."""
+        self.rubric = Rubric.of(manifest["frozen"])
+        """What Reviewers scored."""
 
     def begin(self, part: str) -> None:
         """The tables that follow are of this split or outcome."""
@@ -138,8 +140,8 @@ class Rows:
     def _expected(self, folder: str) -> tuple[tuple[str, ...], pa.Schema | None]:
         """Columns that are read of a table, and its schema; none: `_columns` says."""
         if folder == "rejects":
-            return _COLUMNS[folder], rejects_schema(self.context)
-        schema = data_schema(self.thoughts, self.context, self.propensity)
+            return _COLUMNS[folder], rejects_schema(self.context, self.rubric)
+        schema = data_schema(self.thoughts, self.context, self.propensity, self.rubric)
         return (*_COLUMNS[folder], *([THOUGHTS] if THOUGHTS in schema.names else [])), schema
 
     def _columns(self, folder: str, schema: pa.Schema) -> Iterator[str]:  # noqa: ARG002
