@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,10 @@ class Shared:
     time: SharedTime = field(default_factory=SharedTime)
     calls: int = 0
     """Calls that engines have answered to this worker."""
+    flying: int = 0
+    """Calls that they have not answered yet."""
+    engines: str = ""
+    """`start` until they have answered the first call, then `up`; empty: there are none."""
     _signer: Signer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -39,6 +45,25 @@ class Shared:
     def of(cls, config: RunConfig) -> Shared:
         """Of a worker that begins."""
         return cls(asyncio.Semaphore(config.launch.window))
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """While a call is in flight."""
+        self.flying += 1
+        self.look()
+        try:
+            yield
+            self.engines = self.engines and "up"
+        finally:
+            self.flying -= 1
+            self.look()
+
+    def look(self) -> None:
+        """Tell the worker's time what the engines do now."""
+        doing = self.engines
+        if doing == "up":
+            doing = "idle" if not self.flying else "" if self.window.locked() else "tail"
+        self.time.doing(doing)
 
     def signer(self, config: RunConfig, plan: Plan) -> Signer:
         """Signs what they publish; the benchmarks are read once for all of them."""

@@ -98,26 +98,60 @@ def earlier(shard: ShardDir, than: AttemptDir | None = None) -> list[AttemptDir]
 
 
 class SharedTime:
-    """A worker's seconds, divided among the attempts that are open: their sum is its time, whatever overlaps."""
+    """A worker's seconds, divided among the attempts that are open: their sum is its time, whatever overlaps.
+
+    Of each part is known what the engines did meanwhile (`WAITED`); what they did while no attempt was open is part of
+    the next one that opens.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[str, float] = {}
+        self._open: dict[str, dict[str, float]] = {}
         self._since = time.monotonic()
         self._lock = threading.Lock()
+        self._doing = ""
+        self._between: dict[str, float] = {}
 
     def of(self, attempt: str) -> float:
         """Seconds of an attempt so far; it is open from when this is first asked."""
         with self._lock:  # a shard is published in a thread
-            now = time.monotonic()
-            for name in self._open:
-                self._open[name] += (now - self._since) / len(self._open)
-            self._since = now
-            return self._open.setdefault(attempt, 0.0)
+            return self._settled(attempt).get("", 0.0)
+
+    def waited(self, attempt: str) -> dict[str, float]:
+        """What of an open attempt's seconds the engines did not work in full: by `WAITED`, what is none left out."""
+        with self._lock:
+            mine = self._settled(attempt)
+            return {what: round(mine[what], 3) for what in WAITED if mine.get(what)}
+
+    def doing(self, what: str) -> None:
+        """From now on the engines do this: one of `WAITED`, or nothing of them."""
+        if what != self._doing:
+            with self._lock:
+                self._settle()
+                self._doing = what
 
     def close(self, attempt: str) -> None:
         """An attempt has ended."""
-        self.of(attempt)
-        del self._open[attempt]
+        with self._lock:
+            self._settled(attempt)
+            del self._open[attempt]
+
+    def _settled(self, attempt: str) -> dict[str, float]:
+        self._settle()
+        if attempt not in self._open:
+            self._open[attempt], self._between = {**self._between, "": 0.0}, {}
+        return self._open[attempt]
+
+    def _settle(self) -> None:
+        now = time.monotonic()
+        past, self._since = now - self._since, now
+        for mine in self._open.values() or (self._between,):
+            for what in {"", self._doing}:
+                mine[what] = mine.get(what, 0.0) + past / max(1, len(self._open))
+
+
+WAITED = ("start", "idle", "tail")
+"""What engines do that is no work in full. start: they start, from the check of their models to the first answer; idle:
+no call is in flight; tail: fewer samples are in flight than there are places: none is left to begin, or they drain."""
 
 
 @dataclass
@@ -143,6 +177,8 @@ class Heartbeat:
     """Both are Unix times of its machine's clock, for people."""
     seconds: float = 0.0
     """Since it began, by a clock that never steps; of time that several attempts of one worker share, its part."""
+    waited: dict[str, float] = field(default_factory=dict)
+    """What of these the engines did not work in full, in seconds, by `WAITED`."""
     phase: str = "starting"
     """starting, running, draining, embedding, publishing, or how it ended: published, drained, stopped, overtaken,
     failed."""
@@ -182,6 +218,8 @@ class Heartbeat:
     def data(self) -> bytes:
         """What is written now."""
         self.at, self.seconds = time.time(), round(self.lasted, 3)
+        if self.time:
+            self.waited = self.time.waited(self.attempt)
         return to_json(asdict(self))
 
     def write(self, attempt: AttemptDir) -> None:

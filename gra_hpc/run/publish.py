@@ -146,8 +146,8 @@ def _history(attempt: AttemptDir) -> dict[str, Any]:
     if beat is None:
         return {"attempt": attempt.id}
     keys = (
-        "attempt", "worker", "job", "restart", "host", "gpus", "started", "at", "seconds", "phase", "message", "calls",
-        "replayed", "slowest_call_s",
+        "attempt", "worker", "job", "restart", "host", "gpus", "started", "at", "seconds", "waited", "phase", "message",
+        "calls", "replayed", "slowest_call_s",
     )  # fmt: skip
     return {k: getattr(beat, k) for k in keys}
 

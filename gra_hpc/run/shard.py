@@ -178,7 +178,7 @@ async def _run(host: Host, state: Attempt, units: list[Unit]) -> End:
             return _unfinished(state)
         engine = await host.engine()
         state.beat.phase = "running"
-        await drive(state, units, Gate(engine, state.draining), grace_s(state.config.site.signal_lead_s))
+        await drive(state, units, Gate(engine, state.draining, state.shared), grace_s(state.config.site.signal_lead_s))
         if len(state.samples) < len(units):
             return _unfinished(state)
         stats = host.engines_did()

@@ -24,7 +24,7 @@ from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import ACCEPTED, Candidate
-from gra_hpc.run.attempt_state import Attempt
+from gra_hpc.run.attempt_state import Attempt, Shared
 from gra_hpc.run.engines import Hosted, embed, hosted_embedder
 from gra_hpc.run.pins import special_pattern
 
@@ -41,11 +41,14 @@ class Gate:
 
     engine: Hosted
     draining: asyncio.Event
+    shared: Shared | None = None
+    """Told of calls in flight."""
 
     async def ask(self, request: Request) -> Answer:
         if self.draining.is_set():
             raise Draining
-        return await self.engine.ask(request)
+        with self.shared.asking() if self.shared else contextlib.nullcontext():
+            return await self.engine.ask(request)
 
 
 async def drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -> None:
@@ -91,6 +94,7 @@ async def drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) ->
                     state.finished(sample)
                 except Draining:
                     return
+            state.shared.look()  # its place is free, or another one's
             await asyncio.sleep(0)  # a replayed sample waits for nothing: let others have their turn
 
     lanes = [asyncio.create_task(lane(chain(first_units, known_units), state.shared.window)) for _ in range(window)]

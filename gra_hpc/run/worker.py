@@ -355,6 +355,8 @@ class _Worker:
         async with self._door:
             if self._engines is None:
                 logs = self.run.logs / self.name
+                self.shared.engines = "start"
+                self.shared.look()
                 self._engines = await self._stack.enter_async_context(open_engine(self.config, self.run.plan, logs))
                 self._told = {}
                 if self.signals.first:
@@ -365,7 +367,8 @@ class _Worker:
         async with self._door:
             if self._engines is not None and (turns := sentence(self._engines.stats().get("rotation", {}))):
                 log.info("%s", turns)
-            self._engines = None
+            self._engines, self.shared.engines = None, ""
+            self.shared.look()
             await self._stack.aclose()
 
     def engines_did(self) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gra_hpc.errors import ReleaseError, StorageError
 from gra_hpc.foreign import all_fit
-from gra_hpc.run.attempts import Heartbeat, attempt_names
+from gra_hpc.run.attempts import WAITED, Heartbeat, attempt_names
 from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import ShardManifest
@@ -51,6 +51,8 @@ class ShardStatus:
     """Time that its attempts had a node, lost ones too, in seconds; those without a heartbeat are not in it."""
     gpu_s: float = 0.0
     """The same times the GPUs that each was given."""
+    workers: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By worker that was at it: `seconds`, and what of them its engines did not work in full (`attempts.WAITED`)."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
     causes: dict[str, int] = field(default_factory=dict)
     """Why samples of a published shard failed: how many, by `stage: cause`."""
@@ -102,8 +104,18 @@ def _damage(shard: ShardDir) -> str:
 def hold(out: ShardStatus, beats: Iterable[Heartbeat]) -> None:
     for beat in beats:
         lasted = max(0.0, beat.seconds or beat.at - beat.started)
-        out.held_s += lasted
-        out.gpu_s += lasted * (beat.gpus or 0)
+        _hold(out, lasted, beat.gpus, beat.worker or beat.attempt, beat.waited)
+
+
+def _hold(out: ShardStatus, lasted: float, gpus: int | None, worker: str, waited: Mapping[str, float]) -> None:
+    """Add the time of one attempt."""
+    out.held_s += lasted
+    out.gpu_s += lasted * (gpus or 0)
+    mine = out.workers.setdefault(worker, {"seconds": 0.0})
+    mine["seconds"] += lasted
+    for what in WAITED:
+        if seconds := waited.get(what):
+            mine[what] = mine.get(what, 0.0) + seconds
 
 
 def own_seconds(lasted: float, calls: int, replayed: int) -> float:
@@ -153,8 +165,8 @@ def _published(shard: ShardDir) -> ShardStatus:
         lasted = record.get("seconds") or max(0.0, (record.get("at") or 0) - (record.get("started") or 0))
         if record["attempt"] == m["attempt"]:
             lasted = max(lasted, timings.get("seconds") or timings["ended"] - timings["started"])
-        status.held_s += lasted
-        status.gpu_s += lasted * (record.get("gpus") or 0)
+        worker = record.get("worker") or record["attempt"]
+        _hold(status, lasted, record.get("gpus"), worker, record.get("waited") or {})
     if not all_fit(status):
         raise TypeError(f"{shard.manifest}: values of other types")
     return status

@@ -49,6 +49,18 @@ class RoundStatus:
         return sum(s.gpu_s for s in self.shards) / 3600
 
     @property
+    def by_worker(self) -> dict[str, dict[str, float]]:
+        """Of every worker that was at its shards: `shards`, `seconds`, and `attempts.WAITED`, added up."""
+        out: dict[str, dict[str, float]] = {}
+        for shard in self.shards:
+            for name, mine in shard.workers.items():
+                total = out.setdefault(name, {"shards": 0})
+                total["shards"] += 1
+                for what, seconds in mine.items():
+                    total[what] = total.get(what, 0.0) + seconds
+        return out
+
+    @property
     def states(self) -> dict[str, int]:
         return dict(Counter(s.state for s in self.shards))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gra_hpc.launch.slurm import index_ranges
+from gra_hpc.run.attempts import WAITED
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.terminal import counted, shown, wrapped
@@ -38,6 +39,7 @@ def lines(status: RunStatus, details: bool = False) -> Iterator[str]:
             yield from wrapped(f"  {label:{LABEL - 2}}{text}", LABEL)
         if details:
             yield from _shards(r)
+            yield from _workers(r)
     for n in range(len(status.rounds), status.planned_rounds):
         yield f"{round_name(n + (not status.rounds or status.rounds[0].round))}: planned by the merge before it"
     if status.stopped:
@@ -96,6 +98,8 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
         yield "gold", f"{golden:,} answers to gold questions; right or wrong: gra status --roles"
     if rate := _rate(r, run.simulated):
         yield "rate" if not r.merged else "took", rate
+    if waits := _waits(r):
+        yield "engines", waits
     if r.eta_s is not None and ledger.pending:
         yield "left", f"about {duration(r.eta_s)}, until {_clock(r.eta_s)}"
     if r.merging == "waiting" and states["published"] < len(r.shards):
@@ -128,6 +132,25 @@ def _rate(r: RoundStatus, simulated: bool) -> str:
     if r.gpu_hours or r.node_hours:
         parts.append(f"{_hours(r.gpu_hours)} GPU-hours" if r.gpu_hours else f"{_hours(r.node_hours)} node-hours")
     return ", ".join(parts) + (" so far" if parts and not r.merged else "")
+
+
+def _waits(r: RoundStatus) -> str:
+    """What the engines of a round's workers did not work in full; nothing where that is under a second."""
+    total = sum((Counter(mine) for mine in r.by_worker.values()), Counter[str]())
+    lost = sum(total[what] for what in WAITED)
+    if lost < 1:
+        return ""
+    return f"{_waited(total)}; {min(1.0, lost / max(total['seconds'], 1e-9)):.0%} of the workers' time"
+
+
+def _waited(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{what} {duration(seconds[what])}" for what in WAITED if seconds.get(what, 0.0) >= 0.5)
+
+
+def _workers(r: RoundStatus) -> Iterator[str]:
+    for name, mine in sorted(r.by_worker.items()):
+        text = f"  worker {name}: {counted(int(mine['shards']), 'shard')}, {duration(mine['seconds'])}"
+        yield from wrapped(text + (f"; {waited}" if (waited := _waited(mine)) else ""), 14)
 
 
 def _hours(hours: float) -> str:

@@ -23,7 +23,7 @@ from gra_hpc.launch.tasks import MergeTask
 from gra_hpc.log_tail import tail
 from gra_hpc.owner import Owner
 from gra_hpc.run import attempts, worker
-from gra_hpc.run.attempt_state import Turn
+from gra_hpc.run.attempt_state import Shared, Turn
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.choice import Chooser
 from gra_hpc.run.directory import ShardDir
@@ -338,6 +338,51 @@ def test_open_attempts_share_their_worker_s_time(monkeypatch: pytest.MonkeyPatch
     assert time.of("b") == 3
 
 
+def test_what_engines_did_in_a_worker_s_time_is_divided_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: now[0])
+    time = attempts.SharedTime()
+    time.of("a")
+    time.doing("start")
+    now[0] = 10
+    time.doing("")
+    now[0] = 15
+    time.of("b")
+    time.doing("tail")
+    now[0] = 19
+    assert (time.waited("a"), time.of("a")) == ({"start": 10, "tail": 2}, 17)
+    assert (time.waited("b"), time.of("b")) == ({"tail": 2}, 2)
+    time.close("a")
+    time.close("b")
+    time.doing("idle")
+    now[0] = 22
+    time.doing("")
+    now[0] = 30
+    assert time.waited("c") == {"idle": 3}, "while no attempt was open: the next one's"
+    assert time.waited("d") == {}
+
+
+def test_engines_are_told_by_the_calls_and_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start until the first answer; idle without a call; tail where a place is free; else they work."""
+
+    async def told() -> list[str]:
+        shared, seen = Shared(asyncio.Semaphore(1)), []
+        monkeypatch.setattr(shared.time, "doing", seen.append)
+        shared.engines = "start"
+        with pytest.raises(EngineError), shared.asking():
+            raise EngineError("died", "nothing")
+        with shared.asking():
+            pass
+        with shared.asking():
+            async with shared.window:
+                shared.look()
+        shared.engines = ""
+        shared.look()
+        return seen
+
+    assert asyncio.run(told()) == ["start", "start", "start", "idle", "tail", "", "idle", ""]
+
+
 def test_a_shard_that_was_only_told_to_drain_proves_nothing(run: Run) -> None:
     """Engines that never answer end their worker at the second failure, also while a shard is open beside."""
 
@@ -362,7 +407,7 @@ def test_a_shard_that_was_only_told_to_drain_proves_nothing(run: Run) -> None:
 
 
 def test_a_shard_that_is_published_while_an_attempt_begins_is_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def begin(shard: Any) -> Any:
+    def begin(shard: Any, beat: Heartbeat) -> Any:
         shard.manifest.parent.mkdir(parents=True, exist_ok=True)
         shard.manifest.write_text("{}")
         raise FileNotFoundError(shard.attempts)  # who published it clears the attempts away

@@ -83,6 +83,33 @@ def test_lost_attempts_are_in_the_hours(tmp_path: Path, tiny_llama: Path) -> Non
     assert collect(run).to_dict()["rounds"][0]["gpu_hours"] == pytest.approx(3.0, abs=0.01)
 
 
+def test_what_engines_did_not_work_in_full() -> None:
+    a, b = {"seconds": 3000.0, "start": 60.0, "tail": 200.0}, {"seconds": 600.0, "start": 58.0, "idle": 0.2}
+    shards = [
+        replace(RUNS, workers={"a00001-7_0.0-beef": a}),
+        replace(STARTS, workers={"a00001-7_0.0-beef": a, "b": b}),
+    ]
+    text = said(of(*shards))
+    assert "  engines    start 3 min, tail 7 min; 9% of the workers' time" in text and "worker a" not in text
+    details = said(of(*shards), details=True).splitlines()
+    assert "  worker a00001-7_0.0-beef: 2 shards, 1 h 40 min; start 2 min, tail 7 min" in details
+    assert "  worker b: 1 shard, 10 min; start 58 s" in details
+    assert all(len(line) <= 80 for line in details if "worker" in line)
+    assert "engines" not in said(of(RUNS, STARTS)), "an earlier version has not recorded it"
+
+
+def test_what_engines_did_is_read_from_manifests_and_heartbeats(tmp_path: Path, tiny_llama: Path) -> None:
+    run = undisturbed(make_run(tmp_path / "run", 4, ["launch.shards=2", "engine.simulated_latency_s=0.01"]))
+    for shard in collect(run).rounds[0].shards:
+        (mine,) = shard.workers.values()
+        assert 0 < sum(n for what, n in mine.items() if what != "seconds") <= 1.01 * mine["seconds"] + 0.01
+        assert mine["start"] > 0 and mine["tail"] > 0, "two samples, and eight places"
+    live = make_run(tmp_path / "live", 2, ["launch.shards=1"])
+    attempt = begin(live.round(1).shard(0), Heartbeat("", 0, 1, worker="w", seconds=9.0, waited={"start": 4.0}))
+    beat = Heartbeat.read(attempt)
+    assert beat is not None and collect(live).rounds[0].by_worker["w"]["start"] == 4.0
+
+
 @pytest.mark.parametrize(
     ("failure", "then"),
     [
