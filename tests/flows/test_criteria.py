@@ -15,9 +15,10 @@ from gra_hpc.config.settings import MethodConfig
 from gra_hpc.errors import ConfigError, FingerprintError
 from gra_hpc.flows import own_templates
 from gra_hpc.flows.criteria import rubric_of
+from gra_hpc.flows.gra.questions import PROMPTS
 from gra_hpc.flows.gra.standing import GOLD
 from gra_hpc.flows.registry import find
-from gra_hpc.flows.render import wording
+from gra_hpc.flows.render import render, wording
 from gra_hpc.judging import audit
 from gra_hpc.judging.again import decide
 from gra_hpc.judging.sweep import sweep
@@ -218,3 +219,31 @@ def test_a_template_names_all_that_it_asks_scores_for(
     file.write_text(f'{{{{ turn("user") }}}}{text} {", ".join(names[:-1])}, un{names[-1]}')
     with pytest.raises(ConfigError, match=f"does not name the criterion {names[-1]}"):
         own_templates.read(str(tmp_path), flow, wording(method))
+
+
+def test_a_template_may_pick_single_scores_of_the_rubric_and_no_others(tmp_path: Path) -> None:
+    said, flow = wording(MethodConfig(criteria=dict.fromkeys(OWN, "x"))), find("synthesize")
+    text = '{{ turn("user") }}{{ instruction }} {{ response }} {{ reviews[0].scores.%s }} {{ criteria | join(", ") }}'
+    (tmp_path / "adjudicate.j2").write_text(text % "style")
+    assert own_templates.read(str(tmp_path), flow, said)
+    with pytest.raises(ConfigError, match="cannot be rendered"):
+        own_templates.read(str(tmp_path), flow)
+    (tmp_path / "adjudicate.j2").write_text(text % "correctness")
+    with pytest.raises(ConfigError, match="cannot be rendered"):
+        own_templates.read(str(tmp_path), flow, said)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_another_language_is_asked_for_beside_any_rubric(own: bool) -> None:
+    method = MethodConfig(criteria=dict.fromkeys(OWN, "x"), instruction_criteria={"feasible": "x"})
+    given = (wording(method) if own else {}) | {"language": "German"}
+    task, response = (
+        render(step, find("synthesize").trial(step) | given, PROMPTS)[0]["content"]
+        for step in ("review_instruction", "review_response")
+    )
+    if own:
+        assert task.endswith('- "feasible": x.\nThe task should be in German: give 0 where it is not.')
+        assert "It should be in German, unless the instruction asks for another language.\nScale" in response
+    else:
+        assert task.endswith('- "clarity": it says plainly what is wanted, in German.')
+        assert "unless the instruction asks for another language: else it is not relevant.\nScale" in response
