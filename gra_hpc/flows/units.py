@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from gra_hpc.config.settings import MethodConfig, RunConfig
 from gra_hpc.flows.ask import Ask
+from gra_hpc.flows.tools import Tool, Use
 from gra_hpc.records import Candidate, Record
 
 Embed: TypeAlias = Callable[[Sequence[str]], Any]
@@ -38,6 +39,11 @@ class Unit:
     anchor: Record
     """The seed it rests on."""
     examples: tuple[Record, ...] = ()
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """Those that it may use and that are to be made ready."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Context:
 
     ask: Ask
     config: RunConfig
+    use: Use
+    """Has a tool work, whose results are kept as answers are."""
 
     @property
     def settings(self) -> Any:

@@ -113,8 +113,14 @@ class Attempt:
     """Asked beside some of its candidates."""
     golden: list[tuple[str, str, int | None]] = field(default_factory=list)
     """What was answered: question, member, points."""
+    tools: Counter[str] = field(default_factory=Counter)
+    """Uses by tool, of all that the samples rest on."""
     endless: Counter[str] = field(default_factory=Counter)
     """By model: calls whose thoughts did not end, so that there was no answer."""
+
+    def used(self, tool: str) -> None:
+        """Count the use of a tool."""
+        self.tools[tool] += 1
 
     def answered(self, role: str, call: Call, fresh: bool) -> None:
         """Count a call."""

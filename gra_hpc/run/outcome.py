@@ -61,6 +61,7 @@ def publish_all(
         details={
             "basis": state.basis,
             "tokens": {k: state.tokens[k] for k in sorted(state.tokens)},
+            **({"tools": dict(sorted(state.tools.items()))} if state.tools else {}),
             **({"endless_thoughts": dict(sorted(state.endless.items()))} if state.endless else {}),
             **({"gold": gold.entries(state.golden)} if state.gold else {}),
             "timings": {"started": began, "ended": time.time(), "seconds": round(state.beat.lasted, 3)},

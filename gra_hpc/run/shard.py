@@ -133,6 +133,9 @@ def _prepared(
         config.launch.journal_fsync_calls,
     )
     beat.corrupt = journal.corrupt + journal.unread
+    if not journal.touched():
+        for tool in dict.fromkeys(tool for unit in units for tool in unit.tools):
+            tool.ready()
     state = Attempt(
         run, config, run.plan, round_plan, shard, here, journal, beat, host.signals, host.shared, basis=basis
     )

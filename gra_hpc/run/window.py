@@ -22,6 +22,7 @@ from gra_hpc.errors import EngineError
 from gra_hpc.flows.ask import Ask, Asker, together
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
+from gra_hpc.flows.tools import Toolbox, Use
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import ACCEPTED, Candidate
 from gra_hpc.run.attempt_state import Attempt, Shared
@@ -65,6 +66,7 @@ async def drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) ->
         state.plan.own_templates,
         state.plan.language_of(),
     )
+    tools = Toolbox(state.journal, state.used, state.draining.is_set)
     flow = flow_of(state.config)
     keys = flow.keys if hosted_embedder(state.config, state.plan) and state.round_plan.round > 0 else None
     window = min(state.config.launch.window, len(units))
@@ -88,7 +90,7 @@ async def drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) ->
                 if not left:
                     state.turn.given.set()
                 try:
-                    sample = await _beside_gold(state, flow, unit, asker)
+                    sample = await _beside_gold(state, flow, unit, asker, tools)
                     if keys and sample.status == ACCEPTED:
                         state.vectors[sample.id] = await embed(engine, keys.embedded(sample))
                     state.finished(sample)
@@ -155,9 +157,9 @@ def _grace(state: Attempt, lead: float) -> float:
     return 0.0  # another attempt has published, or the engines are gone: nothing more will come
 
 
-async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker) -> Candidate:
+async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker, tools: Toolbox) -> Candidate:
     """One candidate, and the gold question beside it, if it has one."""
-    making = make_sample(flow, state.config, unit, asker.for_sample(unit.sample))
+    making = make_sample(flow, state.config, unit, asker.for_sample(unit.sample), tools.for_sample(unit.sample.id))
     drawn = state.gold.beside(unit.sample, state.config.method) if state.gold else None
     if drawn is None or not flow.gold:
         return await making
@@ -168,9 +170,9 @@ async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker) -> 
     return cast(Candidate, sample)
 
 
-async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask) -> Candidate:
+async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask, use: Use) -> Candidate:
     """One candidate through the flow."""
     run = flow.run if unit.sample.round else flow.prepare
     assert run, "round 0 is planned where seeds are to be described"
-    await run(Context(ask, config), unit)
+    await run(Context(ask, config, use), unit)
     return unit.sample

@@ -13,6 +13,7 @@ from gra_hpc.config import presets
 from gra_hpc.config.settings import EngineKind, RunConfig
 from gra_hpc.errors import ConfigError, IncompleteError
 from gra_hpc.flows.registry import Flow, flow_of
+from gra_hpc.flows.tools import is_use
 from gra_hpc.parquet import read_table
 from gra_hpc.records import THOUGHTS
 from gra_hpc.run import planning
@@ -153,6 +154,8 @@ def _method(calls: pa.Table, samples: pa.Table, flow: Flow, thinking: Collection
     thoughts: dict[str, list[int]] = defaultdict(list)
     questions: dict[str, set[str]] = defaultdict(set)
     for row in calls.to_pylist():
+        if is_use(row["key"]):
+            continue
         question = row["key"].rsplit("/", 1)[0]
         step = question.split("/")[1]
         written = row["completion_tokens"]

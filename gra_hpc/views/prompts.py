@@ -12,6 +12,7 @@ from gra_hpc.errors import SeedError
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Request
 from gra_hpc.flows.registry import flow_of
+from gra_hpc.flows.tools import Toolbox, Unkept
 from gra_hpc.flows.units import Pool, Unit
 from gra_hpc.records import Call, Record, Sample
 from gra_hpc.run.directory import round_name
@@ -69,8 +70,10 @@ class _Rehearsal:
             plan.own_templates,
             plan.language_of(),
         )
+        flow, config, tools = flow_of(self.run.config), self.run.config, Toolbox(Unkept())
         for unit in units:
-            await make_sample(flow_of(self.run.config), self.run.config, unit, asker.for_sample(unit.sample))
+            ask, use = asker.for_sample(unit.sample), tools.for_sample(unit.sample.id)
+            await make_sample(flow, config, unit, ask, use)
 
     def story(self) -> list[tuple[Call, Request]]:
         """What the candidate that most was asked about was asked, in its order; then what only others were."""

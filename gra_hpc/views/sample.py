@@ -15,6 +15,7 @@ from gra_hpc.flows import payload
 from gra_hpc.flows.gra.committee import highest_mean
 from gra_hpc.flows.gra.synthesize import STOPPED
 from gra_hpc.flows.registry import every
+from gra_hpc.flows.tools import SEAT, is_use
 from gra_hpc.parquet import open_table
 from gra_hpc.records import (
     ACCEPTED,
@@ -129,11 +130,14 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
         yield from _block("unusable answer", row["raw"])
     asked = table(calls)
     mine = asked.filter(pc.starts_with(asked["key"], row["id"])).to_pylist()
-    steps = _in_order({c["key"].split("/")[1] for c in mine})
+    steps = _in_order({c["key"].split("/")[1] for c in mine if not is_use(c["key"])})
     mine.sort(key=lambda c: _turn(c, steps))
     yield f"calls ({len(mine)}):"
     for c in mine:
         _, step, seat, attempt = c["key"].split("/")
+        if is_use(c["key"]):
+            yield f"  {step:18} {SEAT:11} {c['seconds']:.2f} s  {c['text']}"
+            continue
         yield (
             f"  {step:18} {seat:11} try {attempt}  {c['member']} ({c['model']})  {c['prompt_tokens']}+"
             f"{c['completion_tokens']} tokens  {c['seconds']:.2f} s  {c['finish']}  seed {c['seed']}"

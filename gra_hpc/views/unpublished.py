@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gra_hpc.errors import GraError
+from gra_hpc.flows.tools import is_use
 from gra_hpc.records import Call
 from gra_hpc.run.attempts import earlier
 from gra_hpc.run.directory import round_name
@@ -78,5 +79,5 @@ def lines(run: Run, round_: int | None = None) -> Iterator[str]:
         _, step, seat, attempt = call.key.split("/")
         again = f", try {int(attempt) + 1}" if attempt != "0" else ""
         cut = "" if call.finish == "stop" else f" ({call.finish})"
-        yield f"{step}, by {call.member} as {seat}{again}{cut}:"
+        yield f"{step}:" if is_use(call.key) else f"{step}, by {call.member} as {seat}{again}{cut}:"
         yield from (f"    {line}" for line in call.text.splitlines() or [""])

@@ -17,6 +17,7 @@ from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.ask import Asker
 from gra_hpc.flows.calls import Answer, Engine, Request
 from gra_hpc.flows.registry import flow_of
+from gra_hpc.flows.tools import Toolbox, Unkept
 from gra_hpc.flows.units import Unit
 from gra_hpc.records import Call
 from gra_hpc.run import attempt_state, window
@@ -106,7 +107,8 @@ class Captured:
                 special_pattern(self.plan.models),
                 {name: pin.thinking for name, pin in self.plan.models.items()},
             )
-            await window.make_sample(flow_of(self.config), self.config, unit, asker.for_sample(unit.sample))
+            ask, use = asker.for_sample(unit.sample), Toolbox(Unkept()).for_sample(unit.sample.id)
+            await window.make_sample(flow_of(self.config), self.config, unit, ask, use)
             out: list[dict[str, Any]] = []
             assert replayed.asked is not None
             for request in replayed.asked:

@@ -7,6 +7,7 @@ trusted.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gra_hpc.flows.annotate.label import Example
 from gra_hpc.flows.annotate.questions import Label, Labels, answer_of, codes, label_written
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Examples, Kind
 from gra_hpc.flows.parsing import Unparsable
+from gra_hpc.flows.tools import Tool
 from gra_hpc.flows.units import Embed
 from gra_hpc.records import Record
 
@@ -53,8 +55,8 @@ class Pool:
 
     config: AnnotateConfig
     labelled: tuple[Record, ...]
-    near: Mapping[str, Sequence[int]]
-    """Places of the nearest, by the item's id."""
+    nearest: Tool | None = None
+    """From an item's id to the places of the nearest, the nearest first; none: they are drawn."""
 
     @classmethod
     def of(
@@ -67,30 +69,38 @@ class Pool:
             embed: where there is none (prompts that are only looked at), the nearest are drawn.
         """
         if config.examples is Examples.none or config.kind is Kind.pair:
-            return cls(config, (), {})
+            return cls(config, ())
         labelled = tuple(r for r in records if r.response.strip())
         if config.examples is Examples.random or embed is None or not labelled or not items:
-            return cls(config, labelled, {})
-        import numpy as np
-
-        from gra_hpc.labels.nearest import nearest
-
+            return cls(config, labelled)
         labelled = labelled[:MOST]
-        place = {r.id: i for i, r in enumerate(labelled)}
-        own = np.array([place.get(r.id, -1) for r in items])
-        vectors = embed([text_of(r) for r in labelled]), embed([text_of(r) for r in items])
-        found = nearest(vectors[1], vectors[0], config.shots, own)
-        return cls(config, labelled, {r.id: row[row >= 0].tolist() for r, row in zip(items, found, strict=True)})
+        near = functools.cache(functools.partial(_nearest, labelled, items, embed, config.shots))
+        return cls(config, labelled, Tool("nearest", "1", lambda item: near()[item], near))
 
-    def examples(self, item: Record, labels: Labels, rng: random.Random) -> tuple[Example, ...]:
-        """What an item's annotators are shown, the most like it last: models go by what they have read last."""
-        if item.id in self.near:
-            chosen = [self.labelled[i] for i in reversed(self.near[item.id])]
-        else:
-            count = min(self.config.shots + 1, len(self.labelled))
-            drawn = [self.labelled[i] for i in rng.sample(range(len(self.labelled)), count)]
-            chosen = [r for r in drawn if r.id != item.id][: self.config.shots]
-        return tuple(_example(r, labels) for r in chosen)
+    def drawn(self, item: Record, labels: Labels, rng: random.Random) -> tuple[Example, ...]:
+        """Some for an item's annotators, by chance."""
+        count = min(self.config.shots + 1, len(self.labelled))
+        drawn = [self.labelled[i] for i in rng.sample(range(len(self.labelled)), count)]
+        return tuple(_example(r, labels) for r in drawn if r.id != item.id)[: self.config.shots]
+
+    def at(self, places: Sequence[int], labels: Labels) -> tuple[Example, ...]:
+        """Those at some places, the last first: models go by what they have read last."""
+        return tuple(_example(self.labelled[i], labels) for i in reversed(places))
+
+
+def _nearest(
+    labelled: Sequence[Record], items: Sequence[Record], embed: Embed, shots: int
+) -> Mapping[str, Sequence[int]]:
+    """Places of the labelled records that are nearest to each item, by its id."""
+    import numpy as np
+
+    from gra_hpc.labels.nearest import nearest
+
+    place = {r.id: i for i, r in enumerate(labelled)}
+    own = np.array([place.get(r.id, -1) for r in items])
+    vectors = embed([text_of(r) for r in (*labelled, *items)])  # together: the model is loaded once
+    found = nearest(vectors[len(labelled) :], vectors[: len(labelled)], shots, own)
+    return {r.id: row[row >= 0].tolist() for r, row in zip(items, found, strict=True)}
 
 
 def _example(record: Record, labels: Labels) -> Example:

@@ -21,6 +21,7 @@ from gra_hpc.flows.ask import Unanswered
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.payload import Made
 from gra_hpc.flows.registry import Flow, Stage
+from gra_hpc.flows.tools import Tool
 from gra_hpc.flows.units import Context, Draw, Drawn, Unit
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, Record
 from gra_hpc.terminal import printable
@@ -33,7 +34,14 @@ class ItemUnit(Unit):
     seats: tuple[Seat, ...] = ()
     adjudicator: str = ""
     shown: tuple[Example, ...] = ()
-    """Labelled records that annotators are shown."""
+    """Labelled records that annotators are shown, or"""
+    pool: Pool | None = None
+    """where the nearest are."""
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """What finds the nearest examples."""
+        return (self.pool.nearest,) if self.pool and self.pool.nearest else ()
 
 
 def settings(config: RunConfig) -> AnnotateConfig:
@@ -63,7 +71,8 @@ def draw(of: Draw) -> Drawn:
             gold="" if gold is None else as_text(gold),
         )
         made = Made(id_, of.round, anchor.id, index, flow="annotate", seats=roles, result=result)
-        return ItemUnit(made, anchor, (), tuple(seats), adjudicator, pool.examples(anchor, labels, rng))
+        shown = () if pool.nearest else pool.drawn(anchor, labels, rng)
+        return ItemUnit(made, anchor, (), tuple(seats), adjudicator, shown, pool)
 
     return drawn
 
@@ -72,7 +81,11 @@ async def run(context: Context, unit: Unit) -> None:
     """One item to its label. Undecided is an outcome, and no failure: it is rejected, with that reason."""
     assert isinstance(unit, ItemUnit)
     made: Any = unit.sample
-    item = Item(made.result.text, made.result.second, unit.shown)
+    shown = unit.shown
+    if unit.pool and unit.pool.nearest:
+        places = await context.use(unit.pool.nearest, item=unit.anchor.id)
+        shown = unit.pool.at(places, q.Labels.of(context.settings))
+    item = Item(made.result.text, made.result.second, shown)
     try:
         if context.settings.route is Route.chain:
             await chained(item, unit.seats, context.ask, context.settings)

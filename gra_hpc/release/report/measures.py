@@ -205,6 +205,8 @@ class Work:
     """Used answers that could not be read again when their shard was published."""
     turns: dict[str, list[float]] = field(default_factory=dict)
     """Where engines took turns: swaps and lost seconds by group, which is named by its models."""
+    tools: dict[str, int] = field(default_factory=dict)
+    """Uses by tool."""
     endless: dict[str, int] = field(default_factory=dict)
     """Calls whose thoughts did not end, by model."""
 
@@ -263,6 +265,8 @@ def measure_work(tables: Sequence[Table], sampled: Sequence[Table]) -> Work:
         for g in m["engines"].get("rotation", {}).get("groups", []):
             swaps, lost = out.turns.setdefault(", ".join(g["models"]), [0, 0.0])
             out.turns[", ".join(g["models"])] = [swaps + g["swaps"], lost + g["lost_seconds"]]
+        for tool, uses in m.get("tools", {}).items():
+            out.tools[tool] = out.tools.get(tool, 0) + uses
         for model, calls in m.get("endless_thoughts", {}).items():
             out.endless[model] = out.endless.get(model, 0) + calls
         out.shards += 1

@@ -12,7 +12,7 @@ import jinja2
 
 from gra_hpc.flows.registry import Section, flow_of
 from gra_hpc.release.inputs import Inputs, read_slices
-from gra_hpc.release.report.measures import measure_work
+from gra_hpc.release.report.measures import Work, measure_work
 from gra_hpc.release.template_files import template_files
 from gra_hpc.run.ledger import Ledger
 
@@ -38,15 +38,16 @@ def write(inputs: Inputs, facts: dict[str, Any], limits: Sequence[str], path: Pa
         rows=sum(s["rows"] for s in facts["splits"].values()),
         limits=[limit.replace("**", "") for limit in limits],
         ledger_line=Ledger.from_dict(facts["ledger"]).line(),
-        sections=[asdict(s) for s in [_calls(inputs, measure_work(tables, ()).tokens), *sections]],
+        sections=[asdict(s) for s in [_calls(inputs, measure_work(tables, ())), *sections]],
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _calls(inputs: Inputs, tokens: dict[tuple[str, str], list[int]]) -> Section:
-    """Calls and tokens by role and model."""
+def _calls(inputs: Inputs, work: Work) -> Section:
+    """Calls and tokens by role and model; uses by tool."""
     head = ("role", "model", "calls", "prompt tokens", "written tokens")
-    rows = [(role, model, *(f"{n:,}" for n in counts)) for (role, model), counts in sorted(tokens.items())]
+    rows = [(role, model, *(f"{n:,}" for n in counts)) for (role, model), counts in sorted(work.tokens.items())]
+    rows += [("tool", tool, f"{uses:,}", "", "") for tool, uses in sorted(work.tools.items())]
     return Section("Work", f"{sum(r.ledger.planned for r in inputs.rounds):,} candidates.", head, tuple(rows))
 
 

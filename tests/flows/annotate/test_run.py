@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from gra_hpc.flows.annotate.settings import AnnotateConfig, Examples, Kind
 from gra_hpc.flows.own_templates import variables
 from gra_hpc.flows.registry import find
 from gra_hpc.flows.render import render
+from gra_hpc.flows.tools import is_use
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.records import Record
@@ -27,6 +30,8 @@ from gra_hpc.release.verify.verify import verify
 from gra_hpc.run import planning
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
+from gra_hpc.views import sample
+from gra_hpc.views.unpublished import newest_calls
 
 WORDS = ("engine.kind=simulated", "merge.semantic=false")
 
@@ -90,11 +95,50 @@ def test_nearest_examples_are_like_the_item_and_never_itself() -> None:
     config = AnnotateConfig(labels={"a": "", "b": ""}, examples=Examples.nearest, shots=3)
     pool = Pool.of(config, records, records, embed)  # type: ignore[arg-type]
     labels = Labels.of(config)
+    assert pool.nearest is not None
     for record in records:
-        shown = pool.examples(record, labels, None)  # type: ignore[arg-type]
+        shown = pool.at(pool.nearest.work(item=record.id), labels)
         assert {e.text.split()[0] for e in shown} == {record.instruction.split()[0]}
         assert text_of(record) not in [e.text for e in shown]
         assert all(json.loads(e.answer) == {"label": record.response} for e in shown)
+
+
+KILLED = (
+    "import os, sys; from gra_hpc.run import journal; from gra_hpc.launch.tasks import ShardTask\n"
+    "kept, seen = journal.Journal.append, []\n"
+    "def append(self, call):\n"
+    "    kept(self, call); self.flush(); seen.append(call)\n"
+    "    if len(seen) == 6: os.kill(os.getpid(), 9)\n"
+    "journal.Journal.append = append\n"
+    "ShardTask(sys.argv[1], 1, 0)()"
+)
+
+
+@pytest.mark.slow
+def test_nearest_examples_are_kept_as_answers_are(minilm: Path, tmp_path: Path) -> None:
+    """Killed in the middle and resumed: what was found before is not looked for again."""
+    words = ("annotate.examples=nearest", "annotate.shots=2", "merge.semantic=true", f"merge.embed_model={minilm}")
+    run = planned(tmp_path, *words, "launch.shards=1", "launch.window=2", records=8, labels="neutral")
+    died = subprocess.run([sys.executable, "-c", KILLED, str(run.path)], capture_output=True, check=False)
+    assert died.returncode == -9, died.stderr
+    shard = run.round(1).shard(0)
+    journal = next(iter(shard.path.glob("attempts/*/*.log")))
+    before = {call.key: call for call in newest_calls(journal) if is_use(call.key)}
+    ShardTask(str(run.path), 1, 0)()
+    manifest = read_json(shard.manifest)
+    assert manifest["tools"] == {"nearest": 8}
+    assert not [key for key in manifest["tokens"] if key.startswith("tool")]
+    calls = parquet.read_table(shard.calls(manifest["attempt"]), ["key", "at", "text"]).to_pylist()
+    uses = {c["key"]: c for c in calls if is_use(c["key"])}
+    assert len(uses) == 8
+    assert all(len(json.loads(c["text"])) == 2 for c in uses.values())
+    assert before
+    assert {key: (c.at, c.text) for key, c in before.items()} == {k: (uses[k]["at"], uses[k]["text"]) for k in before}
+    finish_round(run, 1)
+    rows = sample.table(shard.samples(manifest["attempt"])).to_pylist()
+    assert "  nearest            tool " in "\n".join(sample.history(rows[0], shard.calls(manifest["attempt"])))
+    page = (run.release / "report.html").read_text(encoding="utf-8")
+    assert "nearest" in page
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""Tools: work that a candidate rests on, remembered as answers are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gra_hpc.flows.calls import Draining
+from gra_hpc.flows.tools import Tool, Toolbox, is_use
+from gra_hpc.run.journal import Journal
+
+
+class Counted:
+    """Work that is counted."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, int]] = []
+        self.at_work = self.most = 0
+
+    def __call__(self, text: str, times: int = 1) -> dict[str, Any]:
+        self.at_work += 1
+        self.most = max(self.most, self.at_work)
+        time.sleep(0.01)
+        self.done.append((text, times))
+        self.at_work -= 1
+        return {"text": text * times, "pair": (1, 2)}
+
+
+def test_a_result_is_kept_and_served_to_the_next_attempt(tmp_path: Path) -> None:
+    work = Counted()
+    used: list[str] = []
+    tool = Tool("repeat", "1", work)
+
+    async def both(journal: Journal) -> list[Any]:
+        box = Toolbox(journal, used.append)
+        use, other = box.for_sample("s1"), box.for_sample("s2")
+        return [await use(tool, text="a"), await use(tool, text="a", times=2), await other(tool, text="a")]
+
+    first = Journal([], tmp_path / "1.log")
+    found = asyncio.run(both(first))
+    keys = [call.key for call in first.used()]
+    first.close()
+    assert found == [{"text": t, "pair": [1, 2]} for t in ("a", "aa", "a")]
+    assert len(set(keys)) == 3
+    assert all(is_use(key) for key in keys)
+    assert {key.partition("/")[0] for key in keys} == {"s1", "s2"}
+    assert not is_use("s1/annotate/annotator-1/0")
+    second = Journal([tmp_path / "1.log"], tmp_path / "2.log")
+    assert asyncio.run(both(second)) == found
+    assert [call.key for call in second.used()] == keys
+    second.close()
+    assert len(work.done) == 3
+    assert used == ["repeat"] * 6
+
+
+def test_another_version_works_anew(tmp_path: Path) -> None:
+    work = Counted()
+    journal = Journal([], tmp_path / "1.log")
+
+    async def used(version: str) -> None:
+        await Toolbox(journal).for_sample("s1")(Tool("repeat", version, work), text="a")
+
+    for version in ("1", "2", "1"):
+        asyncio.run(used(version))
+    journal.close()
+    assert len(work.done) == 2
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_so_many_are_at_work_at_a_time(at_once: int, tmp_path: Path) -> None:
+    work = Counted()
+    tool = Tool("repeat", "1", work, at_once=at_once)
+    journal = Journal([], tmp_path / "1.log")
+
+    async def many() -> None:
+        box = Toolbox(journal)
+        await asyncio.gather(*(box.for_sample(f"s{i}")(tool, text="a") for i in range(9)))
+
+    asyncio.run(many())
+    journal.close()
+    assert len(work.done) == 9
+    assert work.most <= at_once
+
+
+def test_no_work_begins_while_an_attempt_drains_but_what_is_there_is_served(tmp_path: Path) -> None:
+    work = Counted()
+    draining: list[bool] = []
+    tool = Tool("repeat", "1", work)
+    journal = Journal([], tmp_path / "1.log")
+
+    async def used() -> None:
+        use = Toolbox(journal, draining=lambda: bool(draining)).for_sample("s1")
+        await use(tool, text="a")
+        draining.append(True)
+        assert (await use(tool, text="a"))["text"] == "a"
+        with pytest.raises(Draining):
+            await use(tool, text="b")
+
+    asyncio.run(used())
+    journal.close()
+    assert work.done == [("a", 1)]
