@@ -110,6 +110,7 @@ def started(run: Run) -> bool:
 
 def finish(run: Run) -> None:
     """Say what a finished run has made."""
+    from gra_hpc.release.funnel import taken
     from gra_hpc.release.manifest import read
 
     manifest = read(run.release)
@@ -124,10 +125,8 @@ def finish(run: Run) -> None:
     if rows:
         say(f"open it: datasets.load_dataset({str(run.release)!r})")
     tell(f"ledger:  {ledger.line()}", 9)
-    surplus = dropped.pop("surplus", 0)
-    for_what = [f"{n} {step}" for step, n in dropped.items() if n]
-    for_what += [f"{surplus} beyond method.target_accepted"] if surplus else []
-    why = f" (dropped: {', '.join(for_what)})" if for_what else ""
+    for_what = taken(dropped)
+    why = f" (dropped: {for_what})" if for_what else ""
     tell(f"rows:    {rows} of {ledger.accepted} accepted{why}", 9)
     if not rows:
         why = ", ".join(f"{n} {reason}" for reason, n in ledger.causes()[:3])

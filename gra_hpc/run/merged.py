@@ -46,6 +46,7 @@ class Merged:
             and all(fits(f.get("sha256"), str) for f in found["files"].values())
             and fits(found["coverage"].get("complete"), bool)
             and fits(found["counts"].get("kept", 0), int)
+            and fits(found["counts"].get("dropped", {}), dict[str, int])
             and fits(found.get("late", []), list[dict[str, Any]])
         ):
             raise StorageError(f"{directory.manifest}: not the manifest of a merge", _again(directory))

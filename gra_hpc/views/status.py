@@ -34,6 +34,10 @@ class RoundStatus:
     """running: in Slurm's queue, or beside a worker's engines; waiting: in the queue; empty: neither."""
     absent: list[int] = field(default_factory=list)
     """Shards that its merge, which was made without them, does not hold."""
+    kept: int = 0
+    """Rows that its merge kept of those accepted."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Accepted rows that its merge dropped, by step."""
     workers: dict[str, int] = field(default_factory=dict)
     """Its workers in Slurm's queue: how many are waiting, how many running."""
     eta_s: float | None = None
@@ -168,7 +172,8 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                 for s in seen
             ]
             merged = run.round(number).manifest.is_file()
-            absent = _absent(run, number, len(states)) if merged and number else []
+            merge = _merge(run, number) if merged and number else None
+            counts = merge.manifest["counts"] if merge else {}
             failures = judge.failures(number, states, merged)
             rounds.append(
                 RoundStatus(
@@ -180,7 +185,9 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                     "running"
                     if not merged and judge.merges(run.round(number).merging)
                     else queue.merging.get(number, ""),
-                    absent,
+                    _absent(merge, number, len(states)),
+                    counts.get("kept", 0),
+                    counts.get("dropped", {}),
                     dict(queue.workers.get(number, {})),
                     eta(states),
                 )
@@ -205,12 +212,16 @@ def _is_simulated(frozen: dict[str, Any]) -> bool:
     return isinstance(engine, dict) and engine.get("kind") == "simulated"
 
 
-def _absent(run: Run, number: int, shards: int) -> list[int]:
-    """Shards that a round's merge does not hold; of one that cannot be read others speak."""
+def _merge(run: Run, number: int) -> Merged | None:
+    """A round's merge; of one that cannot be read others speak."""
     try:
-        merged = Merged.load(run.round(number))
+        return Merged.load(run.round(number))
     except StorageError:
-        return []
+        return None
+
+
+def _absent(merged: Merged | None, number: int, shards: int) -> list[int]:
+    """Shards that a round's merge does not hold."""
     return [] if merged is None or merged.complete else [s for s in range(shards) if (number, s) not in merged.shards]
 
 

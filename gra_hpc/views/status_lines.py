@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gra_hpc.launch.slurm import index_ranges
+from gra_hpc.release.funnel import taken
 from gra_hpc.run.attempts import WAITED
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
@@ -36,7 +37,8 @@ def lines(status: RunStatus, details: bool = False) -> Iterator[str]:
     for r in status.rounds:
         yield f"{round_name(r.round)}: {_standing(r)}"
         for label, text in _block(r, details, status):
-            yield from wrapped(f"  {label:{LABEL - 2}}{text}", LABEL)
+            line = f"  {label:{LABEL - 2}}{text}"
+            yield from wrapped(line, LABEL) if label else [line]  # a command is there to be copied, whole
         if details:
             yield from _shards(r)
             yield from _workers(r)
@@ -85,11 +87,15 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
     else:
         share = f" ({ledger.accepted / done:.0%})" if done else ""
         yield "candidates", f"{done:,} of {ledger.planned:,}: {ledger.accepted:,} accepted{share}, {_lost(ledger)}"
+    if r.kept or r.dropped:
+        share = f"; dropped: {words}" if (words := taken(r.dropped)) else ""
+        yield "rows", f"{r.kept:,} kept of {r.kept + sum(r.dropped.values()):,} accepted{share}"
     if causes := sum((Counter(s.causes) for s in r.shards), Counter()):
         first = causes.most_common(2)
         others = causes.total() - sum(n for _, n in first)
         why = "; ".join([*(f"{n} {cause}" for cause, n in first), *([f"{others} otherwise"] if others else [])])
-        yield "failed", f"{why} (gra inspect {shown(run.run)} --round {r.round} --status failed)"
+        yield "failed", why
+        yield "", f"gra inspect {shown(run.run)} --round {r.round} --status failed"
     named = ", ".join(f"{states[s]} {_WORDS.get(s, s)}" for s in _ORDER if states[s])
     yield "shards", f"{len(r.shards)}: {named}" if not r.merged or states["published"] < len(r.shards) else named
     if r.workers and not r.merged:
@@ -292,7 +298,9 @@ def summary(status: RunStatus) -> str:
     """A whole run in a few words, for a list of several."""
     if status.release:
         part = " (merged in part)" if any(r.absent for r in status.rounds) else ""
-        return f"released{part}: {sum(r.ledger.accepted for r in status.rounds if r.round):,} accepted"
+        rows = sum(r.kept for r in status.rounds)
+        accepted = rows + sum(sum(r.dropped.values()) for r in status.rounds)
+        return f"released{part}: {rows:,} of {accepted:,} accepted" if accepted else f"released{part}: no rows"
     if status.copy_of:
         return f"a copy of {shown(status.copy_of)}, whose jobs run"
     if status.stopped:

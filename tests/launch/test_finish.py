@@ -11,9 +11,10 @@ import pytest
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.submit import finish
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.release.funnel import _TAKEN, STEPS, taken
 from gra_hpc.views.sample import find_sample
 from gra_hpc.views.status import collect
-from gra_hpc.views.status_lines import next_command
+from gra_hpc.views.status_lines import lines, listing, next_command
 from tools.faults.faults import make_run, undisturbed
 
 
@@ -40,7 +41,18 @@ def test_what_was_dropped_is_named_for_what_it_was(
     run = undisturbed(make_run(tmp_path / "run", 8, words))
     finish(run)
     said = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"rows: 2 of \d+ accepted \(dropped: .*\d+ beyond method.target_accepted\)", said), said
+    found = re.search(r"rows: 2 of (\d+) accepted \(dropped: (.*\d+ beyond method.target_accepted)\)", said)
+    assert found, said
+    status = collect(run)
+    text = " ".join(" ".join(lines(status)).split())
+    assert f" rows 2 kept of {found[1]} accepted; dropped: {found[2]} " in text
+    assert list(listing([status])) == [f"run  released: 2 of {found[1]} accepted"]
+
+
+def test_every_step_has_its_words() -> None:
+    assert set(_TAKEN) == set(STEPS)
+    said = taken({"surplus": 4, "fuzzy": 1, "exact": 2, "semantic": 0, "new": 3})
+    assert said == "2 exact duplicates, 1 near-duplicate, 4 beyond method.target_accepted, 3 by new"
 
 
 def test_a_merge_that_only_builds_the_release_says_so(tmp_path: Path, tiny_llama: Path) -> None:

@@ -177,8 +177,9 @@ def test_why_samples_failed_and_how_to_look_at_one(tmp_path: Path, tiny_llama: P
     run = make_run(tmp_path / "run", 2, ["launch.shards=1", "engine.simulated_failures=1"])
     run = undisturbed(run)
     text = " ".join(said(collect(run)).split())
-    assert "failed 2 keywords: answer cut off at max_tokens (gra inspect" in text
-    assert "--round 1 --status failed)" in text
+    assert "failed 2 keywords: answer cut off at max_tokens gra inspect" in text
+    command = next(line.strip() for line in lines(collect(run)) if "gra inspect" in line)
+    assert command == f"gra inspect {run.path} --round 1 --status failed", "on one line, however long"
     assert find_sample(run, status="failed", round_=1)[0]["stage"] == "keywords"
     with pytest.raises(GraError, match="no published failed sample"):
         find_sample(run, status="failed", round_=0)
