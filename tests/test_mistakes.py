@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -157,7 +158,9 @@ def test_on_the_command_line(gra: Gra, tmp_path: Path, words: list[str], what: s
         (["seeds.path=empty.jsonl"], "no record", "seeds.path"),
         (["seeds.path=odd.jsonl"], "odd.jsonl", "seeds.fields"),
         (["seeds.path=page.html"], "unknown kind of file", ".jsonl"),
-        (["models.tiny.path=models/none"], "models/none", "gra fetch models/none"),
+        (["models.tiny.path=models/none"], "models/none: no such directory", "get_models.py"),
+        (["models.tiny.path=org/none"], "org/none", " (all that it needs; alone: gra fetch org/none"),
+        (["models.tiny.path=org/none", "launch.shards=1"], "org/none", "p.yaml models.tiny.path=org/none (all"),
         (["models.tiny.path=/no/model"], "no such directory", "models.NAME.path"),
         (["models.tiny.path=.", "engine.kind=vllm"], "config.json: missing", "a model directory has"),
         (["merge.semantic=true"], "all-MiniLM-L6-v2", "gra fetch sentence-transformers/all-MiniLM-L6-v2"),
@@ -201,7 +204,16 @@ def test_out_of_order(gra: Gra, preset: Path, tmp_path: Path) -> None:
     assert "has shards 0 to" in gra("logs", "r", 99)
     assert "it has not started yet" in gra("logs", "r", 0)
     assert "press Ctrl-C where gra submit runs" in gra("cancel", "r")
-    assert "planned with other settings: method.reviewers: planned 3, now 2" in gra("resume", "r", "method.reviewers=2")
+    said = gra("resume", "r", "method.reviewers=2", "method.review_response=false")
+    assert "planned with other settings: method.review_response: planned True, now False; method.reviewers: " in said
+    then = shlex.split(said.partition("plan a new run: ")[2])
+    own = str(tmp_path / "r")
+    assert then == [
+        *("gra", "plan", f"{own}-2", "--preset", f"{own}/run.yaml"),
+        *("method.review_response=false", "method.reviewers=2"),
+    ]
+    gra(*then[1:], code=0)
+    assert f"gra plan {own}-3 --preset" in gra("resume", "r", "method.reviewers=2"), "the next name that is free"
     assert "planned with other settings" in gra("plan", "r", "--preset", preset, "method.max_tries=9")
     gra("inspect", "r")
     gra("submit", "r", code=0)

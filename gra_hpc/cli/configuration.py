@@ -37,7 +37,9 @@ def init(
         file, new_preset.text(file, given["seeds"], given["models"].split(), given["site"], given["licence"])
     )
     say(f"{file}: written; open it, every line says what it is for")
-    say(f"next: gra plan runs/first --preset {file}")
+    tell("models and the embedding model have to be here, or are fetched, once, where there is a network:")
+    say(f"next: gra fetch --preset {file}")
+    say(f"then: gra plan runs/first --preset {file}")
 
 
 @config_app.command("show")

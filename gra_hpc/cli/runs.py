@@ -27,6 +27,7 @@ def plan(
     """Plan a run: read the seeds, pin the models, freeze it all; work, time and disk. Submits nothing."""
     from gra_hpc.config import presets
     from gra_hpc.run import planning
+    from gra_hpc.site.stage import fetched_first
     from gra_hpc.views.plan import engines_of, is_script, preview
     from gra_hpc.views.prompts import rendered
     from gra_hpc.views.status import collect
@@ -38,12 +39,13 @@ def plan(
             f"gra init mine.yaml, then gra plan {run} --preset mine.yaml  (or --preset demo, to see one)",
         )
     solutions: list[Solution | None] = []
-    made = planning.make(
-        run,
-        presets.compose(preset, overrides or [], site),
-        lambda c, p: solutions.append(engines_of(c, p)),
-        partial(typer.echo, err=True),
-    )
+    with fetched_first(preset, overrides or [], site):
+        made = planning.make(
+            run,
+            presets.compose(preset, overrides or [], site),
+            lambda c, p: solutions.append(engines_of(c, p)),
+            partial(typer.echo, err=True),
+        )
     for line in preview(made, solutions[-1]):
         say(line) if is_script(line) else tell(line, 13)
     if preset == "demo" and any(word.startswith(presets.SEEDS) for word in overrides or []):

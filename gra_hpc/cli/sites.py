@@ -116,7 +116,7 @@ def doctor(
     elif not job and not here and config.site.executor is Executor.slurm:
         say(f"next: gra doctor {site} --job  (the same on a compute node)")
     else:
-        say(f"next: gra plan RUN --preset {preset}{f' --site {site}' if site else ''}")
+        say(f"next: gra plan runs/first --preset {preset}{f' --site {site}' if site else ''}")
     sys.exit(1 if failures else 0)
 
 
@@ -154,7 +154,7 @@ def _prove(
             tell(line)
         tell(f"saved in {shown(file)}: later plans of this site go by it")
     if not failed:
-        say(f"next: gra plan RUN{f' --site {site}' if site else ''}")
+        say(f"next: gra plan runs/first --preset demo{f' --site {site}' if site else ''}")
     return int(failed)
 
 
@@ -185,7 +185,7 @@ def fetch(
     if not done:
         say("nothing to fetch: all models and data are files here")
     if config is not None:
-        say(f"next: gra plan RUN --preset {preset or 'demo'}{f' --site {site}' if site else ''}")
+        say(f"next: gra plan runs/first --preset {preset or 'demo'}{f' --site {site}' if site else ''}")
 
 
 @app.command()

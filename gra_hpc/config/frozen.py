@@ -10,15 +10,20 @@ from typing import Any
 
 def differences(planned: Any, now: Any, prefix: str = "") -> Iterator[str]:
     """`key: planned A, now B` for every leaf that differs."""
+    return (f"{key}: planned {old!r}, now {new!r}" for key, old, new in changes(planned, now, prefix))
+
+
+def changes(planned: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Key, what was planned and what is now, of every leaf that differs."""
     if planned and now is None and isinstance(planned, dict):
         now = {}
     if now and planned is None and isinstance(now, dict):
         planned = {}
     if isinstance(planned, dict) and isinstance(now, dict):
         for key in sorted({*planned, *now}):
-            yield from differences(planned.get(key), now.get(key), f"{prefix}{key}.")
+            yield from changes(planned.get(key), now.get(key), f"{prefix}{key}.")
     elif planned != now:
-        yield f"{prefix[:-1]}: planned {planned!r}, now {now!r}"
+        yield prefix[:-1], planned, now
 
 
 def fingerprinted(value: Any) -> Any:

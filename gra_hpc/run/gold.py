@@ -52,7 +52,7 @@ class GoldQuestions:
         try:
             return cls(parse(read_regular(path)))
         except (ValueError, TypeError) as e:
-            raise ReleaseError(f"{path}: not the gold questions of a run ({e})", f"gra plan {run.path}-2 ...") from None
+            raise ReleaseError(f"{path}: not the gold questions of a run ({e})", run.anew()) from None
 
     def beside(self, sample: Candidate, method: MethodConfig) -> tuple[Gold, Sample] | None:
         """The question beside a candidate, as a sample that its Reviewers are asked about; for most none.

@@ -146,7 +146,7 @@ def as_planned(run: RunDir, plan: Plan, path: Path) -> Path:
         ReleaseError: it is not as it was written.
     """
     recorded = plan.files.get(str(path.relative_to(run.path)))
-    then = f"bring it back, or gra plan {run.path}-2 ..."
+    then = f"bring it back, or {run.anew()}"
     return checked(path, recorded, then) if recorded else path
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra_hpc import __version__
 from gra_hpc.config import engine_args
-from gra_hpc.config.frozen import differences, fingerprinted
+from gra_hpc.config.frozen import changes, differences, fingerprinted
 from gra_hpc.config.settings import Policy
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
 from gra_hpc.flows.criteria import rubric_of
@@ -141,7 +141,7 @@ class Plan:
             OwnershipError: it is in other hands.
         """
         data = read_object(run.plan_file, read=own_bytes if own else None)
-        then = f"gra plan {run.path}-2 ..."
+        then = run.anew()
         if data.get("format") not in READABLE:
             raise GraError(
                 f"{run.plan_file}: plan format {data.get('format')}, this version reads {READABLE[0]} to {FORMAT}", then
@@ -166,7 +166,7 @@ class Plan:
         if config.launch.shards not in (0, self.shards):
             raise FingerprintError(
                 f"{run.path}: launch.shards={config.launch.shards}, planned with {self.shards}",
-                f"plan a new run: gra plan {run.path}-2 ...",
+                f"plan a new run: {run.anew(f'launch.shards={config.launch.shards}')}",
             )
         now = frozen(
             config,
@@ -180,10 +180,19 @@ class Plan:
         if digest(now) != self.fingerprint:
             raise FingerprintError(
                 f"{run.path}: planned with other settings: {'; '.join(differences(self.frozen, now))}",
-                f"plan a new run: gra plan {run.path}-2 ...",
+                f"plan a new run: {run.anew(*_as_words(self.frozen, now))}",
             )
 
 
+def _as_words(planned: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """The settings that differ as they are typed; what has no plain value is left to the reader."""
+    for key, _, value in changes(planned, now):
+        if key.partition(".")[0] in _TYPED and isinstance(value, (bool, int, float, str)):
+            yield f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+_TYPED = ("committee", "engine", "launch", "merge", "method", "release")
+"""Sections whose keys are frozen under their own names."""
 WORDING = {"language": "auto", "domains": {}, "criteria": {}, "instruction_criteria": {}}
 """Settings that say what prompts are made of, as they are on the paper's path: frozen where they are others."""
 

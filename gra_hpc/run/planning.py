@@ -139,7 +139,8 @@ def make(
         return Run(run.path, before, lambda: config)
     if plan.shards > plan.seeds:
         raise GraError(
-            f"launch.shards={plan.shards}: more shards than seeds ({plan.seeds})", f"launch.shards={plan.seeds}"
+            f"launch.shards={plan.shards}, by the preset or the command: more shards than seeds ({plan.seeds})",
+            f"add launch.shards={plan.seeds} to the command",
         )
     if before_writing:
         before_writing(config, plan)

@@ -38,7 +38,7 @@ def plan_small(path: Path, config: RunConfig) -> Run:
         ConfigError: simulated engines have nothing to measure.
     """
     if config.engine.kind is EngineKind.simulated:
-        raise ConfigError("engine.kind=simulated: nothing to measure", "gra calibrate RUN engine.kind=vllm")
+        raise ConfigError("engine.kind=simulated: nothing to measure", f"gra calibrate {path} engine.kind=vllm")
     if all(m.endpoint.url for m in config.models.values()):
         raise ConfigError("every model is an endpoint: no engine of ours to measure", "gra plan RUN without it")
     config.seeds.limit = config.seeds.limit or SEEDS

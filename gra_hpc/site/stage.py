@@ -12,6 +12,7 @@ import fnmatch
 import glob
 import hashlib
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -114,9 +115,35 @@ def needs(config: RunConfig) -> Iterator[Need]:
 
 
 def _id(path: str, key: str) -> str:
+    if path.startswith(hub.MADE):
+        raise StageError(f"{key}={path}: no such directory (seen from {Path.cwd()}), and on no Hub", hub.MAKE)
     if not hub.ID.fullmatch(path):
         raise StageError(f"{key}={path}: neither a file or directory here, nor a Hub id", "give ORG/NAME, or a path")
     return path
+
+
+@contextlib.contextmanager
+def fetched_first(preset: str, words: Sequence[str], site: str) -> Iterator[None]:
+    """Where a plan lacks something of the Hub, say what fetches all that it needs, beside what fetches that alone.
+
+    Args:
+        words: settings of the command line.
+
+    Raises:
+        GraError: the same, with both commands.
+    """
+    try:
+        yield
+    except GraError as e:
+        if not e.then.startswith("gra fetch "):
+            raise
+        own = [w for w in words if w.startswith(_FETCHED)]
+        command = ["gra", "fetch", "--preset", preset, *(["--site", site] if site else []), *own]
+        raise type(e)(e.what, f"{shlex.join(command)}  (all that it needs; alone: {e.then})") from None
+
+
+_FETCHED = ("models.", "committee", "merge.", "seeds.", "release.diagnostics.", "site.scratch", "site.proxy")
+"""Settings that say what is fetched, and where to."""
 
 
 def stage(need: Need, cache: Path, say: Callable[[str], None] = lambda _: None, again: bool = False) -> Staged:

@@ -92,7 +92,7 @@ def rendered(run: Run) -> Iterator[str]:
     """
     seeds = list(islice(read_records(seeds_of(run, run.plan)), SEEDS_READ))
     if not seeds:
-        raise SeedError(f"{run.seeds}: no seeds", f"gra plan {run.path} ...")
+        raise SeedError(f"{run.seeds}: no seeds", run.anew("seeds.path=FILE"))
     found = [pair for rehearsal in _rehearsed(run, seeds) for pair in rehearsal]
     if not found:
         yield "nobody is asked anything"

@@ -47,7 +47,7 @@ def lines(run: Run) -> Iterator[str]:
             return
         raise GraError(
             f"{run.path}: its roles follow no standing (method.policy={run.config.method.policy.value})",
-            f"gra plan {run.path}-2 ... method.policy=performance",
+            run.anew("method.policy=performance"),
         )
     found = standings(run)
     if not found:

@@ -45,7 +45,7 @@ def gold_of(record: Record, labels: Labels) -> Label | None:
         raise SeedError(
             f"{record.source}: its label {record.response[:60]!r}: {e}; expected"
             f" {', '.join(map(str, labels.categories))}",
-            "mend it there, then plan again: gra plan RUN ...",
+            "mend it there, then plan again",
         ) from None
 
 
