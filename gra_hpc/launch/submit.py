@@ -110,8 +110,8 @@ def started(run: Run) -> bool:
 
 def finish(run: Run) -> None:
     """Say what a finished run has made."""
-    from gra_hpc.release.funnel import taken
     from gra_hpc.release.manifest import read
+    from gra_hpc.run.merged import taken
 
     manifest = read(run.release)
     try:

@@ -8,7 +8,6 @@ from typing import Any
 
 from gra_hpc.flows.registry import Stage
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.terminal import counted
 
 STEPS = {
     "forwarded": "Not left to the next round",
@@ -19,14 +18,6 @@ STEPS = {
     "surplus": "Among the best, up to the target",
 }
 """Steps of the merge in their order."""
-_TAKEN = {
-    "forwarded": "left to the next round",
-    "contaminated": "in a benchmark",
-    "exact": "exact duplicate",
-    "fuzzy": "near-duplicate",
-    "semantic": "semantic duplicate",
-    "surplus": "beyond method.target_accepted",
-}
 
 
 @dataclass(frozen=True)
@@ -69,16 +60,6 @@ def funnel(
         rows.append(Row(step, STEPS.get(step, step), left, 0, 0, n, left - n))
         left -= n
     return [asdict(r) for r in rows]
-
-
-def taken(dropped: Mapping[str, int]) -> str:
-    """What merges dropped, in words: `8 near-duplicates, 4 beyond method.target_accepted`; empty: nothing."""
-    words = {step: _TAKEN.get(step, f"by {step}") for step in [*_TAKEN, *sorted(set(dropped) - set(_TAKEN))]}
-    return ", ".join(
-        counted(n, words[step]) if words[step].endswith("duplicate") else f"{n} {words[step]}"
-        for step in words
-        if (n := dropped.get(step, 0))
-    )
 
 
 def by_stage(counts: Mapping[str, int]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gra_hpc.records import digest
 from gra_hpc.run.directory import RoundDir, RunDir, round_name
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.storage import checked, read_object
+from gra_hpc.terminal import counted
 
 _TYPES = {
     "coverage": dict[str, Any],
@@ -21,6 +23,15 @@ _TYPES = {
     "shards": list[dict[str, Any]],
 }
 """What is read of a merge's manifest."""
+_TAKEN = {
+    "forwarded": "left to the next round",
+    "contaminated": "in a benchmark",
+    "exact": "exact duplicate",
+    "fuzzy": "near-duplicate",
+    "semantic": "semantic duplicate",
+    "surplus": "beyond method.target_accepted",
+}
+"""What steps of a merge drop, in their order."""
 
 
 @dataclass(frozen=True)
@@ -161,3 +172,13 @@ def pool_of(run: RunDir, plan: Plan, number: int) -> Path:
     if number == 0 or (number == 1 and not plan.undescribed):
         return seeds_of(run, plan)
     return Merged.of(run.round(number - 1)).file("pool.parquet")
+
+
+def taken(dropped: Mapping[str, int]) -> str:
+    """What merges dropped, in words: `8 near-duplicates, 4 beyond method.target_accepted`; empty: nothing."""
+    words = {step: _TAKEN.get(step, f"by {step}") for step in [*_TAKEN, *sorted(set(dropped) - set(_TAKEN))]}
+    return ", ".join(
+        counted(n, words[step]) if words[step].endswith("duplicate") else f"{n} {words[step]}"
+        for step in words
+        if (n := dropped.get(step, 0))
+    )

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gra_hpc.launch.slurm import index_ranges
-from gra_hpc.release.funnel import taken
 from gra_hpc.run.attempts import WAITED
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import taken
 from gra_hpc.terminal import counted, shown, wrapped
 from gra_hpc.views.shard_status import ShardStatus
 from gra_hpc.views.states import Failure

@@ -10,8 +10,9 @@ import pytest
 
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.submit import finish
-from gra_hpc.release.funnel import _TAKEN, STEPS, taken
+from gra_hpc.release.funnel import STEPS
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import _TAKEN, taken
 from gra_hpc.views.sample import find_sample
 from gra_hpc.views.status import collect
 from gra_hpc.views.status_lines import lines, listing, next_command
