@@ -10,6 +10,11 @@ THOUGHT_TOKENS = 700.0
 few hundred and some thousands."""
 
 
+BYTES_A_TOKEN = 4.4
+"""Of texts in UTF-8, about: English has so many characters a token, and scripts of more bytes a character have fewer
+characters."""
+
+
 @dataclass(frozen=True)
 class StepSize:
     """One question, on average."""
@@ -30,6 +35,8 @@ class Asked:
     role: str
     times: float
     """Per seat of the role."""
+    context: bool = False
+    """Whether its prompt carries the context of the candidate's seed, where that has one."""
 
 
 class Rates(Protocol):

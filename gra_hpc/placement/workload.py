@@ -145,7 +145,11 @@ def asked(config: RunConfig, rates: MethodRates, stage: str = "samples") -> list
 
 
 def method_load(
-    config: RunConfig, rates: MethodRates | None = None, stage: str = "samples", thinking: Collection[str] = ()
+    config: RunConfig,
+    rates: MethodRates | None = None,
+    stage: str = "samples",
+    thinking: Collection[str] = (),
+    context_tokens: float = 0.0,
 ) -> dict[str, ModelLoad]:
     """Expected work per sample of every model in `config.models`; a model that is never asked has no roles.
 
@@ -154,6 +158,7 @@ def method_load(
         rates: acceptance and sizes; stated defaults if not given.
         stage: `samples` for a round; `prepare` for round 0, per seed to be described.
         thinking: models that think before they answer.
+        context_tokens: of the seeds' contexts, an average over all seeds (`Plan.context_tokens`).
     """
     rates = rates or MethodRates()
     members = _members(config)
@@ -161,6 +166,7 @@ def method_load(
     seats = flow_of(config).seats(config)
     for question in asked(config, rates, stage):
         size = rates.steps[question.step]
+        shown = size.prompt_tokens + (context_tokens if question.context else 0.0)
         by_model: dict[str, float] = {}
         seated = seats[question.role]
         for name, count in seated.items():
@@ -168,7 +174,7 @@ def method_load(
             calls = count * question.times * min(size.tries, config.method.max_tries)
             if calls <= 0:
                 continue
-            prompt = calls * (size.prompt_tokens + len(member.persona) / 4)
+            prompt = calls * (shown + len(member.persona) / 4)
             answer = calls * min(size.completion_tokens, _longest(config, member, question.role))
             thoughts = calls * _thoughts(config, member, question.role, size, thinking)
             by_model[member.model] = by_model.get(member.model, 0.0) + count
@@ -176,7 +182,7 @@ def method_load(
         if question.role == "reviewer":
             for model, count in by_model.items():
                 again = _repeated(config, model, count)
-                cached = again * question.times * size.prompt_tokens
+                cached = again * question.times * shown
                 _add(totals[model], "reviewer", RoleLoad(0.0, 0.0, 0.0, cached))
     return {name: ModelLoad(roles) for name, roles in totals.items()}
 

@@ -237,9 +237,8 @@ def plan_engines(config: RunConfig, plan: Plan) -> Solution | None:
         return None
     facts = {name: facts_of(m) for name, m in models.items()}
     rates, performance = calibration_of(config)
-    load = {
-        name: work for name, work in method_load(config, rates, thinking=plan.thinking_models).items() if name in models
-    }
+    expected = method_load(config, rates, thinking=plan.thinking_models, context_tokens=plan.context_tokens)
+    load = {name: work for name, work in expected.items() if name in models}
     load |= dict.fromkeys(embedder, embedding_load(config, rates))
     constants = constants_of(config, node, performance, rates, plan.thinking_models)
     return solve(models, facts, node, load, config.engine.residency, constants=constants)

@@ -19,6 +19,7 @@ from gra_hpc.config.frozen import changes, differences, fingerprinted
 from gra_hpc.config.settings import Policy
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
 from gra_hpc.flows.criteria import rubric_of
+from gra_hpc.flows.expected import BYTES_A_TOKEN
 from gra_hpc.flows.registry import find, flow_of
 from gra_hpc.flows.render import Own, prompts_digest
 from gra_hpc.foreign import all_fit
@@ -72,6 +73,8 @@ class Plan:
     """Seeds whose response came with thoughts."""
     seed_contexts: int = 0
     """Seeds with turns before their last exchange, or with tools."""
+    seed_context_bytes: int = 0
+    """Of these turns and tools, as prompts show them, all together."""
     seed_aside: dict[str, int] = field(default_factory=dict)
     """What was left aside in the seeds' source, by its kind (`seeds.SeedSet`)."""
     seed_unread: list[str] = field(default_factory=list)
@@ -118,6 +121,11 @@ class Plan:
     def context(self) -> bool:
         """Whether samples may have context, their seed's: then their tables have a column for it."""
         return self.seed_contexts > 0
+
+    @property
+    def context_tokens(self) -> float:
+        """Tokens, about, that a prompt has beyond its step's size where it carries its seed's context."""
+        return self.seed_context_bytes / BYTES_A_TOKEN / max(1, self.seeds)
 
     @property
     def propensity(self) -> bool:

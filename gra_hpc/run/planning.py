@@ -115,6 +115,7 @@ def make(
         undescribed=undescribed,
         seed_thoughts=seeds.with_thoughts,
         seed_contexts=seeds.with_context,
+        seed_context_bytes=seeds.context_bytes,
         seed_aside=seed_set.aside,
         seed_unread=seed_set.unread,
         seed_unanswered=seeds.unanswered,

@@ -81,7 +81,7 @@ def measure(run: Run) -> dict[str, Any]:
         raise IncompleteError(f"{run.path}: no shard of round 1 is published", f"gra status {run.path}")
     flow = flow_of(config)
     calls, samples = _tables(shards, plan.thinks, flow)
-    method = _method(calls, samples, flow, plan.thinking_models)
+    method = without_context(_method(calls, samples, flow, plan.thinking_models), config, plan.context_tokens)
     engines = [e for _, m in shards for e in m["engines"]["engines"].values()]
     starts = sum(e["starts"] for e in engines)
     return {
@@ -182,6 +182,16 @@ def _method(calls: pa.Table, samples: pa.Table, flow: Flow, thinking: Collection
     return found | {name: round(share, 4) for name, share in shares.items() if share}
 
 
+def without_context(method: dict[str, Any], config: RunConfig, context_tokens: float) -> dict[str, Any]:
+    """Sizes of prompts without what they carried of the seeds' contexts: a plan adds its own seeds'."""
+    from gra_hpc.placement.workload import MethodRates, asked
+
+    for step in {a.step for a in asked(config, MethodRates()) if a.context} & method["steps"].keys():
+        size = method["steps"][step]
+        size["prompt_tokens"] = max(1.0, round(size["prompt_tokens"] - context_tokens, 1))
+    return method
+
+
 def _speeds(
     config: RunConfig, plan: Plan, method: dict[str, Any], engines: list[dict[str, Any]], calls: pa.Table
 ) -> dict[str, float]:
@@ -214,7 +224,7 @@ def _solution(config: RunConfig, plan: Plan, method: dict[str, Any]) -> Solution
         raise ConfigError("every model is an endpoint: no engine of ours to measure", "gra plan RUN without it")
     facts = {name: facts_of(m) for name, m in models.items()}
     rates = MethodRates().calibrated(method)
-    load = method_load(config, rates, thinking=plan.thinking_models)
+    load = method_load(config, rates, thinking=plan.thinking_models, context_tokens=plan.context_tokens)
     return solve(
         models,
         facts,

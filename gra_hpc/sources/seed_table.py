@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+from gra_hpc.conversation import shown
 from gra_hpc.parquet import column, whole_table
 from gra_hpc.records import Record, digest, record_schema
 
@@ -70,6 +71,8 @@ class Seeds(Sequence[Record]):
         self._digest = hashlib.blake2b(digest_size=16)
         self.described = self.with_thoughts = self.with_context = self.unanswered = 0
         """How many of them are described, have thoughts, have context, have no response."""
+        self.context_bytes = 0
+        """Of all contexts as prompts show them, in UTF-8, beyond the instructions, which are their ends."""
 
     def add(self, seed: Seed) -> None:
         """One more.
@@ -91,7 +94,9 @@ class Seeds(Sequence[Record]):
         else:  # the same, written by hand
             said = f'["{seed.id}","",[],""]'.encode()
             self._digest.update(hashlib.blake2b(said, digest_size=16).digest())
-        self.with_context += bool(seed.context)
+        if seed.context:
+            self.with_context += 1
+            self.context_bytes += max(0, _bytes(shown(seed.context)) - _bytes(seed.instruction))
         self.unanswered += not seed.response
         if len(self._tail) == BATCH:
             self._lay_out()
@@ -187,3 +192,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[Seed]:
     given: dict[str, list[Any]] = {name: batch.column(name).to_pylist() for name in Seed._fields}
     given["keywords"] = list(map(tuple, given["keywords"]))
     return map(Seed._make, zip(*given.values(), strict=True))
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))

@@ -122,7 +122,7 @@ def estimate(
         ConfigError: a calibration that cannot be read.
     """
     rates, _ = calibration_of(config)
-    load = method_load(config, rates, thinking=plan.thinking_models)
+    load = method_load(config, rates, thinking=plan.thinking_models, context_tokens=plan.context_tokens)
     if solution is not None:
         start = solution.start_s
         speed = solution.rota.samples_per_s
@@ -162,7 +162,7 @@ def _by_role(load: dict[str, ModelLoad], times: int) -> dict[str, RoleLoad]:
 
 
 def _describing(config: RunConfig, rates: MethodRates, plan: Plan) -> RoleLoad | None:
-    load = method_load(config, rates, "prepare", plan.thinking_models)
+    load = method_load(config, rates, "prepare", plan.thinking_models, plan.context_tokens)
     return _by_role(load, plan.undescribed).get("generator") if plan.undescribed else None
 
 

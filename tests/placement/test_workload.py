@@ -313,3 +313,23 @@ def test_a_broken_calibration_says_where(tmp_path: Path, text: str, said: str) -
 def test_a_missing_calibration_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="gra calibrate"):
         read_calibration(tmp_path / "no.json")
+
+
+@pytest.mark.parametrize("flow", ["refine", "synthesize"])
+def test_contexts_count_where_prompts_carry_them(flow: str) -> None:
+    """Conversations are answered anew, judged and summed up with the turns before their last exchange; what is made
+    from examples has none."""
+    run = config(flow=flow)
+    found = find(flow)
+    asked = {a.step: a.context for a in [*found.expect_prepare, *found.expect(run, MethodRates())]}
+    carries = {step: "context" in (PROMPTS / f"{step}.j2").read_text(encoding="utf-8") for step in asked}
+    assert asked == (carries if flow == "refine" else {step: step == "describe" for step in asked})
+    for stage in ("samples", "prepare") if found.expect_prepare else ("samples",):
+        plain, longer = (method_load(run, stage=stage, context_tokens=n) for n in (0.0, 500.0))
+        assert plain == method_load(run, stage=stage)
+        for name, load in plain.items():
+            for role, work in load.roles.items():
+                more = longer[name].roles[role]
+                carried = 500 * work.calls if flow == "refine" or stage == "prepare" else 0
+                assert more.prompt_tokens - work.prompt_tokens == pytest.approx(carried)
+                assert (more.calls, more.completion_tokens) == (work.calls, work.completion_tokens)

@@ -29,7 +29,7 @@ MANY = [
     a_seed(10, domain="qa", keywords=("a", "b"), summary="One."),
     a_seed(11, domain="qa", keywords=("é",)),
     a_seed(12, response=""),
-    *(a_seed(i, thoughts="Hm.", context="{}") for i in range(13, 15)),
+    *(a_seed(i, thoughts="Hm.", context='{"messages":[]}') for i in range(13, 15)),
 ]
 
 

@@ -20,8 +20,9 @@ from gra_hpc.placement.workload import RoleLoad, method_load
 from gra_hpc.run import disk_space
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.plan import Plan
-from gra_hpc.site.calibrate import _method, plan_small, save
+from gra_hpc.site.calibrate import _method, plan_small, save, without_context
 from gra_hpc.views.estimate import Estimate, cheaper, estimate, lines
+from tools.faults.faults import make_run
 
 HOUR = 3600.0
 
@@ -131,6 +132,30 @@ def test_a_calibration_tells_thoughts_from_answers(text: str, thoughts: str, exp
     found = _method(calls, samples, find("synthesize"), ["a"])["steps"]["response"]
     assert (found["thought_tokens"], found["completion_tokens"]) == (expected, 100 - expected)
     assert "thought_tokens" not in _method(calls, samples, find("synthesize"))["steps"]["response"]
+
+
+def test_a_calibration_leaves_contexts_to_the_plan() -> None:
+    """Sizes are of prompts without them: of another run's seeds they are others."""
+    config = presets.compose("demo", ["method.flow=refine"])
+    sizes = {"refine": {"prompt_tokens": 900.0}, "summary": {"prompt_tokens": 90.0}, "embed": {"prompt_tokens": 60.0}}
+    found = without_context({"steps": sizes}, config, 500.0)["steps"]
+    assert [found[step]["prompt_tokens"] for step in sizes] == [400.0, 1.0, 60.0]
+
+
+def test_turns_before_the_last_exchange_are_in_a_plan(tmp_path: Path, tiny_llama: Path) -> None:
+    """Of two seeds one is a conversation: 4,400 bytes before its last words."""
+    first, last = {"role": "user", "content": "word " * 880}, {"role": "user", "content": "And what of dunes?"}
+    told = [first, {"role": "assistant", "content": "Yes."}, last, {"role": "assistant", "content": "They move."}]
+    seeds, plans = [{"instruction": "Explain rivers.", "response": "They flow."}, {"messages": told}], []
+    for name, rows in (("mixed", seeds), ("plain", [seeds[0], {"messages": told[2:]}])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        run = make_run(tmp_path / name / "run", 2, ["method.flow=refine", f"seeds.path={tmp_path / name}.jsonl"])
+        plans.append(run.plan)
+        made = estimate(run.config, run.plan, 1000, 1, None)
+        plans.append(made.roles["generator"].prompt_tokens / made.roles["generator"].calls)
+    mixed, longer, plain, shorter = plans
+    assert plain.context_tokens == 0 and 500 < mixed.context_tokens < 530
+    assert longer - shorter == pytest.approx(mixed.context_tokens)
 
 
 def test_a_calibration_is_kept_per_site_and_model(tmp_path: Path) -> None:

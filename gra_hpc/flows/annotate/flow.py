@@ -177,10 +177,10 @@ def _check_chain(c: RunConfig, a: AnnotateConfig, need: Need) -> None:
 def expect(config: RunConfig, rates: Rates) -> list[Asked]:
     """Every annotator once; the Adjudicator where they disagree."""
     if settings(config).route is Route.chain:
-        return [Asked("link", "annotator", 1.0)]
-    out = [Asked("annotate", "annotator", 1.0)]
+        return [Asked("link", "annotator", 1.0, context=True)]
+    out = [Asked("annotate", "annotator", 1.0, context=True)]
     if config.method.settle is Settle.adjudicator:
-        out.append(Asked("settle", "adjudicator", rates.adjudicated))
+        out.append(Asked("settle", "adjudicator", rates.adjudicated, context=True))
     return out
 
 

@@ -114,7 +114,7 @@ SYNTHESIZE = Flow(
     check=_check,
     between=_between,
     expect=load.synthesize,
-    expect_prepare=(Asked("describe", "generator", 1.0),),
+    expect_prepare=(Asked("describe", "generator", 1.0, context=True),),
     seats=load.seats,
     sizes=load.SIZES,
     measured=load.measured,

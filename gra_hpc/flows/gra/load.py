@@ -40,23 +40,27 @@ def synthesize(config: RunConfig, rates: Rates) -> list[Asked]:
 
 def refine(config: RunConfig, rates: Rates) -> list[Asked]:
     """Of a seed that is answered anew."""
-    return _answered(config, rates, "refine", 1.0)
+    return _answered(config, rates, "refine", 1.0, True)
 
 
 def _accepted(config: RunConfig, rates: Rates) -> float:
     return (rates.acceptance or config.method.expected_acceptance) if config.method.review_response else 1.0
 
 
-def _answered(config: RunConfig, rates: Rates, step: str, reached: float) -> list[Asked]:
-    """From the response on, for the share of candidates that get there."""
-    out = [Asked(step, "generator", reached)]
+def _answered(config: RunConfig, rates: Rates, step: str, reached: float, context: bool = False) -> list[Asked]:
+    """From the response on, for the share of candidates that get there.
+
+    Args:
+        context: candidates have the context of their seeds.
+    """
+    out = [Asked(step, "generator", reached, context)]
     if config.method.review_response:
-        out.append(Asked("review_response", "reviewer", reached))
+        out.append(Asked("review_response", "reviewer", reached, context))
         if config.method.gold:
             out.append(Asked("review_response", "reviewer", config.method.gold_rate))
         if config.method.settle is Settle.adjudicator:
-            out.append(Asked("adjudicate", "adjudicator", reached * rates.adjudicated))
-    out.append(Asked("summary", "summarizer", min(_accepted(config, rates), reached)))
+            out.append(Asked("adjudicate", "adjudicator", reached * rates.adjudicated, context))
+    out.append(Asked("summary", "summarizer", min(_accepted(config, rates), reached), context))
     return out
 
 
