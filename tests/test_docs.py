@@ -133,7 +133,8 @@ def test_commands_parse(page: str, line: str) -> None:
     kind = {"finetune": FinetuneConfig, "evaluate": EvaluateConfig}.get(name, RunConfig)
     if {"finetune", "evaluate"} & {word.partition("/")[0] for word in words}:  # gra config show --preset finetune/paper
         kind = FinetuneConfig if any(w.startswith("finetune/") for w in words) else EvaluateConfig
-    flow = next((w.removeprefix("method.flow=") for w in words if w.startswith("method.flow=")), "")
+    named = next((w for w in words if w in flow_sections.ours()), "")  # a preset is named after the flow that it is of
+    flow = next((w.removeprefix("method.flow=") for w in words if w.startswith("method.flow=")), named)
     if kind is RunConfig and flow in flow_sections.ours():
         kind = flow_sections.config_of(flow)
     keys = list(presets.all_keys(kind))
