@@ -172,7 +172,9 @@ def test_names_meanings_and_order_are_frozen(tmp_path: Path) -> None:
             make(tmp_path, *words)
 
 
-def test_a_rubric_left_out_is_the_papers() -> None:
+def test_a_rubric_left_out_is_the_papers_and_not_frozen(tmp_path: Path) -> None:
+    frozen = make(tmp_path).plan.frozen
+    assert "rubric" not in frozen and not {"criteria", "instruction_criteria"} & set(frozen["method"])
     assert rubric_of(MethodConfig()) == PAPER == Rubric.of({}) and wording(MethodConfig()) == {}
 
 
