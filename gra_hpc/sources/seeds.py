@@ -43,7 +43,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -61,7 +61,7 @@ from gra_hpc.sources.layouts import NOT_OBJECT, Layout, Texts
 from gra_hpc.sources.rows import ENCODING, Row, Source
 from gra_hpc.sources.seed_table import BATCH, Seed, Seeds
 from gra_hpc.sources.texts import Refused
-from gra_hpc.storage import write_atomic
+from gra_hpc.storage import whole_file
 
 OVERSIZED, CONTROL_TOKEN, DUPLICATE = "oversized", "control_token", "duplicate"
 
@@ -336,7 +336,9 @@ def same_text(found: Sequence[Said], domains: Sequence[str] = DOMAINS) -> list[b
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
     """JSON lines: file, line, reason, detail, excerpt."""
-    write_atomic(path, b"".join(orjson.dumps(asdict(r)) + b"\n" for r in rejects))
+    with whole_file(path) as file:
+        for reject in rejects:
+            file.write(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def write_records(path: Path, records: Iterable[Record], thoughts: bool = False, context: bool = False) -> int:
