@@ -7,6 +7,7 @@ integer (score), names (multi), or labelled quotes that are located in the text 
 from __future__ import annotations
 
 import math
+import re
 import string
 from dataclasses import dataclass
 from functools import lru_cache
@@ -174,8 +175,8 @@ def label_of(value: Any, labels: Labels, text: str) -> Label:
 
 
 def label_written(written: str, labels: Labels, text: str) -> Label:
-    """A label as people write it: a name, an integer, names with semicolons between them (`none` for no name), or of
-    multi and spans a JSON list as an answer has it.
+    """A label as people write it: a name, an integer, names with semicolons between them (`none` for no name), spans as
+    `name: quote; name: quote` (`none` for no span), or of multi and spans a JSON list as an answer has it.
 
     Raises:
         Unparsable: none that there is.
@@ -191,7 +192,24 @@ def label_written(written: str, labels: Labels, text: str) -> Label:
         raise parsing.Unparsable("no such label") from None
     if labels.kind is Kind.multi and isinstance(value, str):
         value = [] if value.casefold() == "none" else [name.strip() for name in value.split(";") if name.strip()]
+    if labels.kind is Kind.spans and isinstance(value, str):
+        value = _mentions(value, labels)
     return label_of(value, labels, text)
+
+
+def _mentions(written: str, labels: Labels) -> list[dict[str, str]]:
+    """Labelled quotes as `in_words` has them; a quote may have semicolons in it, but no label and a colon behind one.
+
+    Raises:
+        Unparsable: what it begins with is no label.
+    """
+    if written.casefold() == "none":
+        return []
+    names = "|".join(re.escape(name) for name in sorted(labels.names, key=len, reverse=True))
+    before, *parts = re.split(rf"(?:^|;)\s*({names})\s*:", written)
+    if before.strip() or not parts:
+        raise parsing.Unparsable("no label and a colon before a quote")
+    return [{"label": n, "quote": quote.strip()} for n, quote in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def answer_of(label: Label, labels: Labels, text: str) -> str:

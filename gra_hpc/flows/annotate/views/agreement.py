@@ -1,7 +1,8 @@
 """How far annotators agree with each other, and the committee with people; what it cost.
 
 Without people: Krippendorff's alpha among members (nominal; of scores ordinal; of multi a label at a time), of spans
-the mean F1 of pairs of members. With people's labels: `labels/gold.py`, for the committee and for each member.
+the mean F1 of pairs of members. With people's labels: `labels/gold.py`, for the committee and for each member; of spans
+`span_people`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -142,10 +143,8 @@ def with_people(ids: Sequence[str], found: Collected, final: Final, people: Sequ
         ids: of the items, in the order of `found`.
 
     Raises:
-        GraError: nobody has labelled an item of this run, or labels that there are not; spans.
+        GraError: nobody has labelled an item of this run, or labels that there are not.
     """
-    if found.labels.kind is Kind.spans:
-        refuse_spans()
     said = np.stack([p.codes(ids, found.labels) for p in people])
     audit = frozenset().union(*(p.audit for p in people))
     left_out = {"that this release does not have": list(dict.fromkeys(i for p in people for i in p.elsewhere))}
@@ -171,15 +170,6 @@ def with_people(ids: Sequence[str], found: Collected, final: Final, people: Sequ
         "left_out": {why: items for why, items in left_out.items() if items},
         "same": same,
     } | beside(said, found, final)
-
-
-def refuse_spans() -> NoReturn:
-    """People's spans are not read.
-
-    Raises:
-        GraError: always.
-    """
-    raise GraError("people's spans cannot be compared yet", "compare quotes in labels.parquet")
 
 
 def beside(said: np.ndarray, found: Collected, final: Final) -> dict[str, Any]:
@@ -249,8 +239,8 @@ def _together(people: np.ndarray, k: int) -> np.ndarray:
     return np.where((best > 0) & alone, counts.argmax(axis=0), gold.UNKNOWN)
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """The figures of `with_people`, for people."""
+def whose(found: Mapping[str, Any]) -> Iterator[str]:
+    """Whose labels figures are of, and which are left out."""
     drawn = "drawn at random" if found["at_random"] else "not known to be drawn at random: they may be harder than most"
     yield f"people        {', '.join(found['people'])}; {counted(found['items'], 'item')}, {drawn}"
     for why, items in found["left_out"].items():
@@ -258,10 +248,15 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"left out      {counted(len(items), 'item')} {why}: {some}{', and others' if len(items) > 3 else ''}"
     for one, other in found["same"]:
         yield f"note          {one} and {other} say the same of every item: is one a copy of the other?"
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The figures of `with_people`, for people."""
+    yield from whose(found)
     for name, part in found["labels"].items():
         if name:
             yield f"label         {name}"
-        yield from _table({"committee": part["committee"], **part["members"]})
+        yield from table({"committee": part["committee"], **part["members"]}, _FIGURES)
         for sure, right, n in part["reliability"]:
             yield f"confidence    {sure:.2f} on average: {right:.2f} as people say, of {counted(n, 'item')}"
         if alternative := part["alternative"]:
@@ -280,13 +275,19 @@ _EXCERPT = 32
 """Characters of an item's id, or of its text, that tell which one is meant."""
 
 
-def _table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Figures of each, in tables that fit the terminal."""
+_FIGURES = {"accuracy": "accuracy", "macro-F1": "macro_f1", "kappa": "kappa"}
+"""Of labels, by their titles."""
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], figures: Mapping[str, str]) -> Iterator[str]:
+    """Figures of each, in tables that fit the terminal.
+
+    Args:
+        rows: by whose they are; `decided` counts the items.
+        figures: their keys, by title.
+    """
     wide = max(map(len, rows))
-    cells = {
-        title: [f"{f[key]:.2f}" for f in rows.values()]
-        for title, key in (("accuracy", "accuracy"), ("macro-F1", "macro_f1"), ("kappa", "kappa"))
-    }
+    cells = {title: [f"{f[key]:.2f}" for f in rows.values()] for title, key in figures.items()}
     left = {title: max(map(len, (title, *column))) for title, column in cells.items()}
     while left:
         now: dict[str, int] = {}
@@ -297,8 +298,8 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         left = {title: width for title, width in left.items() if title not in now}
         yield f"{'':{wide}}  {'items':>5}" + "".join(f"  {title:>{width}}" for title, width in now.items())
         for i, (who, f) in enumerate(rows.items()):
-            figures = "".join(f"  {cells[title][i]:>{width}}" for title, width in now.items())
-            yield f"{who:{wide}}  {f['decided']:>5}{figures}"
+            shown = "".join(f"  {cells[title][i]:>{width}}" for title, width in now.items())
+            yield f"{who:{wide}}  {f['decided']:>5}{shown}"
 
 
 def _two(value: float | None) -> str:

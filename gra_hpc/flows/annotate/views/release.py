@@ -13,7 +13,7 @@ from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.annotate.questions import Labels
 from gra_hpc.flows.annotate.records import as_text
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Keep, Kind
-from gra_hpc.flows.annotate.views import agreement, links, outputs
+from gra_hpc.flows.annotate.views import agreement, links, outputs, span_people
 from gra_hpc.flows.annotate.views.collected import COLUMNS, EMPTY, HOW, Collected, Final
 from gra_hpc.flows.annotate.views.people import of_files
 from gra_hpc.flows.registry import Added, Released, Section
@@ -111,7 +111,8 @@ def people(config: RunConfig, release: Path, files: Sequence[Path]) -> Iterator[
     table = parquet.read_table(release / outputs.LABELS, ["id", "text", "label", "confidence", "how", "annotators"])
     labels = Labels.of(own)
     if own.kind is Kind.spans:
-        agreement.refuse_spans()
+        yield from span_people.lines(span_people.beside(table.to_pylist(), labels, given))
+        return
     found = Collected.of([_as_stored(table)], labels, tuple(config.committee))
     wanted = [p.of_items(table["text"].to_pylist(), table["id"].to_pylist()) for p in given]
     final = Final(found.label, found.confidence)
