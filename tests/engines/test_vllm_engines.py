@@ -124,7 +124,8 @@ def test_tensor_parallel_and_a_killed_core(
             (core,) = descendants_named(wide.process.pid, "VLLM::EngineCore")
             os.kill(core, signal.SIGSTOP)  # else random weights may have ended all four before anybody looks
             asked = [asyncio.create_task(node.ask(request("wide", f"Count to {i}.", long))) for i in range(4)]
-            await until_it_is(lambda: len(wide.inflight) == 4)
+            await until_it_is(lambda: len(wide.inflight) == 4 or any(task.done() for task in asked))
+            assert len(wide.inflight) == 4, asked
             os.kill(core, signal.SIGKILL)
             await until_it_is(lambda: wide.stats.causes)
             stats = node.stats()["engines"]["wide-0"]
