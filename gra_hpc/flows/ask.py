@@ -104,8 +104,9 @@ class Asker:
                 sample.calls += 1
                 sample.prompt_tokens += call.prompt_tokens
                 sample.completion_tokens += call.completion_tokens
-                raw = "" if mark_in(call.text) else call.text  # rejects are released too, and without thoughts
-                if reason := self._unusable(call, question.keeps_thoughts):
+                mark = mark_in(call.text)
+                raw = "" if mark else call.text  # rejects are released too, and without thoughts
+                if reason := self._unusable(call, mark, question.keeps_thoughts):
                     if call.finish == "error":
                         break
                     continue
@@ -121,13 +122,13 @@ class Asker:
 
         return ask
 
-    def _unusable(self, call: Call, keeps_thoughts: bool) -> str:
-        """Why an answer is none; empty: it may be one."""
+    def _unusable(self, call: Call, mark: str, keeps_thoughts: bool) -> str:
+        """Why an answer is none; empty: it may be one. `mark` is one of thoughts in its text."""
         if call.finish == "error":
             return "engine died" if "engine died" in call.text else "refused by the engine"
         if call.finish == "thoughts":
             return "thoughts did not end"
-        if mark := mark_in(call.text):
+        if mark:
             return f"thoughts in the answer: {mark}" if apart(call.text).ended else "thoughts did not end"
         if call.finish == "length":
             return "answer cut off at max_tokens"

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -102,23 +102,24 @@ async def drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) ->
     lanes = [asyncio.create_task(lane(chain(first_units, known_units), state.shared.window)) for _ in range(window)]
     lanes.append(asyncio.create_task(lane(known_units, contextlib.nullcontext())))
     drain = asyncio.create_task(state.draining.wait())
+    # one look at all of them: a look for each that ends would cost the square of their number
+    whole: asyncio.Future[Any] = asyncio.gather(*lanes)
     try:
-        pending: set[asyncio.Task[Any]] = {*lanes}
-        while pending:
-            done, rest = await asyncio.wait({*pending, drain}, return_when=asyncio.FIRST_COMPLETED)
-            _look(done - {drain}, state.draining.is_set())
-            pending = rest - {drain}
-            if drain in done and pending:
-                grace = _grace(state, lead)
-                log.info("draining: %d samples in flight, %.0f s for their calls", len(pending), grace)
-                state.beat.phase = "draining"
-                done, _ = await asyncio.wait(pending, timeout=grace)
-                _look(done, True)
-                return
+        ends: set[asyncio.Future[Any]] = {whole, drain}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if whole.done():
+            _look([whole], state.draining.is_set())
+        pending = [task for task in lanes if not task.done()]
+        if pending:
+            grace = _grace(state, lead)
+            log.info("draining: %d samples in flight, %.0f s for their calls", len(pending), grace)
+            state.beat.phase = "draining"
+            done, _ = await asyncio.wait(pending, timeout=grace)
+            _look(done, True)
     finally:
         for task in (*lanes, drain):
             task.cancel()
-        await asyncio.gather(*lanes, drain, return_exceptions=True)
+        await asyncio.gather(*lanes, drain, whole, return_exceptions=True)
 
 
 def in_order(units: list[Unit], touched: Sequence[str], window: int) -> tuple[list[Unit], list[Unit]]:
@@ -137,7 +138,7 @@ def in_order(units: list[Unit], touched: Sequence[str], window: int) -> tuple[li
     return known[: 2 * window] + fresh, known[2 * window :]
 
 
-def _look(done: set[asyncio.Task[None]], draining: bool) -> None:
+def _look(done: Iterable[asyncio.Future[Any]], draining: bool) -> None:
     """Raise what ended a lane: an engine that cannot be kept running ends the attempt. While draining it ends
     anyway, and Slurm may have signalled the engines too."""
     for task in done:
