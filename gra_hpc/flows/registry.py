@@ -36,6 +36,14 @@ Gold: TypeAlias = Callable[[Ask, Candidate], Awaitable[list[tuple[str, int | Non
 points, none where there was none."""
 
 
+GRA_SETTINGS = (
+    "policy", "fixed", "explore", "reviewers", "examples_min", "examples_max", "keywords", "summary_words",
+    "review_instruction", "review_response", "review_order", "self_review", "accept_mean", "accept_sd", "settle",
+    "adjudicate_mean",
+)  # fmt: skip
+"""Keys of `method` that are GRA's own; the others are every flow's."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A place where candidates end."""
@@ -178,6 +186,8 @@ class Flow:
     run: Run
     prompts: Path
     """Directory of its templates, in its folder."""
+    reads: tuple[str, ...] = ()
+    """Keys of `method` among `GRA_SETTINGS` that it goes by; of others the plan says so, where they are set."""
     uses: tuple[str, ...] = ()
     """Code that it rests on outside its folder, beside what every flow does: patterns of files below `gra_hpc/`."""
     trial: Callable[[str], dict[str, Any]] = lambda _: {}

@@ -23,7 +23,7 @@ from gra_hpc.release.markdown import block, code, markdown
 from gra_hpc.release.schema import OUTCOMES, shown_before
 from gra_hpc.release.template_files import template_files
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.terminal import printable
+from gra_hpc.terminal import counted, printable
 from gra_hpc.text.languages import NAMES, OTHER
 
 NAME = "README.md"
@@ -268,8 +268,8 @@ def _people(facts: dict[str, Any]) -> str:
 
     who = "One person" if found["people"] == 1 else f"{found['people']} people"
     return (
-        f"{who} judged {found['judged']} samples without knowing its verdict: they agree with the committee on"
-        f" {shown(found['agreement'])}, and would keep {shown(found['corrected_share'])} of what it scored, where it"
+        f"{who} judged {counted(found['judged'], 'sample')} without knowing its verdict: they agree with the committee"
+        f" on {shown(found['agreement'])}, and would keep {shown(found['corrected_share'])} of what it scored, where it"
         f" accepted {found['accepted_share']:.0%}. Nobody has checked the other rows."
     )
 
@@ -285,8 +285,8 @@ def _decided(facts: dict[str, Any]) -> Iterator[str]:
     undecided = sum(facts["ledger"]["failed"].get(reason, 0) for reason in UNDECIDED)
     if undecided:
         yield (
-            f"{undecided} samples could not be decided: the Adjudicator, or a Reviewer, was never asked. They"
-            " count as failed."
+            f"{counted(undecided, 'sample')} could not be decided: the Adjudicator, or a Reviewer, was never asked."
+            " They count as failed."
         )
     if len(facts["rounds"]) > 1:
         yield "Rounds after the first drew their examples by the first decision."
@@ -310,10 +310,10 @@ def _checks(facts: dict[str, Any]) -> Iterator[str]:
             )
     pending = facts["ledger"]["pending"]
     if pending:
-        yield f"{pending} candidates are pending: they are neither in the data nor in `rejects/`."
+        yield f"{counted(pending, 'candidate')} pending: neither in the data nor in `rejects/`."
     short = sum(max(0, r["target"] - r["survived"]) for r in facts["rounds"])
     if short:
-        yield f"{short} rows short of the target."
+        yield f"{counted(short, 'row')} short of the target."
     if not facts["config"]["merge"]["decontamination"]["sources"]:
         yield "Not checked for overlap with any benchmark."
 

@@ -4,6 +4,7 @@ the card's limits."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ReleaseError
@@ -27,7 +28,7 @@ def facts(inputs: Inputs) -> dict[str, Any] | None:
         return None
     answers = [a for r in inputs.rounds for table in r.tables() for a in _answers(table)]
     found = Counted.of(questions, answers, run.config.method)
-    source = {one.id: one.source for one in questions.questions}
+    source = {one.id: Path(one.source).name for one in questions.questions}
     doubtful = [(right / n, source[i], right, n) for i, (right, n) in found.questions.items() if n >= _ENOUGH]
     return {
         "questions": run.plan.gold,

@@ -39,6 +39,10 @@ KEYS = (
 PRIVATE = ("site", "engine.env", "engine.python")
 """Keys of the configuration that say nothing of the data, and may say something of its makers."""
 
+PATHS = ("seeds.path", "method.gold", "method.prompts", "merge.embed_model", "release.diagnostics.scorer")
+"""Keys that may hold a path of the machine that the run was made on: the last part of it tells what it was. Those of
+benchmarks stay as they were given: the fingerprint covers them."""
+
 OWN_OF_ENDPOINTS = ("key_env", "key_file", "proxy")
 """Of an endpoint's settings, where its makers keep what opens it."""
 
@@ -79,7 +83,7 @@ def read(release: Path) -> dict[str, Any]:
 
 
 def public_config(config: RunConfig) -> dict[str, Any]:
-    """The run's configuration without `PRIVATE`, as plain values."""
+    """The run's configuration without `PRIVATE` and the directories of `PATHS`, as plain values."""
     out: Any = OmegaConf.to_container(OmegaConf.structured(escaped(config)), resolve=True, enum_to_str=True)
     for key in PRIVATE:
         *way, last = key.split(".")
@@ -87,13 +91,25 @@ def public_config(config: RunConfig) -> dict[str, Any]:
         for part in way:
             inner = inner[part]
         del inner[last]
+    for key in PATHS:
+        *way, last = key.split(".")
+        inner = out
+        for part in way:
+            inner = inner[part]
+        inner[last] = named(inner[last])
     for entry in out["models"].values():
+        entry["path"] = named(entry["path"])
         if entry["endpoint"]["url"]:
             for key in OWN_OF_ENDPOINTS:
                 del entry["endpoint"][key]
         else:
             del entry["endpoint"]
     return dict(out)
+
+
+def named(path: str) -> str:
+    """A path without the directories above, which are its makers'; what is relative, or a Hub id, stays."""
+    return Path(path).name if path.startswith(("/", "~")) else path
 
 
 def write_run_config(config: RunConfig, path: Path) -> None:
@@ -140,7 +156,7 @@ def describe(
         "models": {name: model(config.models[name].path, pin) for name, pin in sorted(plan.models.items())},
         "embedding": model(config.merge.embed_model, plan.embed) if plan.embed else None,
         "seeds": {
-            "path": config.seeds.path,
+            "path": named(config.seeds.path),
             "licence": config.seeds.licence,
             "records": plan.seeds,
             "rejected": plan.seed_rejects,
@@ -185,7 +201,7 @@ def model(path: str, pin: ModelPin) -> dict[str, Any]:
     """A model: where it comes from, exactly which one it was, under which licence, how large, as planned."""
     hosted = {"served": pin.served, "endpoint": pin.directory} if pin.served else {}
     return {
-        "path": path,
+        "path": named(path),
         "revision": pin.revision,
         "identity": pin.identity,
         "licence": pin.licence,

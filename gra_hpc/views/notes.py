@@ -6,9 +6,9 @@ import re
 import sys
 from collections.abc import Iterator
 
-from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.settings import MethodConfig, RunConfig
 from gra_hpc.config.site import Executor
-from gra_hpc.flows.registry import SeedCounts, flow_of
+from gra_hpc.flows.registry import GRA_SETTINGS, SeedCounts, flow_of
 from gra_hpc.run.plan import Plan
 
 _ACTIVATES = re.compile(r"\b(?:conda|mamba|micromamba)\b.*\bactivate\b|\b(?:source|\.)\s+\S*activate\b")
@@ -23,7 +23,16 @@ def notes(config: RunConfig, plan: Plan, candidates: int) -> Iterator[str]:
     """
     seeds = SeedCounts(plan.seeds, plan.seed_unanswered, plan.undescribed, candidates)
     yield from flow_of(config).views.notes(config, seeds)
+    yield from _unread(config)
     yield from _python(config)
+
+
+def _unread(config: RunConfig) -> Iterator[str]:
+    """Settings of the method that are others than the usual ones, and that the flow has no use for."""
+    method, usual, flow = config.method, MethodConfig(), flow_of(config)
+    changed = [k for k in GRA_SETTINGS if k not in flow.reads and getattr(method, k) != getattr(usual, k)]
+    if changed:
+        yield f"method.flow={flow.name} does not read {', '.join(f'method.{k}' for k in changed)}, which are set"
 
 
 def _python(config: RunConfig) -> Iterator[str]:

@@ -101,7 +101,7 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
     if r.workers and not r.merged:
         yield "workers", ", ".join(f"{n} {state}" for state, n in sorted(r.workers.items()))
     if golden := sum(s.gold for s in r.shards):
-        yield "gold", f"{golden:,} answers to gold questions; right or wrong: gra status --roles"
+        yield "gold", f"{golden:,} answer{'s' * (golden != 1)} to gold questions; right or wrong: gra status --roles"
     if rate := _rate(r, run.simulated):
         yield "rate" if not r.merged else "took", rate
     if waits := _waits(r):
@@ -173,7 +173,7 @@ def _shards(r: RoundStatus) -> Iterator[str]:
     for s in r.shards:
         state = _WORDS.get(s.state, s.state)
         phase = "" if s.phase == s.state or s.state == "published" else s.phase
-        text = f"  shard {s.shard:<5}{state:10}{phase:11}{f'{s.done}/{s.planned}':>11}{s.calls:>8} calls"
+        text = f"  shard {s.shard:<5}{state:10}{phase:11}{f'{s.done}/{s.planned}':>11}{counted(s.calls, 'call'):>14}"
         text += f", {s.replayed} replayed" if s.replayed else ""
         text += f", attempt {s.attempts}" if s.attempts > 1 else ""
         text += f"  {s.host}" if s.host else ""
@@ -290,7 +290,8 @@ def one_line(status: RunStatus) -> str:
     states = shard_states(r.shards)
     named = ", ".join(f"{states[s]} {_WORDS.get(s, s)}" for s in _ORDER if states[s])
     calls = sum(s.calls for s in r.shards if s.state == "running")
-    text = f"{round_name(r.round)}: shards {named}; {r.ledger.line()}{f'; {calls} calls' if calls else ''}"
+    said = f"; {counted(calls, 'call')}" if calls else ""
+    text = f"{round_name(r.round)}: shards {named}; {r.ledger.line()}{said}"
     return text + (f"; about {duration(r.eta_s)} left" if r.eta_s is not None and r.ledger.pending else "")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from gra_hpc.config.presets import compose
 from gra_hpc.config.settings import MethodConfig
 from gra_hpc.errors import ConfigError, FingerprintError, ReleaseError
 from gra_hpc.flows.gra.gold import Marks, share
@@ -21,6 +22,7 @@ from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.placement.workload import MethodRates, asked
 from gra_hpc.records import DOMAINS, Roles, Sample, digest
 from gra_hpc.release.gold import limits, section
+from gra_hpc.release.manifest import public_config
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.run.gold import Counted, GoldQuestions
 from gra_hpc.run.rounds import remaining
@@ -103,6 +105,18 @@ def test_nothing_but_the_calls_knows_of_gold_questions(runs: dict[str, Run]) -> 
     everything = [p for p in with_.release.rglob("*") if p.is_file()]
     assert everything and not any(MARK.encode() in p.read_bytes() for p in everything)
     assert verify(with_.release) == []
+
+
+def test_a_release_names_no_directory_of_its_makers(runs: dict[str, Run]) -> None:
+    """Neither of the gold questions, nor of seeds, models or the run."""
+    run = runs["with"]
+    texts = {p.name: p.read_bytes() for p in run.release.rglob("*") if p.is_file()}
+    assert {"manifest.json", "run.yaml", "README.md", "report.html"} <= texts.keys()
+    assert [name for name, data in texts.items() if str(run.path.parent).encode() in data] == []
+    assert b"gold: gold.jsonl" in texts["run.yaml"]
+    config = compose("demo", ["models.smollm2.path=/who/m", "merge.embed_model=/who/e/", "seeds.path=~/who/s.jsonl"])
+    config.method.prompts = "/who/prompts"
+    assert "who" not in json.dumps(public_config(config))
 
 
 def test_every_reviewer_of_a_candidate_is_asked(runs: dict[str, Run]) -> None:

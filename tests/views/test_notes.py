@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from gra_hpc.config.presets import compose
-from gra_hpc.config.settings import MemberConfig, Policy, RunConfig
+from gra_hpc.config.settings import MemberConfig, MethodConfig, Policy, RunConfig
 from gra_hpc.config.site import Executor
+from gra_hpc.flows.registry import GRA_SETTINGS
 from gra_hpc.run.run import Run
 from gra_hpc.sources.seeds import load
 from gra_hpc.views.notes import notes
@@ -56,6 +57,16 @@ def test_committees_that_cannot_disagree(run: Run, config: RunConfig, note: str)
 
 def test_a_plain_committee_says_nothing(run: Run) -> None:
     assert said(run, seated(FIVE)) == ""
+
+
+def test_settings_that_the_flow_has_no_use_for_are_named(run: Run) -> None:
+    """Those of GRA alone, where they are others than the usual ones: a number of tries is every flow's."""
+    config = compose("annotate", ["method.accept_mean=6", "method.settle=majority", "method.reviewers=2"])
+    assert said(run, config).splitlines()[-1] == (
+        "method.flow=annotate does not read method.reviewers, method.accept_mean, which are set"
+    )
+    assert set(GRA_SETTINGS) <= {f.name for f in fields(MethodConfig)}
+    assert "does not read" not in said(run, seated(FIVE, accept_mean=6.0, examples_max=3))
 
 
 def test_seeds_without_response_and_seeds_that_no_round_needs(run: Run) -> None:

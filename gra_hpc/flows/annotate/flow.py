@@ -198,6 +198,7 @@ ANNOTATE = Flow(
     name="annotate",
     about="labels for existing records, by several members, with what they disagree on settled or left to people",
     settings=AnnotateConfig,
+    reads=("policy", "fixed", "settle"),
     prompts=q.PROMPTS,
     questions=(q.ANNOTATE, q.SETTLE, q.LINK),
     stages=(Stage("annotation", "Labelled by an annotator or more"), Stage("adjudication", "Agreed, or settled")),

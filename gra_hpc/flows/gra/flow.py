@@ -18,7 +18,7 @@ from gra_hpc.flows.gra.keep import keep
 from gra_hpc.flows.gra.prepare import prepare
 from gra_hpc.flows.gra.refine import refine
 from gra_hpc.flows.gra.synthesize import fail, synthesize
-from gra_hpc.flows.registry import After, Flow, Keys, Stage, Views
+from gra_hpc.flows.registry import GRA_SETTINGS, After, Flow, Keys, Stage, Views
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import Sample, sample_schema
 
@@ -102,6 +102,7 @@ SYNTHESIZE = Flow(
     draw=draw,
     run=_synthesize,
     prompts=q.PROMPTS,
+    reads=GRA_SETTINGS,
     trial=q.trial,
     columns=sample_schema,
     pools=True,
@@ -129,6 +130,7 @@ REFINE = replace(
     name="refine",
     about="the seeds' own instructions, answered anew and reviewed (GRA-Refine)",
     run=_refine,
+    reads=tuple(k for k in GRA_SETTINGS if k not in ("examples_min", "examples_max", "review_instruction")),
     questions=(q.DESCRIBE, q.REFINE, q.REVIEW_RESPONSE, q.ADJUDICATE, q.SUMMARY),
     stages=(RESPONSE, RESPONSE_REVIEW, ADJUDICATION),
     keys=Keys(_compared, seeds_rival=False),
