@@ -104,6 +104,11 @@ def test_the_worked_case_of_a_chain_is_exact(tmp_path: Path) -> None:
     assert [(c["member"], c["saw"], c["kept"]) for c in facts["chain"]] == [("ada", 6, 2), ("ben", 4, 2), ("cyd", 2, 2)]
     assert [c["least_margin"] for c in facts["chain"]] == [pytest.approx(m, abs=1e-4) for m in (0.8, 0.6, 0.3)]
     assert facts["cost"]["committee"]["calls"] == 2000
+    assert [c["calls"] for c in facts["chain"]] == [6, 4, 2]
+    assert sum(c["prompt_tokens"] for c in facts["chain"]) == pytest.approx(
+        6 * facts["cost"]["committee"]["prompt_tokens"] / 1000, abs=0.1
+    )
+    assert "| ada | 6 | 2 | 0.80 | " in (run.release / "README.md").read_text(encoding="utf-8")
     manifest = read_json(run.release / "manifest.json")
     assert (manifest["ledger"]["planned"], manifest["dropped"]["forwarded"]) == (12, 6)
     assert manifest["splits"]["train"]["rows"] == 6

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
+from gra_hpc.config import presets
 from gra_hpc.errors import GraError
 from gra_hpc.flows.annotate.questions import Labels, label_written
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Kind
-from gra_hpc.flows.annotate.views import span_people
+from gra_hpc.flows.annotate.views import outputs, span_people
+from gra_hpc.flows.annotate.views.collected import Collected
 from gra_hpc.flows.annotate.views.people import People
+from gra_hpc.flows.annotate.views.release import people
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.labels.spans import Span, locate
+from tests.flows.annotate.made_up import MEMBERS, item, table
 
 LABELS = Labels.of(AnnotateConfig(kind=Kind.spans, labels={"food": "", "staff": "", "staff room": ""}))
 TEXT = "Cold tea; rude waiter. Good cake: nice waiter."
@@ -98,3 +102,26 @@ def test_spans_of_other_items_or_texts_are_refused(tmp_path: Path) -> None:
         span_people.beside(ROWS, LABELS, [person(tmp_path, "pat", _9="food: tea")])
     with pytest.raises(GraError, match=r"pat: 'food: coffee' of item 1: not in the text: coffee"):
         span_people.beside(ROWS, LABELS, [person(tmp_path, "pat", _1="food: coffee")])
+
+
+def test_a_release_of_spans_is_compared_with_a_filled_in_list(tmp_path: Path) -> None:
+    config = presets.compose(
+        "annotate",
+        [
+            "seeds.path=x.jsonl",
+            "annotate.kind=spans",
+            "annotate.aggregate=majority",
+            "annotate.labels={food: '', staff: ''}",
+        ],
+    )
+    own: AnnotateConfig = config.annotate  # type: ignore[attr-defined]
+    tea = frozenset(locate(TEXT, [("food", "tea")]))
+    rows = table([item([tea, tea, frozenset()], own, TEXT) for _ in range(3)])
+    found = Collected.of([rows], Labels.of(own), MEMBERS)
+    outputs.write(lambda: [rows], found, found.final(own), own, 1, tmp_path)
+    lines = (tmp_path / "for_humans.csv").read_text(encoding="utf-8").splitlines()
+    filled = [lines[0], *(line.removesuffix(",,") + ",food: tea," for line in lines[1:])]
+    (tmp_path / "pat.csv").write_text("\n".join(filled), encoding="utf-8")
+    said = list(people(config, tmp_path, [tmp_path / "pat.csv"]))
+    assert said[0] == "people        pat; 3 items, drawn at random"
+    assert next(line for line in said if line.startswith("committee")).split()[1:3] == ["3", "1.00"]

@@ -37,6 +37,23 @@ def whole(tables: Tables, chain: Sequence[str], labels: Labels) -> Tables:
     return items
 
 
+SPENT = ("calls", "prompt_tokens", "completion_tokens")
+
+
+def spent(tables: Iterable[pa.Table], links: int) -> list[dict[str, int]]:
+    """What each link's answers took: calls, prompt tokens and written tokens.
+
+    Args:
+        tables: the rows of all rounds, a round each link.
+    """
+    total = np.zeros((links, len(SPENT)), np.int64)
+    for table in tables:
+        round_ = table["round"].to_numpy().astype(np.int64) - 1
+        for i, name in enumerate(SPENT):
+            np.add.at(total[:, i], round_, table[name].to_numpy().astype(np.int64))
+    return [dict(zip(SPENT, row, strict=True)) for row in total.tolist()]
+
+
 @dataclass(frozen=True)
 class _Links:
     """Of n rows what was said in each, and which rows are of one item; about 50 bytes a row."""

@@ -31,6 +31,9 @@ def added(of: Released) -> Added:
     facts = agreement.facts(found, final, config)
     if config.kind is Kind.spans:
         facts["pair_f1"] = agreement.span_agreement(t.select(["annotations"]) for t in of.samples())
+    if config.keep is Keep.quantile:
+        for link, took in zip(facts["chain"], links.spent(of.samples(), len(config.chain)), strict=True):
+            link |= took
     facts["cost"] = agreement.cost(of.tokens, len(found))
     beside = None
     if config.kind is not Kind.spans and (found.gold >= 0).any():
@@ -48,16 +51,27 @@ def _sections(facts: Mapping[str, Any], beside: Mapping[str, Any] | None) -> Ite
     counts = tuple((name, f"{n:,}") for name, n in facts.get("labels", {}).items())
     yield Section("Labels", words, ("label", "items") if counts else (), counts)
     if "chain" in facts:
-        head = ("link", "saw", "kept", "least margin of what it kept", "of what it saw, released as it says")
-        rows = [
-            (c["member"], f"{c['saw']:,}", f"{c['kept']:,}", _margin(c["least_margin"]), f"{c['released']:,}")
-            for c in facts["chain"]
-        ]
-        yield Section("The chain", "Each link hands on what it is not sure enough of.", head, tuple(rows))
+        yield _chain(facts["chain"])
     yield _agreement(facts)
     if beside:
         yield from _gold(beside)
     yield _cost(facts["cost"])
+
+
+def _chain(chain: Sequence[Mapping[str, Any]]) -> Section:
+    """Each link; what it took, where each has a round to itself."""
+    by_link = {"calls": "calls", "prompt_tokens": "prompt tokens", "completion_tokens": "written tokens"}
+    took = [key for key in by_link if key in chain[0]]
+    head = ("link", "saw", "kept", "least margin of what it kept", "of what it saw, released as it says")
+    rows = [
+        (
+            *(c["member"], f"{c['saw']:,}", f"{c['kept']:,}", _margin(c["least_margin"]), f"{c['released']:,}"),
+            *(f"{c[key]:,}" for key in took),
+        )
+        for c in chain
+    ]
+    words = "Each link hands on what it is not sure enough of."
+    return Section("The chain", words, (*head, *(by_link[key] for key in took)), tuple(rows))
 
 
 def _margin(nats: float | None) -> str:
