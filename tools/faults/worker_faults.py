@@ -338,7 +338,7 @@ def disk_full(case: Case) -> None:
     case.hold(worker)
     state = os.statvfs(within)
     used = (state.f_blocks - state.f_bfree) * state.f_frsize // 1024
-    resize(used + case.draw.randrange(4, 40, 4))
+    resize(used + case.draw.randrange(4, 20, 4))
     worker.signal(signal.SIGCONT)
     code, said = worker.wait(), worker.tail()
     if code == 0:
