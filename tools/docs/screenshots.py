@@ -34,7 +34,10 @@ from tools.docs.chromium import CHROMIUM, browser  # noqa: E402
 
 SAMPLES, SHOWN = 20, 7
 """Samples of the audit, and the one that is being judged in the first picture."""
-WORDS = ("engine.kind=simulated", "merge.semantic=false", "launch.shards=1", "method.accept_mean=8")
+WORDS = (
+    *("engine.kind=simulated", "merge.semantic=false", "launch.shards=1", "method.accept_mean=8"),
+    f"models.smollm2.path={ROOT / 'models' / 'smollm2-135m'}",
+)
 
 
 def planted(path: Path) -> Run:
