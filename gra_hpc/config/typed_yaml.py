@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -83,3 +85,14 @@ def hint_of(kind: Any, parts: Sequence[str]) -> Any:
         else:
             kind = args[1] if len(args) == 2 else Any
     return kind
+
+
+def typed(kind: type, key: str, value: bool | int | float | str) -> str:
+    """A setting of a kind of configuration as a user types it, `key=value`: so that it is read back as it is."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, str):
+        with contextlib.suppress(yaml.YAMLError):
+            if parsed(text, hint_of(kind, key.split("."))) == value:
+                return f"{key}={text}"
+        text = json.dumps(value, ensure_ascii=False)
+    return f"{key}={text}"

@@ -100,8 +100,8 @@ def earlier(shard: ShardDir, than: AttemptDir | None = None) -> list[AttemptDir]
 class SharedTime:
     """A worker's seconds, divided among the attempts that are open: their sum is its time, whatever overlaps.
 
-    Of each part is known what the engines did meanwhile (`WAITED`); what they did while no attempt was open is part of
-    the next one that opens.
+    Of each part is known what engines did meanwhile (`WAITED`). The time in which no attempt was open, and what they
+    did then, is told by the next one that opens, apart from its own seconds (`BEFORE`).
     """
 
     def __init__(self) -> None:
@@ -117,10 +117,11 @@ class SharedTime:
             return self._settled(attempt).get("", 0.0)
 
     def waited(self, attempt: str) -> dict[str, float]:
-        """What of an open attempt's seconds the engines did not work in full: by `WAITED`, what is none left out."""
+        """What of an open attempt's seconds, and of those before it, the engines did not work in full: by `WAITED`; and
+        the seconds before it (`BEFORE`). What is none is left out."""
         with self._lock:
             mine = self._settled(attempt)
-            return {what: round(mine[what], 3) for what in WAITED if mine.get(what)}
+            return {what: round(mine[what], 3) for what in (*WAITED, BEFORE) if mine.get(what)}
 
     def doing(self, what: str) -> None:
         """From now on the engines do this: one of `WAITED`, or nothing of them."""
@@ -138,7 +139,8 @@ class SharedTime:
     def _settled(self, attempt: str) -> dict[str, float]:
         self._settle()
         if attempt not in self._open:
-            self._open[attempt], self._between = {**self._between, "": 0.0}, {}
+            self._open[attempt] = {**self._between, "": 0.0, BEFORE: self._between.get("", 0.0)}
+            self._between = {}
         return self._open[attempt]
 
     def _settle(self) -> None:
@@ -152,6 +154,8 @@ class SharedTime:
 WAITED = ("start", "idle", "tail")
 """What engines do that is no work in full. start: they start, from the check of their models to the first answer; idle:
 no call is in flight; tail: fewer samples are in flight than there are places: none is left to begin, or they drain."""
+BEFORE = "before"
+"""Beside them: seconds of the worker in which none of its attempts was open, just before one."""
 
 
 @dataclass
@@ -178,7 +182,7 @@ class Heartbeat:
     seconds: float = 0.0
     """Since it began, by a clock that never steps; of time that several attempts of one worker share, its part."""
     waited: dict[str, float] = field(default_factory=dict)
-    """What of these the engines did not work in full, in seconds, by `WAITED`."""
+    """What of these, and of those `BEFORE` them, the engines did not work in full, in seconds, by `WAITED`."""
     phase: str = "starting"
     """starting, running, draining, embedding, publishing, or how it ended: published, drained, stopped, overtaken,
     failed."""

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gra_hpc import __version__
 from gra_hpc.config import engine_args
 from gra_hpc.config.frozen import changes, differences, fingerprinted
-from gra_hpc.config.settings import Policy
+from gra_hpc.config.settings import Policy, RunConfig
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError
 from gra_hpc.flows.criteria import rubric_of
 from gra_hpc.flows.expected import BYTES_A_TOKEN
@@ -30,9 +30,6 @@ from gra_hpc.run.directory import RoundDir, RunDir
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.sources.benchmarks import BenchmarkPin
 from gra_hpc.storage import checked, read_object, sealed, write_atomic
-
-if TYPE_CHECKING:
-    from gra_hpc.config.settings import RunConfig
 
 FORMAT = 4
 READABLE = range(2, FORMAT + 1)
@@ -149,10 +146,10 @@ class Plan:
             OwnershipError: it is in other hands.
         """
         data = read_object(run.plan_file, read=own_bytes if own else None)
-        then = run.anew()
         if data.get("format") not in READABLE:
             raise GraError(
-                f"{run.plan_file}: plan format {data.get('format')}, this version reads {READABLE[0]} to {FORMAT}", then
+                f"{run.plan_file}: plan format {data.get('format')}, this version reads {READABLE[0]} to {FORMAT}",
+                run.anew(),
             )
         try:
             data["models"] = {k: ModelPin.read(v) for k, v in data["models"].items()}
@@ -163,7 +160,7 @@ class Plan:
                 raise TypeError("a value of another type than a plan's")
             return plan
         except (AttributeError, KeyError, TypeError) as e:
-            raise GraError(f"{run.plan_file}: not a plan ({e})", then) from None
+            raise GraError(f"{run.plan_file}: not a plan ({e})", run.anew()) from None
 
     def verify(self, config: RunConfig, run: RunDir) -> None:
         """Refuse a configuration with another fingerprint, or another number of shards.
@@ -194,9 +191,11 @@ class Plan:
 
 def _as_words(planned: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """The settings that differ as they are typed; what has no plain value is left to the reader."""
+    from gra_hpc.config.typed_yaml import typed  # commands that only look at a run do without YAML
+
     for key, _, value in changes(planned, now):
         if key.partition(".")[0] in _TYPED and isinstance(value, (bool, int, float, str)):
-            yield f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+            yield typed(RunConfig, key, value)
 
 
 _TYPED = ("committee", "engine", "launch", "merge", "method", "release")
@@ -289,18 +288,16 @@ class RoundPlan:
             GraError: no such file, or another one.
         """
         file, run = directory.plan_file, directory.path.parent.parent
-        then = f"gra plan {run}-2 ..."
-        if directory.number >= 2:
-            then = _by_merge(directory, run)
-        elif not file.is_file():
-            raise GraError(f"{file}: is missing", f"bring it back, or {then}")
+        by_merge = _by_merge(directory, run) if directory.number >= 2 else ""
+        if not by_merge and not file.is_file():
+            raise GraError(f"{file}: is missing", f"bring it back, or {RunDir(run).anew()}")
         try:
             plan = cls(**read_object(file, "round", "candidates", "shards"))
             if not all_fit(plan) or plan.round != directory.number:
                 raise TypeError("values of another type, or of another round")
             return plan
         except TypeError as e:
-            raise GraError(f"{file}: not the plan of a round ({e})", then) from None
+            raise GraError(f"{file}: not the plan of a round ({e})", by_merge or RunDir(run).anew()) from None
 
     def of_shard(self, shard: int, seeds: int) -> int:
         """Candidates of one shard, counted without drawing them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gra_hpc.errors import ReleaseError, StorageError
 from gra_hpc.foreign import all_fit
-from gra_hpc.run.attempts import WAITED, Heartbeat, attempt_names
+from gra_hpc.run.attempts import BEFORE, WAITED, Heartbeat, attempt_names
 from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.shard_manifest import ShardManifest
@@ -112,7 +112,7 @@ def _hold(out: ShardStatus, lasted: float, gpus: int | None, worker: str, waited
     out.held_s += lasted
     out.gpu_s += lasted * (gpus or 0)
     mine = out.workers.setdefault(worker, {"seconds": 0.0})
-    mine["seconds"] += lasted
+    mine["seconds"] += lasted + waited.get(BEFORE, 0.0)
     for what in WAITED:
         if seconds := waited.get(what):
             mine[what] = mine.get(what, 0.0) + seconds

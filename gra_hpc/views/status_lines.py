@@ -146,7 +146,7 @@ def _waits(r: RoundStatus) -> str:
     lost = sum(total[what] for what in WAITED)
     if lost < 1:
         return ""
-    return f"{_waited(total)}; {min(1.0, lost / max(total['seconds'], 1e-9)):.0%} of the workers' time"
+    return f"{_waited(total)}; {lost / max(total['seconds'], lost):.0%} of the workers' time"
 
 
 def _waited(seconds: Mapping[str, float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gra_hpc.config import explain, presets
 from gra_hpc.config.directories import config_dirs
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.config.settings import RunConfig
+from gra_hpc.config.typed_yaml import typed
 from gra_hpc.errors import ConfigError
 
 
@@ -192,3 +194,16 @@ def test_braces_empty_any_map(tmp_path: Path, before: str, key: str) -> None:
         f"include: [{tmp_path / 'first.yaml'}]\n{empty.removeprefix('{').removesuffix('}')}\n"
     )
     assert value(presets.compose(str(tmp_path / "second.yaml"), [])) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("method.language", text) for text in ("German", "other: Klingon", "no", "", "a 'b' \"c\"", "[x", "ü: ß")],
+        *[("method.review_response", False), ("method.reviewers", 2), ("method.accept_mean", 7.5)],
+    ],
+)
+def test_a_setting_is_typed_so_that_it_is_read_back(key: str, value: bool | int | float | str) -> None:
+    words = shlex.split(shlex.join([typed(RunConfig, key, value)]))
+    found = presets.apply(OmegaConf.structured(RunConfig), words)
+    assert OmegaConf.select(found, key) == value

@@ -358,7 +358,8 @@ def test_what_engines_did_in_a_worker_s_time_is_divided_as_it_is(monkeypatch: py
     now[0] = 22
     time.doing("")
     now[0] = 30
-    assert time.waited("c") == {"idle": 3}, "while no attempt was open: the next one's"
+    assert time.waited("c") == {"idle": 3, "before": 11}, "while no attempt was open: told by the next one"
+    assert time.of("c") == 0
     assert time.waited("d") == {}
 
 
