@@ -1,10 +1,11 @@
-"""Seeds by the million: columns, not objects, and in memory no more of them than `MOST_IN_MEMORY`."""
+"""Seeds by the million: columns, not objects. In memory are `MOST_IN_MEMORY` of columns and the seeds of one batch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 BATCH = 8192
 """Rows written to, or read from, a Parquet table at once."""
+MOST_TEXT = 4 << 20
+"""Characters of text that seeds wait with, as objects, to be laid out; the seed that passes it is the last."""
 MOST_IN_MEMORY = 64 << 20
-"""Bytes of seeds in memory; what is more lies in a file."""
+"""Bytes of columns in memory; where there are more, all lie in a file."""
 
 
 class Seed(NamedTuple):
@@ -54,8 +57,9 @@ class Seed(NamedTuple):
 class Seeds(Sequence[Record]):
     """Seeds in their order. Added to at the end, read anywhere.
 
-    Batches of `BATCH` are laid out by Arrow and lie one after the other in a file that has no name, so that nothing of
-    it outlives the process; it is in memory as long as it is small. A set of seeds below one batch needs no Arrow.
+    Batches, of `BATCH` seeds or of `MOST_TEXT`, are laid out by Arrow and lie one after the other in a file that has no
+    name, so that nothing of it outlives the process; it is in memory as long as it is small. A set of seeds below one
+    batch needs no Arrow. Writing them takes `BATCH` seeds in memory at once, however long they are.
 
     Args:
         beside: a path in whose directory the file may be, as the table of seeds will; none: where temporary files are.
@@ -67,7 +71,11 @@ class Seeds(Sequence[Record]):
         self._file = tempfile.SpooledTemporaryFile(MOST_IN_MEMORY, dir=str(there) if usable else None)  # noqa: SIM115
         self._batches: list[tuple[int, int]] = []
         """Of each batch, where it begins in the file and how many bytes it has."""
+        self._starts: list[int] = [0]
+        """Of each batch its first seed, and at the end that of the tail. Every multiple of `BATCH` is one of them."""
         self._tail: list[Seed] = []
+        self._text = 0
+        """Characters of the tail."""
         self._digest = hashlib.blake2b(digest_size=16)
         self.described = self.with_thoughts = self.with_context = self.unanswered = 0
         """How many of them are described, have thoughts, have context, have no response."""
@@ -98,9 +106,10 @@ class Seeds(Sequence[Record]):
             self.with_context += 1
             self.context_bytes += max(0, _bytes(shown(seed.context)) - _bytes(seed.instruction))
         self.unanswered += not seed.response
-        if len(self._tail) == BATCH:
+        if self._text >= MOST_TEXT or (self._tail and len(self) % BATCH == 0):
             self._lay_out()
         self._tail.append(seed)
+        self._text += sum(map(len, seed)) - len(seed.keywords) + sum(map(len, seed.keywords))
 
     @property
     def digest(self) -> str:
@@ -108,7 +117,7 @@ class Seeds(Sequence[Record]):
         return self._digest.hexdigest()
 
     def __len__(self) -> int:
-        return BATCH * len(self._batches) + len(self._tail)
+        return self._starts[-1] + len(self._tail)
 
     def __iter__(self) -> Iterator[Record]:
         for i in range(len(self._batches)):
@@ -124,7 +133,9 @@ class Seeds(Sequence[Record]):
     def __getitem__(self, at: int | slice) -> Record | list[Record]:
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
-        number, row = divmod(range(len(self))[at], BATCH)
+        row = range(len(self))[at]
+        number = bisect_right(self._starts, row) - 1
+        row -= self._starts[number]
         if number == len(self._batches):
             return self._tail[row].record
         return next(_rows(self._batch(number).slice(row, 1))).record
@@ -149,22 +160,39 @@ class Seeds(Sequence[Record]):
 
         schema = record_schema(thoughts=self.with_thoughts > 0, context=self.with_context > 0)
         with whole_table(path, schema) as writer:
-            for number in range(len(self._batches) + bool(self._tail)):
-                batch = self._batch(number) if number < len(self._batches) else _laid_out(self._tail)
-                rows = batch.num_rows
-                given = {name: batch.column(name) for name in batch.schema.names}
+            for group in self._groups():
+                rows = group.num_rows
+                given = {name: group.column(name) for name in group.schema.names}
                 given["seed_id"] = given["id"]
                 given["score"] = column([None] * rows, schema.field("score").type)
                 given["round"] = column([0] * rows, schema.field("round").type)
                 writer.write_table(pa.Table.from_arrays([given[name] for name in schema.names], schema=schema))
 
+    def _groups(self) -> Iterator[pa.Table]:
+        """`BATCH` seeds after the other, so that a table of them is the same whatever batches they lie in."""
+        import pyarrow as pa
+
+        group: list[pa.RecordBatch] = []
+        for number, end in enumerate(self._starts[1:]):
+            group.append(self._batch(number))
+            if end % BATCH == 0:
+                yield pa.Table.from_batches(group).combine_chunks()
+                group = []
+        if self._tail:
+            group.append(_laid_out(self._tail))
+        if group:
+            yield pa.Table.from_batches(group).combine_chunks()
+
     def _lay_out(self) -> None:
         data = _laid_out(self._tail).serialize()
         begin = sum(self._batches[-1]) if self._batches else 0
+        if begin + data.size > MOST_IN_MEMORY:
+            self._file.rollover()  # by itself it does so once all is in memory
         self._file.seek(begin)
         self._file.write(data)
         self._batches.append((begin, data.size))
-        self._tail = []
+        self._starts.append(len(self))
+        self._tail, self._text = [], 0
 
     def _batch(self, number: int) -> pa.RecordBatch:
         import pyarrow as pa

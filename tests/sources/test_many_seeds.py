@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gra_hpc.records import Record, digest, seed_id
 from gra_hpc.sources import seed_table
+from gra_hpc.sources import seeds as seeds_reader
 from gra_hpc.sources.first_seen import FirstSeen, Places
 from gra_hpc.sources.layouts import Layout
 from gra_hpc.sources.seed_table import Seed, Seeds
@@ -53,6 +54,30 @@ def test_seeds_are_the_same_in_memory_and_in_a_file(
     with pytest.raises(IndexError):
         seeds[len(MANY)]
     assert not list(tmp_path.iterdir())  # the file has no name
+
+
+def test_long_seeds_are_laid_out_by_their_text_and_are_in_memory_no_more_than_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seed_table, "BATCH", 8)
+    monkeypatch.setattr(seeds_reader, "BATCH", 8)
+    monkeypatch.setattr(seed_table, "MOST_TEXT", 1000)
+    monkeypatch.setattr(seed_table, "MOST_IN_MEMORY", 4000)
+    seeds = Seeds(tmp_path)
+    given = [a_seed(i, response="It." * 100, keywords=("a" * (i % 3),)) for i in range(21)]
+    for seed in given:
+        seeds.add(seed)
+        rolled = seeds._file._rolled  # type: ignore[attr-defined]
+        assert sum(len(s.response) for s in seeds._tail) < 1000 + len(seed.response)
+        assert rolled or sum(size for _, size in seeds._batches) <= 4000
+    assert rolled
+    assert [seeds._starts[i] for i in range(4)] == [0, 3, 6, 8]
+    records = [s.record for s in given]
+    assert list(seeds) == records == [seeds[i] for i in range(21)]
+    assert len(seeds) == 21
+    write_records(tmp_path / "b", records)
+    seeds.write(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()  # as if batches had been of `BATCH`
 
 
 def test_seeds_are_written_as_other_records_are(tmp_path: Path) -> None:
