@@ -13,7 +13,7 @@ import signal
 import time
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import EndedError, GraError, IncompleteError
@@ -34,9 +34,6 @@ from gra_hpc.run.slices import read_pool, slice_of
 from gra_hpc.run.window import Gate, drive
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -179,9 +176,10 @@ async def _run(host: Host, state: Attempt, units: list[Unit]) -> End:
             await _either(state.turn.before, state.draining)
         if state.draining.is_set():
             return _unfinished(state)
-        engine = await host.engine()
-        state.beat.phase = "running"
-        await drive(state, units, Gate(engine, state.draining, state.shared), grace_s(state.config.site.signal_lead_s))
+        if units:  # a shard of seeds that its round leaves out has nothing to ask
+            gate = Gate(await host.engine(), state.draining, state.shared)
+            state.beat.phase = "running"
+            await drive(state, units, gate, grace_s(state.config.site.signal_lead_s))
         if len(state.samples) < len(units):
             return _unfinished(state)
         stats = host.engines_did()

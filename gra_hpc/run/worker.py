@@ -193,8 +193,8 @@ class _Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _most_open(self) -> int:
-        """Shards of this round that may be open at once, by the size of those of its kind (`OPEN`)."""
-        planned = RoundPlan.load(self.run.round(min(self.round, 1)))
+        """Shards of this round that may be open at once, by their size (`OPEN`)."""
+        planned = RoundPlan.load(self.run.round(self.round))
         size = max(1, planned.candidates // max(1, self.run.shards_of(planned.round)))
         return max(OPEN, min(MOST_OPEN, OPEN - 1 + -(-WINDOWS * self.config.launch.window // size)))
 

@@ -20,10 +20,11 @@ from gra_hpc.flows.annotate.forward import forwards
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.release.verify.verify import verify
-from gra_hpc.run import planning
+from gra_hpc.run import planning, worker
 from gra_hpc.run.plan import RoundPlan, seeds_as_text
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
+from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
 
 QUANTILE = (
@@ -168,13 +169,22 @@ def test_a_chain_is_the_same_however_it_is_cut_and_killed(tmp_path: Path) -> Non
     assert sum(ledger["failed"].values()) > 0
 
 
-def test_a_link_that_keeps_all_leaves_the_next_ones_nothing_to_do(tmp_path: Path) -> None:
+def test_a_link_that_keeps_all_leaves_the_next_ones_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     skill = {"ada": {"link": 0.9}}
     planted = ("engine.simulated_truth='Row [0-9]: (?P<truth>positive)'", f"engine.simulated_skill={json.dumps(skill)}")
     run = planned(tmp_path, *planted, "annotate.labels={positive: '', negative: ''}", "launch.shards=2")
-    for number in (1, 2, 3):
+    begin, starts = worker.open_engine, []
+    monkeypatch.setattr(worker, "open_engine", lambda *args: starts.append(args) or begin(*args))
+    for number, started in ((1, 2), (2, 0), (3, 0)):
+        starts.clear()
         made(run, number)
+        assert len(starts) == started, "engines were started for nothing"
     assert [RoundPlan.load(run.round(n)).candidates for n in (1, 2, 3)] == [6, 0, 0]
+    narrow = Run.open(run.path, ["launch.window=1"])
+    most = [worker._Worker(narrow, n, 0, Signals())._most_open() for n in (1, 2)]
+    assert most == [worker.OPEN, worker.OPEN - 1 + worker.WINDOWS], "each round is as large as it is itself"
     assert {row["label"] for row in labelled(run).values()} == {"positive"}
     assert [c["saw"] for c in read_json(run.release / "manifest.json")["added"]["facts"]["chain"]] == [6, 0, 0]
     assert verify(run.release) == []
