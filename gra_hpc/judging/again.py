@@ -24,8 +24,8 @@ from gra_hpc.launch.round_end import finish_round
 from gra_hpc.parquet import whole_table
 from gra_hpc.permissions import closed_directory
 from gra_hpc.records import digest, sample_schema
-from gra_hpc.release.card import UNDECIDED
 from gra_hpc.release.inputs import Inputs, Table, read_slices
+from gra_hpc.release.limits import UNDECIDED
 from gra_hpc.run import disk_space
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.ledger import Ledger

@@ -24,7 +24,7 @@ from gra_hpc.config.settings import ReviewOrder
 from gra_hpc.errors import GraError, ReleaseError
 from gra_hpc.flows.registry import Released, flow_of
 from gra_hpc.records import ACCEPTED, FAILED, REJECTED, THOUGHTS
-from gra_hpc.release import card
+from gra_hpc.release import card, limits
 from gra_hpc.release import manifest as manifests
 from gra_hpc.release.diagnostics.measure import Diagnosis, measure
 from gra_hpc.release.export import export_splits
@@ -149,7 +149,7 @@ class Builder:
             if texts:
                 report.write(self.inputs, facts, diagnosis, self.out)
             else:
-                results.write(self.inputs, facts, card.limits(facts), self.out / report.NAME)
+                results.write(self.inputs, facts, limits.limits(facts), self.out / report.NAME)
             card.write(facts, self.out)
             facts["files"] = self._files()
             (self.out / manifests.NAME).write_bytes(storage.sealed(facts))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gra_hpc.release.card import first_row, limits, main_languages, metadata, millions, render
+from gra_hpc.release.card import first_row, main_languages, metadata, render
+from gra_hpc.release.limits import limits, millions
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json

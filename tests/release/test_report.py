@@ -16,7 +16,7 @@ import pytest
 from made_up_runs import Maker
 
 from gra_hpc.records import CRITERIA
-from gra_hpc.release import card, charts
+from gra_hpc.release import charts, limits
 from gra_hpc.release.build import build
 from gra_hpc.release.cluster_hours import Allocation, allocation
 from gra_hpc.release.inputs import Inputs
@@ -258,5 +258,5 @@ def test_agreement_by_chance_is_said_before_anything_is_trusted(alpha: float | N
     ],
 )
 def test_what_a_small_committee_cannot_do_is_said(seated: int, method: dict[str, object], said: str) -> None:
-    found = card._few(seated, {"reviewers": 3, "settle": "adjudicator"} | method)
+    found = limits._few(seated, {"reviewers": 3, "settle": "adjudicator"} | method)
     assert (said in found[0]) if said else found == []

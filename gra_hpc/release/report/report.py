@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from gra_hpc.release import card, gold
+from gra_hpc.release import card, gold, limits
 from gra_hpc.release.charts import Bar, Part, Series, area, bars, dots, histogram, number, percent, spark
 from gra_hpc.release.diagnostics.measure import Diagnosis
 from gra_hpc.release.diagnostics.page import section
@@ -106,7 +106,7 @@ def render(
         ledger=ledger,
         rows=rows,
         created=time.strftime("%Y-%m-%d", time.gmtime(facts["created"])),
-        limits=[Markup(_bold(x)) for x in (*card.limits(facts), *_by_chance(overall, d))],
+        limits=[Markup(_bold(x)) for x in (*limits.limits(facts), *_by_chance(overall, d))],
         tiles=[
             (number(rows), "rows released"),
             (percent(rows, ledger.planned), "of the candidates"),
