@@ -137,6 +137,8 @@ class Released:
     embedding."""
     tokens: Mapping[str, Sequence[int]]
     """Calls, prompt tokens and written tokens, by `role model`."""
+    rounds: Sequence[Mapping[str, Any]]
+    """Of each round from 1 what the steps of its merge found (`steps` of the merge's manifest)."""
     out: Path
     """The release's directory: files of the flow's own may be written there."""
 

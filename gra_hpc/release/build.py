@@ -275,7 +275,8 @@ class Builder:
                 yield from read_slices(table.samples, names)
 
         tokens = {f"{role} {model}": n for (role, model), n in sorted(measure_work(tables, ()).tokens.items())}
-        return {"added": asdict(release(Released(run.config, samples, tokens, self.out)))}
+        rounds = [r.manifest.get("steps", {}) for r in self.inputs.rounds]
+        return {"added": asdict(release(Released(run.config, samples, tokens, rounds, self.out)))}
 
     # ---- files -------------------------------------------------------------------------------------------------------
 

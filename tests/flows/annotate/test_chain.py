@@ -17,6 +17,10 @@ from gra_hpc import parquet
 from gra_hpc.config import presets
 from gra_hpc.errors import ConfigError
 from gra_hpc.flows.annotate.forward import forwards
+from gra_hpc.flows.annotate.questions import Labels
+from gra_hpc.flows.annotate.records import as_text
+from gra_hpc.flows.annotate.views import agreement, links
+from gra_hpc.flows.annotate.views.collected import HOW, Collected
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.release.verify.verify import verify
@@ -26,6 +30,7 @@ from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
+from tests.flows.annotate.made_up import SCHEMA
 
 QUANTILE = (
     "engine.kind=simulated",
@@ -163,10 +168,46 @@ def test_a_chain_is_the_same_however_it_is_cut_and_killed(tmp_path: Path) -> Non
     assert ["ben", "cyd"] in links
     assert ["ada", "cyd"] in links
     assert all((row["label"] is None) == (row["how"] == "failed") for row in found[0].values())
-    late = [row for row in found[0].values() if row["how"] == "kept" and row["annotators"][-1]["member"] != "cyd"]
-    ledger = read_json(run.release / "manifest.json")["ledger"]
-    assert len(late) > by["kept"]
-    assert sum(ledger["failed"].values()) > 0
+    manifest = read_json(run.release / "manifest.json")
+    facts = manifest["added"]["facts"]
+    hows = [row["how"] for row in found[0].values()]
+    assert facts["how"]["earlier"] == hows.count("earlier") > 0
+    assert sum(link["kept"] for link in facts["chain"]) == hows.count("kept")
+    assert hows.count("kept") == sum(split["rows"] for split in manifest["splits"].values())
+    assert [link["kept"] for link in facts["chain"]][:2] == [
+        read_json(run.round(n).manifest)["steps"]["forwarded"]["kept"] for n in (1, 2)
+    ]
+    assert sum(manifest["ledger"]["failed"].values()) > 0
+
+
+def test_what_no_later_link_could_answer_is_kept_by_none() -> None:
+    """Three items: ada keeps the first; ben and cyd cannot answer the second, and cyd not the third."""
+    config = presets.compose("annotate", ["seeds.path=rows.jsonl", *QUANTILE])
+    own = config.annotate
+    labels = Labels.of(own)
+    first = as_text(labels.categories[0])
+
+    def row(seed: int, number: int, margin: float | None) -> dict[str, Any]:
+        said = [{"member": own.chain[number - 1], "said": first, "reason": "", "sure": True, "margin": margin}]
+        there = margin is not None
+        return {
+            "id": f"{seed:016x}", "seed_id": f"{seed:016x}", "round": number, "label": first if there else "",
+            "confidence": 1.0 if there else 0.0, "how": "kept" if there else "", "annotations": said if there else [],
+        }  # fmt: skip
+
+    schema = SCHEMA.append(pa.field("seed_id", pa.string())).append(pa.field("round", pa.int32()))
+    rounds = [
+        [row(1, 1, 0.9), row(2, 1, 0.01), row(3, 1, 0.1)],
+        [row(2, 2, None), row(3, 2, 0.02)],
+        [row(2, 3, None), row(3, 3, None)],
+    ]
+    tables = [pa.Table.from_pylist(rows, schema) for rows in rounds]
+    found = Collected.of(links.whole(lambda: tables, own.chain, labels)(), labels, tuple(own.chain))
+    assert sorted(HOW[i] for i in found.how) == ["earlier", "earlier", "kept"]
+    steps = [{"forwarded": {"margin": 0.9}}, {"forwarded": {"margin": None}}, {}]
+    chain = agreement.chain(found, found.final(own), own, steps)
+    assert [(link["saw"], link["kept"]) for link in chain] == [(3, 1), (1, 0), (0, 0)]
+    assert [link["least_margin"] for link in chain] == [0.9, None, None]
 
 
 def test_a_link_that_keeps_all_leaves_the_next_ones_nothing_to_do(

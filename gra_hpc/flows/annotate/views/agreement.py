@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from gra_hpc.errors import GraError
 from gra_hpc.flows.annotate.questions import Labels
-from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
+from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Keep, Kind, Route
 from gra_hpc.flows.annotate.views.collected import HOW, Collected, Final
 from gra_hpc.flows.annotate.views.people import People, categories_of
 from gra_hpc.labels import gold
@@ -52,8 +52,14 @@ def span_agreement(tables: Iterator[pa.Table]) -> float | None:
     return total / pairs if pairs else None
 
 
-def facts(found: Collected, final: Final, config: AnnotateConfig) -> dict[str, Any]:
-    """What can be said without people's labels, as plain JSON."""
+def facts(
+    found: Collected, final: Final, config: AnnotateConfig, rounds: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """What can be said without people's labels, as plain JSON.
+
+    Args:
+        rounds: as `chain`.
+    """
     counts = {name or "failed": int((found.how == i).sum()) for i, name in enumerate(HOW)}
     out: dict[str, Any] = {"items": len(found), "kind": config.kind.value, "how": counts}
     decided = final.code >= 0
@@ -71,7 +77,7 @@ def facts(found: Collected, final: Final, config: AnnotateConfig) -> dict[str, A
             same = float((found.said[seen, i] == final.code[seen]).mean())
             members[name] = {"items": int(seen.sum()), "as_released": round(same, 4)}
     if config.route is Route.chain:
-        out["chain"] = chain(found, final, config)
+        out["chain"] = chain(found, final, config, rounds)
     if config.aggregate is Aggregate.dawid_skene and (found.said >= 0).any():
         accuracy = np.mean([model.accuracy() for model in found.models], axis=0)
         for i, name in enumerate(found.members):
@@ -81,15 +87,22 @@ def facts(found: Collected, final: Final, config: AnnotateConfig) -> dict[str, A
     return out | {"members": members}
 
 
-def chain(found: Collected, final: Final, config: AnnotateConfig) -> list[dict[str, Any]]:
-    """What each link of a chain saw and kept, and how often what it said of what it saw is released."""
+def chain(
+    found: Collected, final: Final, config: AnnotateConfig, rounds: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """What each link of a chain saw and kept, and how often what it said of what it saw is released.
+
+    Args:
+        rounds: where each link has a round, what the round's merge found, by step: that decided what the link kept,
+            and nothing else tells it from what no later link could answer. The last link keeps what it answers.
+    """
     columns, out = found.links(config), []
-    left = np.ones(len(found), bool)
     for place, column in enumerate(columns):
         saw = found.said[:, column] >= 0
-        later = np.isin(np.arange(len(found)), np.flatnonzero((found.said[:, columns[place + 1 :]] >= 0).any(axis=1)))
-        kept = saw & left & ~later
-        left &= ~kept
+        if config.keep is Keep.quantile:
+            kept = saw & _kept(found.margin[:, column], rounds[place].get("forwarded"))
+        else:
+            kept = saw & ~(found.said[:, columns[place + 1 :]] >= 0).any(axis=1)
         same = found.said[:, column] == final.code
         out.append(
             {
@@ -101,6 +114,22 @@ def chain(found: Collected, final: Final, config: AnnotateConfig) -> list[dict[s
             }
         )
     return out
+
+
+def _kept(margins: np.ndarray, forwarded: Mapping[str, Any] | None) -> np.ndarray:
+    """Which items a link kept, by what the merge of its round forwarded (`annotate/forward.py`): bool [n].
+
+    Args:
+        margins: float64 [n], NaN where it has no answer.
+        forwarded: none: it forwards nothing.
+    """
+    if forwarded is None:
+        return np.ones(len(margins), bool)
+    bound = forwarded["margin"]
+    if bound is None:
+        return np.zeros(len(margins), bool)
+    kept: np.ndarray = (margins >= bound) & (margins > 0)
+    return kept
 
 
 def _occurs(code: np.ndarray, labels: Labels) -> list[int]:

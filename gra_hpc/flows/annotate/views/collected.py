@@ -18,7 +18,9 @@ from gra_hpc.labels import dawid_skene
 from gra_hpc.labels.chain import rank_ensemble
 from gra_hpc.labels.dawid_skene import ABSTAINS, Model
 
-HOW = ("agreed", "settled", "kept", "undecided", "")
+EARLIER = "earlier"
+"""How a label came about that a link of a chain said and forwarded, where no later link had an answer."""
+HOW = ("agreed", "settled", "kept", EARLIER, "undecided", "")
 """How a label came about; the last: no annotator has given an answer."""
 COLUMNS = ("id", "label", "confidence", "how", "annotations", "gold")
 

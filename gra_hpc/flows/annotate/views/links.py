@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 from gra_hpc.flows.annotate.label import KEPT
 from gra_hpc.flows.annotate.questions import Labels
 from gra_hpc.flows.annotate.records import as_text
-from gra_hpc.flows.annotate.views.collected import encoded
+from gra_hpc.flows.annotate.views.collected import EARLIER, encoded
 
 Tables = Callable[[], Iterable[pa.Table]]
 
 
 def whole(tables: Tables, chain: Sequence[str], labels: Labels) -> Tables:
     """Each item's last row, in the order of those rows, with the annotations of all links, in theirs. Where the last
-    link that saw an item has no answer, its label is that of the one before.
+    link that saw an item has no answer, its label is that of the one before, which did not keep it: `EARLIER`.
 
     Args:
         tables: the rows of all rounds, a round each link; always in the same order.
@@ -121,7 +121,7 @@ class _Links:
         new = {
             "annotations": lists,
             "label": label,
-            "how": pc.if_else(any_said, KEPT, ""),
+            "how": pc.if_else(pa.array(self.code[rows] >= 0), KEPT, pc.if_else(any_said, EARLIER, "")),
             "confidence": pa.array(np.where(known, self.share[newest], 0.0)),
         }
         for name, column in new.items():

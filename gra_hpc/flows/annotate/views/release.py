@@ -28,7 +28,7 @@ def added(of: Released) -> Added:
     found = Collected.of((t.select(COLUMNS) for t in samples()), labels, tuple(of.config.committee))
     final = found.final(config)
     outputs.write(samples, found, final, config, of.config.method.seed, of.out)
-    facts = agreement.facts(found, final, config)
+    facts = agreement.facts(found, final, config, of.rounds)
     if config.kind is Kind.spans:
         facts["pair_f1"] = agreement.span_agreement(t.select(["annotations"]) for t in of.samples())
     if config.keep is Keep.quantile:
