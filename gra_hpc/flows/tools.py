@@ -2,11 +2,16 @@
 
 A tool's results are kept in the journal and in the calls' table, under the key `sample id/tool/tool-NUMBER/0`: a
 candidate that is made again rests on the same ones, whatever the next machine would have found.
+
+What a tool cannot do for a sample is for its result to say, and for the flow to judge. A tool that breaks is a fault of
+its program or of the machine, and no sample's: it ends the attempt, as an engine does that cannot start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,11 +19,14 @@ from typing import Any, Protocol
 
 import orjson
 
+from gra_hpc.errors import GraError
 from gra_hpc.flows.ask import Calls
 from gra_hpc.flows.calls import Draining
 from gra_hpc.records import Call, digest
 
 SEAT = "tool"
+LONGEST = 4 << 20
+"""Bytes of a result as JSON. A line of the journal holds 16 MiB, and the result in it with every quote escaped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +34,7 @@ class Tool:
     """One kind of work."""
 
     name: str
-    """In its calls' keys, as a question's step."""
+    """In its calls' keys, as a question's step: letters, digits, `_` and `-`."""
     version: str
     """Results of another one are not taken for its own."""
     work: Callable[..., Any]
@@ -38,12 +46,21 @@ class Tool:
     at_once: int = 1
     """So many are at work at a time, in one attempt."""
 
+    def __post_init__(self) -> None:
+        """Raises GraError: a name that no call's key can have."""
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise GraError(f"tool {self.name!r}: expected a name of letters, digits, _ and -", _MEND)
+
 
 class Use(Protocol):
     """What a flow is given for one sample."""
 
     async def __call__(self, tool: Tool, /, **arguments: Any) -> Any:
-        """What a tool comes to."""
+        """What a tool comes to.
+
+        Raises:
+            GraError: its work raised an exception; arguments or result that are not JSON; a result over `LONGEST`.
+        """
         ...
 
 
@@ -62,6 +79,8 @@ class Toolbox:
         """`use` for the sample of that id."""
 
         async def use(tool: Tool, /, **arguments: Any) -> Any:
+            who = f"tool {tool.name}, sample {sample}"
+            _as_json(arguments, f"{who}: arguments")
             what = digest("tool", tool.name, tool.version, sorted(arguments.items()))
             key = f"{sample}/{tool.name}/{SEAT}-{int(what[:8], 16)}/0"
             call = self.calls.get(key, what)
@@ -69,19 +88,46 @@ class Toolbox:
                 async with self._places.setdefault(tool, asyncio.Semaphore(tool.at_once)):
                     if self.draining():
                         raise Draining
-                    call = await self._worked(key, what, tool, arguments)
+                    call = await self._worked(key, what, tool, arguments, who)
             self.used(tool.name)
             return orjson.loads(call.text)
 
         return use
 
-    async def _worked(self, key: str, what: str, tool: Tool, arguments: dict[str, Any]) -> Call:
+    async def _worked(self, key: str, what: str, tool: Tool, arguments: dict[str, Any], who: str) -> Call:
         began = time.monotonic()
-        result = orjson.dumps(await asyncio.to_thread(tool.work, **arguments)).decode()
+        try:
+            found = await asyncio.to_thread(tool.work, **arguments)
+        except GraError:
+            raise  # says what to do; a process of ours that was ended, say
+        except Exception as e:
+            raise GraError(f"{who}: {type(e).__name__}: {e}", _MEND) from e
+        result = _as_json(found, f"{who}: result")
+        if len(result) > LONGEST:
+            raise GraError(f"{who}: a result of {len(result)} bytes, expected at most {LONGEST}", _MEND)
         seconds = round(time.monotonic() - began, 3)
-        call = Call(key, what, "", tool.name, result, "stop", 0, 0, 0, time.time(), seconds)
+        call = Call(key, what, "", tool.name, result.decode(), "stop", 0, 0, 0, time.time(), seconds)
         self.calls.append(call)
         return call
+
+
+_MEND = "mend what it needs and gra resume, or the tool itself and plan a new run  (docs/flows.md: what a tool may do)"
+
+
+def _as_json(value: Any, what: str) -> bytes:
+    """A value as JSON.
+
+    Args:
+        what: it is, for the message.
+
+    Raises:
+        GraError: JSON cannot say it.
+    """
+    try:
+        json.dumps(value, allow_nan=False)  # orjson makes null of NaN and infinity
+        return orjson.dumps(value)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise GraError(f"{what}: not JSON ({e})", _MEND) from None
 
 
 class Unkept:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gra_hpc.errors import EngineError, GraError
 from gra_hpc.flows.calls import Draining
-from gra_hpc.flows.tools import Tool, Toolbox, is_use
+from gra_hpc.flows.tools import LONGEST, Tool, Toolbox, is_use
 from gra_hpc.run.journal import Journal
 
 
@@ -68,6 +70,51 @@ def test_another_version_works_anew(tmp_path: Path) -> None:
         asyncio.run(used(version))
     journal.close()
     assert len(work.done) == 2
+
+
+def broken(**_: Any) -> None:
+    raise ZeroDivisionError("division\nby zero")
+
+
+def unreachable(**_: Any) -> None:
+    raise EngineError("no embedding model", "gra doctor")
+
+
+@pytest.mark.parametrize(
+    ("work", "arguments", "said"),
+    [
+        (broken, {}, "tool t, sample s1: ZeroDivisionError: division by zero -> mend what it needs"),
+        (unreachable, {}, "no embedding model -> gra doctor"),
+        (lambda: {1, 2}, {}, "tool t, sample s1: result: not JSON"),
+        (lambda: {"a": [float("nan")]}, {}, "tool t, sample s1: result: not JSON"),
+        (lambda: "\ud800", {}, "tool t, sample s1: result: not JSON"),
+        (lambda x: x, {"x": {1, 2}}, "tool t, sample s1: arguments: not JSON"),
+        (lambda x: x, {"x": float("inf")}, "tool t, sample s1: arguments: not JSON"),
+        (lambda: '"' * (LONGEST // 2), {}, f"tool t, sample s1: a result of {LONGEST + 2} bytes"),
+    ],
+)
+def test_a_tool_that_breaks_says_which_and_for_whom(
+    work: Callable[..., Any], arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    journal = Journal([], tmp_path / "1.log")
+    with pytest.raises(GraError) as e:
+        asyncio.run(Toolbox(journal).for_sample("s1")(Tool("t", "1", work), **arguments))
+    assert list(journal.used()) == []
+    journal.close()
+    assert str(e.value).startswith(said)
+
+
+def test_the_longest_result_fits_a_line_of_the_journal(tmp_path: Path) -> None:
+    quotes = '"' * (LONGEST // 2 - 1)  # each is two bytes of JSON, and four of the line
+    journal = Journal([], tmp_path / "1.log")
+    assert asyncio.run(Toolbox(journal).for_sample("s1")(Tool("t", "1", lambda: quotes))) == quotes
+    journal.close()
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a b"])
+def test_a_name_that_no_key_can_have_is_refused(name: str) -> None:
+    with pytest.raises(GraError, match="expected a name"):
+        Tool(name, "1", lambda: 1)
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
