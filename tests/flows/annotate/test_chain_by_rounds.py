@@ -262,6 +262,8 @@ def test_a_round_makes_nothing_of_seeds_that_it_leaves_out() -> None:
     assert sum(one_more.of_seed(i, 101) for i in range(101)) == one_more.candidates
     assert {one_more.of_seed(i, 101) for i in np.flatnonzero(on)} == {1, 2}
     assert "only" not in RoundPlan(1, 5, 1).to_dict()
+    assert plan._places.nbytes == 4 * 104, "a few bytes a seed"
+    assert [i for i in plan._places if i >= 0] == list(range(on.sum()))
     assert sum(RoundPlan(2, 0, 1, only=seeds_as_text([False] * 9)).of_seed(i, 9) for i in range(9)) == 0
 
 
