@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra_hpc.labels.chain import quantile_route, rank_ensemble, share_kept, threshold
+from gra_hpc.flows.registry import find
+from gra_hpc.labels.chain import share_kept, threshold
 from gra_hpc.labels.margins import confidence
+from gra_hpc.labels.ranks import rank_ensemble
 
 N = np.nan
 SEEN = [
@@ -16,6 +21,24 @@ SEEN = [
     np.array([N, N, 0.9, N, N, 0.3]),
 ]
 """Three links, six items."""
+
+
+def quantile_route(confidences: Sequence[np.ndarray]) -> np.ndarray:
+    """Which link keeps each item where every link's confidence is known for all of them: int64 [n].
+
+    What a chain would have done, from a run in which all links saw everything; and in which order it would have been
+    better.
+    """
+    links, items = len(confidences), len(confidences[0])
+    kept_by = np.full(items, -1, np.int64)
+    for link, known in enumerate(confidences):
+        left = np.flatnonzero(kept_by < 0)
+        if link == links - 1:
+            kept_by[left] = link
+        elif len(left):
+            bound = threshold(known[left], share_kept(len(left), link, links))
+            kept_by[left[known[left] >= bound]] = link
+    return kept_by
 
 
 def test_the_case_worked_by_hand() -> None:
@@ -62,3 +85,15 @@ def test_ties_share_the_highest_rank_and_the_first_link_wins() -> None:
 def test_confidence_is_the_lead_of_the_best_label() -> None:
     assert confidence({"a": -0.1, "b": -3.1, "c": -2.1}) == 2.0
     assert confidence({"a": -0.1}) == 0
+
+
+def test_annotate_rests_on_what_it_asks_and_forwards_by_and_not_on_what_ranks_for_people() -> None:
+    """`Flow.uses` has each module of labels that the flow's code imports, and no other: edits of others refuse none of
+    its runs."""
+    flow = find("annotate")
+    folder = flow.prompts.parent
+    code = [f.read_text(encoding="utf-8") for f in folder.rglob("*.py") if "views" not in f.relative_to(folder).parts]
+    found = {n.module for text in code for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom) and n.module}
+    used = {m.removeprefix("gra_hpc.").replace(".", "/") + ".py" for m in found if m.startswith("gra_hpc.labels.")}
+    assert used == {name for name in flow.uses if name.startswith("labels/")}
+    assert "labels/chain.py" in used

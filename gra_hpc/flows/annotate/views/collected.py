@@ -15,8 +15,8 @@ from gra_hpc.flows.annotate.questions import Labels, from_json
 from gra_hpc.flows.annotate.records import of_text
 from gra_hpc.flows.annotate.settings import Aggregate, AnnotateConfig, Kind, Route
 from gra_hpc.labels import dawid_skene
-from gra_hpc.labels.chain import rank_ensemble
 from gra_hpc.labels.dawid_skene import ABSTAINS, Model
+from gra_hpc.labels.ranks import rank_ensemble
 
 EARLIER = "earlier"
 """How a label came about that a link of a chain said and forwarded, where no later link had an answer."""
@@ -116,7 +116,7 @@ class Collected:
         return [self.members.index(name) for name in config.chain]
 
     def _by_rank(self, config: AnnotateConfig) -> Final:
-        """Each item's label by the link in whose ranking it stands highest (`chain.rank_ensemble`)."""
+        """Each item's label by the link in whose ranking it stands highest (`ranks.rank_ensemble`)."""
         columns = self.links(config)
         link = rank_ensemble([self.margin[:, c] for c in columns])
         chosen = self.said[np.arange(len(self)), np.array(columns)[np.maximum(link, 0)]]
