@@ -242,3 +242,20 @@ def plan_engines(config: RunConfig, plan: Plan) -> Solution | None:
     load |= dict.fromkeys(embedder, embedding_load(config, rates))
     constants = constants_of(config, node, performance, rates, plan.thinking_models)
     return solve(models, facts, node, load, config.engine.residency, constants=constants)
+
+
+_AS_THEY_ARE = ("replica", "gpus", "turn", "in_flight", "arguments", "left_out")
+"""Of engines' statistics, what does not add up."""
+
+
+def did_since(before: Any, now: Any) -> Any:
+    """What has been added to the statistics of engines (`Hosted.stats`) between two looks at them."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        return {k: v if k in _AS_THEY_ARE or k not in before else did_since(before[k], v) for k, v in now.items()}
+    if isinstance(now, list) and isinstance(before, list):
+        if any(isinstance(v, dict) for v in now):
+            return [did_since(b, v) for b, v in zip(before, now, strict=True)] if len(before) == len(now) else now
+        return now if len(before) > len(now) or now[: len(before)] != before else now[len(before) :]
+    if isinstance(now, int | float) and isinstance(before, int | float) and not isinstance(now, bool):
+        return round(now - before, 6)
+    return now

@@ -24,7 +24,7 @@ from gra_hpc.run.attempt_state import Attempt, Shared, Turn
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.choice import Chooser
 from gra_hpc.run.directory import AttemptDir, ShardDir, round_name
-from gra_hpc.run.engines import Hosted, open_engine
+from gra_hpc.run.engines import Hosted, did_since, open_engine
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
@@ -376,7 +376,7 @@ class _Worker:
         if self._engines is None:  # closed a moment ago, for another shard's sake
             return {"engines": {}, "given_up": 0}
         before, self._told = self._told, self._engines.stats()
-        return _since(before, self._told)
+        return did_since(before, self._told)
 
 
 async def _first(tasks: set[asyncio.Task[None]]) -> None:
@@ -398,20 +398,3 @@ def _left(run: Run) -> list[Step]:
     except GraError as e:
         log.info("%s", e)
         return []
-
-
-_AS_THEY_ARE = ("replica", "gpus", "turn", "in_flight", "arguments", "left_out")
-"""Of engines' statistics, what does not add up."""
-
-
-def _since(before: Any, now: Any) -> Any:
-    """What has been added to statistics."""
-    if isinstance(now, dict) and isinstance(before, dict):
-        return {k: v if k in _AS_THEY_ARE or k not in before else _since(before[k], v) for k, v in now.items()}
-    if isinstance(now, list) and isinstance(before, list):
-        if any(isinstance(v, dict) for v in now):
-            return [_since(b, v) for b, v in zip(before, now, strict=True)] if len(before) == len(now) else now
-        return now if len(before) > len(now) or now[: len(before)] != before else now[len(before) :]
-    if isinstance(now, int | float) and isinstance(before, int | float) and not isinstance(now, bool):
-        return round(now - before, 6)
-    return now

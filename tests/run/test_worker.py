@@ -27,6 +27,7 @@ from gra_hpc.run.attempt_state import Shared, Turn
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.choice import Chooser
 from gra_hpc.run.directory import ShardDir
+from gra_hpc.run.engines import did_since
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
@@ -361,6 +362,22 @@ def test_what_engines_did_in_a_worker_s_time_is_divided_as_it_is(monkeypatch: py
     assert time.waited("c") == {"idle": 3, "before": 11}, "while no attempt was open: told by the next one"
     assert time.of("c") == 0
     assert time.waited("d") == {}
+
+
+def test_what_engines_did_between_two_looks() -> None:
+    before = {"engines": {"a-0": {"replica": 3, "calls": 5, "seconds": 0.1, "restarts": ["x"]}}, "given_up": 1}
+    now = {
+        "engines": {"a-0": {"replica": 3, "calls": 9, "seconds": 0.3, "restarts": ["x", "y"]}, "b-0": {"calls": 2}},
+        "given_up": 1,
+    }
+    assert did_since(before, now) == {
+        "engines": {"a-0": {"replica": 3, "calls": 4, "seconds": 0.2, "restarts": ["y"]}, "b-0": {"calls": 2}},
+        "given_up": 0,
+    }
+    assert did_since({}, now) == now
+    turns = [{"turn": 1, "seconds": 1.0}, {"turn": 2, "seconds": 2.0}]
+    assert did_since(turns[:1], [{"turn": 1, "seconds": 4.0}]) == [{"turn": 1, "seconds": 3.0}]
+    assert did_since(turns[:1], turns) == turns, "other groups than before"
 
 
 def test_engines_are_told_by_the_calls_and_places(monkeypatch: pytest.MonkeyPatch) -> None:
