@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 
 
 def test_a_copy_of_a_running_run_and_a_moved_one(cluster: MiniSlurm, slurm_run: Callable[..., Any]) -> None:
-    run = slurm_run(cluster, "engine.simulated_latency_s=1", "launch.window=1")
+    # calls so slow that no task ends while the commands below are typed, however busy the machine
+    run = slurm_run(cluster, "engine.simulated_latency_s=5", "launch.window=1")
     run.submit()
     run.wait(lambda: any(t.running for _, t in run.queue()) and sum(run.answers(n) for n in range(4)) >= 2)
     before = {t.id for _, t in run.queue()}
