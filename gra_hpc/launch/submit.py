@@ -15,6 +15,7 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
+from gra_hpc.run.target import Target
 from gra_hpc.terminal import counted, say, shown, tell
 
 Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
@@ -117,6 +118,8 @@ def finish(run: Run) -> None:
     try:
         ledger = Ledger.from_dict(manifest["ledger"])
         splits, dropped = manifest["splits"], dict(manifest["dropped"])
+        target = Target.of((r["target"], r["survived"]) for r in manifest["rounds"])
+        partial = manifest["coverage"]["published"] < manifest["coverage"]["expected"]
     except (KeyError, TypeError, ValueError):
         raise ReleaseError(f"{run.release}: not a release", f"gra release verify {run.release}") from None
     rows = sum(split["rows"] for split in splits.values())
@@ -128,6 +131,10 @@ def finish(run: Run) -> None:
     for_what = taken(dropped)
     why = f" (dropped: {for_what})" if for_what else ""
     tell(f"rows:    {rows} of {ledger.accepted} accepted{why}", 9)
+    if target.wanted:
+        tell(f"target:  {target}", 9)
+        if not partial and (advice := target.advice(ledger.planned - ledger.pending)):
+            tell(f"         {advice}", 9)
     if not rows:
         why = ", ".join(f"{n} {reason}" for reason, n in ledger.causes()[:3])
         tell(f"         it is empty: {why or 'the merge dropped all that was accepted'}", 9)

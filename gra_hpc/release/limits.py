@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from gra_hpc.flows.registry import find
 from gra_hpc.release import gold
+from gra_hpc.run.target import Target
 from gra_hpc.terminal import counted, printable
 
 PAPER = {"accept_mean": 8.0, "accept_sd": 1.5, "adjudicate_mean": 8.0}
@@ -154,8 +155,7 @@ def _checks(facts: dict[str, Any]) -> Iterator[str]:
     pending = facts["ledger"]["pending"]
     if pending:
         yield f"{counted(pending, 'candidate')} pending: neither in the data nor in `rejects/`."
-    short = sum(max(0, r["target"] - r["survived"]) for r in facts["rounds"])
-    if short:
+    if short := Target.of((r["target"], r["survived"]) for r in facts["rounds"]).short:
         yield f"{counted(short, 'row')} short of the target."
     if not facts["config"]["merge"]["decontamination"]["sources"]:
         yield "Not checked for overlap with any benchmark."

@@ -34,6 +34,8 @@ class RoundStatus:
     """running: in Slurm's queue, or beside a worker's engines; waiting: in the queue; empty: neither."""
     absent: list[int] = field(default_factory=list)
     """Shards that its merge, which was made without them, does not hold."""
+    target: int = 0
+    """Rows that it is to keep (`method.target_accepted`); 0: as many as survive."""
     kept: int = 0
     """Rows that its merge kept of those accepted."""
     dropped: dict[str, int] = field(default_factory=dict)
@@ -186,6 +188,7 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                     if not merged and judge.merges(run.round(number).merging)
                     else queue.merging.get(number, ""),
                     _absent(merge, number, len(states)),
+                    round_plan.target,
                     counts.get("kept", 0),
                     counts.get("dropped", {}),
                     dict(queue.workers.get(number, {})),

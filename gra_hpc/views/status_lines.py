@@ -12,6 +12,7 @@ from gra_hpc.run.attempts import WAITED
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import taken
+from gra_hpc.run.target import Target
 from gra_hpc.terminal import counted, shown, wrapped
 from gra_hpc.views.shard_status import ShardStatus
 from gra_hpc.views.states import Failure
@@ -52,8 +53,19 @@ def lines(status: RunStatus, details: bool = False) -> Iterator[str]:
         yield from wrapped(f"Slurm could not be asked ({status.slurm}): from files alone", 2)
     if status.release:
         yield f"release: {shown(status.release)}"
+        yield from _short(status)
     if then := next_command(status):
         yield f"next: {then}"
+
+
+def _short(status: RunStatus) -> Iterator[str]:
+    """What the rows of a release lack to the target, and what gets them; `next` says it where shards are missing."""
+    target = Target.of((r.target, r.kept) for r in status.rounds)
+    if not target.short or any(r.absent for r in status.rounds):
+        return
+    yield f"target: {target}"
+    if advice := target.advice(sum(r.ledger.planned - r.ledger.pending for r in status.rounds if r.round)):
+        yield from wrapped(f"        {advice}", 8)
 
 
 def _standing(r: RoundStatus) -> str:
@@ -90,6 +102,8 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
     if r.kept or r.dropped:
         share = f"; dropped: {words}" if (words := taken(r.dropped)) else ""
         yield "rows", f"{r.kept:,} kept of {r.kept + sum(r.dropped.values()):,} accepted{share}"
+    if r.target:
+        yield "target", str(Target(r.target, r.kept)) if r.merged else f"{r.target:,} rows"
     if causes := sum((Counter(s.causes) for s in r.shards), Counter()):
         first = causes.most_common(2)
         others = causes.total() - sum(n for _, n in first)
@@ -301,7 +315,11 @@ def summary(status: RunStatus) -> str:
         part = " (merged in part)" if any(r.absent for r in status.rounds) else ""
         rows = sum(r.kept for r in status.rounds)
         accepted = rows + sum(sum(r.dropped.values()) for r in status.rounds)
-        return f"released{part}: {rows:,} of {accepted:,} accepted" if accepted else f"released{part}: no rows"
+        target = Target.of((r.target, r.kept) for r in status.rounds)
+        lacks = f"; target {target}" if target.short else ""
+        return (
+            f"released{part}: {rows:,} of {accepted:,} accepted" if accepted else f"released{part}: no rows"
+        ) + lacks
     if status.copy_of:
         return f"a copy of {shown(status.copy_of)}, whose jobs run"
     if status.stopped:

@@ -44,10 +44,25 @@ def test_what_was_dropped_is_named_for_what_it_was(
     said = " ".join(capsys.readouterr().out.split())
     found = re.search(r"rows: 2 of (\d+) accepted \(dropped: (.*\d+ beyond method.target_accepted)\)", said)
     assert found, said
+    assert "target: 2: reached" in said
     status = collect(run)
     text = " ".join(" ".join(lines(status)).split())
     assert f" rows 2 kept of {found[1]} accepted; dropped: {found[2]} " in text
     assert list(listing([status])) == [f"run  released: 2 of {found[1]} accepted"]
+
+
+def test_a_missed_target_is_said_at_the_end(
+    tmp_path: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["launch.shards=1", "method.target_accepted=8", "method.expected_acceptance=1", "method.accept_mean=8.4"]
+    run = undisturbed(make_run(tmp_path / "run", 8, words))
+    finish(run)
+    said = " ".join(capsys.readouterr().out.split())
+    found = re.search(r"rows: (\d+) of .* target: 8: (\d+) short (\d+) of 9 candidates were kept", said)
+    assert found and int(found[1]) + int(found[2]) == 8 and found[3] == found[1], said
+    assert "new run of the same settings with method.expected_acceptance=0." in said
+    text = " ".join(" ".join(lines(collect(run))).split())
+    assert f"target 8: {found[2]} short" in text and "method.expected_acceptance=0." in text
 
 
 def test_every_step_has_its_words() -> None:

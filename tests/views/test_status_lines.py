@@ -16,7 +16,7 @@ from gra_hpc.views.sample import find_sample
 from gra_hpc.views.shard_status import ShardStatus
 from gra_hpc.views.states import Failure
 from gra_hpc.views.status import RoundStatus, RunStatus, collect, queue_once
-from gra_hpc.views.status_lines import lines, listing, next_command, one_line
+from gra_hpc.views.status_lines import lines, listing, next_command, one_line, summary
 from tools.faults.faults import make_run, undisturbed
 
 RUNS = ShardStatus(0, "running", 20, accepted=5, rejected=4, failed=1, calls=80, phase="running", started=1.0, at=51.0,
@@ -143,6 +143,20 @@ def test_rounds_have_one_name_and_a_merged_one_two_lines() -> None:
     assert "round 0 (describe): merged\n  seeds      10 of 20: 5 described, 4 rejected, 1 failed" in text
     assert "  shards     1 published\n  took " in text
     assert text.splitlines()[-2] == "round 2: planned by the merge before it"
+
+
+def test_a_missed_target_is_said_with_what_gets_the_rest() -> None:
+    text = said(of(RUNS, target=60))
+    assert "  target     60 rows\n" in text and "short" not in text, "while it is made, what is wanted is said"
+    done = replace(RUNS, state="published", accepted=20, rejected=0, failed=0)
+    status = replace(of(done, target=60, merged=True, kept=20), release="/runs/a/release")
+    text = " ".join(said(status).split())
+    assert "target 60: 40 short shards" in text and "release: /runs/a/release target: 60: 40 short" in text
+    assert "method.expected_acceptance=1," in text and summary(status).endswith("; target 60: 40 short")
+    partial = said(replace(status, rounds=[replace(status.rounds[0], absent=[1])]))
+    assert "expected_acceptance" not in partial, "the shards that are missing come first"
+    met = replace(status, rounds=[replace(status.rounds[0], kept=60)])
+    assert "60: reached" in said(met) and "short" not in said(met) + summary(met)
 
 
 def test_a_directory_of_runs_is_listed(tmp_path: Path, tiny_llama: Path) -> None:
