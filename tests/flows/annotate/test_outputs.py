@@ -187,6 +187,40 @@ def test_what_people_say_of_others_is_counted_and_nobody_counts_twice(
         of_files([*files, tmp_path / "link.csv"])
 
 
+def test_a_list_of_another_run_over_the_same_texts_is_of_all_of_them(tmp_path: Path) -> None:
+    """Ids differ by round: where a link of a chain forwarded an item, another run's list has it by another id."""
+    config = AnnotateConfig(labels=dict(ABC))
+    _, found, ids = run_of([0.9, 0.9, 0.9], config)
+    texts = [f"text {n}" for n in range(len(ids))]
+
+    def said(which: list[str], labels: int = 20, has_text: bool = True) -> list[str]:
+        rows = [f"{i},audit,{f'text {n}' if has_text else ''},{'a' if n < labels else ''}" for n, i in enumerate(which)]
+        (tmp_path / "pat.csv").write_text("\n".join(["id,why,text,label", *rows]), encoding="utf-8")
+        person = People.read(tmp_path / "pat.csv").of_items(texts, ids)
+        return list(agreement.lines(agreement.with_people(ids, found, found.final(config), [person])))
+
+    other = [*ids[:9], *(f"other-{n}" for n in range(9, 20))]
+    both = said(other)
+    assert both[0] == "people        pat; 20 items, drawn at random" == said(ids[:20])[0]
+    assert not any(line.startswith("left out") for line in both)
+    assert said(other, labels=15)[0] == "people        pat; 15 of 20 items drawn at random; nobody labelled 5"
+    biased = said(other, has_text=False)
+    assert biased[0].startswith(
+        "people        pat; 9 of 20 items drawn; a biased part: 11 that people labelled are not"
+    )
+    assert biased[1].startswith("left out      11 items that this release does not have: other-9, ")
+    rows = "".join(f"{i},text 3,{label}\n" for i, label in (("x", "a"), ("y", "b")))
+    (tmp_path / "two.csv").write_text("id,text,label\n" + rows, encoding="utf-8")
+    with pytest.raises(GraError, match=r"two: '.*' has two labels, 'a' and 'b'"):
+        People.read(tmp_path / "two.csv").of_items(texts, ids)
+
+
+def test_pairs_are_told_apart_by_both_texts(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,second,label\none,=two,first\none,three,second\n", encoding="utf-8")
+    found = People.read(tmp_path / "x.csv").of_items(["one", "one"], ["1", "2"], ["=two", "three"])
+    assert (found.labels, found.elsewhere) == ({"1": "first", "2": "second"}, ())
+
+
 def planted_person(truth: np.ndarray, accuracy: float, name: str) -> list[int]:
     rng = np.random.default_rng(len(name))
     found: list[int] = np.where(rng.random(len(truth)) < accuracy, truth, (truth + 1) % 3).tolist()

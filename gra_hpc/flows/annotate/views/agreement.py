@@ -196,9 +196,27 @@ def with_people(ids: Sequence[str], found: Collected, final: Final, people: Sequ
     return {
         "people": [p.who for p in people],
         "at_random": bool(audit),
+        "drawn": drawn_of(people),
         "left_out": {why: items for why, items in left_out.items() if items},
         "same": same,
     } | beside(said, found, final)
+
+
+def drawn_of(people: Sequence[People]) -> dict[str, int]:
+    """What was drawn at random, by what became of it: `all` of it; `unlabelled`: nobody labelled it; `lost`: labelled,
+    and no item of the release.
+
+    Args:
+        people: of the release's items.
+    """
+    audit = frozenset().union(*(p.audit for p in people))
+    labelled = frozenset().union(*(p.labels for p in people))
+    elsewhere = frozenset().union(*(p.elsewhere for p in people))
+    return {
+        "all": len(audit),
+        "unlabelled": len(audit - labelled - elsewhere),
+        "lost": len((audit & elsewhere) - labelled),
+    }
 
 
 def beside(said: np.ndarray, found: Collected, final: Final) -> dict[str, Any]:
@@ -270,13 +288,31 @@ def _together(people: np.ndarray, k: int) -> np.ndarray:
 
 def whose(found: Mapping[str, Any]) -> Iterator[str]:
     """Whose labels figures are of, and which are left out."""
-    drawn = "drawn at random" if found["at_random"] else "not known to be drawn at random: they may be harder than most"
-    yield f"people        {', '.join(found['people'])}; {counted(found['items'], 'item')}, {drawn}"
+    yield f"people        {', '.join(found['people'])}; {_how_drawn(found)}"
     for why, items in found["left_out"].items():
         some = ", ".join(" ".join(i.split())[:_EXCERPT] for i in items[:3])
         yield f"left out      {counted(len(items), 'item')} {why}: {some}{', and others' if len(items) > 3 else ''}"
     for one, other in found["same"]:
         yield f"note          {one} and {other} say the same of every item: is one a copy of the other?"
+
+
+def _how_drawn(found: Mapping[str, Any]) -> str:
+    """How many items figures are of, and whether these tell of all."""
+    n, drawn = found["items"], found["drawn"]
+    if not found["at_random"]:
+        return f"{counted(n, 'item')}, not known to be drawn at random: they may be harder than most"
+    if drawn["lost"] > _LOST * (drawn["lost"] + n):
+        return (
+            f"{n} of {counted(drawn['all'], 'item')} drawn; a biased part: {drawn['lost']} that people labelled are"
+            " not in this release, and what is left need not tell of all"
+        )
+    if drawn["unlabelled"]:
+        return f"{n} of {counted(drawn['all'], 'item')} drawn at random; nobody labelled {drawn['unlabelled']}"
+    return f"{counted(n, 'item')}, drawn at random"
+
+
+_LOST = 0.05
+"""Of what was drawn at random and labelled: a larger share left out, and the rest is not called random."""
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:

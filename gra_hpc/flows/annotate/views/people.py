@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gra_hpc.flows.annotate.questions import Labels, label_written
 from gra_hpc.flows.annotate.records import as_text
 from gra_hpc.flows.annotate.settings import Kind
 from gra_hpc.flows.annotate.views.collected import code_of
-from gra_hpc.flows.annotate.views.outputs import cell
+from gra_hpc.flows.annotate.views.outputs import AUDIT, cell
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.labels import gold
 from gra_hpc.storage import read_regular
@@ -48,11 +48,11 @@ class People:
 
     who: str
     labels: dict[str, str]
-    """As written, by the item's id."""
+    """As written, by the item's id; by its text where a row has no id."""
     audit: frozenset[str]
-    """Ids that were drawn at random; empty where the file does not say."""
-    by_text: bool = False
-    """`labels` is by the items' texts."""
+    """Which of the file's rows were drawn at random, named as in `labels`; empty where the file does not say."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Texts of the file's rows, named as in `labels`, where it has them (`_in_one`)."""
     elsewhere: tuple[str, ...] = ()
     """Items that it labels and the release does not have."""
 
@@ -72,34 +72,58 @@ class People:
         except (ValueError, csv.Error, RecursionError) as e:
             raise GraError(f"{path}: not CSV or JSON lines in UTF-8 ({e})", then) from None
         by_text = all(isinstance(r, dict) and "id" not in r for r in rows)
-        key = "text" if by_text else "id"
-        if any(not isinstance(r, dict) or not {key, "label"} <= r.keys() for r in rows):
+        if any(not isinstance(r, dict) or not {"text" if by_text else "id", "label"} <= r.keys() for r in rows):
             raise GraError(f"{path}: no columns id and label, or text and label, in every row", then)
+        labels: dict[str, str] = {}
         texts: dict[str, str] = {}
+        audit = set()
         for r in rows:
+            text = _in_one(str(r.get("text") or ""), str(r.get("second") or ""))
+            item = text if r.get("id") in ("", None) else str(r["id"])
+            if text:
+                texts[item] = text
+            if r.get("why") == AUDIT:
+                audit.add(item)
             if r["label"] in ("", None):
                 continue
-            item, label = str(r[key]), r["label"] if isinstance(r["label"], str) else json.dumps(r["label"])
-            if texts.setdefault(item, label) != label:
-                raise GraError(
-                    f"{path}: {item[:60]!r} has two labels, {texts[item]!r} and {label!r}", "keep one of them"
-                )
-        if not texts:
+            label = r["label"] if isinstance(r["label"], str) else json.dumps(r["label"])
+            _add(labels, item, label, str(path))
+        if not labels:
             raise GraError(f"{path}: nobody has given a label", then)
-        audit = frozenset(str(r["id"]) for r in rows if r.get("why") == "audit" and "id" in r)
-        return cls(path.stem, texts, audit, by_text)
+        return cls(path.stem, labels, frozenset(audit), texts)
 
-    def of_items(self, texts: Sequence[str], ids: Sequence[str]) -> People:
-        """The same of a release's items alone, by their ids."""
-        if not self.by_text:
-            known = set(ids)
-            return replace(self, elsewhere=tuple(i for i in self.labels if i not in known))
-        found, seen = {}, set()
-        for i, text in zip(ids, texts, strict=True):
-            if key := next((t for t in (text, cell(text)) if t in self.labels), None):
-                found[i] = self.labels[key]
-                seen.add(key)
-        return replace(self, labels=found, elsewhere=tuple(t for t in self.labels if t not in seen))
+    def of_items(self, texts: Sequence[str], ids: Sequence[str], seconds: Sequence[str] = ()) -> People:
+        """The same of a release's items alone, by their ids. A row whose id the release does not have, as of another
+        run over the same texts, is of the items with its text.
+
+        Args:
+            seconds: the second texts, of pairs.
+
+        Raises:
+            GraError: two rows of one text, by other ids, with two labels.
+        """
+        known = set(ids)
+        rows: dict[str, list[str]] = {}
+        for row in dict.fromkeys((*self.labels, *self.audit)):
+            if row not in known and row in self.texts:
+                rows.setdefault(self.texts[row], []).append(row)
+        found = {row: label for row, label in self.labels.items() if row in known}
+        by_id = frozenset(found)
+        audit, seen = set(self.audit & known), set(known)
+        for i, text, second in zip(ids, texts, seconds or [""] * len(ids), strict=True) if rows else ():
+            forms = (_in_one(text, second), _in_one(cell(text), cell(second)), text, cell(text))
+            for row in next((rows[form] for form in forms if form in rows), ()):
+                seen.add(row)
+                if row in self.labels and i not in by_id:
+                    _add(found, i, self.labels[row], self.who)
+                if row in self.audit:
+                    audit.add(i)
+        return replace(
+            self,
+            labels=found,
+            audit=frozenset(audit | (self.audit - seen)),
+            elsewhere=tuple(row for row in self.labels if row not in seen),
+        )
 
     def codes(self, ids: Sequence[str], labels: Labels) -> np.ndarray:
         """The labels of some items, as `Collected` has them: int64 [n], -1 for none.
@@ -116,6 +140,21 @@ class People:
                     options = ", ".join(map(str, categories_of(labels)))
                     raise GraError(f"{self.who}: {written[:60]!r} of item {id_}: no such label", options) from None
         return out
+
+
+def _in_one(text: str, second: str) -> str:
+    """An item's text; of a pair both."""
+    return f"{text}\n{second}" if second else text
+
+
+def _add(labels: dict[str, str], item: str, label: str, who: str) -> None:
+    """Take a label of an item.
+
+    Raises:
+        GraError: it has another one.
+    """
+    if labels.setdefault(item, label) != label:
+        raise GraError(f"{who}: {item[:60]!r} has two labels, {labels[item]!r} and {label!r}", "keep one of them")
 
 
 def of_files(files: Sequence[Path]) -> list[People]:

@@ -122,15 +122,19 @@ def people(config: RunConfig, release: Path, files: Sequence[Path]) -> Iterator[
     """
     own: AnnotateConfig = settings_of(config)
     given = of_files(files)
-    table = parquet.read_table(release / outputs.LABELS, ["id", "text", "label", "confidence", "how", "annotators"])
+    columns = ["id", "text", "label", "confidence", "how", "annotators"]
+    columns += ["second"] if own.kind is Kind.pair else []
+    table = parquet.read_table(release / outputs.LABELS, columns)
     labels = Labels.of(own)
     if own.kind is Kind.spans:
         yield from span_people.lines(span_people.beside(table.to_pylist(), labels, given))
         return
     found = Collected.of([_as_stored(table)], labels, tuple(config.committee))
-    wanted = [p.of_items(table["text"].to_pylist(), table["id"].to_pylist()) for p in given]
+    ids, texts = table["id"].to_pylist(), table["text"].to_pylist()
+    seconds = table["second"].to_pylist() if own.kind is Kind.pair else ()
+    wanted = [p.of_items(texts, ids, seconds) for p in given]
     final = Final(found.label, found.confidence)
-    yield from agreement.lines(agreement.with_people(table["id"].to_pylist(), found, final, wanted))
+    yield from agreement.lines(agreement.with_people(ids, found, final, wanted))
 
 
 def _as_stored(table: pa.Table) -> pa.Table:

@@ -77,8 +77,8 @@ def beside(rows: Sequence[Mapping[str, Any]], labels: Labels, people: Sequence[P
         GraError: nobody has marked an item of this run, or quotes that do not stand in its text.
     """
     ids, texts = [r["id"] for r in rows], [r["text"] for r in rows]
-    audit = frozenset().union(*(p.audit for p in people))
     known = [person.of_items(texts, ids) for person in people]
+    audit = frozenset().union(*(p.audit for p in known))
     marked: dict[str, list[Spans]] = {}
     for person in known:
         written = person.labels
@@ -103,6 +103,7 @@ def beside(rows: Sequence[Mapping[str, Any]], labels: Labels, people: Sequence[P
     return {
         "people": [p.who for p in people],
         "at_random": bool(audit),
+        "drawn": agreement.drawn_of(known),
         "left_out": {why: items for why, items in left_out.items() if items},
         "same": [(a.who, b.who) for a, b in combinations(known, 2) if a.labels == b.labels],
         "items": len(marked),
