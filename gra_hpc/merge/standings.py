@@ -59,7 +59,8 @@ def _answered(run: Run, shards: Iterable[ShardDir]) -> Counted | None:
     questions = GoldQuestions.of(run, run.plan)
     if questions is None:
         return None
-    answers = (answer for s in shards for answer in ShardManifest.load(s).gold)
+    criteria = len(run.plan.rubric.response)
+    answers = (answer for s in shards for answer in ShardManifest.load(s, criteria).gold)
     return Counted.of(questions, answers, run.config.method)
 
 

@@ -26,7 +26,7 @@ def facts(inputs: Inputs) -> dict[str, Any] | None:
     questions = GoldQuestions.of(run, run.plan)
     if questions is None:
         return None
-    answers = [a for r in inputs.rounds for table in r.tables() for a in _answers(table)]
+    answers = [a for r in inputs.rounds for table in r.tables() for a in _answers(table, len(run.plan.rubric.response))]
     found = Counted.of(questions, answers, run.config.method)
     source = {one.id: Path(one.source).name for one in questions.questions}
     doubtful = [(right / n, source[i], right, n) for i, (right, n) in found.questions.items() if n >= _ENOUGH]
@@ -46,9 +46,9 @@ def facts(inputs: Inputs) -> dict[str, Any] | None:
     }
 
 
-def _answers(table: Table) -> tuple[GoldAnswer, ...]:
+def _answers(table: Table, criteria: int) -> tuple[GoldAnswer, ...]:
     try:
-        return gold_answers(table.manifest)
+        return gold_answers(table.manifest, criteria)
     except ValueError as e:
         raise ReleaseError(f"{table.shard.manifest}: {e}") from None
 

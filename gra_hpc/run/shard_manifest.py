@@ -17,8 +17,6 @@ from gra_hpc.signatures.recorded import SignedTable
 from gra_hpc.storage import checked, read_regular, unsealed
 
 FORMAT = 1
-_POINTS = range(COUNTS[0], 10 * COUNTS[-1] + 1)
-"""What the scores of an answer can add up to."""
 
 
 class GoldAnswer(NamedTuple):
@@ -58,8 +56,11 @@ class ShardManifest:
     """Answers to gold questions."""
 
     @classmethod
-    def load(cls, shard: ShardDir) -> ShardManifest:
+    def load(cls, shard: ShardDir, criteria: int = 0) -> ShardManifest:
         """The manifest of a published shard.
+
+        Args:
+            criteria: that the run's responses are scored by, where its answers to gold questions are counted.
 
         Raises:
             ReleaseError: it cannot be read, or is no manifest of a shard: which key, what is there, what was expected.
@@ -71,7 +72,7 @@ class ShardManifest:
             raise ReleaseError(f"{where}: {e.strerror}", _then(shard)) from None
         try:
             found = orjson.loads(raw)
-            manifest = _checked(found, hashlib.sha256(raw).hexdigest())
+            manifest = _checked(found, hashlib.sha256(raw).hexdigest(), criteria)
             unsealed(found)
             return manifest
         except (ValueError, TypeError) as e:  # TypeError: nested more deeply than any of ours
@@ -110,7 +111,7 @@ def _then(shard: ShardDir) -> str:
     return f"move {shard.manifest} away, then gra resume {run}"
 
 
-def _checked(data: Any, digest: str) -> ShardManifest:
+def _checked(data: Any, digest: str, criteria: int) -> ShardManifest:
     """Raises ValueError with the first key that is not as it must be."""
     top = _object(data, "it")
     if top.get("format", FORMAT) != FORMAT:
@@ -138,7 +139,7 @@ def _checked(data: Any, digest: str) -> ShardManifest:
         ledger=_ledger(_object(top.get("ledger"), "ledger")),
         basis=_text(top.get("basis", ""), "basis"),
         digest=digest,
-        gold=gold_answers(top),
+        gold=gold_answers(top, criteria),
     )
 
 
@@ -151,20 +152,25 @@ def _table(data: Any, key: str, attempt: str) -> tuple[int, int, str]:
     return rows, size, _text(entry.get("sha256"), f"{key}.sha256")
 
 
-def gold_answers(manifest: dict[str, Any]) -> tuple[GoldAnswer, ...]:
+def gold_answers(manifest: dict[str, Any], criteria: int) -> tuple[GoldAnswer, ...]:
     """The answers to gold questions of a shard's manifest.
+
+    Args:
+        criteria: that the run's responses are scored by, 1 to 10 each; 0: that is not known here, as many as any run's.
 
     Raises:
         ValueError: it has others than answers there.
     """
     found = manifest.get("gold", [])
+    few, many = (criteria, criteria) if criteria else (COUNTS[0], COUNTS[-1])
+    points = range(few, 10 * many + 1)
     if not isinstance(found, list):
         raise ValueError(f"gold is {_shown(found)}, expected a list")
     for entry in found:
         texts = isinstance(entry, list) and len(entry) == 3 and all(isinstance(e, str) for e in entry[:2])
-        if not texts or not (entry[2] is None or (type(entry[2]) is int and entry[2] in _POINTS)):
+        if not texts or not (entry[2] is None or (type(entry[2]) is int and entry[2] in points)):
             raise ValueError(
-                f"gold[] is {_shown(entry)}, expected a question, a member and {_POINTS[0]} to {_POINTS[-1]} points"
+                f"gold[] is {_shown(entry)}, expected a question, a member and {points[0]} to {points[-1]} points"
             )
     return tuple(GoldAnswer(*entry) for entry in found)
 

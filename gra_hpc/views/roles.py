@@ -101,7 +101,8 @@ def _by_gold(run: Run) -> Iterator[str]:
     if questions is None:
         return
     shards = (run.round(n).shard(s) for n in run.rounds if n for s in range(run.plan.shards))
-    answers = (answer for s in shards if is_published(s) for answer in ShardManifest.load(s).gold)
+    criteria = len(run.plan.rubric.response)
+    answers = (answer for s in shards if is_published(s) for answer in ShardManifest.load(s, criteria).gold)
     found = Counted.of(questions, answers, run.config.method).members
     yield f"gold questions: {len(questions.questions)}, beside {run.config.method.gold_rate:g} of the candidates"
     if not found:

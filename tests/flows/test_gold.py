@@ -214,7 +214,15 @@ def test_gold_without_a_file_or_reviewers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no Reviewer to ask"):
         make(tmp_path, f"method.gold={gold_file(tmp_path / 'g.jsonl')}", "method.review_response=false")
     with pytest.raises(ValueError, match="2 to 120"):
-        gold_answers({"gold": [["q", "a", 121]]})
+        gold_answers({"gold": [["q", "a", 121]]}, 0)
+
+
+@pytest.mark.parametrize("points", [1, 21])
+def test_points_that_the_run_has_not_so_many_criteria_for_are_refused(points: int) -> None:
+    for fine in (2, 20, None):
+        assert gold_answers({"gold": [["q", "a", fine]]}, 2) == (GoldAnswer("q", "a", fine),)
+    with pytest.raises(ValueError, match="expected a question, a member and 2 to 20 points"):
+        gold_answers({"gold": [["q", "a", points]]}, 2)
 
 
 def planted(skill: float, n: int, seed: int) -> Marks:
@@ -222,7 +230,7 @@ def planted(skill: float, n: int, seed: int) -> Marks:
     rng, marks = random.Random(seed), Marks()
     for i in range(n):
         keep = i % 2 == 0
-        marks.add(keep, 54 if keep == (rng.random() < skill) else 30, 8.0)
+        marks.add(keep, 54 if keep == (rng.random() < skill) else 30, 8.0, 6)
     return marks
 
 
@@ -232,7 +240,7 @@ def test_a_reviewer_at_chance_is_found_and_a_good_one_is_not() -> None:
     assert sum(planted(0.75, 200, s).at_chance for s in range(40)) == 0
     always = Marks()
     for i in range(100):  # right on 90%, and says yes to everything
-        always.add(i % 10 > 0, 60, 8.0)
+        always.add(i % 10 > 0, 60, 8.0, 6)
     assert always.right == 90 and always.at_chance
     assert planted(0.9, 10, 1).few and not planted(0.5, 10, 1).at_chance and Marks().balanced is None
     value, low, high = share(92, 100)

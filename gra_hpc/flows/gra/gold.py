@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gra_hpc.flows.ask import Ask, Unanswered, together
 from gra_hpc.flows.gra import questions as q
 from gra_hpc.flows.gra.committee import at_least
-from gra_hpc.records import CRITERIA, Candidate, Sample
+from gra_hpc.records import Candidate, Sample
 
 FEW = 10
 """Fewer answers about records of one verdict say too little."""
@@ -60,7 +60,7 @@ class Marks:
     to_reject: int = 0
     unanswered: int = 0
 
-    def add(self, keep: bool, points: int | None, accept_mean: float, criteria: int = len(CRITERIA)) -> None:
+    def add(self, keep: bool, points: int | None, accept_mean: float, criteria: int) -> None:
         """Count one answer.
 
         Args:
