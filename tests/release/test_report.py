@@ -7,25 +7,36 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_up_runs import Maker
 
-from gra_hpc.records import CRITERIA
+from gra_hpc.records import CRITERIA, Call, call_schema
 from gra_hpc.release import charts, limits
 from gra_hpc.release.build import build
 from gra_hpc.release.cluster_hours import Allocation, allocation
-from gra_hpc.release.inputs import Inputs
-from gra_hpc.release.report.measures import SPANS, Work, choose_shards, distributions, measure_work, time_line
+from gra_hpc.release.inputs import Inputs, Table
+from gra_hpc.release.report.measures import (
+    SPANS,
+    Work,
+    call_milliseconds,
+    choose_shards,
+    distributions,
+    measure_work,
+    time_line,
+)
 from gra_hpc.release.report.report import _by_chance, _causes, _operations
 from gra_hpc.release.verify.verify import verify
+from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.run import Run
-from gra_hpc.storage import read_json
+from gra_hpc.storage import read_json, sha256
 
 CHROMIUM = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), "")
 
@@ -37,8 +48,6 @@ def inputs(built: Run) -> Inputs:
 
 @pytest.fixture(scope="module")
 def rows(inputs: Inputs) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
     return [row for r in inputs.rounds for t in r.tables() for row in pq.read_table(t.samples).to_pylist()]
 
 
@@ -87,6 +96,19 @@ def test_work_adds_up(inputs: Inputs) -> None:
     line = time_line(tables)
     assert len(line.tokens) == SPANS and sum(line.calls) == total
     assert sum(line.tokens) == sum(c for _, _, c in w.tokens.values())
+
+
+def test_uses_of_tools_are_no_calls_of_models(tmp_path: Path) -> None:
+    keys = {"s/ask/annotator-1/0": 2.0, "s/nearest/tool-77/0": 8.0, "t/nearest/tool-78/0": 8.0}
+    calls = [Call(key, "d", "", "m", "", "stop", 1, 5, 0, float(i), s) for i, (key, s) in enumerate(keys.items())]
+    shard = ShardDir(tmp_path, 0)
+    file = shard.calls("a1")
+    pq.write_table(pa.Table.from_pylist([asdict(c) for c in calls], call_schema()), file)
+    entry = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    table = Table(shard, "a1", {"calls": entry, "tools": {"nearest": 2}})
+    assert call_milliseconds([table]) == {("annotator", "m"): 2000}
+    line = time_line([table])
+    assert (sum(line.calls), sum(line.tokens)) == (1, 5)
 
 
 def test_turns_are_added_up_by_group_and_shown(inputs: Inputs, built: Run) -> None:

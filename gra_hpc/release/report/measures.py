@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.flows.domains import domains_of
+from gra_hpc.flows.tools import SEAT
 from gra_hpc.labels.agreement import Coincidences
 from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CRITERIA, DOMAINS, FAILED, REJECTED, criteria_of, digest
@@ -285,11 +286,12 @@ def measure_work(tables: Sequence[Table], sampled: Sequence[Table]) -> Work:
 
 
 def call_milliseconds(tables: Sequence[Table]) -> dict[tuple[str, str], int]:
-    """Time that calls took, by role and model, in whole milliseconds."""
+    """Time that calls took, by role and model, in whole milliseconds; tools' uses are none of a model's."""
     out: dict[tuple[str, str], int] = {}
     for table in tables:
         for batch in read_slices(table.calls, ["key", "model", "seconds"], _BATCH):
-            seat = pc.list_element(pc.split_pattern(batch["key"].combine_chunks(), "/"), 2)
+            batch = batch.filter(_of_models(batch["key"]))
+            seat = _seats(batch["key"])
             role = pc.replace_substring_regex(seat, r"-\d+$", "")
             ms = np.rint(batch["seconds"].to_numpy() * 1000).astype(np.int64)
             pair = pc.binary_join_element_wise(role, batch["model"].combine_chunks(), " ").to_numpy(
@@ -302,7 +304,7 @@ def call_milliseconds(tables: Sequence[Table]) -> dict[tuple[str, str], int]:
 
 
 def time_line(tables: Sequence[Table]) -> TimeLine:
-    """Answers and tokens over time, of all shards."""
+    """Answers and tokens over time, of all shards; a tool's use is no answer."""
     bounds = [b for t in tables if (b := _bounds(t)) is not None]
     if not bounds:
         return TimeLine()
@@ -310,11 +312,24 @@ def time_line(tables: Sequence[Table]) -> TimeLine:
     step = max((ended - began) / SPANS, 1e-3)
     tokens, calls = np.zeros(SPANS, np.int64), np.zeros(SPANS, np.int64)
     for table in tables:
-        for batch in read_slices(table.calls, ["at", "completion_tokens"], 1 << 17):
+        names = ["at", "completion_tokens", *(["key"] if table.manifest.get("tools") else [])]  # keys are most bytes
+        for batch in read_slices(table.calls, names, 1 << 17):
+            if "key" in names:
+                batch = batch.filter(_of_models(batch["key"]))
             at = np.clip((batch["at"].to_numpy() - began) / step, 0, SPANS - 1).astype(int)
             calls += np.bincount(at, minlength=SPANS)
             np.add.at(tokens, at, batch["completion_tokens"].to_numpy())
     return TimeLine(began, step, tokens.tolist(), calls.tolist())
+
+
+def _seats(keys: pa.ChunkedArray) -> pa.Array:
+    """The seats in calls' keys."""
+    return pc.list_element(pc.split_pattern(keys.combine_chunks(), "/"), 2)
+
+
+def _of_models(keys: pa.ChunkedArray) -> pa.Array:
+    """Whether calls are a model's, by their keys, and no tool's uses (`tools.is_use`): bool [n]."""
+    return pc.invert(pc.starts_with(_seats(keys), f"{SEAT}-"))
 
 
 def _bounds(table: Table) -> tuple[float, float] | None:
