@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gra_hpc.records import FAILED, REJECTED, criteria_of
+from gra_hpc.flows.gra.counted import means
+from gra_hpc.records import FAILED, REJECTED
 
 COLUMNS = ("status", "stage", "mean", "sd", "reviews", "reviewers", "verdict")
 """Of a samples table (`records.sample_schema`)."""
@@ -37,10 +38,10 @@ class Scores:
     def of(cls, rows: pa.Table) -> Scores:
         """Of rows that have `COLUMNS`, a batch at a time."""
         table = rows.combine_chunks()
-        verdicts = _means(_array(table["verdict"]))
+        verdicts = means(_array(table["verdict"]))
         counts = _lengths(table["reviews"])
         seats = _lengths(table["reviewers"])
-        given = _means(pc.list_flatten(_array(table["reviews"])))
+        given = means(pc.list_flatten(_array(table["reviews"])))
         reviews = np.full((len(table), max(1, int(seats.max(initial=0)))), np.nan)
         at = np.arange(len(given)) - np.repeat(np.cumsum(counts) - counts, counts)
         reviews[np.repeat(np.arange(len(table)), counts), at] = given
@@ -61,16 +62,6 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.mean)
-
-
-def _means(reviews: pa.Array) -> np.ndarray:
-    """Mean of the scores of each review; NaN for none."""
-    if not len(reviews):
-        return np.empty(0)
-    parts = [pc.struct_field(reviews, c) for c in criteria_of(reviews.type)]
-    total = np.sum([pc.fill_null(p, 0).to_numpy(zero_copy_only=False).astype(np.int64) for p in parts], axis=0)
-    there = reviews.is_valid().to_numpy(zero_copy_only=False)
-    return np.where(there, total / len(parts), np.nan)
 
 
 def _lengths(lists: pa.ChunkedArray) -> np.ndarray:

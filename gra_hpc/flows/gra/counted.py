@@ -70,10 +70,10 @@ def _agreements(rows: pa.Table, members: list[str], method: MethodConfig) -> tup
     reviews, row = pc.list_flatten(lists), np.repeat(np.arange(len(rows)), counts)
     if not len(reviews):
         return row, row, row.astype(bool)
-    mean = _means(reviews)
+    mean = means(reviews)
     total = np.bincount(row, mean, len(rows))
     others = (total[row] - mean) / np.maximum(counts[row] - 1, 1)
-    verdict = _means(rows["verdict"].combine_chunks())
+    verdict = means(rows["verdict"].combine_chunks())
     settled = ~np.isnan(verdict)[row]
     right = np.where(settled, verdict[row] >= method.adjudicate_mean - 1e-9, others >= method.accept_mean - 1e-9)
     same = (mean >= method.accept_mean - 1e-9) == right
@@ -92,14 +92,14 @@ def _first_seats(
         row = np.flatnonzero(there)
         found = pc.list_element(lists.take(pa.array(row)), 0)
         if name == "reviews":
-            no = _means(found) < method.accept_mean - 1e-9
+            no = means(found) < method.accept_mean - 1e-9
         else:
             scores = [pc.struct_field(found, c).to_numpy(zero_copy_only=False) for c in criteria_of(found.type)]
             no = np.min(scores, axis=0) == 0 if len(row) else np.zeros(0, bool)
         yield _codes(found.field("member"), members), row, no
 
 
-def _means(reviews: pa.Array) -> np.ndarray:
+def means(reviews: pa.Array) -> np.ndarray:
     """Mean of the scores of each review; NaN for none."""
     names = criteria_of(reviews.type)
     parts = [pc.fill_null(pc.struct_field(reviews, c), 0).to_numpy(zero_copy_only=False) for c in names]
