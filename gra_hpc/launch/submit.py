@@ -112,7 +112,7 @@ def started(run: Run) -> bool:
 def finish(run: Run) -> None:
     """Say what a finished run has made."""
     from gra_hpc.release.manifest import read
-    from gra_hpc.run.merged import taken
+    from gra_hpc.run.merged import FORWARDED, not_kept
 
     manifest = read(run.release)
     try:
@@ -128,9 +128,8 @@ def finish(run: Run) -> None:
     if rows:
         say(f"open it: datasets.load_dataset({str(run.release)!r})")
     tell(f"ledger:  {ledger.line()}", 9)
-    for_what = taken(dropped)
-    why = f" (dropped: {for_what})" if for_what else ""
-    tell(f"rows:    {rows} of {ledger.accepted} accepted{why}", 9)
+    why = f" ({words})" if (words := "; ".join(not_kept(dropped))) else ""
+    tell(f"rows:    {rows} of {ledger.accepted - dropped.get(FORWARDED, 0)} accepted{why}", 9)
     if target.wanted:
         tell(f"target:  {target}", 9)
         if not partial and (advice := target.advice(ledger.planned - ledger.pending)):

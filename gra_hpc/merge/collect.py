@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
-from gra_hpc.flows.registry import find
+from gra_hpc.flows.registry import find, flow_of
 from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, Rubric, optional_columns
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.ledger import Ledger
@@ -153,10 +153,11 @@ def collect(
     have = [s for s in have if (round_, s.number) not in held]
     missing = sorted(set(range(expected)) - {s.number for s in have})
     if missing and not (allow_partial and have):
+        partly = have and flow_of(run.config).forwards(run.config) is None
         raise IncompleteError(
             f"{round_name(round_)}: {len(missing)} of {expected} shards are not published: {_short(ranges(missing))}",
             f"gra resume {run.path}"
-            + (f"  (or gra merge {run.path} merge.allow_partial=true, its coverage declared)" if have else ""),
+            + (f"  (or gra merge {run.path} merge.allow_partial=true, its coverage declared)" if partly else ""),
         )
     late = [(r, run.round(r).shard(s)) for r, s in late_shards(run, round_)]
     every = [*((round_, s) for s in have), *late]

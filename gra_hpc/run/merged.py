@@ -23,8 +23,10 @@ _TYPES = {
     "shards": list[dict[str, Any]],
 }
 """What is read of a merge's manifest."""
+FORWARDED = "forwarded"
+"""The step that leaves rows to the next round: each is a candidate of that one again."""
 _TAKEN = {
-    "forwarded": "left to the next round",
+    FORWARDED: "left to the next round",
     "contaminated": "in a benchmark",
     "exact": "exact duplicate",
     "fuzzy": "near-duplicate",
@@ -172,6 +174,18 @@ def pool_of(run: RunDir, plan: Plan, number: int) -> Path:
     if number == 0 or (number == 1 and not plan.undescribed):
         return seeds_of(run, plan)
     return Merged.of(run.round(number - 1)).file("pool.parquet")
+
+
+def decided(dropped: Mapping[str, int]) -> int:
+    """Rows that merges dropped for good, and left to no other round."""
+    return sum(n for step, n in dropped.items() if step != FORWARDED)
+
+
+def not_kept(dropped: Mapping[str, int]) -> list[str]:
+    """What became of rows that merges did not keep: `dropped: 8 near-duplicates`, `4 left to the next round`."""
+    words = taken({step: n for step, n in dropped.items() if step != FORWARDED})
+    left = taken({FORWARDED: dropped.get(FORWARDED, 0)})
+    return [*([f"dropped: {words}"] if words else []), *([left] if left else [])]
 
 
 def taken(dropped: Mapping[str, int]) -> str:

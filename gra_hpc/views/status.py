@@ -44,6 +44,8 @@ class RoundStatus:
     """Its workers in Slurm's queue: how many are waiting, how many running."""
     eta_s: float | None = None
     """Seconds until its shards are through at the present rate; none: nothing runs, or nothing has been measured."""
+    unread: bool = False
+    """Its merge's manifest cannot be read: what it kept is not known."""
 
     @property
     def node_hours(self) -> float:
@@ -193,6 +195,7 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                     counts.get("dropped", {}),
                     dict(queue.workers.get(number, {})),
                     eta(states),
+                    bool(merged and number and merge is None),
                 )
             )
     why = (stopped.what, stopped.then) if stopped else ("", "")

@@ -11,7 +11,7 @@ from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.attempts import WAITED
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.merged import taken
+from gra_hpc.run.merged import decided, not_kept
 from gra_hpc.run.target import Target
 from gra_hpc.terminal import counted, shown, wrapped
 from gra_hpc.views.shard_status import ShardStatus
@@ -100,10 +100,10 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
         share = f" ({ledger.accepted / done:.0%})" if done else ""
         yield "candidates", f"{done:,} of {ledger.planned:,}: {ledger.accepted:,} accepted{share}, {_lost(ledger)}"
     if r.kept or r.dropped:
-        share = f"; dropped: {words}" if (words := taken(r.dropped)) else ""
-        yield "rows", f"{r.kept:,} kept of {r.kept + sum(r.dropped.values()):,} accepted{share}"
+        kept = f"{r.kept:,} kept of {r.kept + decided(r.dropped):,} accepted"
+        yield "rows", "; ".join([kept, *not_kept(r.dropped)])
     if r.target:
-        yield "target", str(Target(r.target, r.kept)) if r.merged else f"{r.target:,} rows"
+        yield "target", str(Target(r.target, r.kept)) if r.merged and not r.unread else f"{r.target:,} rows"
     if causes := sum((Counter(s.causes) for s in r.shards), Counter()):
         first = causes.most_common(2)
         others = causes.total() - sum(n for _, n in first)
@@ -313,8 +313,10 @@ def summary(status: RunStatus) -> str:
     """A whole run in a few words, for a list of several."""
     if status.release:
         part = " (merged in part)" if any(r.absent for r in status.rounds) else ""
+        if any(r.unread for r in status.rounds):
+            return f"released{part}"
         rows = sum(r.kept for r in status.rounds)
-        accepted = rows + sum(sum(r.dropped.values()) for r in status.rounds)
+        accepted = rows + sum(decided(r.dropped) for r in status.rounds)
         target = Target.of((r.target, r.kept) for r in status.rounds)
         lacks = f"; target {target}" if target.short else ""
         return (

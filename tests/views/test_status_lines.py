@@ -50,6 +50,15 @@ def test_one_block_a_round() -> None:
     assert "next:" not in text, "there is nothing to do but wait"
 
 
+def test_what_a_merge_kept_is_not_said_where_it_cannot_be_read() -> None:
+    def released(**more: object) -> str:
+        return summary(replace(of(RUNS, merged=True, **more), release="/runs/a/release"))
+
+    assert released(unread=True) == "released"
+    assert released() == "released: no rows"
+    assert released(kept=2, dropped={"forwarded": 6, "exact": 1}) == "released: 2 of 3 accepted"
+
+
 def test_details_on_wish() -> None:
     status = of(RUNS, STARTS)
     assert "shard 0" not in said(status) and "generator" not in said(status)

@@ -15,14 +15,16 @@ import pytest
 
 from gra_hpc import parquet
 from gra_hpc.config import presets
-from gra_hpc.errors import ConfigError
+from gra_hpc.errors import ConfigError, IncompleteError
 from gra_hpc.flows.annotate.forward import forwards
 from gra_hpc.flows.annotate.questions import Labels
 from gra_hpc.flows.annotate.records import as_text
 from gra_hpc.flows.annotate.views import agreement, links
 from gra_hpc.flows.annotate.views.collected import HOW, Collected
 from gra_hpc.launch.round_end import finish_round
+from gra_hpc.launch.submit import finish
 from gra_hpc.launch.tasks import ShardTask
+from gra_hpc.merge.round import merge_round
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.run import planning, worker
 from gra_hpc.run.plan import RoundPlan, seeds_as_text
@@ -30,6 +32,8 @@ from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
+from gra_hpc.views.status import collect
+from gra_hpc.views.status_lines import lines, listing
 from tests.flows.annotate.made_up import SCHEMA
 
 QUANTILE = (
@@ -90,8 +94,12 @@ def kept(run: Run, number: int) -> list[int]:
     return sorted(int(text.split()[1][:-1]) for text in rows)
 
 
-def test_the_worked_case_of_a_chain_is_exact(tmp_path: Path) -> None:
+def test_the_worked_case_of_a_chain_is_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = worked_case(tmp_path, 2)
+    ShardTask(str(run.path), 1, 0)()
+    with pytest.raises(IncompleteError) as e:
+        merge_round(run, 1)
+    assert e.value.then == f"gra resume {run.path}"  # a part cannot be merged, and is not offered
     for number in (1, 2, 3):
         made(run, number)
     assert [kept(run, n) for n in (1, 2, 3)] == [[0, 1], [3, 4], [2, 5]]
@@ -119,6 +127,13 @@ def test_the_worked_case_of_a_chain_is_exact(tmp_path: Path) -> None:
     assert (manifest["ledger"]["planned"], manifest["dropped"]["forwarded"]) == (12, 6)
     assert manifest["splits"]["train"]["rows"] == 6
     assert verify(run.release) == []
+    finish(run)
+    assert "rows:    6 of 6 accepted (6 left to the next round)" in capsys.readouterr().out
+    status = collect(run)
+    assert "rows       2 kept of 2 accepted; 4 left to the next round" in "\n".join(lines(status))
+    assert list(listing([status])) == ["run  released: 6 of 6 accepted"]
+    run.round(3).manifest.write_text("{}")
+    assert [r.unread for r in collect(run).rounds] == [False, False, True]
 
 
 def labelled(run: Run) -> dict[str, Any]:
