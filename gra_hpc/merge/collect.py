@@ -203,18 +203,21 @@ def verify(asked: tuple[str, str, int, int, str, str, str, Rubric]) -> Shard | G
     run, path, number, round_, fingerprint, basis, flow, rubric = asked
     shard = ShardDir(Path(path), number)
     try:
-        return _verify(Path(run), shard, round_, fingerprint, basis, find(flow).schema(rubric=rubric))
+        schema, criteria = find(flow).schema(rubric=rubric), len(rubric.response)
+        return _verify(Path(run), shard, round_, fingerprint, basis, schema, criteria)
     except GraError as e:
         e.what = e.what.replace(f"{run}/", "")
         return e
 
 
-def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: str, schema: pa.Schema) -> Shard:
+def _verify(
+    run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: str, schema: pa.Schema, criteria: int
+) -> Shard:
     def need(ok: bool, what: str, kind: type[GraError] = ReleaseError) -> None:
         if not ok:
             raise kind(what)
 
-    where, manifest = shard.manifest, ShardManifest.load(shard)
+    where, manifest = shard.manifest, ShardManifest.load(shard, criteria)
     need(
         (manifest.round, manifest.shard) == (round_, shard.number),
         f"{where}: says round {manifest.round} shard {manifest.shard}, expected round {round_} shard {shard.number}",

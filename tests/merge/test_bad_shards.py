@@ -59,6 +59,7 @@ def test_bad_manifests_are_named(tmp_path: Path) -> None:
         ({"samples": None}, ReleaseError, "not a shard manifest"),
         ({"ledger": ledger | {"accepted": 2, "planned": 2}}, ReleaseError, "ledger"),
         ({"ledger": ledger | {"planned": 2}}, ReleaseError, "does not balance"),
+        ({"gold": [["q", "a", 61]]}, ReleaseError, "expected a question, a member and 6 to 60 points"),
     ):
         edit(run, 1, change_)
         with pytest.raises(kind, match=message) as e:
