@@ -198,11 +198,12 @@ class MethodConfig:
     reviewers: int = setting(3, ge=1, le=16)
     """Reviewers per sample; fewer where the committee is too small."""
     samples_per_seed: int = setting(1, ge=1, le=10_000)
-    """Candidates anchored on each seed, per round."""
+    """Candidates anchored on each seed, per round; not read with target_accepted."""
     rounds: int = setting(1, ge=1, le=99)
     """Rounds; each draws examples from the seeds and all samples accepted so far. The paper runs 5."""
     target_accepted: int = setting(0, ge=0, le=Most.COUNT)
-    """Rows wanted per round (the best are kept). Overrides samples_per_seed from the measured acceptance. 0: off."""
+    """Rows wanted of each round, not of all together: with 2 rounds, 500 give 1000. The best are kept. The acceptance
+    measured so far says how many candidates a round has; samples_per_seed is not read. 0: off."""
     expected_acceptance: float = setting(0.3, gt=0, le=1)
     """Share of candidates expected to be accepted, until a round has measured it."""
     examples_min: int = setting(2, ge=1, le=16)

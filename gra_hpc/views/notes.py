@@ -24,6 +24,8 @@ def notes(config: RunConfig, plan: Plan, candidates: int) -> Iterator[str]:
     seeds = SeedCounts(plan.seeds, plan.seed_unanswered, plan.undescribed, candidates)
     yield from flow_of(config).views.notes(config, seeds)
     yield from _unread(config)
+    if config.method.target_accepted and (made := config.method.samples_per_seed) != MethodConfig().samples_per_seed:
+        yield f"method.samples_per_seed={made} is not read: method.target_accepted says how many candidates there are"
     yield from _python(config)
 
 

@@ -98,11 +98,13 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
     books = next(r.ledger for r in collect(run, ask_slurm=False).rounds if r.round == 1)  # it may be planned again
     yield f"round 1      {counted(first.candidates, 'candidate')} in {counted(plan.shards, 'shard')}; {books.line()}"
     if first.target and first.acceptance:
+        rounds = config.method.rounds
+        in_all = f", {first.target * rounds} in all" if rounds > 1 else ""
         spare = first.candidates * first.acceptance / first.target - 1
         yield (
-            f"target       {first.target} rows a round, at an acceptance of {first.acceptance:.0%}; {spare:.0%} more"
-            " candidates are planned, for chance. All shards are made: the merge keeps the best, what is beyond the"
-            " target is dropped as surplus"
+            f"target       {first.target} rows a round{in_all}, at an acceptance of {first.acceptance:.0%}; {spare:.0%}"
+            " more candidates are planned, for chance. All shards are made: the merge keeps the best, what is beyond"
+            " the target is dropped as surplus"
         )
     need = disk_space.needed(config, first.candidates, plan.shards, plan.thinking_models)
     yield f"disk         about {need} at most; {disk_space.free(run.path)} free"

@@ -26,6 +26,7 @@ def test_of_a_preset_of_models(tmp_path: Path, seeds: Path) -> None:
     config = presets.compose(str(written(tmp_path / "mine.yaml", seeds, ["paper"], licence="cc-by-4.0")))
     assert config.seeds.path == str(seeds) and config.seeds.licence == "cc-by-4.0"
     assert set(config.models) == set(presets.compose("alpaca").models) and config.site.name == "local"
+    assert "target_accepted: 10000  # rows wanted of each round" in (tmp_path / "mine.yaml").read_text()
     m = config.method
     assert (m.accept_mean, m.accept_sd, m.adjudicate_mean) == (8, 1.5, 8)  # the paper's
 

@@ -103,8 +103,14 @@ def test_the_plan_shows_them(run: Run) -> None:
     assert "note         one Reviewer a sample" in text
 
 
+def test_samples_per_seed_beside_a_target_is_not_read_and_said_so(run: Run) -> None:
+    assert "method.samples_per_seed=5 is not read" in said(run, seated(FIVE, samples_per_seed=5, target_accepted=40))
+    assert said(run, seated(FIVE, samples_per_seed=5)) == said(run, seated(FIVE, target_accepted=40)) == ""
+
+
 def test_what_lies_beyond_a_target_is_said_beforehand(tmp_path: Path, tiny_llama: Path) -> None:
-    lines = list(preview(make_run(tmp_path / "run", 4, ["launch.shards=2", "method.target_accepted=40"]), None))
+    words = ["launch.shards=2", "method.target_accepted=40", "method.rounds=2"]
+    lines = list(preview(make_run(tmp_path / "run", 4, words), None))
     (line,) = (x for x in lines if x.startswith("target"))
-    assert line.startswith("target       40 rows a round, at an acceptance of 30%; 27% more candidates are planned")
+    assert line.startswith("target       40 rows a round, 80 in all, at an acceptance of 30%; 27% more candidates are")
     assert "surplus" in line
