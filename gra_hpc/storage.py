@@ -248,29 +248,32 @@ def entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def checked(path: Path, recorded: Mapping[str, Any], then: str = "") -> Path:
+def checked(path: Path, recorded: Mapping[str, Any], then: str | Callable[[], str] = "") -> Path:
     """A file that is still what was recorded of it: read once a process, and again when it has changed since.
 
     Args:
         recorded: `bytes` and `sha256`, as `entry` makes them.
-        then: what to do about another one.
+        then: what to do about another one, or what finds that out then.
 
     Raises:
         ReleaseError: it is not there, cannot be read, or is another one.
     """
-    then = then or "bring the file back, then type that again"
+
+    def wrong(what: str) -> ReleaseError:
+        return ReleaseError(
+            f"{path}: {what}", (then() if callable(then) else then) or "bring the file back, then type that again"
+        )
+
     try:
         with open_regular(path) as f:
             size, found = os.fstat(f.fileno()).st_size, _found.get(_state(f.fileno()))
         if size != recorded["bytes"]:
-            raise ReleaseError(f"{path}: {size} bytes, {recorded['bytes']} were recorded", then)
+            raise wrong(f"{size} bytes, {recorded['bytes']} were recorded")
         found = found or sha256(path)
     except OSError as e:
-        raise ReleaseError(f"{path}: {e.strerror}, though it was recorded", then) from None
+        raise wrong(f"{e.strerror}, though it was recorded") from None
     if found != (wanted := str(recorded["sha256"])):
-        raise ReleaseError(
-            f"{path}: changed since it was written (SHA-256 {found[:12]}..., {wanted[:12]}... was recorded)", then
-        )
+        raise wrong(f"changed since it was written (SHA-256 {found[:12]}..., {wanted[:12]}... was recorded)")
     return path
 
 

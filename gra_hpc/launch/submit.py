@@ -11,8 +11,9 @@ from gra_hpc.launch import local
 from gra_hpc.launch.round_end import tidy
 from gra_hpc.launch.submissions import Does, sole_submitter
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import gone
 from gra_hpc.run.publish import is_published
-from gra_hpc.run.rounds import remaining
+from gra_hpc.run.rounds import gone_shards, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
 from gra_hpc.run.target import Target
@@ -43,10 +44,16 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
     steps = remaining(run)
     if not steps:
         tidy(run)
-        missing = sum(not is_published(run.round(n).shard(s)) for n in run.rounds for s in range(run.shards_of(n)))
+        lost = gone_shards(run)
+        absent = sum(not is_published(run.round(n).shard(s)) for n in run.rounds for s in range(run.shards_of(n)))
+        missing = absent - len(lost)
         without = f", without {counted(missing, 'shard')}" if missing else ""
         tell(f"nothing left to do; release in {shown(run.release)}{without}")
-        if missing:
+        if lost:
+            trouble = gone(*lost[0])
+            tell(trouble.what)
+            say(f"next: {trouble.then}")
+        elif missing:
             say(f"next: gra resume {shown(run.path)} merge.allow_partial=false  (to make them)")
         return
     if config.site.executor is Executor.slurm:

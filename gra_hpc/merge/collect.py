@@ -20,7 +20,7 @@ from gra_hpc.flows.registry import find, flow_of
 from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, Rubric, optional_columns
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.merged import basis_of
+from gra_hpc.run.merged import basis_of, made_again
 from gra_hpc.run.rounds import held_elsewhere, late_shards
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
@@ -166,10 +166,12 @@ def collect(
     asked = [(str(run.path), str(s.path), s.number, r, fingerprint, basis[r], flow, rubric) for r, s in every]
     shards, problems = [], []
     few = len(every) <= FEW and sum(f.stat().st_size for _, s in every for f in s.path.glob("samples-*")) < FEW_BYTES
-    for result in map(verify, asked) if few else workers.map(verify, asked):
+    results = map(verify, asked) if few else workers.map(verify, asked)
+    for (_, shard), result in zip(every, results, strict=True):
         if isinstance(result, Shard):
             shards.append(result)
         else:
+            result.then = result.then or made_again(shard)
             log.error("%s", result.what)
             problems.append(result)
     foreign = sorted(foreign + [entry for s in shards for entry in s.foreign])
@@ -181,10 +183,7 @@ def collect(
         kind = FingerprintError if all(isinstance(p, FingerprintError) for p in problems) else ReleaseError
         raise kind(
             named + more,
-            # what each of them says by itself, where it says something: its table alone may be the trouble
-            problems[0].then + ("; the others likewise" if len(problems) > 1 else "")
-            if all(p.then for p in problems)
-            else f"move the bad shard's manifest.json away, then gra resume {run.path}",
+            problems[0].then + ("; the others likewise" if len(problems) > 1 else ""),
         )
     return Collected(shards[: len(have)], expected, missing, shards[len(have) :], foreign)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -91,7 +92,7 @@ def build(pool: Part | None, pool_ids: np.ndarray, shards: Sequence[Shard]) -> I
         raise ReleaseError(
             f"{where[0]} and {where[1]} both hold the sample {ids[rows[0]].decode()} ({len(same)} such ids): "
             "each sample is published once",
-            "move the manifest.json of the shard that is wrong away, then gra merge RUN",
+            f"move the manifest.json of the shard that is wrong away, then gra resume {Path(where[1]).parents[4]}",
         )
     new = by_id[by_id >= n_pool]
     new = new[np.argsort(-scores[new - n_pool], kind="stable")]

@@ -14,9 +14,9 @@ from gra_hpc import __version__, parquet, storage
 from gra_hpc.config.frozen import fingerprinted
 from gra_hpc.errors import ReleaseError
 from gra_hpc.records import digest
-from gra_hpc.run.directory import RoundDir, ShardDir
+from gra_hpc.run.directory import RoundDir, RunDir, ShardDir
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.merged import Merged
+from gra_hpc.run.merged import Merged, gone, made_again, merges_from
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.run import Run
 
@@ -49,8 +49,7 @@ class Table:
         return self._as_published(self.shard.calls(self.attempt), "calls")
 
     def _as_published(self, path: Path, key: str) -> Path:
-        then = f"bring it back, or move {self.shard.manifest} away, then gra resume {self.shard.path.parents[3]}"
-        return storage.checked(path, self.manifest[key], then)
+        return storage.checked(path, self.manifest[key], lambda: made_again(self.shard))
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,14 @@ class MergedRound(Merged):
             try:
                 manifest = storage.read_json(shard.manifest)
             except FileNotFoundError:
-                raise ReleaseError(f"{shard.manifest}: gone, though round {self.number} was merged with it") from None
+                raise gone(shard, self.number) from None
             if storage.sha256(shard.manifest) != entry["manifest_sha256"]:
                 anew = f"published anew (attempt {manifest['attempt']}, merged was {entry['attempt']})"
                 same = manifest["attempt"] == entry["attempt"]
                 what = f"changed since round {self.number} was merged" if same else anew
-                raise ReleaseError(f"{shard.manifest}: {what}", f"bring the merged one back, or {self.again}")
+                run = RunDir(self.dir.path.parents[1])
+                then = f"move {merges_from(run, self.number)} away, then gra resume {run.path}"
+                raise ReleaseError(f"{shard.manifest}: {what}", f"bring the merged one back, or {then}")
             yield Table(shard, manifest["attempt"], manifest)
 
 

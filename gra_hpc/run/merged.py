@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.errors import IncompleteError, StorageError
+from gra_hpc.errors import IncompleteError, ReleaseError, StorageError
 from gra_hpc.foreign import fits
 from gra_hpc.records import digest
-from gra_hpc.run.directory import RoundDir, RunDir, round_name
+from gra_hpc.run.directory import RoundDir, RunDir, ShardDir, round_name
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.storage import checked, read_object
 from gra_hpc.terminal import counted
@@ -127,6 +127,48 @@ def _again(directory: RoundDir) -> str:
     """The same shards give the same tables."""
     run = directory.path.parent.parent
     return f"move {directory.merged} away, then gra merge {run} --round {directory.number}"
+
+
+def made_again(shard: ShardDir) -> str:
+    """What to type so that a published shard which is damaged, or gone, is made again, in words.
+
+    A merge that has counted it stands until it is moved away too, and so do those after it, which rest on its pool:
+    where the shard comes back as another, their shards are found to be drawn from a pool that is no more.
+    """
+    run = RunDir(shard.path.parents[3])
+    round_ = int(shard.path.parents[1].name)
+    counting = (n for n in _merged_rounds(run) if n >= round_ and _counts(run.round(n), (round_, shard.number)))
+    first = next(counting, None)
+    away = [str(shard.manifest)] if shard.manifest.exists() else []
+    if first is None:
+        return f"move {shard.manifest} away, then gra resume {run.path}" if away else f"gra resume {run.path}"
+    away.append(merges_from(run, first))
+    return f"bring it back, or move {' and '.join(away)} away, then gra resume {run.path}"
+
+
+def gone(shard: ShardDir, number: int) -> ReleaseError:
+    """A shard without its manifest, though a round's merge has counted it."""
+    return ReleaseError(f"{shard.manifest}: gone, though round {number} was merged with it", made_again(shard))
+
+
+def merges_from(run: RunDir, first: int) -> str:
+    """The directories of the merges of a round and of those after it, as a shell reads them."""
+    names = [run.round(n).path.name for n in _merged_rounds(run) if n >= first]
+    which = names[0] if len(names) == 1 else f"{{{','.join(names)}}}"
+    return f"{run.path}/rounds/{which}/{run.round(first).merged.name}"
+
+
+def _merged_rounds(run: RunDir) -> list[int]:
+    return sorted(int(path.parts[-2]) for path in run.path.glob("rounds/[0-9]*/merged"))
+
+
+def _counts(directory: RoundDir, shard: tuple[int, int]) -> bool:
+    """Whether a merge holds a shard, by round and number; one that cannot be read may."""
+    try:
+        merged = Merged.load(directory)
+    except StorageError:
+        return True
+    return merged is not None and shard in merged.shards
 
 
 def basis_of(run: RunDir, number: int) -> str:

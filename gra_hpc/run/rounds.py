@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gra_hpc.run.attempts import earlier
+from gra_hpc.run.directory import ShardDir
 from gra_hpc.run.journal import Scan, scan
 from gra_hpc.run.merged import Merged
 from gra_hpc.run.plan import RoundPlan, size_round
@@ -78,6 +79,13 @@ def is_released(run: Run) -> bool:
         return False
     made_from = {r["round"]: r["merge"] for r in manifest["rounds"]}
     return made_from == {n: Merged.of(run.round(n)).digest for n in run.rounds if n}
+
+
+def gone_shards(run: Run) -> list[tuple[ShardDir, int]]:
+    """Shards without their manifests that a merge has counted, each with the round of that merge."""
+    merges = [m for n in run.rounds if (m := Merged.load(run.round(n)))]
+    counted = [(run.round(r).shard(s), m.number) for m in merges for r, s in sorted(m.shards)]
+    return [(shard, number) for shard, number in counted if not is_published(shard)]
 
 
 def is_drawn_from(run: Run, number: int) -> bool:

@@ -13,6 +13,7 @@ from gra_hpc.errors import ReleaseError
 from gra_hpc.records import COUNTS
 from gra_hpc.run.directory import ATTEMPT_NAME, ShardDir
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.merged import made_again
 from gra_hpc.signatures.recorded import SignedTable
 from gra_hpc.storage import checked, read_regular, unsealed
 
@@ -69,14 +70,14 @@ class ShardManifest:
         try:
             raw = read_regular(where)
         except OSError as e:
-            raise ReleaseError(f"{where}: {e.strerror}", _then(shard)) from None
+            raise ReleaseError(f"{where}: {e.strerror}", made_again(shard)) from None
         try:
             found = orjson.loads(raw)
             manifest = _checked(found, hashlib.sha256(raw).hexdigest(), criteria)
             unsealed(found)
             return manifest
         except (ValueError, TypeError) as e:  # TypeError: nested more deeply than any of ours
-            raise ReleaseError(f"{where}: not a shard manifest ({e})", _then(shard)) from None
+            raise ReleaseError(f"{where}: not a shard manifest ({e})", made_again(shard)) from None
 
     def samples_table(self, shard: ShardDir) -> Path:
         """The samples table, as it was published.
@@ -84,7 +85,9 @@ class ShardManifest:
         Raises:
             ReleaseError: it is not.
         """
-        return checked(shard.samples(self.attempt), {"bytes": self.bytes, "sha256": self.sha256}, _then(shard))
+        return checked(
+            shard.samples(self.attempt), {"bytes": self.bytes, "sha256": self.sha256}, lambda: made_again(shard)
+        )
 
     def calls_table(self, shard: ShardDir) -> Path:
         """The calls table, as it was published.
@@ -93,7 +96,7 @@ class ShardManifest:
             ReleaseError: it is not.
         """
         path = shard.calls(self.attempt)
-        return checked(path, self.calls, _then(shard)) if self.calls is not None else path
+        return checked(path, self.calls, lambda: made_again(shard)) if self.calls is not None else path
 
     def tables(self, shard: ShardDir) -> set[str]:
         """Names of the tables that attempts at this shard may have left beside the manifest, the counted ones among
@@ -104,11 +107,6 @@ class ShardManifest:
             there = []
         known = {self.attempt, *self.attempts, *there}
         return {f.name for a in known for f in shard.tables(a)}
-
-
-def _then(shard: ShardDir) -> str:
-    run = shard.path.parents[3]
-    return f"move {shard.manifest} away, then gra resume {run}"
 
 
 def _checked(data: Any, digest: str, criteria: int) -> ShardManifest:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.conversation import shown
-from gra_hpc.errors import GraError
+from gra_hpc.errors import GraError, ReleaseError
 from gra_hpc.flows import payload
 from gra_hpc.flows.gra.committee import highest_mean
 from gra_hpc.flows.gra.synthesize import STOPPED
@@ -27,6 +27,7 @@ from gra_hpc.records import (
     scores_of,
 )
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
+from gra_hpc.run.merged import made_again
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.terminal import columns
 from gra_hpc.terminal import shown as shown_path
@@ -115,9 +116,11 @@ def table(path: Path) -> pa.Table:
     Raises:
         ReleaseError: it cannot be read.
     """
-    then = f"move {path.parent / 'manifest.json'} away, then gra resume {path.parents[4]}"
-    with open_table(path, then=then) as file:
-        return file.read([n for n in file.schema_arrow.names if n != "embedding"])
+    try:
+        with open_table(path) as file:
+            return file.read([n for n in file.schema_arrow.names if n != "embedding"])
+    except ReleaseError as e:
+        raise ReleaseError(e.what, made_again(ShardDir(path.parent, int(path.parent.name)))) from None
 
 
 def history(row: dict[str, Any], calls: Path) -> Iterator[str]:

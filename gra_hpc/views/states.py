@@ -12,6 +12,7 @@ from gra_hpc.launch.log_files import Finder
 from gra_hpc.owner import Owner, Sightings
 from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.directory import RunDir, ShardDir
+from gra_hpc.run.merged import made_again
 from gra_hpc.views.last_words import last_words
 from gra_hpc.views.shard_status import Seen, ShardStatus, hold, own_seconds
 
@@ -93,7 +94,7 @@ class Judge:
                 out.phase = "starting"  # until an engine has answered
             hold(out, [*seen.before, beat])
         if seen.damaged:
-            out.state, out.message = "failed", f"{seen.damaged}: move it away"
+            out.state, out.message = "failed", f"{seen.damaged}: {made_again(seen.dir)}"
             return out
         out.state = self._state(beat, seen.heart, round_)
         if out.state in ("failed", "stopped", "waiting"):

@@ -10,9 +10,9 @@ from typing import Any
 from gra_hpc.errors import GraError, IncompleteError, LaunchError, StorageError
 from gra_hpc.owner import Sightings
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.merged import Merged
+from gra_hpc.run.merged import Merged, gone
 from gra_hpc.run.plan import RoundPlan
-from gra_hpc.run.rounds import remaining
+from gra_hpc.run.rounds import gone_shards, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.views.shard_status import Seen, ShardStatus, look
 from gra_hpc.views.states import Failure, Judge, Queue
@@ -85,7 +85,7 @@ class RunStatus:
     slurm: str = ""
     """Why Slurm could not be asked; empty when it was, or need not be."""
     stopped: str = ""
-    """Why no more can be done, though there is no release; empty when there can."""
+    """Why no more can be done though there is no release, or with what it was made of; empty when there can."""
     then: str = ""
     """What to type about that."""
     copy_of: str = ""
@@ -155,6 +155,12 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
             done = not remaining(run)  # a shard that came late, or a death before the release was built anew
         except GraError as e:
             done, stopped = False, e
+    lost: GraError | None = None
+    if not stopped:
+        try:
+            lost = next((gone(*one) for one in gone_shards(run)), None)
+        except StorageError as e:
+            lost = e
     queue, trouble = Queue(), ""
     slurm = any(run.submissions.glob("*.json")) or any(
         isinstance(s, Seen) and s.beat is not None and s.beat.job for _, shards in found for s in shards
@@ -198,7 +204,8 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                     bool(merged and number and merge is None),
                 )
             )
-    why = (stopped.what, stopped.then) if stopped else ("", "")
+    wrong = stopped or lost
+    why = (wrong.what, wrong.then) if wrong else ("", "")
     release = str(run.release) if done else ""
     return RunStatus(
         str(run.path),

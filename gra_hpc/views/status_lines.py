@@ -273,6 +273,8 @@ def next_command(status: RunStatus) -> str:
     """What to type now; empty when there is nothing but waiting."""
     states = {s.state for r in status.rounds for s in r.shards}
     run = shown(status.run)
+    if status.release and status.then:
+        return status.then
     if status.release:
         if any(r.absent for r in status.rounds):
             return f"gra resume {run} merge.allow_partial=false  (what is missing; or as it is: gra inspect {run})"
