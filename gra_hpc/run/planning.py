@@ -33,10 +33,11 @@ from gra_hpc.run.pins import pin_embed, pin_models, special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
-from gra_hpc.sources import gold
+from gra_hpc.sources import gold, rejected
 from gra_hpc.sources.gold import Gold
 from gra_hpc.sources.seed_table import Seeds
 from gra_hpc.storage import OWN, entry, fsync_dir, fsync_file, full_disk_as_error, sealed, write_atomic
+from gra_hpc.terminal import counted
 from gra_hpc.text import languages
 
 SEEDS_PER_SHARD_0 = 2000
@@ -82,9 +83,10 @@ def make(
     if not seeds:
         first = seed_set.rejects[0]  # there is one: a source without records is refused before
         raise SeedError(
-            f"{config.seeds.path}: no usable record; {len(seed_set.rejects)} rejected, the first at"
+            f"{config.seeds.path}: no usable record; {len(seed_set.rejects)} rejected"
+            f" ({rejected.counts(seed_set.reasons)}), the first at"
             f" {first.file} line {first.line}: {first.reason}: {first.detail}",
-            "check seeds.path and seeds.fields",
+            rejected.remedy(config.seeds.path, seed_set.reasons, "check seeds.path and seeds.fields"),
         )
     questions = gold.read(
         config.method.gold, domains_of(config.method), config.seeds.max_chars, special_pattern(found())
@@ -139,6 +141,13 @@ def make(
         write_atomic(run.config_file, presets.dump(config).encode(), mode=OWN)
         return Run(run.path, before, lambda: config)
     if plan.shards > plan.seeds:
+        if lost := rejected.most(len(seeds), seed_set.reasons):
+            first = seed_set.rejects[0]
+            raise SeedError(
+                f"{config.seeds.path}: {lost}, the first at {first.file} line {first.line}: {first.detail};"
+                f" {counted(len(seeds), 'seed')} left for launch.shards={plan.shards}",
+                rejected.remedy(config.seeds.path, seed_set.reasons, "mend them; or name another file by seeds.path"),
+            )
         raise GraError(
             f"launch.shards={plan.shards}, by the preset or the command: more shards than seeds ({plan.seeds})",
             f"add launch.shards={plan.seeds} to the command",

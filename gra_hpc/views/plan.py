@@ -16,6 +16,7 @@ from gra_hpc.run import disk_space
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.rounds import Step
 from gra_hpc.run.run import Run
+from gra_hpc.sources import rejected
 from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import read_regular
 from gra_hpc.terminal import counted
@@ -82,6 +83,9 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         )
         + ")"
     )
+    if lost := rejected.most(plan.seeds, rejects):
+        mend = rejected.remedy(config.seeds.path, rejects, "the file says why, record by record")
+        yield f"             MOST RECORDS ARE NO SEEDS: {lost}; {mend}"
     if plan.seed_unread:
         yield f"             fields not read: {excerpt(', '.join(plan.seed_unread), 300)}"
     if plan.seed_languages:
