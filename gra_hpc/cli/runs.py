@@ -189,7 +189,7 @@ def inspect(
         found = samples.worst(made, worst)
     else:
         row, _, calls = samples.find_sample(made, sample, status, round_)
-        found = samples.history(row, calls)
+        found = samples.history(row, calls, made)
     for line in found:
         tell(line, 4)
 

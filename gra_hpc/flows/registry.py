@@ -169,6 +169,9 @@ class Views:
     """What it adds to a release, from all samples; none: nothing."""
     people: Callable[[RunConfig, Path, Sequence[Path]], Iterator[str]] | None = None
     """Lines on how far a release (its directory) agrees with what people say (their files); none: it cannot be said."""
+    sample: Callable[[RunConfig, Path, Mapping[str, Any]], Iterator[str]] | None = None
+    """Lines of `gra inspect` on a row of its samples, beside the release (its directory, where it is made); none: the
+    columns of its own, one by one."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.conversation import shown
-from gra_hpc.errors import GraError, ReleaseError
+from gra_hpc.errors import ConfigError, GraError, ReleaseError
 from gra_hpc.flows import payload
 from gra_hpc.flows.gra.committee import highest_mean
 from gra_hpc.flows.gra.synthesize import STOPPED
-from gra_hpc.flows.registry import every
+from gra_hpc.flows.registry import every, find
 from gra_hpc.flows.tools import SEAT, is_use
 from gra_hpc.parquet import open_table
 from gra_hpc.records import (
@@ -28,6 +28,7 @@ from gra_hpc.records import (
 )
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.merged import made_again
+from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.terminal import columns
 from gra_hpc.terminal import shown as shown_path
@@ -123,10 +124,14 @@ def table(path: Path) -> pa.Table:
         raise ReleaseError(e.what, made_again(ShardDir(path.parent, int(path.parent.name)))) from None
 
 
-def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
-    """A sample as lines of text: roles, outcome, reviews, and every call it rests on."""
+def history(row: dict[str, Any], calls: Path, run: Run | None = None) -> Iterator[str]:
+    """A sample as lines of text: roles, outcome, reviews, and every call it rests on.
+
+    Args:
+        run: whose it is; of a flow with a view of its own, that is shown.
+    """
     if "flow" in row:
-        yield from _made(row)
+        yield from _made(row, run)
     else:
         yield from _sample(row)
     if row["raw"]:
@@ -147,17 +152,45 @@ def history(row: dict[str, Any], calls: Path) -> Iterator[str]:
         )
 
 
-def _made(row: dict[str, Any]) -> Iterator[str]:
-    """A candidate of a flow with columns of its own: each on its line."""
+def _made(row: dict[str, Any], run: Run | None) -> Iterator[str]:
+    """A candidate of a flow with columns of its own: as the flow shows it, or each that is not empty on its line."""
     yield f"candidate {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  flow {row['flow']}"
     yield _outcome(row)
     seats = "; ".join(f"{s['role']} {', '.join(s['members'])}" for s in row["seats"])
     yield f"seats: {seats or 'none'}"
+    if found := _flows_own(row, run):
+        yield from found
+        return
     if row["score"] is not None:
         yield f"score: {row['score']:.3f}"
-    own = [n for n in row if n not in payload.schema(None).names]
-    for name in own:
-        yield from _block(name, row[name]) if isinstance(row[name], str) else (f"{name}: {row[name]}",)
+    for name in (n for n in row if n not in payload.schema(None).names):
+        value = row[name]
+        if isinstance(value, str):
+            yield from _block(name, value) if value else ()
+        elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+            yield from (f"{name}: {_in_words(v)}" for v in value)
+        elif value not in (None, [], {}):
+            yield f"{name}: {_in_words(value)}"
+
+
+def _flows_own(row: dict[str, Any], run: Run | None) -> Iterator[str] | None:
+    """The flow's own view of a row; none where it has none, or is not to be had here, or the run's settings are not."""
+    try:
+        view = run and find(row["flow"]).views.sample
+        return view(run.config, run.release, row) if run and view else None
+    except ConfigError:
+        return None
+
+
+def _in_words(value: Any) -> str:
+    """A value of a flow's own column, as people write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_in_words(v)}" for k, v in value.items() if v not in (None, "", [], {}))
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _outcome(row: dict[str, Any]) -> str:

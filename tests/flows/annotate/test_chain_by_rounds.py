@@ -32,6 +32,7 @@ from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
+from gra_hpc.views import sample
 from gra_hpc.views.status import collect
 from gra_hpc.views.status_lines import lines, listing
 from tests.flows.annotate.made_up import SCHEMA
@@ -108,7 +109,9 @@ def test_the_worked_case_of_a_chain_is_exact(tmp_path: Path, capsys: pytest.Capt
     assert [(b["seen"], b["share"], b["kept"], b["dropped"]) for b in by[:2]] == [(6, 2, 2, 4), (4, 2, 2, 2)]
     assert [b["margin"] for b in by[:2]] == [pytest.approx(0.8), pytest.approx(0.6)]
     assert by[2] is None
-    labels = parquet.read_table(run.release / "labels.parquet", ["text", "label", "how", "annotators"]).to_pylist()
+    labels = parquet.read_table(
+        run.release / "labels.parquet", ["id", "text", "label", "how", "annotators"]
+    ).to_pylist()
     of = {int(row["text"].split()[1][:-1]): row for row in labels}
     source = {label: link for link, label in enumerate(SAYS.values())}
     assert [source[of[row]["label"]] for row in range(6)] == [0, 0, 2, 1, 1, 2]
@@ -116,6 +119,15 @@ def test_the_worked_case_of_a_chain_is_exact(tmp_path: Path, capsys: pytest.Capt
     assert {row["how"] for row in labels} == {"kept"}
     facts = read_json(run.release / "manifest.json")["added"]["facts"]
     assert [(c["member"], c["saw"], c["kept"]) for c in facts["chain"]] == [("ada", 6, 2), ("ben", 4, 2), ("cyd", 2, 2)]
+    last = next(r for r in labels if r["text"].startswith("Row 5"))
+    found, _, calls = sample.find_sample(run, last["id"])
+    told = list(sample.history(found, calls, run))
+    assert told[3:6] == ["text:", "    Row 5: positive.", "label: neutral  (kept, confidence 0.57)"]
+    assert told[6] == "annotator cyd: neutral  (margin 0.30)"
+    assert told[7].startswith("released: neutral  (kept, confidence ")
+    assert told[8:10] == [f"annotator {who}  (in another round)" for who in ("ada: positive", "ben: negative")]
+    found, _, calls = sample.find_sample(run, round_=1, status="accepted")
+    assert any(line.startswith("released: ") for line in sample.history(found, calls, run))
     assert [c["least_margin"] for c in facts["chain"]] == [pytest.approx(m, abs=1e-4) for m in (0.8, 0.6, 0.3)]
     assert facts["cost"]["committee"]["calls"] == 2000
     assert [c["calls"] for c in facts["chain"]] == [6, 4, 2]

@@ -136,7 +136,13 @@ def test_nearest_examples_are_kept_as_answers_are(minilm: Path, tmp_path: Path) 
     assert {key: (c.at, c.text) for key, c in before.items()} == {k: (uses[k]["at"], uses[k]["text"]) for k in before}
     finish_round(run, 1)
     rows = sample.table(shard.samples(manifest["attempt"])).to_pylist()
-    assert "  nearest            tool " in "\n".join(sample.history(rows[0], shard.calls(manifest["attempt"])))
+    rows.sort(key=lambda r: r["gold"], reverse=True)
+    plain = "\n".join(sample.history(rows[0], shard.calls(manifest["attempt"])))
+    assert "  nearest            tool " in plain and "annotations: member ada, said " in plain
+    told = "\n".join(sample.history(rows[0], shard.calls(manifest["attempt"]), run))
+    assert "annotator ada: " in told and "came with the label: neutral" in told and "released: " in told
+    for shown in (plain, told):
+        assert "{" not in shown.partition("calls (")[0] and "None" not in shown and "second" not in shown
     page = (run.release / "report.html").read_text(encoding="utf-8")
     assert "nearest" in page
 

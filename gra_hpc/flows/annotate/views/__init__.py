@@ -4,8 +4,9 @@ and people agree (`agreement`, `release`). Nothing here decides what is asked: i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.flows.annotate.views import before
@@ -24,4 +25,10 @@ def _people(config: RunConfig, directory: Path, files: Sequence[Path]) -> Iterat
     return release.people(config, directory, files)
 
 
-VIEWS = Views(before.plan, before.notes, release=_release, people=_people)
+def _sample(config: RunConfig, directory: Path, row: Mapping[str, Any]) -> Iterator[str]:
+    from gra_hpc.flows.annotate.views import sample
+
+    return sample.lines(config, directory, row)
+
+
+VIEWS = Views(before.plan, before.notes, release=_release, people=_people, sample=_sample)
