@@ -139,7 +139,13 @@ def check_files(directory: Path, model: ModelConfig, chat: bool = True) -> None:
     Raises:
         EngineError: naming the file or the key, and what was expected.
     """
-    again = f"fetch {directory.name} anew: gra fetch {model.path}"
+    own = Path(model.path).expanduser().is_dir() or not hub.ID.fullmatch(model.path)
+    again = (
+        f"copy the whole model to {directory}, or name one of the Hub (models.NAME.path=ORG/NAME); to try a preset"
+        " without models: engine.kind=simulated"
+        if own
+        else f"fetch {directory.name} anew: gra fetch {model.path}"
+    )
     if not directory.is_dir():
         raise EngineError(f"model {directory}: no such directory", again)
     refuse_strange_code(model.path, directory, model.trust_remote_code)

@@ -11,7 +11,7 @@ import pytest
 
 from gra_hpc.config.settings import ModelConfig, SystemRole
 from gra_hpc.errors import EngineError
-from gra_hpc.models import files
+from gra_hpc.models import files, hub
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 GEMMA = (
@@ -77,6 +77,24 @@ def test_a_broken_model_is_refused_in_one_line(model: Path, spoil: object, messa
     with pytest.raises(EngineError, match=message) as e:
         files.check_files(model, entry(model))
     assert "\n" not in str(e.value)
+
+
+def test_the_hint_for_a_directory_is_not_to_fetch_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`gra fetch` takes Hub ids alone; a relative directory may look like one."""
+    (model / "model.safetensors").unlink()
+    monkeypatch.chdir(model.parent.parent)
+    relative = str(model.relative_to(Path.cwd()))
+    assert hub.ID.fullmatch(relative) and not Path("org/name").is_dir()
+    for path, words in (
+        (str(model), "copy the whole"),
+        (relative, "copy the whole"),
+        ("org/name", "gra fetch org/name"),
+    ):
+        with pytest.raises(EngineError) as e:
+            files.check_files(model, replace(entry(model), path=path))
+        assert words in e.value.then and ("gra fetch" in e.value.then) == (path == "org/name")
+    assert hub.brings("org/name") == "gra fetch org/name" and hub.brings("models/x") == hub.MAKE
+    assert "gra fetch" not in hub.brings("/no/model") + hub.brings("./model")
 
 
 def test_settings_that_the_model_cannot_serve(model: Path) -> None:

@@ -105,7 +105,7 @@ def model_directory(config: EvaluateConfig) -> Path:
         return path
     found = hub.find(config.model.path, config.model.revision, "model", config.site.scratch)
     if not found:
-        raise ConfigError(f"model.path={path}: no such directory, and not in a cache", f"gra fetch {config.model.path}")
+        raise ConfigError(f"model.path={path}: no such directory, and not in a cache", hub.brings(config.model.path))
     return found
 
 

@@ -62,7 +62,7 @@ def model_path(config: FinetuneConfig) -> str:
         return str(found)
     cached = hub.find(path, config.model.revision, "model", config.site.scratch)
     if not cached:
-        raise ConfigError(f"model.path={path}: no such directory, and not in a cache", f"gra fetch {path}")
+        raise ConfigError(f"model.path={path}: no such directory, and not in a cache", hub.brings(path))
     return str(cached)
 
 
