@@ -257,7 +257,7 @@ class MethodConfig:
     """With `gold`: share of the candidates beside which their Reviewers are asked one of its records."""
     prompts: str = ""
     """Directory of templates of your own (`response.j2`, ...), each in place of the one of its name; the plan keeps
-    them."""
+    them. A relative path starts at the working directory."""
     seed: int = 0
     """Drawn roles, examples and sampling seeds derive from this."""
 

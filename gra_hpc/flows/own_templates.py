@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gra_hpc.config.directories import looked
 from gra_hpc.errors import ConfigError
 from gra_hpc.flows.registry import Flow
 from gra_hpc.flows.render import COMMON, Own, render
@@ -33,7 +34,10 @@ def read(directory: str, flow: Flow, said: Mapping[str, Any] = MappingProxyType(
         return ()
     path = Path(directory)
     if not path.is_dir():
-        raise ConfigError(f"method.prompts={directory}: no such directory", "name the one that your templates are in")
+        raise ConfigError(
+            f"method.prompts={directory}: no such directory{looked(directory)}",
+            "name the one that your templates are in",
+        )
     paper = {p.stem: p.read_text(encoding="utf-8") for p in flow.prompts.glob("*.j2")}
     found = sorted(path.glob("*.j2"))
     for file in found:

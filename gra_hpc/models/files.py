@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import yaml
 
+from gra_hpc.config.directories import looked
 from gra_hpc.config.settings import ModelConfig, SystemRole
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.foreign import load_yaml
@@ -39,15 +40,16 @@ def model_directory(path: str, revision: str = "", scratch: str = "") -> Path:
     if local.is_dir():
         return local.absolute()
     if path.startswith(("/", ".", "~")) or not hub.ID.fullmatch(path):
-        raise EngineError(f"model {path}: no such directory", "set models.NAME.path to a directory or a Hub id")
+        where = looked(path)
+        raise EngineError(f"model {path}: no such directory{where}", "set models.NAME.path to a directory or a Hub id")
     if path.startswith(hub.MADE):
         raise EngineError(f"model {path}: no such directory (seen from {Path.cwd()})", hub.MAKE)
     found = hub.find(path, revision, "model", scratch)
     if found is None:
         at = f" at revision {revision}" if revision else ""
-        looked = ", ".join(str(c) for c in hub.caches(scratch))
+        caches = ", ".join(str(c) for c in hub.caches(scratch))
         raise EngineError(
-            f"model {path}{at}: not a directory, and not in the local Hub cache ({looked})",
+            f"model {path}{at}: not a directory, and not in the local Hub cache ({caches})",
             f"gra fetch {path}{f'@{revision}' if revision else ''}  (on a machine with network)",
         )
     return found
@@ -176,7 +178,8 @@ def check_files(directory: Path, model: ModelConfig, chat: bool = True) -> None:
             f"set models.NAME.max_model_len={longest}",
         )
     if model.chat_template and not Path(model.chat_template).is_file():
-        raise EngineError(f"chat_template={model.chat_template}: no such file", "give a Jinja file")
+        where = looked(model.chat_template)
+        raise EngineError(f"chat_template={model.chat_template}: no such file{where}", "give a Jinja file")
     if chat and chat_template(directory, model) is None and not _has_mistral_tokenizer(directory):
         raise EngineError(
             f"{directory}: no chat template (tokenizer_config.json, chat_template.jinja): a base model?",

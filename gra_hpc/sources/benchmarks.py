@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gra_hpc.config.directories import looked
 from gra_hpc.errors import ConfigError
 from gra_hpc.models import hub
 from gra_hpc.sources.files import COMPRESSED, LINES, NOT_DATA, READ_ERRORS, TABLES, kind_of, open_unpacked
@@ -68,7 +69,8 @@ def find(source: str, scratch: str = "") -> BenchmarkPin:
         snapshot = hub.find(source, "", "dataset", scratch)
         if snapshot is None:
             raise ConfigError(
-                f"{KEY}: {source}: no such file or directory, and no Hub dataset of this id in the local cache",
+                f"{KEY}: {source}: no such file or directory{looked(source)}, and no Hub dataset of this id in the"
+                " local cache",
                 f"gra fetch datasets/{source}  (on a machine with network)"
                 if hub.ID.fullmatch(source)
                 else f"give a file, a directory or a Hub dataset id: {_THEN}",

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from gra_hpc.config.directories import looked
 from gra_hpc.errors import ConfigError, SeedError, nearest
 from gra_hpc.records import digest
 from gra_hpc.sources.files import SUFFIXES, excerpt, kind_of
@@ -62,7 +63,7 @@ def read(path: str, domains: Sequence[str], max_chars: int, special: re.Pattern[
         return []
     file = Path(path).expanduser()
     if not file.is_file() or kind_of(file) not in SUFFIXES:
-        found = "no such file" if not file.exists() else "not a file of records"
+        found = f"no such file{looked(path)}" if not file.exists() else "not a file of records"
         raise ConfigError(f"method.gold={path}: {found}, expected one of {', '.join(SUFFIXES)}", "name another")
     questions: dict[str, Gold] = {}
     try:

@@ -56,8 +56,10 @@ others say where and how work is done: they may change between two attempts (`gr
 Of `engine_args` a named list says so (devices, memory, scheduling, kernels, loading, logs and ports); any other
 argument is frozen, and each shard's manifest records the command line that its engines ran with.
 
-Paths: `seeds.path` starts at the working directory, then at `configs/`. A model is a directory, or a Hub id that
-lies in a local cache (`gra fetch`). `site.scratch`, `site.python` and `site.container` may hold variables of the login
+Paths that are relative start at the working directory, not at the preset: those of templates (`method.prompts`), gold
+questions (`method.gold`), models, chat templates and benchmarks too. `seeds.path` is looked for in `configs/` as well.
+A model is a directory, or a Hub id that lies in a local cache (`gra fetch`).
+`site.scratch`, `site.python` and `site.container` may hold variables of the login
 node's shell (`$SCRATCH`), `site.local_dir` those of the compute node's (`$SLURM_TMPDIR`).
 """
 
