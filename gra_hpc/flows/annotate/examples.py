@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gra_hpc.conversation import shown
@@ -21,6 +21,7 @@ from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.tools import Tool
 from gra_hpc.flows.units import Embed
 from gra_hpc.records import Record
+from gra_hpc.terminal import counted
 
 MOST = 200_000
 """Labelled records that are looked through for the nearest."""
@@ -42,11 +43,49 @@ def gold_of(record: Record, labels: Labels) -> Label | None:
     try:
         return label_written(record.response, labels, text_of(record))
     except Unparsable as e:
-        raise SeedError(
-            f"{record.source}: its label {record.response[:60]!r}: {e}; expected"
-            f" {', '.join(map(str, labels.categories))}",
-            "mend it there, then plan again",
-        ) from None
+        raise _refused([(record, str(e))], labels) from None
+
+
+def check_labels(records: Sequence[Record], labels: Labels) -> None:
+    """Refuse labels that there are not, all at once.
+
+    Raises:
+        SeedError: with the first few and their counts.
+    """
+    wrong = []
+    for record in records:
+        if labels.kind is not Kind.pair and record.response.strip():
+            try:
+                label_written(record.response, labels, text_of(record))
+            except Unparsable as e:
+                wrong.append((record, str(e)))
+    if wrong:
+        raise _refused(wrong, labels)
+
+
+def _refused(wrong: Sequence[tuple[Record, str]], labels: Labels) -> SeedError:
+    """The error of records whose labels there are not, each with why."""
+    written = ((f"{r.response.strip()[:60]!r}: {why}", r.source) for r, why in wrong)
+    expected = ", ".join(map(str, labels.categories))
+    said = several((f"its label {label}", source) for label, source in written)
+    return SeedError(f"{said}; expected {expected}", "mend it there, then plan again")
+
+
+def several(wrong: Iterable[tuple[str, str]], most: int = 5) -> str:
+    """What is wrong in several places: the first few kinds, each with its first place, and how many more there are.
+
+    Args:
+        wrong: what, and where.
+    """
+    places: dict[str, list[str]] = {}
+    for what, where in wrong:
+        places.setdefault(what, []).append(where)
+    shown = [
+        f"{where[0]}: {what}" + (f" (and in {len(where) - 1} more)" if len(where) > 1 else "")
+        for what, where in list(places.items())[:most]
+    ]
+    left = len(places) - len(shown)
+    return "; ".join(shown) + (f"; and {counted(left, 'other')}" if left else "")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gra_hpc.config.fields import Need
 from gra_hpc.config.settings import Policy, RunConfig, Settle
 from gra_hpc.flows.annotate import questions as q
 from gra_hpc.flows.annotate.draw import draw_seats, seat_shares
-from gra_hpc.flows.annotate.examples import Pool, gold_of, text_of
+from gra_hpc.flows.annotate.examples import Pool, check_labels, gold_of, text_of
 from gra_hpc.flows.annotate.forward import forwards
 from gra_hpc.flows.annotate.label import UNDECIDED, Example, Item, Seat, chained, label
 from gra_hpc.flows.annotate.records import Labelled, as_text
@@ -108,9 +108,7 @@ def check_seeds(c: RunConfig, seeds: Sequence[Record]) -> None:
     Raises:
         SeedError: one that there is not.
     """
-    labels = q.Labels.of(settings(c))
-    for seed in seeds:
-        gold_of(seed, labels)
+    check_labels(seeds, q.Labels.of(settings(c)))
 
 
 def check(c: RunConfig, need: Need) -> None:

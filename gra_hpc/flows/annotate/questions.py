@@ -176,7 +176,8 @@ def label_of(value: Any, labels: Labels, text: str) -> Label:
 
 def label_written(written: str, labels: Labels, text: str) -> Label:
     """A label as people write it: a name, an integer, names with semicolons between them (`none` for no name), spans as
-    `name: quote; name: quote` (`none` for no span), or of multi and spans a JSON list as an answer has it.
+    `name: quote; name: quote` (`none` for no span), or of multi and spans a JSON list as an answer has it. A name that
+    differs in case and blanks alone is the one that it can be.
 
     Raises:
         Unparsable: none that there is.
@@ -194,7 +195,19 @@ def label_written(written: str, labels: Labels, text: str) -> Label:
         value = [] if value.casefold() == "none" else [name.strip() for name in value.split(";") if name.strip()]
     if labels.kind is Kind.spans and isinstance(value, str):
         value = _mentions(value, labels)
-    return label_of(value, labels, text)
+    return label_of(_named(value, labels), labels, text)
+
+
+def _named(value: Any, labels: Labels) -> Any:
+    """The same with the labels' own names in place of those that differ in case and blanks alone."""
+    if isinstance(value, list):
+        return [_named(v, labels) for v in value]
+    if isinstance(value, dict):
+        return value | {"label": _named(value.get("label"), labels)}
+    if not isinstance(value, str) or value in labels.names:
+        return value
+    meant = [name for name in labels.names if name.casefold() == " ".join(value.split()).casefold()]
+    return meant[0] if len(meant) == 1 else value
 
 
 def _mentions(written: str, labels: Labels) -> list[dict[str, str]]:
@@ -206,7 +219,7 @@ def _mentions(written: str, labels: Labels) -> list[dict[str, str]]:
     if written.casefold() == "none":
         return []
     names = "|".join(re.escape(name) for name in sorted(labels.names, key=len, reverse=True))
-    before, *parts = re.split(rf"(?:^|;)\s*({names})\s*:", written)
+    before, *parts = re.split(rf"(?:^|;)\s*({names})\s*:", written, flags=re.IGNORECASE)
     if before.strip() or not parts:
         raise parsing.Unparsable("no label and a colon before a quote")
     return [{"label": n, "quote": quote.strip()} for n, quote in zip(parts[::2], parts[1::2], strict=True)]

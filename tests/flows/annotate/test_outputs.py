@@ -284,7 +284,15 @@ def test_labels_as_people_write_them() -> None:
     assert codes("choice", " a", "c") == [0, 2, -1]
     assert codes("score", "5") == [4, -1]
     assert codes("multi", "a; c", "none", '["b"]') == [5, 0, 2, -1]
-    for kind, wrong in (("choice", "A"), ("score", "6"), ("score", "good"), ("multi", "a, b"), ("pair", "third")):
+    assert codes("choice", "A", " b\t") == [0, 1, -1] and codes("multi", "A; C", '["B"]') == [5, 2, -1]
+    with pytest.raises(
+        GraError, match=r"^pat: item 0: 'x': no such label \(and in 1 more\); item 1: 'y': no such label -> "
+    ):
+        codes("choice", "x", "y", "x")
+    seven = ["a", *"stuvwxy"]
+    with pytest.raises(GraError, match=r"item 5: 'w': no such label; and 2 others -> one of a, b, c$"):
+        codes("choice", *seven)
+    for kind, wrong in (("choice", "d"), ("score", "6"), ("score", "good"), ("multi", "a, b"), ("pair", "third")):
         with pytest.raises(GraError, match="no such label"):
             codes(kind, wrong)
 

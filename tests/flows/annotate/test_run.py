@@ -15,7 +15,7 @@ import pytest
 from gra_hpc import parquet
 from gra_hpc.config import presets
 from gra_hpc.errors import ConfigError, SeedError
-from gra_hpc.flows.annotate.examples import Pool, text_of
+from gra_hpc.flows.annotate.examples import Pool, check_labels, text_of
 from gra_hpc.flows.annotate.questions import Labels
 from gra_hpc.flows.annotate.settings import AnnotateConfig, Examples, Kind
 from gra_hpc.flows.own_templates import variables
@@ -77,9 +77,19 @@ def test_records_that_come_with_a_label_are_examples_and_gold(tmp_path: Path) ->
         ShardTask(str(run.path), 1, n)()
     assert Counter(r["gold"] for r in rows_of(run)) == {"neutral": 20, "": 20}
     (tmp_path / "wrong").mkdir()
-    with pytest.raises(SeedError, match=r"remarks.jsonl:2.*'lukewarm': no such label; .*positive, negative, neutral"):
+    with pytest.raises(
+        SeedError, match=r"jsonl:2: .*'lukewarm': no such label \(and in 19 more.*positive, negative, neutral"
+    ):
         planned(tmp_path / "wrong", labels="lukewarm")
     assert not (tmp_path / "wrong" / "run").exists()
+    labels = Labels.of(AnnotateConfig(labels={"Yes": "", "yes": "", "no": ""}))
+    written = ("no", " NO", "YES", "rant", "rant")
+    with pytest.raises(SeedError) as e:  # yes and Yes are two
+        check_labels([Record(str(i), "x", w, source=f"p.jsonl:{i}") for i, w in enumerate(written)], labels)
+    assert str(e.value).startswith(
+        "p.jsonl:2: its label 'YES': no such label; "
+        "p.jsonl:3: its label 'rant': no such label (and in 1 more); expected Yes, yes, no"
+    )
 
 
 def test_nearest_examples_are_like_the_item_and_never_itself() -> None:

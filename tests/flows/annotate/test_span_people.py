@@ -100,7 +100,7 @@ def test_each_of_several_people_is_the_truth_in_turn(tmp_path: Path) -> None:
 def test_spans_of_other_items_or_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(GraError, match="no label of an item of this run"):
         span_people.beside(ROWS, LABELS, [person(tmp_path, "pat", _9="food: tea")])
-    with pytest.raises(GraError, match=r"pat: 'food: coffee' of item 1: not in the text: coffee"):
+    with pytest.raises(GraError, match=r"pat: item 1: 'food: coffee': not in the text: coffee"):
         span_people.beside(ROWS, LABELS, [person(tmp_path, "pat", _1="food: coffee")])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gra_hpc.errors import GraError
+from gra_hpc.flows.annotate.examples import several
 from gra_hpc.flows.annotate.questions import Labels, label_written
 from gra_hpc.flows.annotate.records import as_text
 from gra_hpc.flows.annotate.settings import Kind
@@ -129,16 +130,18 @@ class People:
         """The labels of some items, as `Collected` has them: int64 [n], -1 for none.
 
         Raises:
-            GraError: a label that there is not.
+            GraError: labels that there are not, all at once.
         """
+        wrong = []
         out = np.full(len(ids), gold.UNKNOWN, np.int64)
         for i, id_ in enumerate(ids):
             if written := self.labels.get(id_):
                 try:
                     out[i] = code_of(as_text(label_written(written, labels, "")), labels)
                 except Unparsable:
-                    options = ", ".join(map(str, categories_of(labels)))
-                    raise GraError(f"{self.who}: {written[:60]!r} of item {id_}: no such label", options) from None
+                    wrong.append((f"{written[:60]!r}: no such label", f"item {id_}"))
+        if wrong:
+            raise GraError(f"{self.who}: {several(wrong)}", f"one of {', '.join(map(str, categories_of(labels)))}")
         return out
 
 

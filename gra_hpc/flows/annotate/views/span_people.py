@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gra_hpc.errors import GraError
+from gra_hpc.flows.annotate.examples import several
 from gra_hpc.flows.annotate.questions import Labels, label_written
 from gra_hpc.flows.annotate.views import agreement
 from gra_hpc.flows.annotate.views.people import People
@@ -81,10 +82,16 @@ def beside(rows: Sequence[Mapping[str, Any]], labels: Labels, people: Sequence[P
     audit = frozenset().union(*(p.audit for p in known))
     marked: dict[str, list[Spans]] = {}
     for person in known:
-        written = person.labels
+        wrong = []
         for id_, text in zip(ids, texts, strict=True):
-            if id_ in written and (not audit or id_ in audit):
-                marked.setdefault(id_, []).append(_read(person.who, id_, written[id_], labels, text))
+            if id_ in person.labels and (not audit or id_ in audit):
+                try:
+                    marked.setdefault(id_, []).append(_read(person.labels[id_], labels, text))
+                except Unparsable as e:
+                    wrong.append((f"{person.labels[id_][:60]!r}: {e}", f"item {id_}"))
+        if wrong:
+            then = f"`label: quote; label: quote` or `none`, labels {', '.join(labels.names)}"
+            raise GraError(f"{person.who}: {several(wrong)}", then)
     if not marked:
         raise GraError("no label of an item of this run", "give the files that were made from its for_humans.csv")
     pairs: dict[str, list[list[tuple[Spans, Spans]]]] = {"committee": []}
@@ -117,16 +124,11 @@ def _spans(shown: Sequence[Mapping[str, Any]]) -> Spans:
     return frozenset(Span(s["start"], s["end"], s["label"]) for s in shown)
 
 
-def _read(who: str, id_: str, written: str, labels: Labels, text: str) -> Spans:
-    try:
-        found = label_written(written, labels, text)
-        assert isinstance(found, frozenset)
-        return frozenset(s for s in found if isinstance(s, Span))
-    except Unparsable as e:
-        names = ", ".join(labels.names)
-        raise GraError(
-            f"{who}: {written[:60]!r} of item {id_}: {e}", f"`label: quote; label: quote` or `none`, labels {names}"
-        ) from None
+def _read(written: str, labels: Labels, text: str) -> Spans:
+    """Spans as a person writes them; `Unparsable` if there are none such."""
+    found = label_written(written, labels, text)
+    assert isinstance(found, frozenset)
+    return frozenset(s for s in found if isinstance(s, Span))
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
