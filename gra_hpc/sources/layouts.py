@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,12 @@ SHAPES = 4096
 """Kinds of plain records that are told by their fields at once."""
 ABSENT, BLANK, TEXT, OTHER = range(4)
 """What a field of a plain record may hold."""
+_NO_TEXT = re.compile(
+    r"#|.*\bid|.*[_-](?:id|idx|no|nr)|(?-i:[a-z]+Id)|u?uid|guid|idx|index|nr|no|num(?:ber)?|row|key|unnamed:? *\d*|"
+    r"(?:.*_)?(?:label|score|rating|split|source|url|lang(?:uage)?|date|time(?:stamp)?|category|type)",
+    re.IGNORECASE,
+)
+"""Names of fields that hold no texts: identifiers, numbers and what else is said of a record in a word."""
 _KINDS = {type(None): ABSENT, int: OTHER, bool: OTHER}
 _PLAIN = {"instruction", "input", "response"}
 
@@ -284,12 +291,21 @@ class Layout:
                 f"for example: seeds.fields.{target}={close[0] if close else 'FIELD'}",
             )
         if not self.known:
-            example = columns[0] if columns else "FIELD"
             raise SeedError(
                 f"{source.label}: {'no known layout' if not first else which + ' is of a known layout'}; {found}",
-                f"say which field holds what, for example: seeds.fields.instruction={example}"
-                + (f" seeds.fields.response={columns[1]}" if len(columns) > 1 else ""),
+                f"say which field holds what, for example: {_guess(columns)}",
             )
+
+
+def _guess(columns: list[str]) -> str:
+    """A field map for fields of unknown names: the first that may be texts, in their order."""
+    named = {name for names in TARGETS.values() for name in names}
+    texts = [c for c in columns if not _NO_TEXT.fullmatch(c) and c.casefold() not in named]
+    wanted = ["instruction"]
+    if not any(c.casefold() in TARGETS["response"] for c in columns):
+        wanted.append("response")
+    pairs = zip(wanted, texts or ["FIELD"], strict=False)
+    return " ".join(f"seeds.fields.{target}={name}" for target, name in pairs)
 
 
 def _described(values: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:

@@ -21,6 +21,7 @@ import orjson
 
 from gra_hpc.errors import SeedError
 from gra_hpc.models import hub
+from gra_hpc.sources import separators
 from gra_hpc.sources.files import (
     LINES,
     READ_ERRORS,
@@ -209,6 +210,7 @@ class Source:
             header = [name.strip() for name in next((row for row in reader if row), [])]
         except csv.Error as e:
             raise SeedError(f"{path} line {reader.line_num}: not a CSV header ({e})") from None
+        separators.refuse_another(f, path, header, delimiter, self.wanted)
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
             where = f"{path} line {reader.line_num}"

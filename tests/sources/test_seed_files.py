@@ -115,8 +115,8 @@ def test_csv_with_an_open_quote_ends(tmp_path: Path) -> None:
 
 
 def test_csv_without_an_instruction_column(tmp_path: Path) -> None:
-    (tmp_path / "s.csv").write_text("title;body\na;b\n")
-    with pytest.raises(SeedError, match="found: title;body"):
+    (tmp_path / "s.csv").write_text("title,body\na,b\n")
+    with pytest.raises(SeedError, match="found: title, body"):
         load_file(tmp_path / "s.csv")
     (tmp_path / "s.csv").write_text("instruction,instruction\na,b\n")
     with pytest.raises(SeedError, match="column instruction is there twice"):
@@ -254,6 +254,48 @@ def test_relative_paths_start_here_then_at_the_configs(tmp_path: Path, monkeypat
     (tmp_path / "seeds").mkdir()
     (tmp_path / "seeds/demo.jsonl").write_text('{"instruction": "mine"}\n')
     assert load(SeedsConfig(path="seeds/demo.jsonl")).seeds[0].instruction == "mine"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+def test_a_table_with_semicolons_is_told_with_the_command_that_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """As Excel writes them: answers with commas in them are no columns."""
+    monkeypatch.chdir(tmp_path)
+    table = 'frage;antwort\r\nWer, für mich?;"Du; ""ja"", du.\nGut."\r\n'
+    Path("my s.csv").write_bytes(table.encode(encoding))
+    fields = {"instruction": "frage", "response": "antwort"}
+    with pytest.raises(SeedError, match="separated by `;`, as Excel writes it") as e:
+        load_file(Path("my s.csv"))
+    command, _, new = e.value.then.partition(", then seeds.path=")
+    subprocess.run(command.replace("python3", sys.executable, 1), shell=True, check=True)
+    (seed,) = load_file(Path(new), fields=fields).seeds
+    assert (seed.instruction, seed.response) == ("Wer, für mich?", 'Du; "ja", du.\nGut.')
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "what", "then"),
+    [
+        ("s.csv", "question\tanswer", "tabs", "cp s.csv new.tsv, then seeds.path=new.tsv"),
+        ("s.tsv", "question,answer", "`,`", "cp s.tsv new.csv, then seeds.path=new.csv"),
+        ("s.csv.gz", "question;answer", "`;`", "unpack it"),
+        ("s.csv", "id;frage, kurz;antwort", "`;`", "python3 -c"),
+    ],
+)
+def test_other_separators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, header: str, what: str, then: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = f"{header}\n".encode()
+    Path(name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    with pytest.raises(SeedError) as e:
+        load_file(Path(name))
+    assert f"separated by {what}" in e.value.what and e.value.then.startswith(then)
+
+
+def test_a_field_that_is_named_may_have_a_separator_in_it(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("Frage; kurz\nWer?\n")
+    assert len(load_file(tmp_path / "s.csv", fields={"instruction": "Frage; kurz"}).seeds) == 1
 
 
 @pytest.mark.parametrize(

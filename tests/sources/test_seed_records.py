@@ -104,6 +104,22 @@ def test_field_map(jsonl: Write) -> None:
     assert reasons(result) == [(2, "empty_instruction")]
 
 
+@pytest.mark.parametrize(
+    ("record", "guess"),
+    [
+        ({"id": "1", "text": "T", "label": "x"}, "seeds.fields.instruction=text"),
+        ({"row_id": "1", "parentId": 2, "uuid": "u", "ask": "T", "say": "S"},
+         "seeds.fields.instruction=ask seeds.fields.response=say"),
+        ({"idx": 1, "grid": "T", "answer": "A"}, "seeds.fields.instruction=grid"),
+        ({"id": 1, "label": "x"}, "seeds.fields.instruction=FIELD"),
+    ],
+)  # fmt: skip
+def test_no_identifier_is_guessed_to_be_an_instruction(jsonl: Write, record: dict[str, Any], guess: str) -> None:
+    with pytest.raises(SeedError) as e:
+        jsonl(record)
+    assert e.value.then == f"say which field holds what, for example: {guess}"
+
+
 def test_unknown_layout_names_the_columns_and_what_to_type(jsonl: Write) -> None:
     with pytest.raises(SeedError) as e:
         jsonl({"title": "T", "body": "B"}, {"title": "T2", "extra": 1})
