@@ -48,6 +48,12 @@ class EndedError(GraError):
     """A process of ours was ended from outside, by a signal: there is nothing to mend in what it was asked."""
 
 
+class InterruptError(GraError):
+    """Somebody ended, by Ctrl-C or SIGTERM, what was running here."""
+
+    exit_code = 130
+
+
 class OwnershipError(GraError):
     """A file or directory that decides what runs as this user, and that others may change."""
 

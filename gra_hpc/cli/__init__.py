@@ -12,7 +12,7 @@ import typer
 
 from gra_hpc.cli import configuration, experiments, flows, releases, runs, sites, training
 from gra_hpc.cli.application import app
-from gra_hpc.errors import GraError
+from gra_hpc.errors import GraError, InterruptError
 from gra_hpc.terminal import complain, say, show_traceback
 
 __all__ = ["app", "configuration", "experiments", "flows", "main", "releases", "runs", "sites", "training"]
@@ -22,7 +22,7 @@ ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
 """What the command line's parser raises; typer keeps its own copy of click."""
 
 
-INTERRUPTED = 130
+INTERRUPTED = InterruptError.exit_code
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     except ClickException as e:
         _fail(_usage(e), 2)
     except KeyboardInterrupt:
-        _fail("interrupted; what was answered is kept -> gra resume RUN", INTERRUPTED)
+        _fail("interrupted -> type it again", INTERRUPTED)
     except typer.Abort:
         _fail("aborted", INTERRUPTED)
     except BrokenPipeError:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, Round, RunPath, Site, app
-from gra_hpc.errors import ConfigError
+from gra_hpc.errors import ConfigError, InterruptError
 from gra_hpc.terminal import say, tell
 
 if TYPE_CHECKING:
     from gra_hpc.placement.placement import Solution
+    from gra_hpc.run.run import Run
 
 
 @app.command()
@@ -67,9 +68,7 @@ def submit(
 ) -> None:
     """Hand a planned run to Slurm, or run it here (site.executor=local). Settings are for workers that are added."""
     from gra_hpc.launch.submit import add as do_add
-    from gra_hpc.launch.submit import submit as do_submit
     from gra_hpc.run.run import Run
-    from gra_hpc.views.progress import progress
 
     if add:
         for line in do_add(Run.open(run), add, overrides or []):
@@ -77,7 +76,22 @@ def submit(
         return
     if overrides:
         raise typer.BadParameter(f"settings go with --add; else: gra resume {run} {' '.join(overrides)}")
-    do_submit(Run.open(run), resume=False, progress=progress)
+    _hand_over(Run.open(run), resume=False)
+
+
+def _hand_over(run: Run, resume: bool) -> None:
+    """Submit a run; whoever interrupts that is told how it goes on.
+
+    Raises:
+        InterruptError: by Ctrl-C or SIGTERM.
+    """
+    from gra_hpc.launch.submit import submit as do_submit
+    from gra_hpc.views.progress import progress
+
+    try:
+        do_submit(run, resume, progress)
+    except KeyboardInterrupt:
+        raise InterruptError("interrupted; what was answered is kept", f"gra resume {run.path}") from None
 
 
 @app.command()
@@ -131,14 +145,12 @@ def logs(
 @app.command()
 def resume(run: RunPath, overrides: Overrides = None) -> None:
     """Submit what is neither published nor running. Placement and site settings may change."""
-    from gra_hpc.launch.submit import submit as do_submit
     from gra_hpc.run.run import Run
-    from gra_hpc.views.progress import progress
 
     made = Run.open(run, overrides or [])
     if overrides:
         made.save()
-    do_submit(made, resume=True, progress=progress)
+    _hand_over(made, resume=True)
 
 
 @app.command()

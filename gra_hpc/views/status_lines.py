@@ -20,6 +20,7 @@ from gra_hpc.views.status import RoundStatus, RunStatus
 
 BY_THEMSELVES = (
     "cancelled", "preempted", "its node failed", "put back in the queue", "ended without a word", "killed (SIGKILL)",
+    "stopped by SIGTERM", "ended by SIGTERM", "drained ahead of", "the round before was merged anew",
 )  # fmt: skip
 """Causes of ends, as they begin, after which nothing is to be mended."""
 _WORDS = {"waiting": "not begun"}
@@ -295,7 +296,7 @@ def next_command(status: RunStatus) -> str:
 
 def _to_mend(f: Failure) -> bool:
     """Whether an end has a cause that would end the next attempt too."""
-    return f.what != "stopped" or not f.cause.startswith(BY_THEMSELVES)
+    return f.what == "failed" or not f.cause.startswith(BY_THEMSELVES)
 
 
 def one_line(status: RunStatus) -> str:

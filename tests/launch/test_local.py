@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gra_hpc.run.run import Run
 from gra_hpc.views.status import collect
+from gra_hpc.views.status_lines import next_command
 from tests.run.test_plan import make
 
 GRA = [sys.executable, "-P", "-m", "gra_hpc.cli"]
@@ -28,6 +29,8 @@ def test_ctrl_c_is_one_line_and_nothing_has_failed(tmp_path: Path) -> None:
         os.killpg(submitter.pid, signal.SIGINT)
         said, _ = submitter.communicate()
     assert submitter.returncode == 130 and "Traceback" not in said
-    assert said.endswith("gra: interrupted; what was answered is kept -> gra resume RUN\n")
-    states = next(r for r in collect(Run.to_look_at(run.path), ask_slurm=False).rounds if r.round == 1).states
+    assert said.endswith(f"gra: interrupted; what was answered is kept -> gra resume {run.path}\n")
+    status = collect(Run.to_look_at(run.path), ask_slurm=False)
+    assert next_command(status) == f"gra resume {run.path}", "there is nothing to mend"
+    states = next(r for r in status.rounds if r.round == 1).states
     assert set(states) <= {"stopped", "waiting", "published"}, states

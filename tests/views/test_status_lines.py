@@ -10,6 +10,7 @@ import pytest
 from gra_hpc.errors import GraError, SlurmDownError
 from gra_hpc.run.attempts import Heartbeat, begin
 from gra_hpc.run.ledger import Ledger
+from gra_hpc.run.shard import End
 from gra_hpc.views import status as statuses
 from gra_hpc.views.progress import _teller, several
 from gra_hpc.views.sample import find_sample
@@ -126,6 +127,11 @@ def test_what_engines_did_is_read_from_manifests_and_heartbeats(tmp_path: Path, 
         (Failure("preempted", "stopped", [0], ""), "gra resume /runs/a"),
         (Failure("its node failed", "stopped", [0], ""), "gra resume /runs/a"),
         (Failure("ended without a word", "stopped", [0], ""), "gra resume /runs/a"),
+        *(
+            (Failure(end.value, "stopped", [0], ""), "gra resume /runs/a")
+            for end in (End.stopped, End.drained, End.overtaken)
+        ),
+        (Failure("ended by SIGTERM", "merge", [], ""), "gra resume /runs/a"),
         (Failure("out of memory: raise site.memory_gb", "stopped", [0], ""), "gra logs /runs/a  then"),
         (Failure("killed at its time limit (site.time_minutes)", "stopped", [0], ""), "gra logs /runs/a  then"),
         (Failure("cancelled", "failed", [0], ""), "gra logs /runs/a  then"),
