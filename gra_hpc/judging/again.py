@@ -27,7 +27,7 @@ from gra_hpc.records import digest, sample_schema
 from gra_hpc.release.inputs import Inputs, Table, read_slices
 from gra_hpc.release.limits import UNDECIDED
 from gra_hpc.run import disk_space
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.directory import RunDir, clear_vacant, is_vacant
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import as_planned, seeds_of
 from gra_hpc.run.plan import Plan, frozen
@@ -100,7 +100,7 @@ def decide(run: Run, words: Sequence[str], to: Path) -> Run:
         if (there.fingerprint, there.decided) != (plan.fingerprint, plan.decided):
             raise GraError(f"{to}: another run", "choose another directory: --to DIR")
     else:
-        if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
+        if not is_vacant(target.path):
             raise GraError(f"{to}: exists and is not a run", "choose another directory: --to DIR")
         _write(inputs, config, plan, target)
     made = Run.open(target.path)
@@ -169,8 +169,7 @@ def _write(inputs: Inputs, config: RunConfig, plan: Plan, target: RunDir) -> Non
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o777 & ~mask)
-            if target.path.exists():
-                target.path.rmdir()
+            clear_vacant(target.path)
             temporary.rename(target.path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

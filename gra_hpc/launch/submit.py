@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from gra_hpc.config.site import Executor
-from gra_hpc.errors import LaunchError, ReleaseError
+from gra_hpc.errors import GraError, LaunchError, ReleaseError
 from gra_hpc.launch import local
 from gra_hpc.launch.round_end import tidy
 from gra_hpc.launch.submissions import Does, sole_submitter
@@ -67,8 +67,12 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
             tell(line)
         say(f"next: gra status {shown(run.path)}")
         return
-    with progress(run) as watch:
-        local.run_all(run, watch)
+    try:
+        with progress(run) as watch:
+            local.run_all(run, watch)
+    except (GraError, OSError):
+        run.check_there()  # whatever is missing: all of it is, where somebody has removed the run
+        raise
     finish(run)
 
 

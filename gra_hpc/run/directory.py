@@ -16,6 +16,7 @@ RUN/run.yaml  plan.json  seeds.parquet  seeds.rejects.jsonl  gold.jsonl
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -24,6 +25,26 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from gra_hpc.errors import GraError
+
+
+def is_vacant(path: Path) -> bool:
+    """Whether nothing is there, or a directory with nothing but empty ones, as is left of a run that was removed while
+    something of it ran."""
+    return not os.path.lexists(path) or (
+        path.is_dir() and all(p.is_dir() and not p.is_symlink() for p in path.rglob("*"))
+    )
+
+
+def clear_vacant(path: Path) -> None:
+    """Remove a directory that holds nothing but empty ones.
+
+    Raises:
+        OSError: it holds something by now; that stays.
+    """
+    if path.exists():
+        for directory in sorted(path.rglob("*"), reverse=True):  # the innermost first
+            directory.rmdir()
+        path.rmdir()
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,18 @@ class RunDir(OutputDir):
         if not run.plan_file.is_file():
             raise GraError(f"{path}: not a run (no plan.json)", f"gra plan {path} --preset demo")
         return run
+
+    def check_there(self) -> None:
+        """Ask for this where a file of the run is missing: all of them may be.
+
+        Raises:
+            GraError: the plan is gone too.
+        """
+        if not self.plan_file.is_file():
+            raise GraError(
+                f"{self.path}: the run's directory was removed, or moved (no plan.json)",
+                f"bring it back, or gra plan {self.path} --preset, with the one that it was planned by",
+            )
 
     @property
     def config_file(self) -> Path:

@@ -76,6 +76,7 @@ class Merged:
         found = cls.load(directory)
         if found is None:
             run = directory.path.parent.parent
+            RunDir(run).check_there()
             begun = any(directory.path.glob("shards/*/manifest.json"))
             then = f"gra merge {run}" if begun else f"gra status {run}  (says what to do first)"
             raise IncompleteError(f"{round_name(directory.number)} is not merged", then)

@@ -291,6 +291,7 @@ class RoundPlan:
         file, run = directory.plan_file, directory.path.parent.parent
         by_merge = _by_merge(directory, run) if directory.number >= 2 else ""
         if not by_merge and not file.is_file():
+            RunDir(run).check_there()
             raise GraError(f"{file}: is missing", f"bring it back, or {RunDir(run).anew()}")
         try:
             plan = cls(**read_object(file, "round", "candidates", "shards"))
@@ -340,6 +341,7 @@ def _by_merge(directory: RoundDir, run: Path) -> str:
     try:
         recorded = read_object(file.with_name("manifest.json"), "files", then=then)["files"].get(file.name)
     except FileNotFoundError:
+        RunDir(run).check_there()
         raise IncompleteError(
             f"round {directory.number} is not planned yet: round {before} has not been merged",
             f"gra merge {run} --round {before}",

@@ -28,7 +28,7 @@ from gra_hpc.permissions import closed_directory
 from gra_hpc.records import digest
 from gra_hpc.run import disk_space
 from gra_hpc.run import gold as golden
-from gra_hpc.run.directory import RunDir
+from gra_hpc.run.directory import RunDir, clear_vacant, is_vacant
 from gra_hpc.run.pins import pin_embed, pin_models, special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
@@ -65,7 +65,7 @@ def make(
     from gra_hpc.sources import seeds as seed_module
 
     run = RunDir(path.absolute())
-    if run.path.exists() and not run.plan_file.exists() and any(run.path.iterdir()):
+    if not run.plan_file.exists() and not is_vacant(run.path):
         raise GraError(f"{path}: exists and is not a run", "choose another directory")
     flow = flow_of(config)
     own = own_templates.read(config.method.prompts, flow, wording(config.method))
@@ -183,8 +183,7 @@ def make(
             temporary.chmod(0o777 & ~mask | of_a_group)
             for path in (*temporary.rglob("*"), temporary):  # or a power loss could leave a run with an empty plan
                 fsync_file(path) if path.is_file() else fsync_dir(path)
-            if run.path.exists():
-                run.path.rmdir()
+            clear_vacant(run.path)
             temporary.rename(run.path)
             fsync_dir(run.path.parent)
         except BaseException:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -160,6 +163,38 @@ def test_no_usable_seed_and_foreign_directory(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(GraError, match="is not a run"):
         make(tmp_path, name="full")
+
+
+def test_what_is_left_of_a_run_that_was_removed_may_be_planned_into(tmp_path: Path) -> None:
+    """Whoever ran it makes directories anew before it notices, and then says that all is gone."""
+    run = make(tmp_path, "method.rounds=2")
+    shutil.rmtree(run.path)
+    run.round(0).shard(0).attempts.mkdir(parents=True)
+    for look in (
+        lambda: RoundPlan.load(run.round(1)),
+        lambda: RoundPlan.load(run.round(2)),
+        lambda: pool_of(run, run.plan, 2),
+    ):
+        with pytest.raises(GraError, match="the run's directory was removed, or moved") as e:
+            look()
+        assert "gra plan" in e.value.then
+    again = make(tmp_path)
+
+    @contextmanager
+    def removing(run: Run) -> Iterator[Callable[[], None]]:
+        shutil.rmtree(run.path)
+        yield lambda: None
+
+    with pytest.raises(GraError, match="the run's directory was removed, or moved"):
+        submit(again, resume=False, progress=removing)
+    again = make(tmp_path)
+    assert again.plan_file.is_file() and not run.round(0).shard(0).path.exists()
+    shutil.rmtree(run.path)
+    (run.path / "empty").mkdir(parents=True)
+    (run.path / "empty" / "notes").touch()
+    with pytest.raises(GraError, match="is not a run"):
+        make(tmp_path)
+    assert (run.path / "empty" / "notes").is_file()
 
 
 @pytest.mark.parametrize(("shards", "per_seed"), [(1, 1), (5, 2), (12, 3)])
