@@ -85,7 +85,7 @@ seeds:
   # limit: 100  # the first ones only: a first run is small
 
 {_MODELS if pool else _OWN_MODELS}{own}
-{_SEATS if pool else _COMMITTEE}{seats}
+{_SEATS if pool else _COMMITTEE}{_FEW.get(len(names), "")}{seats}
 method:
   samples_per_seed: {m.samples_per_seed}
   # target_accepted: 10000  # rows wanted of each round: with 2 rounds, 20000 in all. Rounds are then sized by what was
@@ -96,8 +96,7 @@ method:
   accept_sd: {m.accept_sd:g}  # more than this is a dispute, which the Adjudicator settles
   adjudicate_mean: {m.adjudicate_mean:g}
 
-# merge:
-#   semantic: false  # no semantic duplicates are looked for, and no embedding model ({embed}) is needed
+{_merge(_beside(places, embed), embed)}
 #   decontamination: {{sources: [openai/gsm8k]}}  # benchmarks whose texts are kept out
 
 release:
@@ -118,6 +117,29 @@ _COMMITTEE = """\
 # Generator, Reviewers and Adjudicator of a sample are drawn from these seats. Five are as in the paper.
 committee:
 """
+
+
+_FEW = {
+    1: "# One seat writes, and judges its own writing: add two or more.\n",
+    2: "# Two seats: one reviews what the other writes: nothing is disputed, nothing adjudicated. Add one or more.\n",
+}
+
+
+def _merge(beside: str, embed: str) -> str:
+    """The section about duplicates: with an embedding model that is here, or what there is to choose."""
+    if beside:
+        return f"merge:\n  embed_model: {_scalar(beside)}  # finds semantic duplicates; lies beside the models"
+    return (
+        "# merge:\n"
+        f"#   semantic: false  # no semantic duplicates are looked for, and no embedding model ({embed}) is needed"
+    )
+
+
+def _beside(places: Sequence[str], embed: str) -> str:
+    """A directory beside a model's that is named as the embedding model is on the Hub; empty: there is none."""
+    name = embed.rpartition("/")[2]
+    near = (Path(place).parent / n for place in places if Path(place).is_absolute() for n in (name, name.lower()))
+    return next((str(path) for path in near if (path / "config.json").is_file()), "")
 
 
 def write(file: Path, preset: str) -> None:

@@ -58,6 +58,27 @@ def test_what_cannot_be_is_one_line(seeds: str, models: list[str], site: str, na
         new_preset.text(Path("mine.yaml"), seeds, models, site, "")
 
 
+def test_an_embedding_model_beside_the_models_is_named(tmp_path: Path, seeds: Path) -> None:
+    for name in ("one", "two", "all-minilm-l6-v2"):
+        (tmp_path / name).mkdir()
+    models = [str(tmp_path / name) for name in ("one", "two")]
+    usual = presets.compose(str(written(tmp_path / "a.yaml", seeds, models))).merge.embed_model
+    assert usual == "sentence-transformers/all-MiniLM-L6-v2", "an empty directory is none"
+    (tmp_path / "all-minilm-l6-v2" / "config.json").write_text("{}")
+    file = written(tmp_path / "b.yaml", seeds, models)
+    assert presets.compose(str(file)).merge.embed_model == str(tmp_path / "all-minilm-l6-v2")
+    uncommented = file.read_text().replace("#   decontamination", "  decontamination")
+    (tmp_path / "c.yaml").write_text(uncommented)
+    assert presets.compose(str(tmp_path / "c.yaml")).merge.decontamination.sources == ["openai/gsm8k"]
+
+
+def test_a_committee_that_cannot_dispute_is_named(tmp_path: Path, seeds: Path) -> None:
+    models = [f"org/name-{i}" for i in range(3)]
+    said = [written(tmp_path / f"{n}.yaml", seeds, models[:n]).read_text() for n in (1, 2, 3)]
+    assert "judges its own writing" in said[0] and "nothing adjudicated" in said[1]
+    assert "adjudicated." not in said[2] and "own writing" not in said[2]
+
+
 def test_a_file_stays(tmp_path: Path, seeds: Path) -> None:
     (tmp_path / "mine.yaml").write_text("mine")
     with pytest.raises(ConfigError, match="exists"):
