@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError, ReleaseError
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.launch import local
 from gra_hpc.launch.round_end import tidy
 from gra_hpc.launch.submissions import Does, sole_submitter
@@ -138,6 +139,8 @@ def finish(run: Run) -> None:
     say(f"release: {shown(run.release)}")
     if rows:
         say(f"open it: datasets.load_dataset({str(run.release)!r})")
+    if manifest.get("simulated") and flow_of(run.config).asks:
+        tell("texts:   made up, for the engine was simulated; real ones are another run's: engine.kind=vllm", 9)
     tell(f"ledger:  {ledger.line()}", 9)
     why = f" ({words})" if (words := "; ".join(not_kept(dropped))) else ""
     tell(f"rows:    {rows} of {ledger.accepted - dropped.get(FORWARDED, 0)} accepted{why}", 9)
