@@ -92,7 +92,10 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         named = ", ".join(f"{name or 'not certain'} {n}" for name, n in plan.seed_languages.items())
         yield f"languages    of the seeds: {named}; each seed's own is asked for"
     elif config.method.language == "auto" and flow.asks:
-        yield f"languages    {languages.MISSING}"
+        yield (
+            f"languages    {languages.MISSING}. Until then no prompt asks for the seeds' own language; for seeds in"
+            " another than English set method.language=German, or what it is"
+        )
     elif plan.language:
         yield f"languages    {plan.language} is asked for"
     if plan.prompts:

@@ -103,6 +103,14 @@ def test_the_plan_shows_them(run: Run) -> None:
     assert "note         one Reviewer a sample" in text
 
 
+def test_unknown_languages_are_said_with_what_follows(run: Run) -> None:
+    for language, said in (("auto", True), ("any", False), ("German", False)):
+        config = compose(str(run.path.with_name("run.preset.yaml")), [f"method.language={language}"])
+        plan = replace(run.plan, seed_languages={}, language="")
+        text = "\n".join(preview(Run(run.path, plan, lambda c=config: c), None))  # type: ignore[misc]
+        assert ("no prompt asks for the seeds' own language" in text and "method.language=German" in text) == said
+
+
 def test_samples_per_seed_beside_a_target_is_not_read_and_said_so(run: Run) -> None:
     assert "method.samples_per_seed=5 is not read" in said(run, seated(FIVE, samples_per_seed=5, target_accepted=40))
     assert said(run, seated(FIVE, samples_per_seed=5)) == said(run, seated(FIVE, target_accepted=40)) == ""
