@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gra_hpc.conversation import json_text
 from gra_hpc.sources import dialects
 from gra_hpc.sources.dialects import NOT_TEXT, Turn
+from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.texts import EMPTY, WRONG_TYPE, Refused, has_content, paragraphs, says_nothing, text, text_of
 from gra_hpc.thoughts import Apart, apart, mark_in, unmarked
 
@@ -211,6 +213,18 @@ def _tell_thoughts_apart(turn: Turn, name: str) -> None:
     turn.thoughts = paragraphs(*dict.fromkeys((turn.thoughts, inline.thoughts)))
 
 
+def _as_written(values: dict[str, Any]) -> object:
+    """What an excerpt is of: a record's messages in its own words, else its fields."""
+    return json_text(values["messages"]) if "messages" in values else values
+
+
+def _others(values: dict[str, Any]) -> str:
+    """Who speaks in a record whose user says nothing, and whom the user may be called."""
+    names = [n for n in dialects.speakers(values.get("messages")) if dialects.SPEAKERS.get(n.casefold()) != "user"]
+    read = ", ".join(f"{excerpt(n, 40)} (read as {dialects.SPEAKERS.get(n.casefold(), 'nobody')})" for n in names[:3])
+    return f": turns of {read}; known are {dialects.NAMES}" if names else ""
+
+
 def _whole(turns: list[Turn], values: dict[str, Any], aside: list[str]) -> list[Turn]:
     """The turns that say something, if nothing is missing between them; without thoughts before the last one."""
     turns = [t for t in turns if t.content or t.role != "system"]
@@ -219,10 +233,12 @@ def _whole(turns: list[Turn], values: dict[str, Any], aside: list[str]) -> list[
             aside.append(UNANSWERED)
     if not any(t.role == "user" and has_content(t.content) for t in turns):
         told = "messages" not in values and isinstance(values.get("instruction"), str | None)
-        raise Refused(EMPTY, "nothing printable in the instruction" if told else "no user message with text", values)
+        if told:
+            raise Refused(EMPTY, "nothing printable in the instruction", values)
+        raise Refused(EMPTY, f"no user message with text{_others(values)}", _as_written(values))
     for number, turn in enumerate(turns, 1):
         if turn.role != "tool" and not turn.calls and not has_content(turn.content):
-            raise Refused(EMPTY_TURN, f"turn {number}, of the {turn.role}, says nothing", values)
+            raise Refused(EMPTY_TURN, f"turn {number}, of the {turn.role}, says nothing", _as_written(values))
     for turn in turns[:-1]:
         if turn.thoughts:
             turn.thoughts = ""

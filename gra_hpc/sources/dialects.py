@@ -37,6 +37,8 @@ SPEAKERS = {
     "function_call": CALL, "tool_call": CALL,
 }  # fmt: skip
 """Names of those who speak, by dialect, and the role that each has; `CALL`: the assistant, whose words are a call."""
+NAMES = "system, user (human, prompter), assistant (gpt, model, bot, chatgpt) and tool"
+"""Those of them that people give turns."""
 
 WHO, WHAT = ("role", "from"), ("content", "value", "text", "output")
 """Keys that hold who speaks (of an item of the responses API also `type`), and what is said."""
@@ -166,6 +168,15 @@ def tools(value: object) -> list[dict[str, Any]]:
     return out
 
 
+def speakers(value: object) -> list[str]:
+    """Who speaks in a conversation, each once, as it is written there."""
+    items = listed(unpacked(value))
+    said = (
+        (_speaker(i) or text_of(i.get("type")) for i in items if isinstance(i, dict)) if isinstance(items, list) else ()
+    )
+    return list(dict.fromkeys(filter(None, said)))
+
+
 def _speaker(item: dict[str, Any]) -> str:
     return next((who for key in WHO if isinstance(who := item.get(key), str) and who.strip()), "")
 
@@ -176,7 +187,7 @@ def _turn(item: object) -> Turn:
     who = _speaker(item) or text_of(item.get("type"))
     role = SPEAKERS.get(who.strip().casefold())
     if role is None:
-        raise Refused(UNKNOWN_TURN, f"a turn of {excerpt(who, 40) or 'nobody'}", item)
+        raise Refused(UNKNOWN_TURN, f"a turn of {excerpt(who, 40) or 'nobody'}; known are {NAMES}", json_text(item))
     for key in MEDIA:
         if not says_nothing(item.get(key)):
             raise Refused(NOT_TEXT, f"{key} in a message", item)

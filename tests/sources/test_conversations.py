@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra_hpc.conversation import messages_of, tools_of
-from gra_hpc.sources import conversations
+from gra_hpc.sources import conversations, dialects
 from gra_hpc.sources.seeds import SeedSet
 from gra_hpc.training.examples import read_examples
 from tests.sources.loading import Write, load_file, reasons
@@ -341,6 +342,19 @@ def test_what_cannot_be_carried_whole_is_refused(
     found = jsonl({"prompt": "good"}, record, max_chars=100 if reason == "oversized" else 20000)
     assert reasons(found) == [(2, reason)]
     assert detail in found.rejects[0].detail and "\n" not in found.rejects[0].detail
+
+
+def test_who_speaks_is_the_reason_where_nobody_asks(jsonl: Write) -> None:
+    bot, critic = ({"conversations": [{"from": who, "value": "Hi there."}]} for who in ("bot", "critic"))
+    first, second = jsonl({"prompt": "good"}, bot, critic).rejects
+    assert first.detail.startswith(
+        "no user message with text: turns of bot (read as assistant); known are system, user ("
+    )
+    assert first.excerpt == '[{"from":"bot","value":"Hi there."}]'
+    assert second.detail.startswith("a turn of critic; known are system, user (human, prompter), assistant (gpt, ")
+    assert second.excerpt == '{"from":"critic","value":"Hi there."}'
+    named = set(re.findall(r"\w+", dialects.NAMES)) - {"and"}
+    assert named <= dialects.SPEAKERS.keys()
 
 
 def test_what_is_left_aside_is_counted_by_kind(jsonl: Write) -> None:
