@@ -131,6 +131,10 @@ def check_bounds(value: Any, need: Need, key: str = "") -> None:
         need(-(2**63) <= value < 2**63, key, f"({value.bit_length()} bits)", "a number of 64 bits")
 
 
+_LETTERS = "small letters a to z, digits and _, a letter first"
+"""What names are made of that become columns, and words of prompts."""
+
+
 def _check_wording(m: MethodConfig, need: Need) -> None:
     """Refuse names and meanings that prompts and tables cannot take."""
     for name, meaning in m.domains.items():
@@ -138,7 +142,7 @@ def _check_wording(m: MethodConfig, need: Need) -> None:
             re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) is not None,
             "method.domains",
             name,
-            "names of small letters, digits and _",
+            f"names of {_LETTERS}, at most 40",
         )
         need(_is_line(meaning), f"method.domains.{name}", repr(meaning), "one line")
     _check_criteria("criteria", m.criteria, CRITERIA, COUNTS, need)
@@ -161,7 +165,7 @@ def _check_criteria(name: str, own: dict[str, str], paper: tuple[str, ...], coun
             re.fullmatch(r"[a-z][a-z0-9_]{0,23}", criterion) is not None and criterion not in TAKEN,
             key,
             criterion,
-            f"names of at most 24 small letters, digits and _, none of {', '.join(TAKEN)}",
+            f"names of {_LETTERS}, at most 24, none of {', '.join(TAKEN)}",
         )
         told = _is_line(meaning) and (bool(meaning.strip()) or (not meaning and criterion in paper))
         need(told, f"{key}.{criterion}", repr(meaning), "one line that says what is right")
@@ -169,7 +173,8 @@ def _check_criteria(name: str, own: dict[str, str], paper: tuple[str, ...], coun
         not own or len(own) in counts,
         key,
         ", ".join(own),
-        f"{counts[0]} to {counts[-1]} of them: they are all that is asked (the paper's: {', '.join(paper)})",
+        f"{counts[0]} to {counts[-1]} of them: they are all that is asked (the paper's: {', '.join(paper)}); on the"
+        f" command line {key}={{}} before them takes away the preset's",
     )
 
 

@@ -76,7 +76,9 @@ def write_new(name: str, parent: Path) -> Path:
         ConfigError: a name that cannot be a package's, or one that is taken.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or keyword.iskeyword(name):
-        raise ConfigError(f"flow {name}: expected small letters, digits and _", "gra flow new my_flow")
+        raise ConfigError(
+            f"flow {name}: expected small letters a to z, digits and _, a letter first", "gra flow new my_flow"
+        )
     if name in flow_sections.names():
         raise ConfigError(f"flow {name}: there is one of this name", f"gra flow show {name}")
     if name in {f.name for f in fields(RunConfig)} or importlib.util.find_spec(name):

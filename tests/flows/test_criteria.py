@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from gra_hpc.config import presets
 from gra_hpc.config.settings import MethodConfig
 from gra_hpc.errors import ConfigError, FingerprintError
 from gra_hpc.flows import own_templates
@@ -84,6 +85,21 @@ def test_samples_have_the_scores_of_the_rubric_and_are_decided_by_them(run: Run)
     assert any(row["verdict"] for row in found) and len({row["status"] for row in found}) > 1
     reasons = {row["reason"] for row in found if row["stage"] == "instruction_review"}
     assert {"zero for feasible", "zero for clarity"} & reasons
+
+
+def test_a_plan_lists_ones_own_domains_and_criteria_and_an_empty_map_takes_a_presets_away(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("include: [demo]\nmethod: {criteria: {safety: x, style: y}, domains: {law: statutes, other: ''}}\n")
+
+    def said(*words: str) -> list[str]:
+        return list(find("synthesize").views.plan(presets.compose(str(mine), words)))
+
+    assert "domains      law, other" in said()
+    one_and_two = "method.criteria={one: x, two: y}"
+    assert "criteria     safety, style, one, two" in said(one_and_two)
+    assert "criteria     one, two" in said("method.criteria={}", one_and_two)
+    with pytest.raises(ConfigError, match=r"2 to 12 .*method.criteria=\{\} before them takes away the preset's"):
+        said("method.criteria={}", "method.criteria={one: x}")
 
 
 def test_prompts_ask_for_the_rubric_and_for_nothing_else(run: Run) -> None:

@@ -14,6 +14,8 @@ def plan(config: RunConfig) -> Iterator[str]:
     """Who judges whom, and the thresholds."""
     m = config.method
     yield from _self_review(config)
+    if m.domains:
+        yield f"domains      {', '.join(m.domains)}"
     for of, own in (("", m.criteria), ("instructions: ", m.instruction_criteria)):
         if own:
             yield f"criteria     {of}{', '.join(own)}"
