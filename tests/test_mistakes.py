@@ -127,6 +127,20 @@ def preset(tmp_path: Path, tiny_llama: Path) -> Path:
             "gra config show",
         ),
         (["plan", "r", "--preset", "dmo"], "did you mean demo?", "presets:"),
+        (["plan", "r", "--preset", "papper"], "/paper?", "in directories beside them"),
+        (["plan", "r", "--preset", "perl"], "did you mean sites/perlmutter?", "demo, laptop"),
+        (["report", "r"], "no such command 'report': the report is RUN/release/report.html", "gra status RUN"),
+        (
+            ["plan", "r", "--preset", "annotate", "method.flow=synthesize"],
+            "annotate: settings of the flow annotate, and method.flow is another",
+            "method.flow=annotate",
+        ),
+        (
+            ["plan", "r", "--preset", "demo", "method.domains={verträge: x, b: y}"],
+            "expected names of small letters a to z, digits and _, a letter first",
+            "gra config show",
+        ),
+        (["flow", "new", "9x"], "expected small letters a to z, digits and _, a letter first", "gra flow new"),
         (["plan", "r", "--preset", "demo", "--site", "perlmuter"], "did you mean perlmutter?", "gra site detect"),
         (
             ["plan", "r", "--preset", "demo", "site.scratch=$FASTSCRATCH"],
@@ -216,7 +230,11 @@ def test_out_of_order(gra: Gra, preset: Path, tmp_path: Path) -> None:
     assert f"gra plan {own}-3 --preset" in gra("resume", "r", "method.reviewers=2"), "the next name that is free"
     assert "planned with other settings" in gra("plan", "r", "--preset", preset, "method.max_tries=9")
     gra("inspect", "r")
+    said = gra("submit", "r", "launch.window=2")
+    assert "never started: gra resume starts it" in said and said.count("->") == 1
+    assert "-> gra resume r launch.window=2" in said
     gra("submit", "r", code=0)
+    assert "was started before; gra submit takes them with --add" in gra("submit", "r", "launch.window=2")
     assert "was started before -> gra resume" in gra("submit", "r")
     assert "abcdef" in gra("inspect", "r", "abcdef")
     assert "launch.shards=3, planned with 1 -> plan a new run" in gra("merge", "r", "launch.shards=3")

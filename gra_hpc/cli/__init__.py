@@ -69,6 +69,17 @@ _ADVICE = {
 }
 
 
+_INSTEAD = {
+    "report": "the report is RUN/release/report.html, made with the release -> gra status RUN",
+    "card": "the card is RUN/release/README.md, made with the release -> gra status RUN",
+    "run": "a run is planned, then submitted -> gra plan RUN --preset PRESET, then gra submit RUN",
+    "start": "a planned run is started by submit -> gra submit RUN",
+    "stop": "jobs of a run are ended by cancel -> gra cancel RUN",
+    "list": "status lists the runs in a directory -> gra status DIR",
+}
+"""Words that people try for a command, and what does what they mean."""
+
+
 def _fail(text: str, code: int) -> NoReturn:
     complain(f"gra: {text}")
     sys.exit(code)
@@ -81,4 +92,7 @@ def _usage(e: Any) -> str:
         sys.exit(2)
     text = " ".join(e.format_message().split()).rstrip(".")
     context = getattr(e, "ctx", None)
+    for word, instead in _INSTEAD.items():
+        if text.casefold().startswith(f"no such command '{word}'"):
+            return f"no such command '{word}': {instead}"
     return f"{text[:1].lower()}{text[1:]} -> {context.command_path if context else 'gra'} --help"

@@ -68,6 +68,7 @@ def submit(
 ) -> None:
     """Hand a planned run to Slurm, or run it here (site.executor=local). Settings are for workers that are added."""
     from gra_hpc.launch.submit import add as do_add
+    from gra_hpc.launch.submit import refuse_settings
     from gra_hpc.run.run import Run
 
     if add:
@@ -75,7 +76,7 @@ def submit(
             tell(line)
         return
     if overrides:
-        raise typer.BadParameter(f"settings go with --add; else: gra resume {run} {' '.join(overrides)}")
+        refuse_settings(Run.to_look_at(run), overrides)
     _hand_over(Run.open(run), resume=False)
 
 

@@ -16,9 +16,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
-from gra_hpc.config.directories import config_dirs, package_dirs
+from gra_hpc.config.directories import config_dirs, no_preset, package_dirs
 from gra_hpc.config.fields import expecting
 from gra_hpc.config.flow_sections import config_of
+from gra_hpc.config.flow_sections import names as flow_names
 from gra_hpc.config.references import escaped, expanded, refuse_resolvers
 from gra_hpc.config.rules import check, check_bounds
 from gra_hpc.config.settings import MemberConfig, ReleaseConfig, RunConfig, SeedsConfig
@@ -47,8 +48,7 @@ def find(name: str) -> Path:
         candidate = directory / f"{name.removesuffix('.yaml')}.yaml"
         if candidate.is_file():
             return candidate
-    known = sorted({str(p.relative_to(d).with_suffix("")) for d in config_dirs() for p in d.rglob("*.yaml")})
-    raise ConfigError(f"preset {name}: no such file or preset{nearest(name, known)}", f"presets: {', '.join(known)}")
+    raise no_preset(name)
 
 
 def _text(path: Path, own: bool = False) -> str:
@@ -320,6 +320,11 @@ def _check_keys(kind: Any, data: Any, prefix: str, source: str, root: type = Run
         hints = types_of(kind)
         for key, value in data.items():
             if key not in hints:
+                if root is kind and issubclass(root, RunConfig) and key in flow_names():
+                    raise ConfigError(
+                        f"{source}: {key}: settings of the flow {key}, and method.flow is another",
+                        f"method.flow={key}, or a preset without {key}:",
+                    )
                 near = elsewhere(str(key), root) or nearest(str(key), list(hints)) or nearest_anywhere(str(key), root)
                 raise ConfigError(f"{source}: unknown key {prefix}{key}{near}", f"valid here: {', '.join(hints)}")
             _check_shape(hints[key], value, f"{source}: {prefix}{key}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn
 
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import GraError, LaunchError, ReleaseError
@@ -114,6 +116,19 @@ def size_lead(run: Run) -> Iterator[str]:
         run.save()
     if said:
         yield said
+
+
+def refuse_settings(run: Run, overrides: Sequence[str]) -> NoReturn:
+    """Refuse settings for a run that is submitted: those it was planned with are settled.
+
+    Raises:
+        LaunchError: always, with the command that takes them.
+    """
+    so = "was started before" if started(run) else "never started: gra resume starts it, and takes settings"
+    raise LaunchError(
+        f"{run.path}: {so}; gra submit takes them with --add alone, for more workers",
+        f"gra resume {shown(run.path)} {shlex.join(overrides)}",
+    )
 
 
 def started(run: Run) -> bool:

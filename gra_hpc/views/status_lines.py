@@ -55,6 +55,7 @@ def lines(status: RunStatus, details: bool = False) -> Iterator[str]:
     if status.release:
         yield f"release: {shown(status.release)}"
         yield from _short(status)
+        yield f"report:  {shown(status.release)}/report.html"
     if then := next_command(status):
         yield f"next: {then}"
 

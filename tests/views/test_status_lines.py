@@ -167,6 +167,7 @@ def test_a_missed_target_is_said_with_what_gets_the_rest() -> None:
     status = replace(of(done, target=60, merged=True, kept=20), release="/runs/a/release")
     text = " ".join(said(status).split())
     assert "target 60: 40 short shards" in text and "release: /runs/a/release target: 60: 40 short" in text
+    assert "report: /runs/a/release/report.html" in text
     assert "method.expected_acceptance=1," in text and summary(status).endswith("; target 60: 40 short")
     partial = said(replace(status, rounds=[replace(status.rounds[0], absent=[1])]))
     assert "expected_acceptance" not in partial, "the shards that are missing come first"
