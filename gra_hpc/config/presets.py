@@ -254,7 +254,14 @@ def load(path: Path, overrides: Sequence[str] = (), own: bool = False) -> RunCon
     kind = _kind([data], overrides)
     if kind is not RunConfig:
         data = _data(_text(path, own), path, kind)
-    return _finish(_typed(apply(_merge(OmegaConf.structured(kind), data, str(path), kind), overrides, kind)))
+    try:
+        return _finish(_typed(apply(_merge(OmegaConf.structured(kind), data, str(path), kind), overrides, kind)))
+    except ConfigError as e:
+        if overrides:
+            load(path, own=own)  # says that it is the file, or it is one of these words
+        if overrides or str(path) in e.what:
+            raise
+        raise ConfigError(f"{path}: {e.what}", f"bring the file back, or mend it: {e.then}") from None
 
 
 def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> DictConfig:
