@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from gra_hpc.config.site import Executor
 from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
-from gra_hpc.launch.submissions import Does, Job, match, refuse_copy, sole_submitter
+from gra_hpc.launch.submissions import Does, Job, match, refuse_copy, sole_submitter, somebody_submits
 from gra_hpc.run.run import Run
 from gra_hpc.terminal import counted
 
@@ -32,6 +32,10 @@ def cancel(run: Run, waiting_only: bool = False, workers: int = 0) -> Iterator[s
     """
     submitted = any(run.submissions.glob("*.json"))
     if not submitted and run.config.site.executor is Executor.local:
+        if not somebody_submits(run):
+            yield "nothing to cancel: no gra submit runs this run"
+            yield f"next: gra status {run.path}"
+            return
         raise LaunchError(f"{run.path}: runs on this machine, not in Slurm", "press Ctrl-C where gra submit runs")
     if not submitted:
         yield "nothing of this run is in Slurm's queue"

@@ -23,6 +23,7 @@ from gra_hpc.run.directory import round_name
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import tell
 
 POLL_S = 0.3
 _YEAR_MIN = 60 * 24 * 365
@@ -71,6 +72,8 @@ def run_all(run: Run, watch: Callable[[], None] = lambda: None) -> None:
                 _shards(run, step, legs_of(run, steps)[0].last, parallel, watch)
                 if [s.round for s in remaining(run)][:1] != [step.round]:
                     continue  # the workers have merged it, and gone on
+            last = step.round == run.rounds[-1]
+            tell(f"{round_name(step.round)}: merging{', and the release is made' if last else ''}")
             job = _submit(run, MergeTask(str(run.path), step.round))
             _wait([job], watch)
             _require_result(job, run)

@@ -58,7 +58,7 @@ class WorkerTask(Restartable):
 
         start_job()
         outcome = work(Run.open(self.run), self.round, self.place, self.lead_s, self.last, round_end.merge_beside)
-        sentence = f"{round_name(outcome.round)}: {outcome}"
+        sentence = f"{outcome.rounds}: {outcome}"
         log.info("%s", sentence)
         leave_unless_published(outcome.end)
         return sentence

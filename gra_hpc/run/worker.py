@@ -51,6 +51,13 @@ class Outcome:
     """That it published."""
     round: int
     """The last round that it was at."""
+    first: int
+    """The one that it began with."""
+
+    @property
+    def rounds(self) -> str:
+        """Of which the shards are, for people."""
+        return round_name(self.round) if self.first == self.round else f"rounds {self.first} to {self.round}"
 
     def __str__(self) -> str:
         made = f"{self.shards} shard{'' if self.shards == 1 else 's'} published"
@@ -103,7 +110,8 @@ class _Worker:
     def __init__(
         self, run: Run, round_: int, lead_s: int, signals: Signals, last: int = 0, merge: Merge | None = None
     ) -> None:
-        self.run, self.round, self.signals, self.config = run, round_, signals, run.config
+        self.run, self.signals, self.config = run, signals, run.config
+        self.round = self.first = round_
         self.merge, self.last = merge, last if merge else round_
         if lead_s:
             self.config = replace(self.config, site=replace(self.config.site, signal_lead_s=lead_s))
@@ -150,10 +158,10 @@ class _Worker:
                 left = await self._round(place)
         if left or (self.signals.first and self.round < self.last):
             end = End.stopped if self.signals.first == signal.SIGTERM else End.drained
-            return Outcome(end, self.published, self.round)
+            return Outcome(end, self.published, self.round, self.first)
         if self._failed:
             raise self._error()
-        return Outcome(End.published, self.published, self.round)
+        return Outcome(End.published, self.published, self.round, self.first)
 
     async def _round(self, place: int) -> bool:
         """The shards of one round; whether some are left, of which a signal keeps it."""

@@ -309,7 +309,8 @@ def one_line(status: RunStatus) -> str:
     named = ", ".join(f"{states[s]} {_WORDS.get(s, s)}" for s in _ORDER if states[s])
     calls = sum(s.calls for s in r.shards if s.state == "running")
     said = f"; {counted(calls, 'call')}" if calls else ""
-    text = f"{round_name(r.round)}: shards {named}; {r.ledger.line()}{said}"
+    merging = "merging, " if r.merging == "running" else ""
+    text = f"{round_name(r.round)}: {merging}shards {named}; {r.ledger.line()}{said}"
     return text + (f"; about {duration(r.eta_s)} left" if r.eta_s is not None and r.ledger.pending else "")
 
 

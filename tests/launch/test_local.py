@@ -9,6 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from gra_hpc.errors import LaunchError
+from gra_hpc.launch.cancel import cancel
 from gra_hpc.run.run import Run
 from gra_hpc.views.status import collect
 from gra_hpc.views.status_lines import next_command
@@ -26,6 +30,8 @@ def test_ctrl_c_is_one_line_and_nothing_has_failed(tmp_path: Path) -> None:
         while not any(file.stat().st_size for file in run.path.glob("rounds/01/shards/*/attempts/*/journal.log")):
             assert submitter.poll() is None
             time.sleep(0.05)
+        with pytest.raises(LaunchError, match="press Ctrl-C where gra submit runs"):
+            list(cancel(run))
         os.killpg(submitter.pid, signal.SIGINT)
         said, _ = submitter.communicate()
     assert submitter.returncode == 130 and "Traceback" not in said
@@ -34,3 +40,4 @@ def test_ctrl_c_is_one_line_and_nothing_has_failed(tmp_path: Path) -> None:
     assert next_command(status) == f"gra resume {run.path}", "there is nothing to mend"
     states = next(r for r in status.rounds if r.round == 1).states
     assert set(states) <= {"stopped", "waiting", "published"}, states
+    assert list(cancel(run)) == ["nothing to cancel: no gra submit runs this run", f"next: gra status {run.path}"]

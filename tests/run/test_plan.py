@@ -56,9 +56,10 @@ def test_planning_twice_is_the_same_plan(tmp_path: Path) -> None:
     assert presets.load(run.config_file).site.partition == "gpu"  # placement may change
 
 
-def test_the_plan_of_a_run_that_is_done_says_so(tmp_path: Path) -> None:
+def test_the_plan_of_a_run_that_is_done_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path)
     submit(run, resume=False)
+    assert "round 1: merging, and the release is made\n" in capsys.readouterr().out
     said = "\n".join(preview(make(tmp_path), None))
     assert "pending 0" in said and "accepted 0" not in said
 

@@ -131,7 +131,7 @@ def test_a_shard_that_kills_its_engines_is_tried_three_times_and_the_others_are_
     assert phases(run, bad).count("failed") == 3
     assert 3 <= len(starts) <= 5
     opened()
-    assert worker.work(run, 1) == worker.Outcome(End.published, 1, 1)
+    assert worker.work(run, 1) == worker.Outcome(End.published, 1, 1, 1)
     for shard in shards(run):
         check_shard(shard, reference.round(1).shard(shard.number))
 
@@ -194,7 +194,8 @@ def test_a_worker_merges_small_rounds_and_goes_on_with_warm_engines(
     outcome = worker.work(two, 1, last=2, merge=merge_beside)
     (log,) = Finder(two).merge(1).job
     assert "round 1: " in tail(log, 1)[0] and "accepted samples kept" in tail(log, 1)[0], "it has a log of its own"
-    assert outcome == worker.Outcome(End.published, 2 * SHARDS, 2)
+    assert outcome == worker.Outcome(End.published, 2 * SHARDS, 2, 1)
+    assert outcome.rounds == "rounds 1 to 2", "whose shards it counts"
     assert len(starts) == 1
     assert two.round(1).manifest.is_file() and not two.round(2).manifest.exists()
     apart = make_run(tmp_path / "apart", SEEDS, [*SETTINGS, "method.rounds=2"])
@@ -228,7 +229,7 @@ def test_a_merge_that_fails_is_left_to_a_job_of_its_own(two: Run) -> None:
         raise GraError("no room")
 
     for published in (SHARDS, 0):
-        assert worker.work(two, 1, last=2, merge=fails) == worker.Outcome(End.published, published, 1)
+        assert worker.work(two, 1, last=2, merge=fails) == worker.Outcome(End.published, published, 1, 1)
     assert len(tries) == 1, "one that has failed is not tried by one worker after the other"
     (two.submissions / "s00001-1-beef.json").unlink()
     assert "round 1" in MergeTask(str(two.path), 1)()
@@ -238,7 +239,7 @@ def test_another_worker_s_merge_is_waited_for_but_not_for_ever(two: Run, monkeyp
     monkeypatch.setattr(worker, "LOOK_S", 0.01)
     worker.work(two, 1)  # another worker, which has published all
     merging(two, "merging", owner=replace(Owner.me(), host="elsewhere").to_dict())
-    assert worker.work(two, 1, last=2, merge=nobody) == worker.Outcome(End.published, 0, 1)
+    assert worker.work(two, 1, last=2, merge=nobody) == worker.Outcome(End.published, 0, 1, 1)
 
 
 def test_the_merge_of_a_worker_that_was_killed_is_made_by_one_that_waits(two: Run) -> None:
@@ -247,7 +248,7 @@ def test_the_merge_of_a_worker_that_was_killed_is_made_by_one_that_waits(two: Ru
     gone.wait()
     me = Owner.me()
     merging(two, "merging", owner=replace(me, pid=gone.pid).to_dict())
-    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, SHARDS, 2)
+    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, SHARDS, 2, 1)
 
 
 def test_a_merge_that_made_nothing_is_not_tried_for_ever(two: Run) -> None:
@@ -256,7 +257,7 @@ def test_a_merge_that_made_nothing_is_not_tried_for_ever(two: Run) -> None:
     async def idle(run: Run, number: int) -> None:
         tried.append(number)
 
-    assert worker.work(two, 1, last=2, merge=idle) == worker.Outcome(End.published, SHARDS, 1)
+    assert worker.work(two, 1, last=2, merge=idle) == worker.Outcome(End.published, SHARDS, 1, 1)
     assert tried == [1]
 
 
@@ -273,7 +274,7 @@ def test_a_worker_that_waits_takes_a_shard_whose_worker_has_ended(two: Run, monk
         return left(run)
 
     monkeypatch.setattr(worker, "_left", ended)
-    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, 2 * SHARDS, 2)
+    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, 2 * SHARDS, 2, 1)
 
 
 def test_a_worker_that_is_told_to_drain_while_it_merges_comes_again(two: Run) -> None:
@@ -284,7 +285,7 @@ def test_a_worker_that_is_told_to_drain_while_it_merges_comes_again(two: Run) ->
         await asyncio.sleep(60)
 
     assert worker.work(two, 1, last=2, merge=drained).end is End.drained
-    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, SHARDS, 2)
+    assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, SHARDS, 2, 1)
 
 
 def test_what_workers_have_not_merged_the_job_behind_them_merges(two: Run) -> None:
@@ -315,7 +316,7 @@ def test_the_next_shard_begins_while_the_last_sample_of_this_one_is_under_way(
         yield Slow()
 
     monkeypatch.setattr(worker, "open_engine", engines)
-    assert worker.work(run, 1) == worker.Outcome(End.published, SHARDS, 1)
+    assert worker.work(run, 1) == worker.Outcome(End.published, SHARDS, 1, 1)
     lasted = 0.0
     for shard in shards(run):
         check_shard(shard, reference.round(1).shard(shard.number))

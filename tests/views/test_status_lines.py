@@ -60,6 +60,12 @@ def test_what_a_merge_kept_is_not_said_where_it_cannot_be_read() -> None:
     assert released(kept=2, dropped={"forwarded": 6, "exact": 1}) == "released: 2 of 3 accepted"
 
 
+def test_one_line_says_that_a_round_is_being_merged() -> None:
+    published = replace(RUNS, state="published")
+    assert one_line(of(published)).startswith("round 1: shards 1 published; ")
+    assert one_line(of(published, merging="running")).startswith("round 1: merging, shards 1 published; ")
+
+
 def test_details_on_wish() -> None:
     status = of(RUNS, STARTS)
     assert "shard 0" not in said(status) and "generator" not in said(status)
