@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TextIO
 
@@ -103,6 +104,23 @@ def counted(n: int, noun: str) -> str:
         noun: of one.
     """
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def several(wrong: Iterable[tuple[str, str]], most: int = 5) -> str:
+    """What is wrong in several places: the first few kinds, each with its first place, and how many more there are.
+
+    Args:
+        wrong: what, and where.
+    """
+    places: dict[str, list[str]] = {}
+    for what, where in wrong:
+        places.setdefault(what, []).append(where)
+    shown = [
+        f"{where[0]}: {what}" + (f" (and in {len(where) - 1} more)" if len(where) > 1 else "")
+        for what, where in list(places.items())[:most]
+    ]
+    left = len(places) - len(shown)
+    return "; ".join(shown) + (f"; and {counted(left, 'other')}" if left else "")
 
 
 def shown(path: object) -> str:

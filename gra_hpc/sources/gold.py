@@ -25,6 +25,7 @@ from gra_hpc.sources.files import SUFFIXES, excerpt, kind_of
 from gra_hpc.sources.rows import Row, Source
 from gra_hpc.sources.seeds import check_text, domain_name
 from gra_hpc.sources.texts import Refused, has_content, text
+from gra_hpc.terminal import several
 
 KEEP, REJECT = "keep", "reject"
 VERDICTS = (KEEP, REJECT)
@@ -57,7 +58,7 @@ def read(path: str, domains: Sequence[str], max_chars: int, special: re.Pattern[
         special: finds a special token of the committee's models, which could end a prompt early.
 
     Raises:
-        ConfigError: no such file, another one, or a record that cannot be used, by its line.
+        ConfigError: no such file, another one, or records that cannot be used, by their lines, all at once.
     """
     if not path:
         return []
@@ -66,20 +67,26 @@ def read(path: str, domains: Sequence[str], max_chars: int, special: re.Pattern[
         found = f"no such file{looked(path)}" if not file.exists() else "not a file of records"
         raise ConfigError(f"method.gold={path}: {found}, expected one of {', '.join(SUFFIXES)}", "name another")
     questions: dict[str, Gold] = {}
+    wrong: list[tuple[str, str]] = []
     try:
         for row in Source(str(file.absolute())):
             try:
                 one = _question(row, domains, max_chars, special)
             except Refused as e:
-                raise ConfigError(f"{path}:{row.line}: {e.detail}", _THEN) from None
+                wrong.append((e.detail, f"{path}:{row.line}"))
+                if len(wrong) >= MOST:
+                    break
+                continue
             if first := questions.get(one.id):
                 same = "the same record" if first.keep == one.keep else "the same record with another verdict"
-                raise ConfigError(f"{path}:{row.line}: {same} as {first.source}", _THEN)
+                wrong.append((f"{same} as {first.source}", f"{path}:{row.line}"))
             questions[one.id] = one
             if len(questions) > MOST:
                 raise ConfigError(f"{path}: more than {MOST:,} records", "a few hundred are enough: give fewer")
     except SeedError as e:
         raise ConfigError(e.what, _THEN) from None
+    if wrong:
+        raise ConfigError(several(wrong), _THEN)
     for verdict in VERDICTS:
         if not any(q.keep == (verdict == KEEP) for q in questions.values()):
             raise ConfigError(
@@ -103,7 +110,7 @@ def _question(row: Row, domains: Sequence[str], max_chars: int, special: re.Patt
         if not has_content(texts[name]):
             raise Refused("empty", f"has no {name}")
         check_text(name, texts[name], max_chars, special)
-    if texts["verdict"] not in VERDICTS:
+    if (verdict := texts["verdict"].casefold()) not in VERDICTS:
         said = excerpt(texts["verdict"], 40) or "nothing"
         raise Refused("verdict", f"verdict is {said}, expected {KEEP} or {REJECT}")
     domain = domain_name(texts["domain"], domains)
@@ -111,7 +118,7 @@ def _question(row: Row, domains: Sequence[str], max_chars: int, special: re.Patt
         said = excerpt(texts["domain"], 40)
         raise Refused("domain", f"domain is {said}{nearest(said, domains)}, expected one of {', '.join(domains)}")
     id_ = digest("gold", texts["instruction"], texts["response"], size=8)
-    keep, source = texts["verdict"] == KEEP, f"{row.file}:{row.line}"
+    keep, source = verdict == KEEP, f"{row.file}:{row.line}"
     return Gold(id_, texts["instruction"], texts["response"], keep, domain, source)
 
 

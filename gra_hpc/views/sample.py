@@ -156,7 +156,7 @@ def _made(row: dict[str, Any], run: Run | None) -> Iterator[str]:
     """A candidate of a flow with columns of its own: as the flow shows it, or each that is not empty on its line."""
     yield f"candidate {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  flow {row['flow']}"
     yield _outcome(row)
-    seats = "; ".join(f"{s['role']} {', '.join(s['members'])}" for s in row["seats"])
+    seats = "; ".join(f"{s['role']} {', '.join(s['members'])}" for s in row["seats"] if s["members"])
     yield f"seats: {seats or 'none'}"
     if found := _flows_own(row, run):
         yield from found

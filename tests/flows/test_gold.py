@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from gra_hpc.run.gold import Counted, GoldQuestions
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import GoldAnswer, ShardManifest, gold_answers
+from gra_hpc.sources import gold
 from gra_hpc.sources.gold import Gold
 from gra_hpc.storage import read_json
 from gra_hpc.views import roles
@@ -206,6 +208,21 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, bad: dict[str, Any]
     with pytest.raises(ConfigError, match=said) as e:
         make(tmp_path, f"method.gold={file}")
     assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
+
+
+def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "gold.jsonl"
+    verdicts = ("Keep", " REJECT", "maybe", "maybe", "no")
+    records = [{"instruction": f"a{i}", "response": "b", "verdict": v} for i, v in enumerate(verdicts)]
+    file.write_text("".join(json.dumps(r) + "\n" for r in records))
+    with pytest.raises(ConfigError) as e:
+        gold.read(str(file), ["math"], 100, re.compile("<s>"))
+    expected = "expected keep or reject"
+    assert f"{file}:3: verdict is maybe, {expected} (and in 1 more); {file}:5: verdict is no, {expected} ->" in str(
+        e.value
+    )
+    file.write_text("".join(json.dumps(r) + "\n" for r in records[:2]))
+    assert sorted(q.keep for q in gold.read(str(file), ["math"], 100, re.compile("<s>"))) == [False, True]
 
 
 def test_gold_without_a_file_or_reviewers_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gra_hpc.conversation import shown
@@ -21,7 +21,7 @@ from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.tools import Tool
 from gra_hpc.flows.units import Embed
 from gra_hpc.records import Record
-from gra_hpc.terminal import counted
+from gra_hpc.terminal import several
 
 MOST = 200_000
 """Labelled records that are looked through for the nearest."""
@@ -69,23 +69,6 @@ def _refused(wrong: Sequence[tuple[Record, str]], labels: Labels) -> SeedError:
     expected = ", ".join(map(str, labels.categories))
     said = several((f"its label {label}", source) for label, source in written)
     return SeedError(f"{said}; expected {expected}", "mend it there, then plan again")
-
-
-def several(wrong: Iterable[tuple[str, str]], most: int = 5) -> str:
-    """What is wrong in several places: the first few kinds, each with its first place, and how many more there are.
-
-    Args:
-        wrong: what, and where.
-    """
-    places: dict[str, list[str]] = {}
-    for what, where in wrong:
-        places.setdefault(what, []).append(where)
-    shown = [
-        f"{where[0]}: {what}" + (f" (and in {len(where) - 1} more)" if len(where) > 1 else "")
-        for what, where in list(places.items())[:most]
-    ]
-    left = len(places) - len(shown)
-    return "; ".join(shown) + (f"; and {counted(left, 'other')}" if left else "")
 
 
 @dataclass(frozen=True)

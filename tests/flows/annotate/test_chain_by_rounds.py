@@ -122,7 +122,8 @@ def test_the_worked_case_of_a_chain_is_exact(tmp_path: Path, capsys: pytest.Capt
     last = next(r for r in labels if r["text"].startswith("Row 5"))
     found, _, calls = sample.find_sample(run, last["id"])
     told = list(sample.history(found, calls, run))
-    assert told[3:6] == ["text:", "    Row 5: positive.", "label: neutral  (kept, confidence 0.57)"]
+    assert told[3:6] == ["text:", "    Row 5: positive.", "label: neutral  (this link's, confidence 0.57)"]
+    assert told[2] == "seats: annotator cyd"
     assert told[6] == "annotator cyd: neutral  (margin 0.30)"
     assert told[7].startswith("released: neutral  (kept, confidence ")
     assert told[8:10] == [f"annotator {who}  (in another round)" for who in ("ada: positive", "ben: negative")]

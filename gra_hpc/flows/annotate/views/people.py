@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from gra_hpc.errors import GraError
-from gra_hpc.flows.annotate.examples import several
 from gra_hpc.flows.annotate.questions import Labels, label_written
 from gra_hpc.flows.annotate.records import as_text
 from gra_hpc.flows.annotate.settings import Kind
@@ -23,6 +22,7 @@ from gra_hpc.flows.annotate.views.outputs import AUDIT, cell
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.labels import gold
 from gra_hpc.storage import read_regular
+from gra_hpc.terminal import several
 
 
 def categories_of(labels: Labels) -> Sequence[str | int]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.config.settings import RunConfig
-from gra_hpc.flows.annotate.settings import AnnotateConfig, Kind
+from gra_hpc.flows.annotate.settings import AnnotateConfig, Keep, Kind
 from gra_hpc.flows.annotate.views.outputs import LABELS, shown
 from gra_hpc.flows.units import settings_of
 from gra_hpc.parquet import open_table
@@ -35,6 +35,8 @@ def lines(config: RunConfig, release: Path, row: Mapping[str, Any]) -> Iterator[
     if row["second"]:
         yield from _block("second text", row["second"])
     how = row["how"] or "no usable answer"
+    if own.keep is Keep.quantile and row["how"]:  # whether it kept the item the merge has decided, not the link
+        how = "this link's"
     yield f"label: {_words(shown(row['label'], own.kind, text), own.kind)}  ({how}, confidence {row['confidence']:.2f})"
     if row["gold"]:
         yield f"came with the label: {_words(shown(row['gold'], own.kind, text), own.kind)}"

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from gra_hpc.errors import GraError
-from gra_hpc.flows.annotate.examples import several
 from gra_hpc.flows.annotate.questions import Labels, label_written
 from gra_hpc.flows.annotate.views import agreement
 from gra_hpc.flows.annotate.views.people import People
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.labels.gold import RESAMPLED, Figure
 from gra_hpc.labels.spans import Span
+from gra_hpc.terminal import several
 
 Spans = frozenset[Span]
 
