@@ -282,10 +282,10 @@ def test_a_runs_files_of_another_shape(gra: Gra, preset: Path, tmp_path: Path) -
                 assert str(path) in said and "->" in said
         path.write_text(before)
     saved = run.config_file.read_text()
-    for part in ("models:\n", "committee:\n"):  # cut off before it
-        run.config_file.write_text(saved[: saved.index(part)] + "method:\n  reviewers: 0\n" * (part == "committee:\n"))
-        said = gra("resume", "r", "site.time_minutes=5", code=2)
-        assert f"{run.config_file}: " in said and "bring the file back, or mend it" in said, said
+    for cut, message in (("models:\n", "cut off"), ("\nsite:\n", "cut off"), ("committee:\n", "method.reviewers=0")):
+        rest = "site: {time_minutes: 5}\nmethod: {reviewers: 0}\n" if cut == "committee:\n" else ""
+        run.config_file.write_text(saved[: saved.index(cut)] + rest)
+        assert f"{run.config_file}: {message}" in gra("resume", "r", "site.time_minutes=5", code=2)
     run.config_file.write_text(saved)
     said = gra("resume", "r", "method.reviewers=0", code=2)
     assert "method.reviewers=0" in said and "run.yaml" not in said, said

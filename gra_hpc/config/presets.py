@@ -235,21 +235,22 @@ def site_names() -> list[str]:
     return sorted({p.stem for d in config_dirs() for p in (d / "sites").glob("*.yaml")})
 
 
-def load(path: Path, overrides: Sequence[str] = (), own: bool = False) -> RunConfig:
+def load(path: Path, overrides: Sequence[str] = (), own: bool = False, last: str = "") -> RunConfig:
     """A saved configuration (`run.yaml`), with overrides.
 
     Args:
         own: it decides what runs: it must be this user's, and nobody else's to write.
+        last: a section near its end that it was saved with: a file without it was cut off, and defaults are not meant.
 
     Raises:
-        ConfigError: as `compose` does; or there is nothing in it.
+        ConfigError: as `compose` does; or there is nothing in it, or not all.
         OwnershipError: it is in other hands.
     """
     data = _data(_text(path, own), path)
-    if not data:
+    if not data or (last and last not in data):
         raise ConfigError(
-            f"{path}: empty, expected the settings of a run",
-            f"gra plan {path.parent}-2 --preset, with the one that it was planned by",
+            f"{path}: {f'cut off (it has no {last})' if data else 'empty'}, expected the settings of a run",
+            f"bring it back, or gra plan {path.parent}-2 --preset, with the one that it was planned by",
         )
     kind = _kind([data], overrides)
     if kind is not RunConfig:

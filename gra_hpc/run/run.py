@@ -80,4 +80,4 @@ def _settings(file: Path, overrides: Sequence[str], own: bool) -> RunConfig:
     """Loading them takes as long as all else that `gra status` does."""
     from gra_hpc.config import presets
 
-    return presets.load(file, overrides, own)
+    return presets.load(file, overrides, own, last="site")
