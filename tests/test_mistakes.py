@@ -188,6 +188,7 @@ def test_in_a_plan(gra: Gra, preset: Path, tmp_path: Path, words: list[str], wha
     (tmp_path / "page.html").write_text("<html>")
     said = gra("plan", "r", "--preset", preset, *words, code=2 if "sources" in words[0] else 1)
     assert what in said and then in said
+    assert "(all that" not in said or said.count("(") <= 2, "one bracket behind the caches, one behind the hint"
     assert not (tmp_path / "r").exists()
 
 

@@ -155,7 +155,7 @@ def finish(run: Run) -> None:
     if rows:
         say(f"open it: datasets.load_dataset({str(run.release)!r})")
     if manifest.get("simulated") and flow_of(run.config).asks:
-        tell("texts:   made up, for the engine was simulated; real ones are another run's: engine.kind=vllm", 9)
+        tell("note:    the engine was simulated, its answers are made up; for real ones: engine.kind=vllm", 9)
     tell(f"ledger:  {ledger.line()}", 9)
     why = f" ({words})" if (words := "; ".join(not_kept(dropped))) else ""
     tell(f"rows:    {rows} of {ledger.accepted - dropped.get(FORWARDED, 0)} accepted{why}", 9)

@@ -144,7 +144,7 @@ def check_files(directory: Path, model: ModelConfig, chat: bool = True) -> None:
     own = Path(model.path).expanduser().is_dir() or not hub.ID.fullmatch(model.path)
     again = (
         f"copy the whole model to {directory}, or name one of the Hub (models.NAME.path=ORG/NAME); to try a preset"
-        " without models: engine.kind=simulated"
+        " without weights: engine.kind=simulated"
         if own
         else f"fetch {directory.name} anew: gra fetch {model.path}"
     )

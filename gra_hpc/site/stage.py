@@ -12,6 +12,7 @@ import fnmatch
 import glob
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import time
@@ -139,7 +140,8 @@ def fetched_first(preset: str, words: Sequence[str], site: str) -> Iterator[None
             raise
         own = [w for w in words if w.startswith(_FETCHED)]
         command = ["gra", "fetch", "--preset", preset, *(["--site", site] if site else []), *own]
-        raise type(e)(e.what, f"{shlex.join(command)}  (all that it needs; alone: {e.then})") from None
+        alone = re.sub(r" +\(on a machine with network\)", "", e.then)
+        raise type(e)(e.what, f"{shlex.join(command)}  (all that it needs; alone: {alone})") from None
 
 
 _FETCHED = ("models.", "committee", "merge.", "seeds.", "release.diagnostics.", "site.scratch", "site.proxy")

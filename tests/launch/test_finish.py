@@ -45,7 +45,7 @@ def test_what_was_dropped_is_named_for_what_it_was(
     found = re.search(r"rows: 2 of (\d+) accepted \(dropped: (.*\d+ beyond method.target_accepted)\)", said)
     assert found, said
     assert "target: 2: reached" in said
-    assert "texts: made up, for the engine was simulated" in said
+    assert "note: the engine was simulated, its answers are made up" in said
     status = collect(run)
     text = " ".join(" ".join(lines(status)).split())
     assert f" rows 2 kept of {found[1]} accepted; dropped: {found[2]} " in text
