@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gra_hpc.engines import simulated
 from gra_hpc.errors import ReleaseError
 from gra_hpc.launch.submit import submit
 from gra_hpc.release.inputs import Inputs
+from gra_hpc.run.merged import made_again
 from gra_hpc.run.run import Run
 from gra_hpc.views.sample import find_sample
 from gra_hpc.views.status import collect
@@ -89,3 +91,24 @@ def test_a_shard_that_no_merge_has_counted_is_moved_alone(done: Run, tmp_path: P
     typed(e.value.then)
     undisturbed(run)
     assert release_of(run) == release_of(done)
+
+
+def test_a_shard_that_comes_back_with_other_rows_takes_along_what_was_drawn_from_them(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines do not say the same twice: the simulated one draws from other bytes here."""
+    shutil.copytree(done.path, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    shard = run.round(1).shard(0)
+    rows, drawn = sample_rows(shard), sample_rows(run.round(2).shard(0))
+    typed(made_again(shard))
+    draw = simulated._Draw
+    monkeypatch.setattr(simulated, "_Draw", lambda raw: draw(raw[1:] + raw[:1]))
+    for number in (0, 1):
+        with pytest.raises(ReleaseError, match="drawn from another pool than that of round 1's merge") as e:
+            undisturbed(run)
+        typed(e.value.then.partition("; the others")[0])
+        assert not run.round(2).shard(number).manifest.exists()
+    undisturbed(run)
+    assert sample_rows(shard) != rows and sample_rows(run.round(2).shard(0)) != drawn
+    assert next_command(collect(run)).startswith("gra inspect")
