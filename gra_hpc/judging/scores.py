@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gra_hpc.flows.gra.counted import means
+from gra_hpc.flows.scores import means
 from gra_hpc.records import FAILED, REJECTED
 
 COLUMNS = ("status", "stage", "mean", "sd", "reviews", "reviewers", "verdict")

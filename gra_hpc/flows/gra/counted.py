@@ -14,6 +14,7 @@ from gra_hpc.config.settings import MethodConfig
 from gra_hpc.flows.domains import domains_of
 from gra_hpc.flows.gra.standing import GOLD, REFUSAL, ROLES, Counts, Standing, added
 from gra_hpc.flows.registry import After
+from gra_hpc.flows.scores import means
 from gra_hpc.records import FAILED, criteria_of
 
 log = logging.getLogger(__name__)
@@ -97,14 +98,6 @@ def _first_seats(
             scores = [pc.struct_field(found, c).to_numpy(zero_copy_only=False) for c in criteria_of(found.type)]
             no = np.min(scores, axis=0) == 0 if len(row) else np.zeros(0, bool)
         yield _codes(found.field("member"), members), row, no
-
-
-def means(reviews: pa.Array) -> np.ndarray:
-    """Mean of the scores of each review; NaN for none."""
-    names = criteria_of(reviews.type)
-    parts = [pc.fill_null(pc.struct_field(reviews, c), 0).to_numpy(zero_copy_only=False) for c in names]
-    there = reviews.is_valid().to_numpy(zero_copy_only=False)
-    return np.where(there, np.sum(parts, axis=0, dtype=float) / len(parts), np.nan)
 
 
 def _codes(values: Any, names: Any) -> np.ndarray:
