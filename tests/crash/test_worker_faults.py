@@ -9,7 +9,8 @@ import pytest
 
 from tools.faults.chaos import can_mount
 from tools.faults.faults import Nursery
-from tools.faults.worker_faults import LEAST_OPEN, WORKER_FAULTS, Bench, worker_kinds, worker_round
+from tools.faults.worker_case import LEAST_OPEN, Bench
+from tools.faults.worker_faults import WORKER_FAULTS, worker_kinds, worker_round
 
 OFTEN = ("SIGKILL", "deaths of engines")
 
