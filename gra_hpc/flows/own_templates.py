@@ -12,7 +12,7 @@ from typing import Any
 from gra_hpc.config.directories import looked
 from gra_hpc.errors import ConfigError
 from gra_hpc.flows.registry import Flow
-from gra_hpc.flows.render import COMMON, Own, render
+from gra_hpc.flows.render import COMMON, FILTERS, Own, render
 from gra_hpc.records import CRITERIA, INSTRUCTION_CRITERIA
 
 MOST_BYTES = 100_000
@@ -71,7 +71,9 @@ def variables(text: str) -> set[str]:
     import jinja2
     from jinja2 import meta
 
-    return meta.find_undeclared_variables(jinja2.Environment().parse(text)) - {*COMMON, "turn"}
+    environment = jinja2.Environment()
+    environment.filters |= FILTERS
+    return meta.find_undeclared_variables(environment.parse(text)) - {*COMMON, "turn"}
 
 
 def _check(file: Path, text: str, paper: str) -> None:
