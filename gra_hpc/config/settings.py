@@ -114,6 +114,8 @@ class SamplingConfig:
     """1.0 is off. Very small models need a little (1.1) not to repeat themselves."""
     thinking_tokens: int | None = setting(None, ge=1, le=Most.TOKENS)
     """Longest thoughts of a model that thinks, in tokens, beside max_tokens, which bounds its answer."""
+    top_k: int | None = setting(None, ge=0, le=1_000_000)
+    """Sample among so many likeliest tokens alone; 0: among all. Some models' authors advise 20 or 64."""
 
 
 @dataclass

@@ -88,6 +88,10 @@ def body(
     }
     if s.repetition_penalty != 1.0:
         fields["repetition_penalty"] = s.repetition_penalty
+    if s.top_k:
+        fields["top_k"] = s.top_k
+    if s.stop:
+        fields["stop"] = s.stop
     if request.schema is not None:
         fields["response_format"] = {
             "type": "json_schema",

@@ -46,8 +46,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 60.0
 _NOT_NOW = (408, 409, 425, 429, 502, 503, 504, 520, 522, 524, 529)
 """Statuses that say nothing against a call: the server, or what stands before it, has too much to do."""
 _OPTIONAL = (
-    "chat_template_kwargs", "thinking_token_budget", "response_format", "repetition_penalty", "seed", "top_p",
-    "temperature",
+    "chat_template_kwargs", "thinking_token_budget", "response_format", "repetition_penalty", "seed", "top_k",
+    "top_p", "temperature",
 )  # fmt: skip
 """Of a call's body, what may be left out where a server does not take it."""
 _REFUSED = re.compile(

@@ -198,7 +198,7 @@ def simulate(request: Request, failures: float = 0.0) -> Answer:
     """
     s = request.sampling
     sampling = (s.temperature, s.top_p, s.max_tokens, s.seed, s.repetition_penalty)
-    asked = (request.choices,) if request.choices else ()
+    asked = tuple(what for what in (request.choices, s.top_k, s.stop) if what)
     payload = orjson.dumps((request.model, request.messages, sampling, request.schema, *asked))
     draw = _Draw(hashlib.blake2b(payload, digest_size=64).digest())
     cut = draw.byte() + 256 * draw.byte() < failures * 65536
@@ -207,6 +207,7 @@ def simulate(request: Request, failures: float = 0.0) -> Answer:
         text = _chosen(draw, request.choices)
     elif request.schema is None:
         text = _free_text(draw, request)
+        text = text[: min((at for word in s.stop if (at := text.find(word)) >= 0), default=len(text))]
     else:
         text = orjson.dumps(_maker(request.schema)(draw, quality)).decode()
     thinking = request.thinking

@@ -40,6 +40,8 @@ class Question(Generic[T]):
     """What was thought before the answer stays with the sample."""
     choices: Callable[[dict[str, Any]], tuple[str, ...]] | None = None
     """From the template's variables to the codes of which the answer is one; `parse` reads it by `choices.read`."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer, which is without them."""
 
 
 class Unanswered(Exception):
@@ -150,7 +152,7 @@ class Asker:
             model=m.model,
             identity=self.identities[m.model],
             messages=render(question.step, variables, question.prompts, m.persona, self.own),
-            sampling=self.sampling(m, seat, bool(question.schema or question.choices), key),
+            sampling=self.sampling(m, seat, bool(question.schema or question.choices), key, question.stop),
             schema=question.schema(variables) if question.schema else None,
             thinking=thinking,
             choices=question.choices(variables) if question.choices else (),
@@ -158,7 +160,7 @@ class Asker:
             step=question.step,
         )
 
-    def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str) -> Sampling:
+    def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str, stop: tuple[str, ...] = ()) -> Sampling:
         """The member's setting, else the role's, else the method's; the seed derives from the call's key."""
         role = seat.split("-")[0]
         layers = [member.sampling, self.method.role_sampling.get(role, SamplingConfig()), self.method.sampling]
@@ -176,6 +178,8 @@ class Asker:
             # JSON repeats its own punctuation, and honest scores repeat: no penalty on them
             repetition_penalty=1.0 if guided else first("repetition_penalty", 1.0),
             thinking_tokens=int(first("thinking_tokens", 2048)) if thinks and thinks.on else 0,
+            top_k=int(first("top_k", 0)),
+            stop=stop,
         )
 
     async def _call(self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]) -> Call:

@@ -20,6 +20,10 @@ class Sampling:
     repetition_penalty: float = 1.0
     thinking_tokens: int = 0
     """Longest thoughts, beside `max_tokens`, which bounds the answer; 0 for a model that does not think."""
+    top_k: int = 0
+    """So many likeliest tokens alone; 0: all."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer; it is without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,9 @@ class Request:
         s = self.sampling
         sampling = [s.temperature, s.top_p, s.max_tokens, s.seed, s.repetition_penalty]
         thinking = [self.thinking.digested, s.thinking_tokens] if self.thinking else []
-        choices = [["choices", *self.choices]] if self.choices else []
-        return digest(self.identity, self.messages, sampling, self.schema, *thinking, *choices)
+        named = ("choices", self.choices), ("stop", s.stop), ("top_k", (s.top_k,) if s.top_k else ())
+        more = [[name, *what] for name, what in named if what]
+        return digest(self.identity, self.messages, sampling, self.schema, *thinking, *more)
 
 
 @dataclass(frozen=True, slots=True)

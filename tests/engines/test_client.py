@@ -15,6 +15,7 @@ from aiohttp import web
 from gra_hpc.engines.client import Client, EngineGone, EngineTrouble, body, decoded, parse_metrics, words
 from gra_hpc.flows.calls import Answer, Request, Sampling
 from gra_hpc.models.thinking import Thinking
+from gra_hpc.records import digest
 from tests.waiting import until_it_is
 
 REQUEST = Request("m", "", ({"role": "user", "content": "hello"},), Sampling(0.2, 0.9, 64, 7))
@@ -74,6 +75,18 @@ def test_body_is_what_the_protocol_wants() -> None:
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": schema, "strict": True},
     }
+
+
+def test_top_k_and_stop_are_asked_for_and_change_no_other_digest() -> None:
+    plain = Sampling(0.2, 0.9, 64, 7)
+    digests = {REQUEST.digest}
+    for more in (replace(plain, top_k=20), replace(plain, stop=("###", "END")), replace(plain, stop=("###",))):
+        asked = replace(REQUEST, sampling=more)
+        found = orjson.loads(body("m", asked, REQUEST.messages, 512))
+        assert (found.get("top_k", 0), tuple(found.get("stop", ()))) == (more.top_k, more.stop)
+        digests.add(asked.digest)
+    assert len(digests) == 4
+    assert REQUEST.digest == digest("", REQUEST.messages, [0.2, 0.9, 64, 7, 1.0], None), "as before there were any"
 
 
 @pytest.mark.parametrize(("said", "finish"), [("stop", "stop"), ("length", "length"), ("repetition", "length")])

@@ -6,6 +6,7 @@ import asyncio
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -131,3 +132,10 @@ def test_engine_takes_its_time_and_counts() -> None:
 
     with asyncio.Runner(loop_factory=SimulatedTimeLoop) as runner:
         runner.run(work())
+
+
+def test_an_answer_ends_before_what_stops_it() -> None:
+    asked = Request("m", "", ({"role": "user", "content": "hello"},), Sampling(0.2, 0.9, 64, 7))
+    whole = simulate(asked).text
+    stopped = simulate(replace(asked, sampling=replace(asked.sampling, stop=("e",)))).text
+    assert "e" in whole and "e" not in stopped

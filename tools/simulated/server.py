@@ -138,7 +138,7 @@ class Server:
             await asyncio.sleep(86400)
         sampling = Sampling(
             fields["temperature"], fields["top_p"], fields["max_tokens"], fields["seed"],
-            fields.get("repetition_penalty", 1.0),
+            fields.get("repetition_penalty", 1.0), 0, fields.get("top_k", 0), tuple(fields.get("stop", ())),
         )  # fmt: skip
         schema = fields["response_format"]["json_schema"]["schema"] if "response_format" in fields else None
         answer = simulate(Request(fields["model"], "", tuple(fields["messages"]), sampling, schema))
