@@ -29,7 +29,7 @@ def test_intervals_hold_the_planted_accuracy() -> None:
     for seed in range(40):
         truth = rng.integers(0, 3, 300)
         said = np.where(rng.random(300) < 0.8, truth, (truth + 1) % 3)
-        found = gold.estimate(gold.confusion(truth, said, 3), gold.accuracy, seed)
+        found = gold.figure(gold.confusion(truth, said, 3), gold.accuracy, seed)
         assert found.low is not None
         assert found.high is not None
         held += found.low <= 0.8 <= found.high

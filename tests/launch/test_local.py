@@ -22,7 +22,7 @@ GRA = [sys.executable, "-P", "-m", "gra_hpc.cli"]
 
 
 def test_ctrl_c_is_one_line_and_nothing_has_failed(tmp_path: Path) -> None:
-    words = ["launch.shards=2", "launch.parallel=2", "engine.simulated_latency_s=0.5", "engine.simulated_failures=0"]
+    words = ["launch.shards=2", "launch.parallel=2", "engine.simulated_latency_s=3", "engine.simulated_failures=0"]
     run = make(tmp_path, *words)
     with subprocess.Popen(
         [*GRA, "submit", run.path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
