@@ -10,6 +10,7 @@ import pytest
 
 from gra_hpc.records import CRITERIA, DOMAINS, sample_schema
 from gra_hpc.release.report.bias import Bias, Moments
+from gra_hpc.release.report.fairness import section
 
 MEMBERS = {"a1": "A", "a2": "A", "b": "B", "c": "C", "d": "D"}
 SELF, STRICT, LONG, SHARED = 0.8, -0.7, 0.3, 0.9
@@ -51,6 +52,17 @@ def measured(table: pa.Table) -> Bias:
     for start in range(0, len(table), 700):
         found.add(table.slice(start, 700))
     return found
+
+
+def test_a_run_s_own_domains_are_told_apart() -> None:
+    own = ("contracts", "tax")
+    table = planted(200)
+    named = pa.array([own[i % 2] for i in range(len(table))])
+    table = table.set_column(table.schema.get_field_index("domain"), "domain", named)
+    found = Bias(MEMBERS, 8.0, domains=own)
+    found.add(table)
+    said = section(found)
+    assert said is not None and said["domains"] == list(own)
 
 
 @pytest.fixture(scope="module")

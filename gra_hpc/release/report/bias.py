@@ -95,16 +95,25 @@ class Bias:
         members: model by member of the committee.
         accept_mean: the threshold for a single review.
         criteria: what Reviewers score.
+        domains: the run's.
     """
 
-    def __init__(self, members: Mapping[str, str], accept_mean: float, criteria: Sequence[str] = CRITERIA) -> None:
+    def __init__(
+        self,
+        members: Mapping[str, str],
+        accept_mean: float,
+        criteria: Sequence[str] = CRITERIA,
+        domains: Sequence[str] = DOMAINS,
+    ) -> None:
+        self.domains = (*domains, "")
+        """The last: none of them."""
         self.criteria = tuple(criteria)
         self.scales = (*criteria, "mean")
         self.members = list(members)
         self.models = sorted(set(members.values()))
         self._model_of = np.array([self.models.index(m) for m in members.values()], np.int64)
         self.accept_mean = accept_mean
-        k, m, d = len(self.members), len(self.models), len(DOMAINS) + 1
+        k, m, d = len(self.members), len(self.models), len(self.domains)
         self.judged = np.zeros((3, m, m))
         """Reviews, their mean scores added up, and those at the threshold, by the model that wrote and the one that
         judged."""
@@ -133,11 +142,11 @@ class Bias:
         scores = np.stack([_floats(reviews.field(c)) for c in self.criteria])
         scores = np.concatenate([scores, scores.mean(axis=0, keepdims=True)])  # [scales, reviews]
         generator = _codes(batch["generator"], self.members)
-        domain = _codes(batch["domain"], [*DOMAINS, ""])
+        domain = _codes(batch["domain"], self.domains)
         length = np.log2(np.maximum(pc.fill_null(pc.utf8_length(batch["response"]), 0).to_numpy(), 1).astype(float))
         ok = (who >= 0) & (generator[of] >= 0)
         of, who, scores = of[ok], who[ok], scores[:, ok]
-        domain[domain < 0] = len(DOMAINS)
+        domain[domain < 0] = len(self.domains) - 1
         self._writers(of, who, scores[-1], self._model_of[generator])
         self._others(of, who, scores, domain, length, len(batch))
         self._seats(of, who, scores[-1])
@@ -167,7 +176,7 @@ class Bias:
         """Each review beside the others of its sample; and the samples' means by length."""
         n = np.bincount(of, minlength=rows)
         several = n[of] > 1
-        d, k = len(DOMAINS) + 1, len(self.members)
+        d, k = len(self.domains), len(self.members)
         place = who * d + domain[of]
         for i, row in enumerate(scores):
             total = np.bincount(of, row, rows)
@@ -222,9 +231,9 @@ class Bias:
         return float(seats), float(seats / (1 + shared * same / reviews))
 
 
-def _codes(values: pa.Array | pa.ChunkedArray, names: list[str]) -> np.ndarray:
+def _codes(values: pa.Array | pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
     """Position of each value among `names`; -1 for others."""
-    found = pc.fill_null(pc.index_in(values, pa.array(names, pa.string())), -1)
+    found = pc.fill_null(pc.index_in(values, pa.array(list(names), pa.string())), -1)
     found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
     return np.array(found.to_numpy(zero_copy_only=False), np.int64)
 

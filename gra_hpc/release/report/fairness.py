@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gra_hpc.records import DOMAINS
 from gra_hpc.release.charts import number, percent
 from gra_hpc.release.report.bias import Bias, Interval
 
@@ -19,7 +18,7 @@ def section(bias: Bias) -> dict[str, Any] | None:
     """What the template `fairness.html.j2` shows; none where nobody reviewed a response."""
     if not bias.judged[0].sum():
         return None
-    domains = [d for d in range(len(DOMAINS) + 1) if bias.beside.at(_EVERY, d, _MEAN)[0]]
+    domains = [d for d in range(len(bias.domains)) if bias.beside.at(_EVERY, d, _MEAN)[0]]
     independent = bias.independent()
     return {
         "models": bias.models,
@@ -30,7 +29,7 @@ def section(bias: Bias) -> dict[str, Any] | None:
         "own": [_own(bias, i) for i in range(len(bias.models)) if bias.own.at(i, 1)[0]],
         "scales": bias.scales,
         "members": [_member(bias, i) for i in range(len(bias.members)) if bias.beside.at(i, _EVERY, _MEAN)[0]],
-        "domains": [(*DOMAINS, "(none)")[d] for d in domains],
+        "domains": [bias.domains[d] or "(none)" for d in domains],
         "by_domain": [
             {"name": name, "cells": [_beside(bias, i, d, _MEAN) for d in domains]}
             for i, name in enumerate(bias.members)

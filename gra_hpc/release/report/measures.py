@@ -97,7 +97,7 @@ class Distributions:
         self.agreement = {c: Coincidences(11) for c in self.criteria}
         self.mean_agreement = Coincidences(10 * len(self.criteria) + 1)
         """Of Reviewers' scores added up: 6 to 60 for the paper's six."""
-        self.bias = Bias(members, accept_mean, self.criteria)
+        self.bias = Bias(members, accept_mean, self.criteria, domains)
 
     def add(self, batch: pa.Table) -> None:
         """Count a batch of samples of `records.sample_schema`."""
