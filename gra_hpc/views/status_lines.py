@@ -307,8 +307,8 @@ def one_line(status: RunStatus) -> str:
     r = next((r for r in status.rounds if not r.merged), status.rounds[-1])
     states = shard_states(r.shards)
     named = ", ".join(f"{states[s]} {_WORDS.get(s, s)}" for s in _ORDER if states[s])
-    calls = sum(s.calls for s in r.shards if s.state == "running")
-    said = f"; {counted(calls, 'call')}" if calls else ""
+    calls = sum(s.calls for s in r.shards)  # of published ones too: the count goes up alone
+    said = f"; {counted(calls, 'call')}" if calls and states["running"] else ""
     merging = "merging, " if r.merging == "running" else ""
     text = f"{round_name(r.round)}: {merging}shards {named}; {r.ledger.line()}{said}"
     return text + (f"; about {duration(r.eta_s)} left" if r.eta_s is not None and r.ledger.pending else "")

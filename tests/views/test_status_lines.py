@@ -99,6 +99,13 @@ def test_lost_attempts_are_in_the_hours(tmp_path: Path, tiny_llama: Path) -> Non
     assert collect(run).to_dict()["rounds"][0]["gpu_hours"] == pytest.approx(3.0, abs=0.01)
 
 
+def test_calls_do_not_grow_fewer_when_a_shard_is_published() -> None:
+    done = replace(RUNS, shard=1, state="published", calls=128, accepted=20, rejected=0, failed=0)
+    assert "; 80 calls" in one_line(of(RUNS, STARTS))
+    assert "; 208 calls" in one_line(of(RUNS, done))
+    assert "call" not in one_line(of(done, done)), "nothing runs"
+
+
 def test_what_engines_did_not_work_in_full() -> None:
     a, b = {"seconds": 3000.0, "start": 60.0, "tail": 200.0}, {"seconds": 600.0, "start": 58.0, "idle": 0.2}
     shards = [
