@@ -105,6 +105,7 @@ def watch(command: list[str], quiet: bool = False, **more: Any) -> Watched:
     return Watched(time.monotonic() - began, cpu, peak, text)
 
 
+PEERS = Path(__file__).with_name("merge_peers.py")
 _MERGE = """
 import logging, sys
 from gra_hpc.merge.round import merge_round
@@ -238,9 +239,8 @@ def against_datatrove(path: Path, rows: int, python: str, ours: dict[str, Any]) 
                     t = pq.read_table(file, columns=["id", "instruction", "response"])
                     text = pc.binary_join_element_wise(t["instruction"], t["response"], "\n")
                     out.write_table(pa.table({"id": t["id"], "text": text}))
-        script = str(Path(__file__).with_name("bench_merge_peers.py"))
         numbers = [str(n) for n in (workers, b.bands, b.rows, SHINGLE)]
-        seen = watch([python, script, "datatrove", str(work / "texts"), str(work), *numbers], quiet=True)
+        seen = watch([python, str(PEERS), "datatrove", str(work / "texts"), str(work), *numbers], quiet=True)
         kept = np.array((work / "kept.txt").read_text(encoding="utf-8").split(), "S32")
     t = truth(rows)
     gone = ~np.isin(np.array(identity(np.arange(rows)), "S32"), kept)
@@ -270,8 +270,7 @@ def against_semhash(path: Path, rows: int, python: str, ours: dict[str, Any]) ->
         np.save(work / "ids.npy", np.array([i for t in tables for i in t["id"].to_pylist()], "S32"))
         parts = [to_matrix(t["embedding"].combine_chunks())[1].astype(np.float32) for t in tables]
         np.save(work / "vectors.npy", np.concatenate(parts))
-        script = str(Path(__file__).with_name("bench_merge_peers.py"))
-        seen = watch([python, script, "semhash", str(work), str(COSINE)], quiet=True)
+        seen = watch([python, str(PEERS), "semhash", str(work), str(COSINE)], quiet=True)
         kept = np.array((work / "kept.txt").read_text(encoding="utf-8").split(), "S32")
     t = truth(rows)
     gone = ~np.isin(np.array(identity(np.arange(rows)), "S32"), kept)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from gra_hpc.flows.registry import flow_of
 from gra_hpc.flows.tools import Toolbox, Unkept
 from gra_hpc.flows.units import Unit
 from gra_hpc.records import Call
-from gra_hpc.run import attempt_state, window
+from gra_hpc.run import attempt_state, window, worker
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import AttemptDir, RunDir
+from gra_hpc.run.engines import Hosted
 from gra_hpc.run.journal import Journal
 from gra_hpc.run.merged import pool_of
 from gra_hpc.run.pins import special_pattern
@@ -41,12 +44,15 @@ class Replayed:
 
     known: dict[str, Call]
     """Recorded calls by the digest of their request."""
-    engine: Engine | None = None
+    engine: Hosted | None = None
     """None: the recorded answers alone."""
     asked: list[Request] | None = None
     calls: int = 0
     tokens: int = 0
     same: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    """When the first call was asked and the last one answered, on the clock of `time.perf_counter`."""
 
     async def ask(self, request: Request) -> Answer:
         call = self.known[request.digest]
@@ -54,11 +60,20 @@ class Replayed:
             self.asked.append(request)
         answer = Answer(call.text, call.finish, call.prompt_tokens, call.completion_tokens, 0.0)
         if self.engine is not None:
+            self.began = self.began or time.perf_counter()
             real = await self.engine.ask(request)
+            self.ended = time.perf_counter()
             self.calls += 1
             self.tokens += real.completion_tokens
             self.same += real.text == call.text
         return answer
+
+    def drain(self) -> None:
+        if self.engine is not None:
+            self.engine.drain()
+
+    def stats(self) -> dict[str, Any]:
+        return self.engine.stats() if self.engine is not None else {"engines": {}, "given_up": 0}
 
 
 @dataclass
@@ -170,3 +185,34 @@ async def drive(
             seconds, spent = time.perf_counter() - began, time.process_time() - cpu
             assert len(state.samples) == len(units)
             return {"seconds": seconds, "cpu_seconds": spent, "calls": journal.appended}
+
+
+async def work(path: Path, asked: Replayed, directory: Path) -> dict[str, float]:
+    """A worker's own work on a copy of a run, of which no shard of its first round is published: all of them, several
+    open at a time, to their publication. Only the engines are those that are there already.
+
+    Args:
+        path: the run, planned with this code.
+    """
+    copy = Path(tempfile.mkdtemp(dir=directory)) / "run"
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns("release", "logs", "submissions"))
+    first = RunDir(copy).round(1)
+    for made in (first.shards, first.merged, first.merging.path):
+        shutil.rmtree(made, ignore_errors=True)
+
+    @contextlib.asynccontextmanager
+    async def ready(*_: object) -> AsyncIterator[Replayed]:
+        yield asked
+
+    usual = worker.open_engine
+    worker.open_engine = ready  # type: ignore[assignment]
+    try:
+        began, cpu = time.perf_counter(), time.process_time()
+        outcome = await worker._Worker(Run.open(copy), 1, 0, signals.Signals()).work(0)
+        whole, spent = time.perf_counter() - began, time.process_time() - cpu
+    finally:
+        worker.open_engine = usual
+    assert outcome.shards == RoundPlan.load(first).shards, outcome
+    shutil.rmtree(copy.parent)
+    seconds = asked.ended - asked.began
+    return {"seconds": seconds, "cpu_seconds": spent, "calls": asked.calls, "whole_seconds": whole}

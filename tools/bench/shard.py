@@ -4,8 +4,9 @@
     python tools/bench/shard.py RUN [--samples N] [--times 5] [--peer PYTHON] [--png FILE]
 
 Captures every call of a published run and asks the same calls again: offline (`LLM.chat`, one batch for each model,
-longest answers first: no dependence between calls, so an upper bound), through our flow, journal, routing and engines,
-and (PYTHON: an interpreter that has datatrove) through datatrove's `InferenceRunner` in three stages, one runner for
+longest answers first: no dependence between calls, so an upper bound), through a worker over the same engines (all
+shards, several open at a time, to their publication; with `--samples` one slice's flow, journal and routing alone), and
+(PYTHON: an interpreter that has datatrove) through datatrove's `InferenceRunner` in three stages, one runner for
 each model. Every way has one engine for each model of the run, with the same settings on the same cores; engines are
 started once, prefix caches are emptied before each replay, start-up is not counted. Each call is asked as it was; the
 flow then goes on with the recorded answer, so that every way asks the same.
@@ -39,9 +40,9 @@ from gra_hpc.engines.node import Node
 from gra_hpc.engines.vllm_server import EngineSpec
 from gra_hpc.placement.placement import Placement
 from gra_hpc.run.engines import pinned_models, plan_engines
-from tools.bench.replay import Captured, Replayed, drive
+from tools.bench.replay import Captured, Replayed, drive, work
 
-SCRIPT = Path(__file__).with_name("bench_shard_ways.py")
+SCRIPT = Path(__file__).with_name("shard_ways.py")
 WAYS = ("raw", "shard", "datatrove")
 FIGURES = ("seconds", "tokens_per_s", "cpu_ms_per_call", "idle_share", "mean_running", "whole_seconds")
 
@@ -251,15 +252,18 @@ async def _replay(
                 units = captured.units()
                 load: dict[str, Any] = {}
                 with watched([str(p.spec.socket) for p in processes], load):
-                    done = await drive(
-                        captured.run,
-                        captured.config,
-                        captured.plan,
-                        captured.round_plan,
-                        units if n else units[:4],
-                        replayed,
-                        base,
-                    )
+                    if n and not args.samples:
+                        done = await work(captured.run.path, replayed, base)
+                    else:
+                        done = await drive(
+                            captured.run,
+                            captured.config,
+                            captured.plan,
+                            captured.round_plan,
+                            units if n else units[:4],
+                            replayed,
+                            base,
+                        )
                 sink("shard", done | load | {"tokens": replayed.tokens, "same": replayed.same})
                 if args.peer and n:
                     keep("datatrove", _peer(args.peer, base, urls, n))
