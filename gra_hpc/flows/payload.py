@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from gra_hpc.records import THOUGHTS, Candidate, end_columns
+from gra_hpc.records import THOUGHTS, Candidate, end_columns, optional_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +61,7 @@ def schema(result: type | None, thoughts: bool = False) -> pa.Schema:
         *end_columns(),
     ]
     own = list(arrow_of(result)) if result else []
-    if twice := {name for name, _ in common} & {f.name for f in own}:
+    if twice := {*(name for name, _ in common), *optional_columns()} & {f.name for f in own}:
         raise TypeError(f"{result.__name__ if result else ''}.{min(twice)}: a common column has this name")
     return pa.schema([*common, *own, *([(THOUGHTS, pa.string())] if thoughts else [])])
 

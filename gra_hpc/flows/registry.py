@@ -19,6 +19,7 @@ from gra_hpc.errors import ConfigError
 from gra_hpc.flows import payload
 from gra_hpc.flows.ask import Ask, Question
 from gra_hpc.flows.expected import Asked, Rates, StepSize
+from gra_hpc.flows.keys import Keys
 from gra_hpc.flows.units import Context, Draw, Drawn, Unit
 from gra_hpc.records import PAPER, Candidate, Record, Rubric
 
@@ -54,16 +55,6 @@ class Stage:
     """What passes it, in a few words."""
     on: Callable[[Mapping[str, Any]], bool] = lambda _: True
     """Whether a run's candidates go through it, by its settings `method`; if not, it is shown only where some ended."""
-
-
-@dataclass(frozen=True)
-class Keys:
-    """What rows are compared by."""
-
-    embedded: Callable[[Any], str]
-    """The text whose embedding is compared."""
-    seeds_rival: bool = True
-    """Whether a row may not be a duplicate of a seed. No: rows answer the seeds' own instructions."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +230,11 @@ class Flow:
     """Keys of `method` that `gra decide` may change afterwards, since all they decide by is stored; none: nothing."""
     of_seeds: tuple[str, ...] = ()
     """Columns that hold the seeds' own texts, or none."""
+
+    def __post_init__(self) -> None:
+        """Raises TypeError: keys that are no texts of its result."""
+        if self.keys and not self.columns:
+            self.keys.check(self.result)
 
     def schema(
         self, thoughts: bool = False, context: bool = False, propensity: bool = False, rubric: Rubric = PAPER

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from gra_hpc import parquet, storage
 from gra_hpc.errors import FingerprintError, GraError, IncompleteError, ReleaseError
-from gra_hpc.flows.registry import find, flow_of
+from gra_hpc.flows.keys import RECORDS, Keys
+from gra_hpc.flows.registry import Flow, find, flow_of
 from gra_hpc.records import ACCEPTED, CONTEXT, FAILED, REJECTED, Rubric, optional_columns
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.ledger import Ledger
@@ -47,6 +48,8 @@ class Part:
     """Rows that count, per row group of the file."""
     accepted_only: bool
     """Whether the table has a `status`, of which `accepted` counts."""
+    keys: Keys
+    """What its rows are compared by."""
     context: bool = False
     """Whether the table has contexts."""
     signed: Signed | None = None
@@ -202,21 +205,18 @@ def verify(asked: tuple[str, str, int, int, str, str, str, Rubric]) -> Shard | G
     run, path, number, round_, fingerprint, basis, flow, rubric = asked
     shard = ShardDir(Path(path), number)
     try:
-        schema, criteria = find(flow).schema(rubric=rubric), len(rubric.response)
-        return _verify(Path(run), shard, round_, fingerprint, basis, schema, criteria)
+        return _verify(Path(run), shard, round_, fingerprint, basis, find(flow), rubric)
     except GraError as e:
         e.what = e.what.replace(f"{run}/", "")
         return e
 
 
-def _verify(
-    run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: str, schema: pa.Schema, criteria: int
-) -> Shard:
+def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: str, flow: Flow, rubric: Rubric) -> Shard:
     def need(ok: bool, what: str, kind: type[GraError] = ReleaseError) -> None:
         if not ok:
             raise kind(what)
 
-    where, manifest = shard.manifest, ShardManifest.load(shard, criteria)
+    where, manifest = shard.manifest, ShardManifest.load(shard, len(rubric.response))
     need(
         (manifest.round, manifest.shard) == (round_, shard.number),
         f"{where}: says round {manifest.round} shard {manifest.shard}, expected round {round_} shard {shard.number}",
@@ -239,7 +239,7 @@ def _verify(
     except OSError as e:
         raise ReleaseError(f"{table}: {e.strerror}, though its manifest names it") from None
     need(digest == manifest.sha256, f"{table}: SHA-256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...")
-    with parquet.open_table(table, schema=schema, optional=optional_columns()) as file:
+    with parquet.open_table(table, schema=flow.schema(rubric=rubric), optional=optional_columns()) as file:
         context = CONTEXT in file.schema_arrow.names
         need(file.metadata.num_rows == rows, f"{table}: {file.metadata.num_rows} rows, its manifest says {rows}")
         groups, ids, scores = [], [], []
@@ -274,7 +274,7 @@ def _verify(
         round=round_,
         number=shard.number,
         attempt=manifest.attempt,
-        part=Part(str(table), tuple(groups), accepted_only=True, context=context, signed=signed),
+        part=Part(str(table), tuple(groups), True, flow.keys or RECORDS, context, signed),
         rows=rows,
         bytes=manifest.bytes,
         sha256=digest,

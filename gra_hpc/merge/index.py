@@ -7,18 +7,21 @@ that the result does not depend on where a row is stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc import conversation
 from gra_hpc.errors import ReleaseError
+from gra_hpc.flows.keys import RECORDS, Keys
 from gra_hpc.merge.collect import Part, Shard, id_bytes
 from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CONTEXT, optional_columns, record_schema
+from gra_hpc.signatures import columns
 from gra_hpc.signatures.recorded import Signed
 
 
@@ -120,8 +123,12 @@ def _source(pool: Part | None, n_pool: int, shards: Sequence[Shard], row: int) -
     raise IndexError(row)
 
 
-def pool_part(path: str, signed: Signed | None = None) -> tuple[Part, np.ndarray]:
+def pool_part(path: str, keys: Keys = RECORDS, signed: Signed | None = None) -> tuple[Part, np.ndarray]:
     """The previous pool, and its ids.
+
+    Args:
+        keys: what its rows are compared by.
+        signed: what has been made of its texts already.
 
     Raises:
         ReleaseError: not a readable table of records.
@@ -130,41 +137,48 @@ def pool_part(path: str, signed: Signed | None = None) -> tuple[Part, np.ndarray
         context = CONTEXT in file.schema_arrow.names
         groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
         ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]
-    part = Part(path, groups, accepted_only=False, context=context, signed=signed)
+    part = Part(path, groups, False, keys, context, signed)
     return part, np.concatenate(ids) if ids else np.empty(0, "S1")
 
 
-def read(unit: Unit, columns: Sequence[str], batch: int = 4096) -> Iterator[tuple[int, dict]]:
+def read(unit: Unit, names: Sequence[str], batch: int = 4096) -> Iterator[tuple[int, dict]]:
     """Rows of a unit that count, in storage order.
 
     Args:
         unit: what to read.
-        columns: columns wanted.
+        names: columns wanted.
         batch: rows read at a time (fewer may count).
 
     Yields:
         Row number of the batch's first row, and the columns by name (Arrow arrays).
     """
     row = unit.start
-    wanted = [*columns, "status"] if unit.part.accepted_only and "status" not in columns else list(columns)
+    wanted = [*names, "status"] if unit.part.accepted_only and "status" not in names else list(names)
     with open_table(unit.part.path) as file:
         for b in file.iter_batches(batch, row_groups=list(unit.groups), columns=wanted, use_threads=False):
             if unit.part.accepted_only:
                 b = b.filter(pc.equal(b["status"], ACCEPTED))
             if len(b):
-                yield row, {name: b[name] for name in columns}
+                yield row, {name: b[name] for name in names}
                 row += len(b)
     if row != unit.start + unit.rows:
         raise ReleaseError(f"{unit.part.path}: changed while it was merged", "gra merge RUN")
 
 
 def asked(unit: Unit, batch: dict) -> list[str]:
-    """What the rows of a batch answer: instructions, with what was said before them."""
-    instructions = batch["instruction"].to_pylist()
-    contexts = batch[CONTEXT].to_pylist() if unit.part.context else [""] * len(instructions)
-    return [conversation.asked(c or "", i or "") for c, i in zip(contexts, instructions, strict=True)]
+    """The texts of a batch's rows whose embeddings are compared, with what was said before them."""
+    texts = batch[unit.part.keys.text].to_pylist()
+    contexts = batch[CONTEXT].to_pylist() if unit.part.context else [""] * len(texts)
+    return [conversation.asked(c or "", t or "") for c, t in zip(contexts, texts, strict=True)]
 
 
 def asking(unit: Unit) -> list[str]:
     """The columns that `asked` needs."""
-    return ["instruction", *([CONTEXT] if unit.part.context else [])]
+    return [unit.part.keys.text, *([CONTEXT] if unit.part.context else [])]
+
+
+def compared(unit: Unit, batch: int) -> Iterator[tuple[int, Mapping[str, pa.Array]]]:
+    """As `read`: what rows are compared by, under the names that `signing` has for it."""
+    keys = unit.part.keys
+    for row, found in read(unit, columns.wanted(keys, unit.part.context), batch):
+        yield row, columns.named(keys, found)

@@ -33,6 +33,7 @@ from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import allowance, held_elsewhere, is_drawn_from, late_shards, plan_after
 from gra_hpc.run.run import Run
+from gra_hpc.run.signing import keys_of
 from gra_hpc.signatures.recorded import Signed, SignedTable
 from gra_hpc.whole_directory import Staging, build_whole, sweep
 from gra_hpc.workers import Workers
@@ -233,7 +234,8 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
                 run, round_, run.plan.fingerprint, expected, many, allow_partial=run.config.merge.allow_partial
             )
             pool_path = pool_of(run, run.plan, round_)
-            pool, pool_ids = index.pool_part(str(pool_path), _signed_pool(run, round_, pool_path))
+            keys = keys_of(run.config).of_records
+            pool, pool_ids = index.pool_part(str(pool_path), keys, _signed_pool(run, round_, pool_path))
             ix = index.build(pool, pool_ids, shards.every)
         workers = many if len(ix) > INLINE_ROWS else Workers(1)
         wanted = allowance(run, round_, late=bool(shards.late))

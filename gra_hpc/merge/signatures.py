@@ -32,7 +32,6 @@ from gra_hpc.signatures.signing import (
     Signatures,
     sign,
     texts,
-    wanted_columns,
 )
 from gra_hpc.storage import entry
 from gra_hpc.text.normal_form import compared, normalise
@@ -121,7 +120,7 @@ def _sign_unit(asked: tuple[Unit, set[str], Signing]) -> np.ndarray:
     unit, lacking, what = asked
     prepared = Prepared.open(what.benchmarks) if what.benchmarks and MEETINGS in lacking else None
     hits, held, start = [], [], unit.start
-    for row, columns in index.read(unit, wanted_columns(unit.part.context), BATCH):
+    for row, columns in index.compared(unit, BATCH):
         held.append(sign(columns, what.rule, prepared, lacking))
         if sum(s.rows for s in held) >= table.ROWS or row + held[-1].rows == unit.start + unit.rows:
             together = Signatures.joined(held)
@@ -187,7 +186,8 @@ def save(ix: Index, kept: np.ndarray, what: Signing, of: str, path: Path) -> dic
 def texts_of(
     unit: Unit, batch: int = BATCH, rows: np.ndarray | None = None, as_prose: bool = False
 ) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
-    """Normal forms of the instructions and responses of a unit; of a row with context, of what was said before too.
+    """Normal forms of what a unit's rows are compared by, texts and answers; of a row with context, of what was said
+    before too.
 
     Args:
         unit: what to read.
@@ -198,7 +198,7 @@ def texts_of(
     Yields:
         Row number of the first, and the texts.
     """
-    for row, columns in index.read(unit, wanted_columns(unit.part.context), batch):
+    for row, columns in index.compared(unit, batch):
         if rows is not None:
             a, b = np.searchsorted(rows, [row, row + len(columns["response"])])
             if a == b:

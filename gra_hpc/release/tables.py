@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gra_hpc.flows.keys import Keys
 from gra_hpc.flows.registry import flow_of
 from gra_hpc.records import CONTEXT, THOUGHTS
 from gra_hpc.release import schema, splits
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.run.run import Run
+from gra_hpc.signatures import columns
 from gra_hpc.thoughts import Thoughts
 
 _ENDS = ("status", "stage", "reason", "raw")
@@ -50,7 +52,7 @@ def tables_of(run: Run) -> Tables:
     models = {name: member.model for name, member in run.config.committee.items()}
     thoughts = plan.thought_out and config.thoughts is not Thoughts.drop
     if not flow.conversations:
-        return results(_without(flow.schema(thoughts), "embedding"))
+        return results(_without(flow.schema(thoughts), "embedding"), flow.keys)
     inline = (THOUGHTS,) if config.thoughts is Thoughts.inline else ()
     return Tables(
         samples=_without(flow.schema(thoughts, plan.context, plan.propensity, plan.rubric), "embedding"),
@@ -66,11 +68,12 @@ def tables_of(run: Run) -> Tables:
     )
 
 
-def results(samples: pa.Schema) -> Tables:
+def results(samples: pa.Schema, keys: Keys | None = None) -> Tables:
     """Of samples with columns of their own: rows keep them all, but for how the candidate ended.
 
     Args:
         samples: their schema, without embeddings.
+        keys: what they are compared by; none: rows are split by their seeds, and texts do not count.
     """
     data = _without(samples, *_ENDS)
     first = [(n, pa.string()) for n in ("outcome", "stage", "reason", "raw")]
@@ -92,8 +95,8 @@ def results(samples: pa.Schema) -> Tables:
         data=data,
         rejects=rejects,
         twice=(),
-        split_by=("seed_id",),
-        split_keys=_by_seed,
+        split_by=("seed_id", *keys.columns) if keys else ("seed_id",),
+        split_keys=_by_texts(keys) if keys else _by_seed,
         data_rows=lambda rows: rows.select(data.names).cast(data),
         reject_rows=reject_rows,
         conversations=False,
@@ -105,6 +108,20 @@ def _by_seed(tables: Iterable[pa.Table]) -> tuple[np.ndarray, np.ndarray]:
     drawn = [np.empty(0, np.uint64), *(keys_of(t["seed_id"], "split") for t in tables)]
     rows = np.concatenate(drawn)
     return rows, np.unique(rows)
+
+
+def compared(keys: Keys, table: pa.Table) -> pa.Table:
+    """What rows are compared by, under the names that `splits` has for it."""
+    return pa.table(columns.named(keys, {name: table[name] for name in keys.columns}))
+
+
+def _by_texts(keys: Keys) -> Callable[[Iterable[pa.Table]], tuple[np.ndarray, np.ndarray]]:
+    """`splits.split_keys`, of tables with these."""
+
+    def split_keys(tables: Iterable[pa.Table]) -> tuple[np.ndarray, np.ndarray]:
+        return splits.split_keys(compared(keys, t).append_column("seed_id", t["seed_id"]) for t in tables)
+
+    return split_keys
 
 
 def _without(of: pa.Schema, *names: str) -> pa.Schema:

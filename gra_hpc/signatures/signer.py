@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.errors import ConfigError
+from gra_hpc.flows.keys import Keys
 from gra_hpc.parquet import open_table, whole_table
 from gra_hpc.records import ACCEPTED, CONTEXT
-from gra_hpc.signatures import table
+from gra_hpc.signatures import columns, table
 from gra_hpc.signatures.decontaminate import Benchmarks, Prepared
-from gra_hpc.signatures.signing import BATCH, MEETINGS, Rule, sign, wanted_columns
+from gra_hpc.signatures.signing import BATCH, MEETINGS, Rule, sign
 from gra_hpc.sources.benchmarks import BenchmarkPin
 from gra_hpc.storage import entry
 
@@ -26,8 +27,9 @@ log = logging.getLogger(__name__)
 class Signer:
     """Reads the benchmarks once, when the first shard is published."""
 
-    def __init__(self, rule: Rule, benchmarks: Mapping[str, BenchmarkPin]) -> None:
+    def __init__(self, rule: Rule, keys: Keys, benchmarks: Mapping[str, BenchmarkPin]) -> None:
         self.rule = rule
+        self._keys = keys
         self._benchmarks = benchmarks
         self._prepared: Prepared | None = None
         self._asked = not rule.benchmarks
@@ -49,13 +51,14 @@ class Signer:
         schema = table.schema(parts, self.rule.banding)
         rows = 0
         with open_table(samples) as file, whole_table(target, schema, plain=True) as writer:
-            columns = wanted_columns(CONTEXT in file.schema_arrow.names)
+            wanted = columns.wanted(self._keys, CONTEXT in file.schema_arrow.names)
             held: list[pa.Table] = []
-            for batch in file.iter_batches(BATCH, columns=[*columns, "status"], use_threads=False):
+            for batch in file.iter_batches(BATCH, columns=[*wanted, "status"], use_threads=False):
                 accepted = batch.filter(pc.equal(batch["status"], ACCEPTED))
                 if not len(accepted):
                     continue
-                signatures = sign({c: accepted[c] for c in columns}, self.rule, prepared, parts)
+                mine = columns.named(self._keys, {c: accepted[c] for c in wanted})
+                signatures = sign(mine, self.rule, prepared, parts)
                 held.append(table.to_table(signatures, schema))
                 rows += len(accepted)
                 if sum(map(len, held)) >= table.ROWS:

@@ -8,7 +8,6 @@ from typing import Any
 
 from gra_hpc.config.fields import Need
 from gra_hpc.config.settings import MethodConfig, Policy, RunConfig
-from gra_hpc.conversation import asked
 from gra_hpc.flows.expected import Asked
 from gra_hpc.flows.gra import load, views
 from gra_hpc.flows.gra import questions as q
@@ -18,7 +17,8 @@ from gra_hpc.flows.gra.keep import keep
 from gra_hpc.flows.gra.prepare import prepare
 from gra_hpc.flows.gra.refine import refine
 from gra_hpc.flows.gra.synthesize import fail, synthesize
-from gra_hpc.flows.registry import GRA_SETTINGS, After, Flow, Keys, Stage, Views
+from gra_hpc.flows.keys import RECORDS
+from gra_hpc.flows.registry import GRA_SETTINGS, After, Flow, Stage, Views
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import Sample, sample_schema
 
@@ -45,10 +45,6 @@ async def _keep(_: Context, unit: Unit) -> None:
 def _sample(unit: Unit) -> Sample:
     assert isinstance(unit.sample, Sample)
     return unit.sample
-
-
-def _compared(sample: Sample) -> str:
-    return asked(sample.context, sample.instruction)
 
 
 def _between(after: After) -> dict[str, Any]:
@@ -111,7 +107,7 @@ SYNTHESIZE = Flow(
         q.SUMMARY,
     ),
     stages=(EXAMPLES, KEYWORDS, INSTRUCTION, INSTRUCTION_REVIEW, RESPONSE, RESPONSE_REVIEW, ADJUDICATION),
-    keys=Keys(_compared),
+    keys=RECORDS,
     check=_check,
     between=_between,
     expect=load.synthesize,
@@ -133,7 +129,7 @@ REFINE = replace(
     reads=tuple(k for k in GRA_SETTINGS if k not in ("examples_min", "examples_max", "review_instruction")),
     questions=(q.DESCRIBE, q.REFINE, q.REVIEW_RESPONSE, q.ADJUDICATE, q.SUMMARY),
     stages=(RESPONSE, RESPONSE_REVIEW, ADJUDICATION),
-    keys=Keys(_compared, seeds_rival=False),
+    keys=replace(RECORDS, seeds_rival=False),
     check=_check_once,
     expect=load.refine,
     views=Views(views.plan, views.notes_refine, views.card_refine),
@@ -151,7 +147,7 @@ SEEDS = Flow(
     pools=True,
     questions=(),
     stages=(RESPONSE,),
-    keys=Keys(_compared, seeds_rival=False),
+    keys=replace(RECORDS, seeds_rival=False),
     check=_check_kept,
     views=Views(notes=views.notes_seeds, card=views.card_seeds),
     of_seeds=("keywords", "instruction", "summary", "instruction_reviews", "reviews", "verdict", "raw"),

@@ -111,7 +111,7 @@ def assemble(
             log.info("embedding %d rows with %s", len(lacking), model.directory)
         for s in range(0, len(lacking), _AT_ONCE):
             some = lacking[s : s + _AT_ONCE]
-            vectors = embedder.encode(_instructions(ix, rows[some]), model.directory)
+            vectors = embedder.encode(_texts(ix, rows[some]), model.directory)
             for store, of in stores:
                 mine = of[some]
                 if mine.any():
@@ -121,8 +121,8 @@ def assemble(
     return result if result is not None else np.empty((0, 0), np.float16), computed
 
 
-def _instructions(ix: Index, rows: np.ndarray) -> list[str]:
-    """Instructions of some rows, with what was said before them, in the order given."""
+def _texts(ix: Index, rows: np.ndarray) -> list[str]:
+    """What is compared of some rows, with what was said before them, in the order given."""
     order = np.argsort(rows)
     ordered = rows[order]
     texts = [""] * len(rows)
@@ -131,7 +131,7 @@ def _instructions(ix: Index, rows: np.ndarray) -> list[str]:
         if a == b:
             continue
         for row, batch in index.read(unit, index.asking(unit)):
-            s, e = np.searchsorted(ordered, [row, row + len(batch["instruction"])])
+            s, e = np.searchsorted(ordered, [row, row + len(batch[unit.part.keys.text])])
             if s == e:
                 continue
             told = index.asked(unit, batch)

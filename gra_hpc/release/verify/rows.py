@@ -20,7 +20,7 @@ from gra_hpc.records import CONTEXT, THOUGHTS, Rubric
 from gra_hpc.release.schema import OUTCOMES, REASONS, chat, contexts, data_schema, models_of, rejects_schema
 from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.splits import text_keys
-from gra_hpc.release.tables import lines, reasons_of
+from gra_hpc.release.tables import compared, lines, reasons_of
 from gra_hpc.release.verify import counts
 from gra_hpc.thoughts import MAY_MARK, Thoughts, mark_in
 
@@ -276,7 +276,8 @@ class Results(Rows):
 
     def _expected(self, folder: str) -> tuple[tuple[str, ...], pa.Schema | None]:
         ends = ("outcome", "stage", "reason", "winner") if folder == "rejects" else ()
-        return ("id", "round", "seed_id", "flow", *ends), None
+        keys = self.flow.keys.columns if folder == "data" and self.flow.keys else ()
+        return tuple(dict.fromkeys(("id", "round", "seed_id", "flow", *ends, *keys))), None
 
     def _columns(self, folder: str, schema: pa.Schema) -> Iterator[str]:
         if lines(schema) != self.manifest["result"][folder]:
@@ -287,7 +288,11 @@ class Results(Rows):
         if pc.any(pc.not_equal(table["flow"], self.manifest["result"]["flow"])).as_py():
             yield "rows of another flow"
 
-    def _data(self, table: pa.Table) -> Iterator[str]:  # noqa: ARG002
+    def _data(self, table: pa.Table) -> Iterator[str]:
+        """Texts, where rows are compared by them."""
+        keys = self.flow.keys
+        if keys and len(self.manifest["splits"]) > 1 and {*keys.columns} <= {*table.column_names}:
+            self.texts[self.part] += text_keys(compared(keys, table))
         yield from ()
 
     def _marks(self, table: pa.Table) -> Iterator[str]:  # noqa: ARG002

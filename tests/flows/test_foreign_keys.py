@@ -1,0 +1,106 @@
+"""Rows of a flow that brings its own columns: dropped as duplicates, split and checked by the texts that it names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from gra_hpc.conversation import asked, pack
+from gra_hpc.flows.keys import RECORDS, Keys
+from gra_hpc.flows.payload import Made
+from gra_hpc.flows.registry import Flow
+from gra_hpc.release.verify.rows import check
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.storage import read_json
+from tests.flows.foreign.brought import brought
+from tests.flows.foreign.quiz.flow import Solved
+from tests.flows.test_conversation_run import run_of
+from tests.flows.test_variants import released
+from tests.merge.fabricate import WORDS, sample
+
+LONG = " ".join(WORDS[:60])
+TALK, TALKS = "let Total grow by one\nshow total", "let total grow by One\nshow Total"
+"""As code two texts, as prose one."""
+SEEDS = [
+    ("prose: What rhymes?", LONG),
+    ("verse: What  RHYMES?", LONG.replace(" ", "\n")),
+    ("prose: What rhymes?", LONG.replace(WORDS[30], "silence")),
+    ("prose: Say when.", TALK),
+    ("verse: Say when.", TALKS),
+    ("programs: Count.", TALK),
+    ("scripts: Count.", TALKS),
+    *((f"prose: What is {word}?", f"It is {word}.") for word in WORDS[100:130]),
+]
+
+
+@pytest.fixture
+def quiz() -> Iterator[None]:
+    with brought("quiz"):
+        yield
+
+
+@pytest.mark.usefixtures("quiz")
+def test_rows_are_compared_by_the_columns_that_the_flow_names(tmp_path: Path) -> None:
+    """Exactly and nearly; a group that is code by its indents, another not."""
+    records = [{"instruction": text, "response": program} for text, program in SEEDS]
+    run = run_of(tmp_path, "method.flow=quiz", "release.validation=0.3", records=records)
+    manifest, rows = released(run)
+    dropped = [r for f in (run.release / "rejects").glob("dropped*") for r in pq.read_table(f).to_pylist()]
+    assert Counter((r["stage"], r["question"].split()[0]) for r in dropped) == {
+        ("exact", "What"): 1,
+        ("fuzzy", "What"): 1,
+        ("exact", "Say"): 1,
+    }
+    assert len(rows) + len(dropped) == len(SEEDS) == manifest["ledger"]["accepted"]
+    assert {r["program"] for r in rows if r["question"] == "Count."} == {TALK, TALKS}
+    signed = read_json(run.round(1).shard(0).manifest)["signatures"]
+    assert signed["rows"] and {"digests", "bands"} == {*signed["parts"]}, "shards sign what they publish"
+
+
+@pytest.mark.usefixtures("quiz")
+def test_a_text_is_in_one_split_alone(tmp_path: Path) -> None:
+    """Rows of different seeds that ask the same are held out together; `gra release verify` would tell."""
+    records = [{"instruction": f"prose: Number {n // 5}", "response": word} for n, word in enumerate(WORDS[:200])]
+    run = run_of(tmp_path, "method.flow=quiz", "release.validation=0.5", "merge.fuzzy=false", records=records)
+    manifest, rows = released(run)
+    data = run.release / "data"
+    train, held_out = (
+        {r["question"] for f in data.glob(s) for r in pq.read_table(f).to_pylist()} for s in ("t*", "v*")
+    )
+    assert len(rows) == 200 and train and held_out and not train & held_out
+    moved = next(data.glob("v*"))
+    table = pq.read_table(moved)
+    at = table.column_names.index("question")
+    names = [next(iter(train)), *table["question"].to_pylist()[1:]]
+    pq.write_table(table.set_column(at, table.schema.field(at), [names]), moved)
+    assert manifest["splits"]["validation"]["rows"] == len(table)
+    assert any("1 texts are in both splits" in p for p in check(run.release, manifest, list(manifest["files"])))
+    assert verify(run.release)
+
+
+def test_what_is_embedded_is_the_text_with_what_was_said_before() -> None:
+    result = Solved("prose", "What rhymes?", "hat")
+    made: Made[Solved] = Made("i", 1, "s", 0, flow="quiz", result=result)
+    assert Keys("question", "program").embedded(made) == "What rhymes?"
+    one = sample(0, "Another?", "Io.")
+    one.context = pack([{"role": "user", "content": "Name a moon."}, {"role": "assistant", "content": "Titan."}])
+    assert RECORDS.embedded(one) == asked(one.context, "Another?") != "Another?"
+
+
+@dataclass
+class Counts:
+    """A result whose columns are no texts but one."""
+
+    title: str
+    number: int
+
+
+@pytest.mark.parametrize("name", ["number", "instruction"])
+def test_keys_that_are_no_texts_of_the_result_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"keys: '{name}' is no text of the flow's result; its texts: title"):
+        Flow("x", "", (), (), None, None, Path(), result=Counts, keys=Keys(name))  # type: ignore[arg-type]
