@@ -37,6 +37,8 @@ class Asked:
     """Per seat of the role."""
     context: bool = False
     """Whether its prompt carries the context of the candidate's seed, where that has one."""
+    answer_tokens: float = 0.0
+    """What the run's settings add to the answer beyond the stated default: a measured length has it already."""
 
 
 class Rates(Protocol):

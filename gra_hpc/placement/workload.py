@@ -81,6 +81,15 @@ class MethodRates:
     adjudicated: float = 0.1
     """Share of reviewed responses that go to the Adjudicator."""
     steps: Mapping[str, StepSize] = field(default_factory=sizes)
+    measured: frozenset[str] = frozenset()
+    """Steps whose answers' length is no stated default."""
+
+    def size(self, question: Asked) -> StepSize:
+        """How long a question is. What the run's settings add to a stated default, a measured length has already."""
+        size = self.steps[question.step]
+        if not question.answer_tokens or question.step in self.measured:
+            return size
+        return replace(size, completion_tokens=size.completion_tokens + question.answer_tokens)
 
     def calibrated(self, values: Mapping[str, Any]) -> MethodRates:
         """With measured values in place of defaults.
@@ -91,7 +100,7 @@ class MethodRates:
         changes: dict[str, Any] = {}
         for key, value in values.items():
             if key == "steps" and isinstance(value, Mapping):
-                steps = dict(self.steps)
+                steps, measured = dict(self.steps), set(self.measured)
                 for step, size in value.items():
                     names = {f.name for f in fields(StepSize)}
                     if step not in self.steps or not isinstance(size, Mapping) or not set(size) <= names:
@@ -101,7 +110,8 @@ class MethodRates:
                             "gra calibrate RUN writes such a file",
                         )
                     steps[step] = replace(steps[step], **size)
-                changes[key] = steps
+                    measured |= {step} if "completion_tokens" in size else set()
+                changes |= {key: steps, "measured": frozenset(measured)}
             elif key in ("acceptance", "instruction_pass", "adjudicated") and isinstance(value, (int, float)):
                 changes[key] = float(value)
             else:
@@ -165,7 +175,7 @@ def method_load(
     totals: dict[str, dict[str, RoleLoad]] = {name: {} for name in config.models}
     seats = flow_of(config).seats(config)
     for question in asked(config, rates, stage):
-        size = rates.steps[question.step]
+        size = rates.size(question)
         shown = size.prompt_tokens + (context_tokens if question.context else 0.0)
         by_model: dict[str, float] = {}
         seated = seats[question.role]
@@ -194,7 +204,7 @@ def calls_per_sample(config: RunConfig, rates: MethodRates | None = None, thinki
     at_once = in_a_row = 0.0
     seats = flow_of(config).seats(config) if config.models else {}
     for question in asked(config, rates) if config.models else []:
-        size, seated = rates.steps[question.step], seats[question.role]
+        size, seated = rates.size(question), seats[question.role]
         count = sum(seated.values())
         if not count:
             continue

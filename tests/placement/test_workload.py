@@ -333,3 +333,28 @@ def test_contexts_count_where_prompts_carry_them(flow: str) -> None:
                 carried = 500 * work.calls if flow == "refine" or stage == "prepare" else 0
                 assert more.prompt_tokens - work.prompt_tokens == pytest.approx(carried)
                 assert (more.calls, more.completion_tokens) == (work.calls, work.completion_tokens)
+
+
+@pytest.mark.parametrize("count", [2, 6, 12])
+def test_each_criterion_makes_verdicts_longer(count: int) -> None:
+    """In proportion, by the stated defaults; a measured length has them already. Nothing else grows."""
+    own = config(criteria={f"aspect_{i}": "it is good" for i in range(count)})
+    more = 5.0 * (count - 6)
+    roles = ("generator", "reviewer", "adjudicator", "summarizer")
+    written = {
+        run: {r: sum(x.roles[r].completion_tokens for x in load.values()) for r in roles}
+        for run, load in (("paper", method_load(config())), ("own", method_load(own)))
+    }
+    responses = calls(own)["reviewer"] - 3.0  # three instructions' reviews are of criteria of their own
+    assert written["own"]["reviewer"] == pytest.approx(written["paper"]["reviewer"] + responses * more)
+    assert written["own"]["adjudicator"] == pytest.approx(written["paper"]["adjudicator"] * (80 + more) / 80)
+    assert all(written["own"][r] == written["paper"][r] for r in ("generator", "summarizer"))
+    rates = MethodRates().calibrated({"steps": {"adjudicate": {"completion_tokens": 90.0}}})
+    found = sum(x.roles["adjudicator"].completion_tokens for x in method_load(own, rates).values())
+    assert found == pytest.approx(written["paper"]["adjudicator"] * 90 / 80)
+
+
+def test_criteria_of_instructions_count_for_theirs() -> None:
+    own = config(instruction_criteria={"doable": "it can be done", "plain": "it is plain"})
+    answers = [sum(x.roles["reviewer"].completion_tokens for x in method_load(c).values()) for c in (config(), own)]
+    assert answers[0] - answers[1] == pytest.approx(3 * 5.0)

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gra_hpc.config.settings import Policy, RunConfig, SelfReview, Settle
+from gra_hpc.flows.criteria import rubric_of
 from gra_hpc.flows.expected import Asked, Rates, StepSize
 from gra_hpc.flows.gra.committee import judges_of
-from gra_hpc.records import FAILED, scores_of
+from gra_hpc.records import FAILED, PAPER, scores_of
 
 SIZES = {
     # Prompts: our templates at 4.4 characters a token and 8 tokens a turn, with an instruction of 60 tokens, a response
-    # of 400 (a seed's: 200), three examples with summaries of 28, comments of 40. Answers: compact JSON, free text.
+    # of 400 (a seed's: 200), three examples with summaries of 28, comments of 40. Answers: compact JSON, free text;
+    # of reviews with the paper's criteria.
     "describe": StepSize(340, 80),
     "keywords": StepSize(310, 15, 1.05),
     "instruction": StepSize(310, 60, 1.02),
@@ -24,6 +26,8 @@ SIZES = {
     "summary": StepSize(105, 35),
 }
 """Stated defaults by step."""
+SCORE_TOKENS = 5.0
+"""One criterion with its score, in the JSON of a review."""
 
 
 def synthesize(config: RunConfig, rates: Rates) -> list[Asked]:
@@ -32,7 +36,8 @@ def synthesize(config: RunConfig, rates: Rates) -> list[Asked]:
     out = [Asked("keywords", "generator", 1.0), Asked("instruction", "generator", 1.0)]
     reached, accepted = 1.0, _accepted(config, rates)
     if m.review_instruction:
-        out.append(Asked("review_instruction", "reviewer", 1.0))
+        more = SCORE_TOKENS * (len(rubric_of(m).instruction) - len(PAPER.instruction))
+        out.append(Asked("review_instruction", "reviewer", 1.0, answer_tokens=more))
         # Nothing is accepted that has not passed here.
         reached = max(rates.instruction_pass, min(1.0, accepted))
     return out + _answered(config, rates, "response", reached)
@@ -54,12 +59,13 @@ def _answered(config: RunConfig, rates: Rates, step: str, reached: float, contex
         context: candidates have the context of their seeds.
     """
     out = [Asked(step, "generator", reached, context)]
+    more = SCORE_TOKENS * (len(rubric_of(config.method).response) - len(PAPER.response))
     if config.method.review_response:
-        out.append(Asked("review_response", "reviewer", reached, context))
+        out.append(Asked("review_response", "reviewer", reached, context, more))
         if config.method.gold:
-            out.append(Asked("review_response", "reviewer", config.method.gold_rate))
+            out.append(Asked("review_response", "reviewer", config.method.gold_rate, answer_tokens=more))
         if config.method.settle is Settle.adjudicator:
-            out.append(Asked("adjudicate", "adjudicator", reached * rates.adjudicated, context))
+            out.append(Asked("adjudicate", "adjudicator", reached * rates.adjudicated, context, more))
     out.append(Asked("summary", "summarizer", min(_accepted(config, rates), reached), context))
     return out
 
