@@ -7,6 +7,7 @@ an exception for `node.Node`, which decides what becomes of the call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -229,10 +230,10 @@ class Client:
     async def _fetch(self, method: str, path: str, data: bytes | None = None, timeout: float = 0) -> tuple[int, bytes]:
         import aiohttp
 
+        limit = asyncio.timeout(timeout) if timeout else contextlib.nullcontext()  # calls have none
         try:
-            async with asyncio.timeout(timeout or None):
-                async with self._open().request(method, f"http://engine{path}", data=data) as response:
-                    return response.status, await response.read()
+            async with limit, self._open().request(method, f"http://engine{path}", data=data) as response:
+                return response.status, await response.read()
         except TimeoutError:
             raise EngineGone(f"no answer to {path} within {timeout:g} s") from None
         except (aiohttp.ClientError, OSError, RuntimeError) as e:  # RuntimeError: the session was closed under us

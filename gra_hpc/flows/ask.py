@@ -64,6 +64,10 @@ class Ask(Protocol):
         ...
 
 
+_Settled = tuple[tuple[float, float, int], tuple[float, int, int, tuple[str, ...]]]
+"""The fields of a `Sampling` before its seed, and behind it."""
+
+
 class Calls(Protocol):
     """Where answered calls are kept (`journal.Journal`)."""
 
@@ -92,6 +96,8 @@ class Asker:
     """Templates of the run's own."""
     languages: Callable[[str], str] = lambda _: ""
     """The language that is asked for, by the seed's id; empty: none is."""
+    _settled: dict[tuple[int, str, bool, tuple[str, ...]], tuple[MemberConfig, _Settled]] = field(default_factory=dict)
+    """What was settled of sampling, by member (each is kept, so that no other takes its number), role and kind."""
 
     def for_sample(self, sample: Candidate) -> Ask:
         """`ask` for one sample; counts its calls and tokens."""
@@ -163,6 +169,16 @@ class Asker:
     def sampling(self, member: MemberConfig, seat: str, guided: bool, key: str, stop: tuple[str, ...] = ()) -> Sampling:
         """The member's setting, else the role's, else the method's; the seed derives from the call's key."""
         role = seat.split("-")[0]
+        asked = (id(member), role, guided, stop)
+        known = self._settled.get(asked)
+        if known is None:
+            known = self._settled[asked] = member, self._settle(member, role, guided, stop)
+        (temperature, top_p, longest), others = known[1]
+        seed = int(digest(self.method.seed, key, size=4), 16) & 0x7FFFFFFF
+        return Sampling(temperature, top_p, longest, seed, *others)
+
+    def _settle(self, member: MemberConfig, role: str, guided: bool, stop: tuple[str, ...]) -> _Settled:
+        """What the calls of a member in a role have in common: all but the seed, which is between the two."""
         layers = [member.sampling, self.method.role_sampling.get(role, SamplingConfig()), self.method.sampling]
 
         def first(name: str, default: float) -> float:
@@ -170,16 +186,19 @@ class Asker:
 
         longest = int(first("max_tokens", 4096))
         thinks = self.thinking.get(member.model)
-        return Sampling(
-            temperature=first("temperature", 0.2),
-            top_p=first("top_p", 0.9),
-            max_tokens=min(longest, self.method.verdict_tokens) if guided else longest,
-            seed=int(digest(self.method.seed, key, size=4), 16) & 0x7FFFFFFF,
-            # JSON repeats its own punctuation, and honest scores repeat: no penalty on them
-            repetition_penalty=1.0 if guided else first("repetition_penalty", 1.0),
-            thinking_tokens=int(first("thinking_tokens", 2048)) if thinks and thinks.on else 0,
-            top_k=int(first("top_k", 0)),
-            stop=stop,
+        return (
+            (
+                first("temperature", 0.2),
+                first("top_p", 0.9),
+                min(longest, self.method.verdict_tokens) if guided else longest,
+            ),
+            (
+                # JSON repeats its own punctuation, and honest scores repeat: no penalty on them
+                1.0 if guided else first("repetition_penalty", 1.0),
+                int(first("thinking_tokens", 2048)) if thinks and thinks.on else 0,
+                int(first("top_k", 0)),
+                stop,
+            ),
         )
 
     async def _call(self, key: str, question: Question[Any], member: str, seat: str, variables: dict[str, Any]) -> Call:

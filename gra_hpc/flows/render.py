@@ -75,6 +75,13 @@ def _environment(directory: Path, own: Own) -> jinja2.Environment:
     return environment
 
 
+@cache
+def _template(name: str, directory: Path, own: Own) -> jinja2.Template:
+    template = _environment(directory, own).get_template(f"{name}.j2")
+    template.globals = dict(template.globals)  # it is a chain of maps, and to copy that is half of a rendering
+    return template
+
+
 class _Mark:
     """Begins a chat message."""
 
@@ -113,7 +120,7 @@ def render(
         persona: the member's own sentences, put at the end.
         own: the run's own templates.
     """
-    text = _environment(directory, own).get_template(f"{name}.j2").render(variables)
+    text = _template(name, directory, own).render(variables)
     _, *parts = _TURN.split(text)
     messages = [{"role": r, "content": c.strip()} for r, c in zip(parts[::2], parts[1::2], strict=True)]
     if persona:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from gra_hpc.signals import Signals
 if TYPE_CHECKING:
     from gra_hpc.signatures.signer import Signer
 
+_NEW_OBJECTS = 50_000
+"""So many more than there were, 10 MB, are looked through for circles of garbage while calls are in flight."""
+
 
 @dataclass
 class Shared:
@@ -38,6 +42,10 @@ class Shared:
     """Calls that they have not answered yet."""
     engines: str = ""
     """`start` until they have answered the first call, then `up`; empty: there are none."""
+    _driving: int = 0
+    """Attempts that keep calls in flight."""
+    _pace: tuple[int, int, int] = (0, 0, 0)
+    """Python's thresholds of garbage collection before the first of them."""
     _signer: Signer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -46,17 +54,24 @@ class Shared:
         """Of a worker that begins."""
         return cls(asyncio.Semaphore(config.launch.window))
 
-    @contextmanager
-    def asking(self) -> Iterator[None]:
+    def asking(self) -> Asking:
         """While a call is in flight."""
-        self.flying += 1
-        self.look()
+        return Asking(self)
+
+    @contextmanager
+    def seldom_tidied(self) -> Iterator[None]:
+        """While calls are in flight: samples, requests and tasks live long and are no circles, and to look through them
+        for some at Python's usual pace is a third of a worker's work, for nothing."""
+        if not self._driving:
+            self._pace = gc.get_threshold()
+            gc.set_threshold(max(_NEW_OBJECTS, self._pace[0]), *self._pace[1:])
+        self._driving += 1
         try:
             yield
-            self.engines = self.engines and "up"
         finally:
-            self.flying -= 1
-            self.look()
+            self._driving -= 1
+            if not self._driving:
+                gc.set_threshold(*self._pace)
 
     def look(self) -> None:
         """Tell the worker's time what the engines do now."""
@@ -72,6 +87,26 @@ class Shared:
         with self._lock:
             self._signer = self._signer or signer_of(config, plan)
             return self._signer
+
+
+class Asking:
+    """A call in flight; a class, since a generator costs each call three times as much."""
+
+    __slots__ = ("_shared",)
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def __enter__(self) -> None:
+        self._shared.flying += 1
+        self._shared.look()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        shared = self._shared
+        if kind is None:
+            shared.engines = shared.engines and "up"
+        shared.flying -= 1
+        shared.look()
 
 
 @dataclass

@@ -53,11 +53,15 @@ def call_name(key: str, digest: str) -> bytes:
     return blake2b(f"{key}\0{digest}".encode(), digest_size=16).digest()
 
 
-def encode(call: Call) -> bytes:
-    """One journal line; thoughts are its last field, and only there where there are some."""
+def encode(call: Call, name: bytes = b"") -> bytes:
+    """One journal line; thoughts are its last field, and only there where there are some.
+
+    Args:
+        name: the call's, where it is known already.
+    """
     values = _FIELDS(call)
     written = orjson.dumps(values if call.thoughts else values[:-1])
-    body = b"%s %s" % (call_name(call.key, call.digest).hex().encode(), written)
+    body = b"%s %s" % ((name or call_name(call.key, call.digest)).hex().encode(), written)
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
@@ -291,7 +295,8 @@ class Journal:
         if self._failed is not None:
             self._told = True
             raise self._failed
-        line = encode(call)
+        name = call_name(call.key, call.digest)
+        line = encode(call, name)
         if len(line) > _LONGEST:
             raise StorageError(f"{self.path}: an answer of {len(line)} bytes is too long for the journal")
         try:
@@ -302,7 +307,6 @@ class Journal:
         except (StorageError, OSError) as e:
             self._failed, self._told = e, True  # the file may end in a torn line: nothing may follow it
             raise
-        name = call_name(call.key, call.digest)
         self._index.setdefault(name, (len(self._files) - 1) << 64 | self._size << 24 | len(line) - 1)
         self._used[name] = None
         self._size += len(line)

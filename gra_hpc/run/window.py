@@ -54,6 +54,11 @@ class Gate:
 
 async def drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -> None:
     """Keep a bounded window of samples in flight until all are done, or until the attempt drains."""
+    with state.shared.seldom_tidied():
+        await _drive(state, units, engine, lead)
+
+
+async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -> None:
     asker = Asker(
         state.config.committee,
         {name: pin.identity for name, pin in state.plan.models.items()},

@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -213,6 +214,10 @@ def test_sampling_is_the_members_else_the_roles_else_the_methods() -> None:
     free = asker.sampling(mine, "generator", False, "k")
     assert (guided.temperature, guided.top_p, guided.max_tokens) == (0.0, 0.5, 512)
     assert (free.temperature, free.top_p, free.max_tokens) == (0.2, 0.5, 4096)
+    again = asker.sampling(mine, "reviewer-3", True, "other")
+    assert again == replace(guided, seed=again.seed) and again.seed != guided.seed
+    assert asker.sampling(mine, "generator", False, "k", ("###",)) == replace(free, stop=("###",))
+    assert asker.sampling(MemberConfig("m"), "generator", False, "k").top_p == 0.9
 
 
 @given(st.data())
