@@ -65,7 +65,8 @@ class Watched:
 
 
 def watch(command: list[str], quiet: bool = False, **more: Any) -> Watched:
-    """Run a command; its time and peak memory. `quiet`: what it logs is shown if it fails."""
+    """Run a command; its time, and the peak of its processes' memory, pages that they share counted once, as a job's
+    limit does. `quiet`: what it logs is shown if it fails."""
     import psutil
 
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -77,12 +78,12 @@ def watch(command: list[str], quiet: bool = False, **more: Any) -> Watched:
         def sample() -> None:
             nonlocal peak
             me = psutil.Process(process.pid)
-            while not stop.wait(0.2):
+            while not stop.wait(0.3):
                 total = 0
                 try:
                     for p in (me, *me.children(recursive=True)):
                         try:
-                            total += p.memory_info().rss
+                            total += p.memory_full_info().pss
                         except psutil.Error:
                             continue
                 except psutil.Error:
