@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TextIO
 
@@ -121,6 +121,13 @@ def several(wrong: Iterable[tuple[str, str]], most: int = 5) -> str:
     ]
     left = len(places) - len(shown)
     return "; ".join(shown) + (f"; and {counted(left, 'other')}" if left else "")
+
+
+def block(title: str, text: str) -> Iterator[str]:
+    """A text of several lines under its title, one line each."""
+    yield f"{title}:"
+    for line in text.splitlines() or [""]:
+        yield f"    {line}"
 
 
 def shown(path: object) -> str:

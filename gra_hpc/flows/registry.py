@@ -32,9 +32,15 @@ Run: TypeAlias = Callable[[Context, Unit], Awaitable[None]]
 """One candidate through a flow: it fills in `unit.sample`, and sets its status at the end."""
 
 
-Gold: TypeAlias = Callable[[Ask, Candidate], Awaitable[list[tuple[str, int | None]]]]
-"""Asks the Reviewers of a gold question, which has its texts and roles as a candidate would; the answers by member, in
-points, none where there was none."""
+@dataclass(frozen=True)
+class Gold:
+    """How Reviewers are asked about records whose verdict is known."""
+
+    put: Callable[[Ask, Candidate], Awaitable[list[tuple[str, int | None]]]]
+    """Asks the Reviewers of such a question, which has its texts and roles as a candidate would; the answers by member,
+    in points, none where there was none."""
+    keeps: Callable[[int, MethodConfig], bool]
+    """Whether an answer of so many points would keep the record."""
 
 
 GRA_SETTINGS = (
@@ -160,6 +166,13 @@ class Views:
     """What it adds to a release, from all samples; none: nothing."""
     people: Callable[[RunConfig, Path, Sequence[Path]], Iterator[str]] | None = None
     """Lines on how far a release (its directory) agrees with what people say (their files); none: it cannot be said."""
+    standing: Callable[[RunConfig, Mapping[str, Any], Samples], Iterator[str]] | None = None
+    """Lines of `gra status --roles` on what a round's draws were given, beside its candidates so far; none: nothing."""
+    detail: Callable[[pa.Table], pa.Array] | None = None
+    """Of conversations, what more there is to say of candidates that were not accepted, by rows of their table: text,
+    or null; none: nothing."""
+    conversation: Callable[[Mapping[str, Any]], Iterator[str]] | None = None
+    """Of conversations, lines of `gra inspect` on a row; none: nothing but how it ended."""
     sample: Callable[[RunConfig, Path, Mapping[str, Any]], Iterator[str]] | None = None
     """Lines of `gra inspect` on a row of its samples, beside the release (its directory, where it is made); none: the
     columns of its own, one by one."""

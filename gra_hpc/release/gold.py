@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ReleaseError
-from gra_hpc.flows.gra.gold import Marks, share
+from gra_hpc.labels.marks import Marks, share
 from gra_hpc.release.charts import number
 from gra_hpc.release.inputs import Inputs, Table
 from gra_hpc.run.gold import Counted, GoldQuestions

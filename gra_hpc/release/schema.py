@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc import conversation
-from gra_hpc.flows.gra.committee import highest_mean
-from gra_hpc.flows.gra.synthesize import STOPPED
-from gra_hpc.records import CONTEXT, PAPER, PROPENSITY, THOUGHTS, Rubric, criteria_of, mean_of
+from gra_hpc.records import CONTEXT, PAPER, PROPENSITY, THOUGHTS, Rubric, criteria_of
 from gra_hpc.thoughts import CLOSING, OPENING, Thoughts
 
 TOOLS = "tools"
@@ -134,8 +132,14 @@ def data_rows(samples: pa.Table, models: Mapping[str, str], thoughts: Thoughts =
     return _conform(columns, data_schema(thoughts, context, drawn, _rubric(samples)))
 
 
-def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> pa.Table:
-    """Samples as rows of `rejects_schema`; for `dropped` the merge's columns are among the samples' columns."""
+def reject_rows(
+    samples: pa.Table, models: Mapping[str, str], outcome: str, detail: Callable[[pa.Table], pa.Array] | None
+) -> pa.Table:
+    """Samples as rows of `rejects_schema`; for `dropped` the merge's columns are among the samples' columns.
+
+    Args:
+        detail: what more there is to say of those that were not accepted (`Views.detail`).
+    """
     rows = len(samples)
     columns = {**_shared(samples, models), "outcome": pa.repeat(pa.scalar(outcome), rows)}
     if outcome == "dropped":
@@ -145,21 +149,9 @@ def reject_rows(samples: pa.Table, models: Mapping[str, str], outcome: str) -> p
     else:
         columns |= {n: samples[n] for n in ("stage", "reason")}
         columns |= {n: pa.nulls(rows, rejects_schema().field(n).type) for n in ("winner", "similarity")}
-        columns["detail"] = bounds(samples)
+        columns["detail"] = detail(samples) if detail else pa.nulls(rows, pa.string())
     context = {CONTEXT: samples[CONTEXT]} if CONTEXT in samples.column_names else {}
     return _conform(columns | {"raw": samples["raw"]} | context, rejects_schema(bool(context), _rubric(samples)))
-
-
-def bounds(samples: pa.Table) -> pa.Array:
-    """Of samples that were rejected before all Reviewers had scored them, how far their mean could have come; null for
-    all others."""
-    out: list[str | None] = [None] * len(samples)
-    stopped = pc.equal(samples["reason"], STOPPED).to_numpy()
-    for i in np.flatnonzero(stopped).tolist():
-        given, seats = samples["reviews"][i].as_py(), len(samples["reviewers"][i])
-        best = highest_mean([mean_of(r) for r in given], seats)
-        out[i] = f"mean at most {best:.2f} after {len(given)} of {seats} Reviewers"
-    return pa.array(out, pa.string())
 
 
 REASONS = {

@@ -63,7 +63,7 @@ def tables_of(run: Run) -> Tables:
         split_by=splits.COLUMNS,
         split_keys=splits.split_keys,
         data_rows=lambda samples: schema.data_rows(samples, models, config.thoughts),
-        reject_rows=lambda samples, outcome: schema.reject_rows(samples, models, outcome),
+        reject_rows=lambda samples, outcome: schema.reject_rows(samples, models, outcome, flow.views.detail),
         conversations=True,
     )
 

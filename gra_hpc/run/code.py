@@ -24,6 +24,7 @@ EVERY_FLOW = (
     "models/special_tokens.py",
     "models/thinking.py",
     "flows/*.py",
+    "labels/marks.py",
     "run/gold.py",
     "run/slices.py",
 )

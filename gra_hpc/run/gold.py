@@ -14,8 +14,8 @@ from typing import Any
 
 from gra_hpc.config.settings import MethodConfig
 from gra_hpc.errors import ReleaseError
-from gra_hpc.flows.criteria import rubric_of
-from gra_hpc.flows.gra.gold import Marks
+from gra_hpc.flows.registry import find
+from gra_hpc.labels.marks import Marks
 from gra_hpc.records import Candidate, Sample, digest
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.merged import as_planned
@@ -84,16 +84,18 @@ class Counted:
     def of(cls, gold: GoldQuestions, answers: Iterable[GoldAnswer], method: MethodConfig) -> Counted:
         """Count answers; those to questions that the run does not have are left out."""
         out, known = cls(), {one.id: one for one in gold.questions}
-        bound, criteria = method.accept_mean, len(rubric_of(method).response)
+        says = find(method.flow).gold
+        assert says, "planned with such questions alone"
         for answer in answers:
             one = known.get(answer.question)
             if one is None:
                 continue
+            would = None if answer.points is None else says.keeps(answer.points, method)
             for marks in (out.members, out.by_domain.setdefault(one.domain, {})):
-                marks.setdefault(answer.member, Marks()).add(one.keep, answer.points, bound, criteria)
-            if answer.points is not None:
+                marks.setdefault(answer.member, Marks()).add(one.keep, would)
+            if would is not None:
                 this = Marks()
-                this.add(one.keep, answer.points, bound, criteria)
+                this.add(one.keep, would)
                 right, asked = out.questions.get(one.id, [0, 0])
                 out.questions[one.id] = [right + this.right, asked + 1]
         return out

@@ -170,7 +170,7 @@ async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker, too
     if drawn is None or not flow.gold:
         return await making
     question, beside = drawn
-    both: list[Any] = [making, flow.gold(asker.for_sample(beside), beside)]
+    both: list[Any] = [making, flow.gold.put(asker.for_sample(beside), beside)]
     sample, answers = await together(both)
     state.golden += [(question.id, member, points) for member, points in answers]
     return cast(Candidate, sample)

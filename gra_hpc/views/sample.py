@@ -9,28 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gra_hpc.conversation import shown
 from gra_hpc.errors import ConfigError, GraError, ReleaseError
 from gra_hpc.flows import payload
-from gra_hpc.flows.gra.committee import highest_mean
-from gra_hpc.flows.gra.synthesize import STOPPED
-from gra_hpc.flows.registry import every, find
+from gra_hpc.flows.registry import every, find, flow_of
 from gra_hpc.flows.tools import SEAT, is_use
 from gra_hpc.parquet import open_table
-from gra_hpc.records import (
-    ACCEPTED,
-    CONTEXT,
-    FAILED,
-    REJECTED,
-    THOUGHTS,
-    mean_of,
-    scores_of,
-)
+from gra_hpc.records import ACCEPTED, FAILED, REJECTED
 from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.merged import made_again
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
-from gra_hpc.terminal import columns
+from gra_hpc.terminal import block, columns
 from gra_hpc.terminal import shown as shown_path
 
 
@@ -133,9 +122,9 @@ def history(row: dict[str, Any], calls: Path, run: Run | None = None) -> Iterato
     if "flow" in row:
         yield from _made(row, run)
     else:
-        yield from _sample(row)
+        yield from _sample(row, run)
     if row["raw"]:
-        yield from _block("unusable answer", row["raw"])
+        yield from block("unusable answer", row["raw"])
     asked = table(calls)
     mine = asked.filter(pc.starts_with(asked["key"], row["id"])).to_pylist()
     steps = _in_order({c["key"].split("/")[1] for c in mine if not is_use(c["key"])})
@@ -166,7 +155,7 @@ def _made(row: dict[str, Any], run: Run | None) -> Iterator[str]:
     for name in (n for n in row if n not in payload.schema(None).names):
         value = row[name]
         if isinstance(value, str):
-            yield from _block(name, value) if value else ()
+            yield from block(name, value) if value else ()
         elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
             yield from (f"{name}: {_in_words(v)}" for v in value)
         elif value not in (None, [], {}):
@@ -198,34 +187,12 @@ def _outcome(row: dict[str, Any]) -> str:
     return f"outcome: {row['status']}{at}{': ' + row['reason'] if row['reason'] else ''}"
 
 
-def _sample(row: dict[str, Any]) -> Iterator[str]:
-    """A candidate of GRA: roles, outcome, texts, reviews."""
+def _sample(row: dict[str, Any], run: Run | None) -> Iterator[str]:
+    """A candidate that is a conversation: how it ended, and what its flow shows of it."""
     yield f"sample {row['id']}  round {row['round']}  seed {row['seed_id']} #{row['index']}  domain {row['domain']}"
     yield _outcome(row)
-    if row["mean"] is not None:
-        yield f"scores: mean {row['mean']:.2f}, sd {row['sd']:.2f}, ranked by {row['score']:.2f}"
-    if row["reason"] == STOPPED:
-        best = highest_mean([mean_of(r) for r in row["reviews"]], len(row["reviewers"]))
-        yield f"scores: mean at most {best:.2f}, after {len(row['reviews'])} of {len(row['reviewers'])} Reviewers"
-    yield (
-        f"generator {row['generator']}; reviewers {', '.join(row['reviewers'])};"
-        f" adjudicator {row['adjudicator'] or 'none needed'}"
-    )
-    yield f"keywords: {', '.join(row['keywords'])}"
-    if row.get(CONTEXT):
-        yield from _block("conversation", shown(row[CONTEXT]))
-    yield from _block("instruction", row["instruction"])
-    if row.get(THOUGHTS):
-        yield from _block("thoughts before the response", row[THOUGHTS])
-    yield from _block("response", row["response"])
-    if row["summary"]:
-        yield f"summary: {row['summary']}"
-    for r in row["instruction_reviews"]:
-        yield f"instruction review by {r['member']}: {_scores(r)}  {r['comment']}"
-    for r in row["reviews"]:
-        yield f"review by {r['member']}: {_scores(r)}  {r['comment']}"
-    if row["verdict"]:
-        yield f"verdict of {row['verdict']['member']}: {_scores(row['verdict'])}  {row['verdict']['comment']}"
+    flow = flow_of(run.config) if run else next(f for f in every() if f.conversations)
+    yield from flow.views.conversation(row) if flow.views.conversation else ()
 
 
 def _in_order(asked: set[str]) -> list[str]:
@@ -240,13 +207,3 @@ def _turn(call: dict[str, Any], steps: list[str]) -> tuple[int, float, str, int]
     if step in steps:
         return steps.index(step), 0.0, seat, int(attempt)
     return len(steps), call["at"], seat, int(attempt)
-
-
-def _scores(review: dict[str, Any]) -> str:
-    return ", ".join(f"{c} {score}" for c, score in scores_of(review).items())
-
-
-def _block(title: str, text: str) -> Iterator[str]:
-    yield f"{title}:"
-    for line in text.splitlines() or [""]:
-        yield f"    {line}"

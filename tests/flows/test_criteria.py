@@ -114,7 +114,7 @@ def test_prompts_ask_for_the_rubric_and_for_nothing_else(run: Run) -> None:
 
 
 def test_standings_count_gold_by_the_rubric(run: Run) -> None:
-    counts = roles.standings(run)[2].counts
+    counts = roles.standings(run)[2]["counts"]
     assert sum(n for by in counts[GOLD].values() for _, n in by.values()) > 0
     assert sum(n for by in counts["reviewer"].values() for _, n in by.values()) > 0
     by_row = Counter(row["reviews"][0]["member"] for row in samples(run) if row["reviews"])

@@ -15,9 +15,10 @@ import pytest
 from gra_hpc.config.presets import compose
 from gra_hpc.config.settings import MethodConfig
 from gra_hpc.errors import ConfigError, FingerprintError, ReleaseError
-from gra_hpc.flows.gra.gold import Marks, share
+from gra_hpc.flows.gra.gold import keeps
 from gra_hpc.flows.gra.standing import GOLD, Standing
 from gra_hpc.judging.again import decide
+from gra_hpc.labels.marks import Marks, share
 from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.placement.workload import MethodRates, asked
@@ -247,7 +248,7 @@ def planted(skill: float, n: int, seed: int) -> Marks:
     rng, marks = random.Random(seed), Marks()
     for i in range(n):
         keep = i % 2 == 0
-        marks.add(keep, 54 if keep == (rng.random() < skill) else 30, 8.0, 6)
+        marks.add(keep, keeps(54 if keep == (rng.random() < skill) else 30, MethodConfig()))
     return marks
 
 
@@ -257,7 +258,7 @@ def test_a_reviewer_at_chance_is_found_and_a_good_one_is_not() -> None:
     assert sum(planted(0.75, 200, s).at_chance for s in range(40)) == 0
     always = Marks()
     for i in range(100):  # right on 90%, and says yes to everything
-        always.add(i % 10 > 0, 60, 8.0, 6)
+        always.add(i % 10 > 0, keeps(60, MethodConfig()))
     assert always.right == 90 and always.at_chance
     assert planted(0.9, 10, 1).few and not planted(0.5, 10, 1).at_chance and Marks().balanced is None
     value, low, high = share(92, 100)
@@ -307,7 +308,7 @@ def test_a_merge_counts_gold_for_the_next_rounds_roles(tmp_path: Path) -> None:
     run = make(tmp_path, *words, f"method.gold={gold_file(tmp_path / 'g.jsonl')}", "method.gold_rate=0.25")
     ShardTask(str(run.path), 1, 0)()
     finish_round(run, 1)
-    counts = roles.standings(run)[2].counts[GOLD]
+    counts = Standing.from_dict(roles.standings(run)[2]).counts[GOLD]
     questions = GoldQuestions.of(run, run.plan)
     assert questions is not None
     wanted = Counted.of(questions, ShardManifest.load(run.round(1).shard(0)).gold, run.config.method)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gra_hpc.flows.gra.committee import Decision, consensus
+from gra_hpc.flows.gra.standing import Standing
 from gra_hpc.merge.round import merge_round
 from gra_hpc.records import ACCEPTED, CRITERIA, INSTRUCTION_CRITERIA, InstructionReview, Review, Sample, sample_schema
 from gra_hpc.run import attempts, gold, publish
@@ -90,7 +91,7 @@ def test_after_three_rounds_the_share_is_the_oracles(tmp_path: Path) -> None:
         share.append(sum(s.status == ACCEPTED for s in made) / len(made))
     oracle = 0.9 * GOOD + 0.1 * (GOOD + 4 * BAD) / 5
     assert share[0] < 0.5 and share[3] > 0.95 * oracle, share
-    standing = roles.standings(run)[4]
+    standing = Standing.from_dict(roles.standings(run)[4])
     assert all(standing.shares["generator"][d][m] > 0.85 for d, m in BEST.items())
     said = [line for line in roles.lines(run) if "drawn evenly" in line]
     found = re.search(r"accepted (\d+)% of 600; .* about \d+% \((\d+)% to (\d+)%\)", said[-1])
@@ -107,7 +108,7 @@ def test_gold_finds_the_judge_whom_agreement_hides(
     words = (f"method.gold={gold_file(tmp_path / 'g.jsonl')}", "method.gold_rate=0.25") if with_gold else ()
     run = make(tmp_path, *WORDS, "method.rounds=2", *words)
     one_round(run, 1)
-    standing = roles.standings(run)[2]
+    standing = Standing.from_dict(roles.standings(run)[2])
     judges = {m: sum(standing.shares["reviewer"][d][m] for d in BEST) / 3 for m in run.config.committee}
     seats = Counter(m for s in one_round(run, 2) for m in s.roles.reviewers)
     others = [m for m in run.config.committee if m != JUDGE]

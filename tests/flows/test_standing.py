@@ -17,7 +17,8 @@ from gra_hpc.errors import ConfigError, GraError
 from gra_hpc.flows.gra.committee import draw_by_standing
 from gra_hpc.flows.gra.load import seats
 from gra_hpc.flows.gra.standing import REFUSAL, ROLES, Counts, Standing, added, chance_of_best, differ
-from gra_hpc.flows.gra.views import _reviewers
+from gra_hpc.flows.gra.views.before import _reviewers
+from gra_hpc.flows.gra.views.standing import warnings
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.merge.round import merge_round
 from gra_hpc.records import CRITERIA, DOMAINS, INSTRUCTION_CRITERIA
@@ -132,7 +133,7 @@ def test_a_run_counts_draws_and_does_not_depend_on_its_shards(tmp_path: Path) ->
         ]
         drawn.append({r["id"]: (r["generator"], r["reviewers"], r["summarizer"]) for r in rows})
     assert drawn[0] == drawn[1] and len(drawn[0]) == 48
-    standing = roles.standings(run)[2]
+    standing = Standing.from_dict(roles.standings(run)[2])
     first = [r for r in rows if r["round"] == 1]
     kept = pq.read_table(run.round(1).kept).to_pylist()
     made = added(standing.counts["generator"].values())
@@ -214,7 +215,7 @@ def test_first_seats_are_counted_whatever_the_order_of_review(tmp_path: Path) ->
             for review in r["reviews"][:1]:
                 first[review["member"]] += 1
                 refused[review["member"]] += sum(review[c] for c in CRITERIA) / 6 < run.config.method.accept_mean
-        counted = added(roles.standings(run)[2].counts[REFUSAL].values())
+        counted = added(Standing.from_dict(roles.standings(run)[2]).counts[REFUSAL].values())
         assert counted == {m: (refused[m], n) for m, n in first.items()}
         found.append(counted)
     assert found[0] == found[1]
@@ -261,7 +262,7 @@ def test_a_run_of_one_round_has_nothing_to_follow(tmp_path: Path) -> None:
     with pytest.raises(GraError, match="follow no standing"):
         list(roles.lines(make(tmp_path)))
     one = Standing.of({"generator": {"qa": {"a": (90.0, 100.0), "b": (10.0, 100.0)}}}, ["a", "b"], 0.1, 1)
-    assert [w.split(":")[0] for w in roles.warnings(one)] == ["  a is to generate 95%"]
+    assert [w.split(":")[0] for w in warnings(one)] == ["  a is to generate 95%"]
 
 
 def test_a_plan_expects_as_many_seats_as_by_chance() -> None:

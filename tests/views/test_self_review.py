@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gra_hpc.config.settings import FixedRolesConfig, MemberConfig, MethodConfig, Policy, RunConfig, SelfReview
-from gra_hpc.flows.gra.views import _self_review
+from gra_hpc.flows.gra.views.before import _self_review
 
 AVOID = {"self_review": SelfReview.avoid}
 

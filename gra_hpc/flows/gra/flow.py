@@ -9,14 +9,15 @@ from typing import Any
 from gra_hpc.config.fields import Need
 from gra_hpc.config.settings import MethodConfig, Policy, RunConfig
 from gra_hpc.flows.expected import Asked
-from gra_hpc.flows.gra import load, views
+from gra_hpc.flows.gra import load
 from gra_hpc.flows.gra import questions as q
 from gra_hpc.flows.gra.draw import draw, draw_nobody
-from gra_hpc.flows.gra.gold import put
+from gra_hpc.flows.gra.gold import GOLD
 from gra_hpc.flows.gra.keep import keep
 from gra_hpc.flows.gra.prepare import prepare
 from gra_hpc.flows.gra.refine import refine
 from gra_hpc.flows.gra.synthesize import fail, synthesize
+from gra_hpc.flows.gra.views import VIEWS, before
 from gra_hpc.flows.keys import RECORDS
 from gra_hpc.flows.registry import GRA_SETTINGS, After, Flow, Stage, Views
 from gra_hpc.flows.units import Context, Unit
@@ -116,8 +117,8 @@ SYNTHESIZE = Flow(
     sizes=load.SIZES,
     measured=load.measured,
     measured_by=load.MEASURED_BY,
-    gold=put,
-    views=Views(views.plan, views.notes_synthesize, views.card_synthesize),
+    gold=GOLD,
+    views=replace(VIEWS, notes=before.notes_synthesize, card=before.card_synthesize),
     thresholds=_thresholds,
 )  # fmt: skip
 
@@ -132,7 +133,7 @@ REFINE = replace(
     keys=replace(RECORDS, seeds_rival=False),
     check=_check_once,
     expect=load.refine,
-    views=Views(views.plan, views.notes_refine, views.card_refine),
+    views=replace(VIEWS, notes=before.notes_refine, card=before.card_refine),
     of_seeds=("keywords", "instruction"),
 )
 
@@ -149,7 +150,7 @@ SEEDS = Flow(
     stages=(RESPONSE,),
     keys=replace(RECORDS, seeds_rival=False),
     check=_check_kept,
-    views=Views(notes=views.notes_seeds, card=views.card_seeds),
+    views=Views(notes=before.notes_seeds, card=before.card_seeds, conversation=VIEWS.conversation),
     of_seeds=("keywords", "instruction", "summary", "instruction_reviews", "reviews", "verdict", "raw"),
 )
 

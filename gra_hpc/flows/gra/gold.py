@@ -1,5 +1,4 @@
-"""Gold questions: a record with a known verdict, put to a sample's Reviewers as if it were a sample, and what their
-answers say of them.
+"""Gold questions: a record with a known verdict, put to a sample's Reviewers as if it were a sample.
 
 The Reviewers are asked in the same words, so that no model can tell. A Reviewer's verdict is its own mean against
 `accept_mean`, the committee's threshold.
@@ -7,18 +6,13 @@ The Reviewers are asked in the same words, so that no model can tell. A Reviewer
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
+from gra_hpc.config.settings import MethodConfig
 from gra_hpc.flows.ask import Ask, Unanswered, together
+from gra_hpc.flows.criteria import rubric_of
 from gra_hpc.flows.gra import questions as q
 from gra_hpc.flows.gra.committee import at_least
+from gra_hpc.flows.registry import Gold
 from gra_hpc.records import Candidate, Sample
-
-FEW = 10
-"""Fewer answers about records of one verdict say too little."""
-_Z = 1.959964
-"""Of a 95% interval."""
 
 
 async def put(ask: Ask, question: Candidate) -> list[tuple[str, int | None]]:
@@ -43,77 +37,9 @@ async def put(ask: Ask, question: Candidate) -> list[tuple[str, int | None]]:
     return await together([one(i, member) for i, member in enumerate(question.roles.reviewers, 1)])
 
 
-def accepts(points: int, accept_mean: float, criteria: int) -> bool:
-    """Whether scores by so many criteria that add up to so many points are a yes."""
-    return at_least(points / criteria, accept_mean)
+def keeps(points: int, method: MethodConfig) -> bool:
+    """Whether scores that add up to so many points are a yes."""
+    return at_least(points / len(rubric_of(method).response), method.accept_mean)
 
 
-@dataclass
-class Marks:
-    """One Reviewer's answers to gold questions, counted."""
-
-    kept: int = 0
-    """Of the records to keep, those that it would keep."""
-    to_keep: int = 0
-    rejected: int = 0
-    """Of the records to reject, those that it would reject."""
-    to_reject: int = 0
-    unanswered: int = 0
-
-    def add(self, keep: bool, points: int | None, accept_mean: float, criteria: int) -> None:
-        """Count one answer.
-
-        Args:
-            keep: the known verdict.
-            criteria: scores that the points are the sum of.
-        """
-        if points is None:
-            self.unanswered += 1
-        elif keep:
-            self.to_keep += 1
-            self.kept += accepts(points, accept_mean, criteria)
-        else:
-            self.to_reject += 1
-            self.rejected += not accepts(points, accept_mean, criteria)
-
-    @property
-    def right(self) -> int:
-        return self.kept + self.rejected
-
-    @property
-    def asked(self) -> int:
-        """Questions with an answer."""
-        return self.to_keep + self.to_reject
-
-    @property
-    def balanced(self) -> tuple[float, float, float] | None:
-        """The mean of both shares that it is right about, and its interval: 0.5 is what chance gives, whatever it says
-        more often. By two observations more on each side (Agresti and Caffo): 5 of 5 are not certain. None where
-        nothing of one verdict was asked."""
-        if not (self.to_keep and self.to_reject):
-            return None
-        shares = [(n + 1) / (of + 2) for n, of in ((self.kept, self.to_keep), (self.rejected, self.to_reject))]
-        errors = [p * (1 - p) / (of + 2) for p, of in zip(shares, (self.to_keep, self.to_reject), strict=True)]
-        value, error = sum(shares) / 2, math.sqrt(sum(errors)) / 2
-        return value, max(0.0, value - _Z * error), min(1.0, value + _Z * error)
-
-    @property
-    def few(self) -> bool:
-        """Whether too few answers are there to say anything."""
-        return min(self.to_keep, self.to_reject) < FEW
-
-    @property
-    def at_chance(self) -> bool:
-        """Whether it tells good from bad no better than chance, as far as its answers show."""
-        found = self.balanced
-        return found is not None and not self.few and found[1] <= 0.5
-
-
-def share(right: int, asked: int) -> tuple[float, float, float]:
-    """A share and its interval (Wilson 1927); of none the whole range."""
-    if not asked:
-        return 0.5, 0.0, 1.0
-    p, z2 = right / asked, _Z * _Z
-    middle = (p + z2 / (2 * asked)) / (1 + z2 / asked)
-    spread = _Z * math.sqrt(p * (1 - p) / asked + z2 / (4 * asked * asked)) / (1 + z2 / asked)
-    return p, max(0.0, middle - spread), min(1.0, middle + spread)
+GOLD = Gold(put, keeps)
