@@ -20,6 +20,7 @@ from gra_hpc.engines.call_limit import Admission
 from gra_hpc.engines.client import EngineGone, EngineTrouble
 from gra_hpc.engines.process import EngineDied, EngineProcess
 from gra_hpc.engines.restarts import Patience
+from gra_hpc.engines.start_phases import phases, told
 from gra_hpc.engines.vllm_server import recorded, recorded_environment
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.flows.calls import Answer, Request
@@ -71,6 +72,8 @@ class EngineStats:
     """Time with at least one call in flight."""
     starts: int = 0
     start_seconds: float = 0.0
+    start_phases: dict[str, float] = field(default_factory=dict)
+    """Of these, of starts that ended well, by `start_phases.PHASES`."""
     restarts: int = 0
     swaps: int = 0
     """Times it went to sleep for another's turn."""
@@ -306,8 +309,13 @@ class Replica:
         try:
             await process.start(self.config.start_timeout_s)
         finally:
-            self.stats.start_seconds += time.monotonic() - begin
-        log.info("engine %s ready after %.1f s (%s)", self.place.name, time.monotonic() - begin, process.log_path)
+            took = time.monotonic() - begin
+            self.stats.start_seconds += took
+        found = await asyncio.to_thread(phases, process.log_path, took, time.time())
+        for phase, seconds in found.items():
+            self.stats.start_phases[phase] = round(self.stats.start_phases.get(phase, 0.0) + seconds, 2)
+        by_phase = f": {told(found)}" if found else ""
+        log.info("engine %s ready after %.1f s%s (%s)", self.place.name, took, by_phase, process.log_path)
 
     async def _rest(self, process: EngineProcess) -> None:
         """Free the devices for others: sleep where the engine can, else stop."""

@@ -56,8 +56,8 @@ def installed(python: str = "") -> Installed | None:
     Args:
         python: of the environment; empty: this one's.
     """
-    package = _package(python)
-    return None if package is None else _read(package)
+    found = package(python)
+    return None if found is None else _read(found)
 
 
 def check(python: str, given: Iterable[object], parser: str, name: str) -> None:
@@ -97,8 +97,8 @@ def check(python: str, given: Iterable[object], parser: str, name: str) -> None:
 
 
 @functools.cache
-def _package(python: str) -> Path | None:
-    """The directory of vLLM's package, found without importing it."""
+def package(python: str) -> Path | None:
+    """The directory of vLLM's package in an environment, found without importing it; none where there is none."""
     if not python:
         spec = importlib.util.find_spec("vllm")
         return Path(spec.origin).parent if spec and spec.origin else None

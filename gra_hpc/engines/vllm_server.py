@@ -19,6 +19,7 @@ import orjson
 
 from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
 from gra_hpc.engines import guard, vllm_installed
+from gra_hpc.engines.bytecode import with_bytecode
 from gra_hpc.engines.leftovers import SOCKET_PATH_MAX
 from gra_hpc.errors import EngineError
 from gra_hpc.log_tail import ANY, LINES, tail, telling
@@ -79,7 +80,7 @@ def launch(spec: EngineSpec) -> Launch:
     check(spec, directory)
     return Launch(
         argv=command(spec, directory),
-        env=environment(spec, os.environ),
+        env=with_bytecode(environment(spec, os.environ), vllm_installed.package(spec.engine.python), spec.cache.parent),
         fold_system=not spec.place.embeds and not files.takes_system_role(directory, spec.model),
         own_network=has_own_network(spec),
     )

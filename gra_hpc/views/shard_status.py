@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gra_hpc.errors import ReleaseError, StorageError
 from gra_hpc.foreign import all_fit
@@ -53,6 +54,8 @@ class ShardStatus:
     """The same times the GPUs that each was given."""
     workers: dict[str, dict[str, float]] = field(default_factory=dict)
     """By worker that was at it: `seconds`, and what of them its engines did not work in full (`attempts.WAITED`)."""
+    starts: dict[str, float] = field(default_factory=dict)
+    """Engines' starts in a published shard's time: how many (`starts`), and their seconds by `start_phases.PHASES`."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
     causes: dict[str, int] = field(default_factory=dict)
     """Why samples of a published shard failed: how many, by `stage: cause`."""
@@ -157,6 +160,7 @@ def _published(shard: ShardDir) -> ShardStatus:
             last.get("calls", calls),
             last.get("replayed", 0),
         ),
+        starts=_starts(m["engines"].get("engines", {}).values()),
         tokens=tokens,
         causes=ledger.failed,
         gold=len(m.get("gold", ())),
@@ -170,3 +174,13 @@ def _published(shard: ShardDir) -> ShardStatus:
     if not all_fit(status):
         raise TypeError(f"{shard.manifest}: values of other types")
     return status
+
+
+def _starts(engines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """What engines' starts took, by phase; nothing where none has started, or none has told."""
+    out: dict[str, float] = {}
+    for engine in engines:
+        if found := engine.get("start_phases"):
+            for name, value in {"starts": engine["starts"], **found}.items():
+                out[name] = out.get(name, 0.0) + value
+    return out if out.get("starts") else {}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from gra_hpc.engines.start_phases import told
 from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.attempts import WAITED
 from gra_hpc.run.directory import round_name
@@ -133,6 +134,8 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
         yield f.what, f"failed: {_cause(f)}" if f.what == "merge" else f"{_who(f)}: {_cause(f)}"
     for text in journal_problems(r):
         yield "journals", text
+    if details and (starts := _starts(r)):
+        yield "starts", starts
     if details and (rates := tokens_per_second(r)):
         yield "tokens/s", ", ".join(f"{role} {n:,.0f}" for role, n in sorted(rates.items()))
 
@@ -167,6 +170,17 @@ def _waits(r: RoundStatus) -> str:
 
 def _waited(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{what} {duration(seconds[what])}" for what in WAITED if seconds.get(what, 0.0) >= 0.5)
+
+
+def _starts(r: RoundStatus) -> str:
+    """What a start of an engine took, by phase; nothing of rounds in which none has told."""
+    total = sum((Counter(s.starts) for s in r.shards), Counter[str]())
+    count = total.pop("starts", 0)
+    if not count or not total:
+        return ""
+    each = {name: seconds / count for name, seconds in total.items()}
+    mean = f"{duration(sum(each.values()))}{' each' if count > 1 else ''}"
+    return f"{counted(int(count), 'engine')}, {mean}: {told(each)}".rstrip(": ")
 
 
 def _workers(r: RoundStatus) -> Iterator[str]:

@@ -112,6 +112,8 @@ def test_tensor_parallel_and_a_killed_core(
             assert [(a.finish, a.completion_tokens) for a in first] == [("length", 16)] * 2
             wide = node._replicas[0]
             assert wide.process is not None
+            assert sum(wide.stats.start_phases.values()) == pytest.approx(wide.stats.start_seconds, abs=0.1)
+            assert wide.stats.start_phases["imports"] > 0
             assert len(descendants_named(wide.process.pid, "VLLM::Worker")) == len(cores())
             assert not list(short_dir.rglob("*.cpp")), "a compute node may have no compiler"
             over_long = await node.ask(request("wide", "word " * 2000))

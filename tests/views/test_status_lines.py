@@ -121,6 +121,16 @@ def test_what_engines_did_not_work_in_full() -> None:
     assert "engines" not in said(of(RUNS, STARTS)), "an earlier version has not recorded it"
 
 
+def test_where_the_time_of_starts_went() -> None:
+    starts = {"starts": 1, "imports": 90.0, "weights": 12.0, "compilation": 30.0, "graphs": 0.0, "rest": 0.3}
+    published = replace(RUNS, state="published", starts=starts)
+    status = of(published, replace(published, shard=1, starts={**starts, "imports": 30.0}), STARTS)
+    assert "  starts     2 engines, 2 min each: imports 60 s, compilation 30 s, weights 12 s" in said(
+        status, details=True
+    )
+    assert "starts  " not in said(status) and "starts  " not in said(of(RUNS), details=True)
+
+
 def test_what_engines_did_is_read_from_manifests_and_heartbeats(tmp_path: Path, tiny_llama: Path) -> None:
     run = undisturbed(make_run(tmp_path / "run", 4, ["launch.shards=2", "engine.simulated_latency_s=0.01"]))
     for shard in collect(run).rounds[0].shards:

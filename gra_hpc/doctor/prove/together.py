@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gra_hpc.doctor.prove.measured import Speed, modelled
 from gra_hpc.doctor.prove.outcome import NotHereError
 from gra_hpc.doctor.prove.proof import Proof, write_lines
 from gra_hpc.doctor.prove.subject import thinker
-from gra_hpc.engines import guard
+from gra_hpc.engines import guard, start_phases
 from gra_hpc.engines.node import Node
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.models.thinking import Thinking
@@ -83,7 +84,15 @@ class Together:
             told = "; ".join(f"{n} on core {','.join(map(str, places[n].devices))}" for n in names)
         else:
             told = " and ".join(f"{places[n].memory_fraction:.1%}" for n in names) + " of device 0"
-        return f"{told}; up in {up:.0f} s, {len(answers)} answers at once"
+        return f"{told}; up in {up:.0f} s{self._starts()}, {len(answers)} answers at once"
+
+    def _starts(self) -> str:
+        """Where the time of an engine's start went, the longest first."""
+        total: Counter[str] = Counter()
+        engines = [e for e in self.node.stats()["engines"].values() if e["start_phases"]]
+        for engine in engines:
+            total.update({phase: seconds / len(engines) for phase, seconds in engine["start_phases"].items()})
+        return f" (each: {told})" if (told := start_phases.told(total)) else ""
 
     def _note_starts(self) -> None:
         engines = [e for e in self.node.stats()["engines"].values() if e["starts"] and e["model"] != EMBEDDER]
