@@ -77,8 +77,11 @@ def test_every_question_is_known_by_its_request() -> None:
         messages = render(q.step, own, q.prompts)
         assert step_of(Request("m", "", messages, Sampling(0.2, 0.9, 9, 0))) == q.step
     for q in (questions.DESCRIBE, questions.REVIEW_INSTRUCTION, questions.REVIEW_RESPONSE, questions.ADJUDICATE):
-        r = Request("m", "", ({"role": "user", "content": "x"},), Sampling(0.2, 0.9, 9, 0), q.schema)
+        assert q.schema
+        own = questions.trial(q.step)
+        r = Request("m", "", render(q.step, own, q.prompts), Sampling(0.2, 0.9, 9, 0), q.schema(own))
         assert step_of(r) == q.step
+        assert step_of(replace(r, messages=({"role": "user", "content": "x"},), step=q.step)) == q.step
 
 
 def test_lengths_have_the_stated_mean_and_follow_the_request_alone() -> None:

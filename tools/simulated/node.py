@@ -38,32 +38,30 @@ from gra_hpc.placement.workload import sizes
 SPREAD = {"response": 0.8, "refine": 0.8, "instruction": 0.4}
 """Standard deviation of the logarithm of an answer's length; of steps not named, `USUAL_SPREAD`."""
 USUAL_SPREAD = 0.25
-_GUIDED = {
-    id(q.schema): q.step
-    for q in (questions.DESCRIBE, questions.REVIEW_INSTRUCTION, questions.REVIEW_RESPONSE, questions.ADJUDICATE)
-}
 _SYSTEM = re.compile(r'turn\("system"\) }}\n(.{20})')
+_GUIDED = ("describe", "review_instruction", "review_response", "adjudicate")
 
 
-def _free_steps() -> dict[str, str]:
-    """Steps without a schema by the first characters of their system message."""
-    guided = set(_GUIDED.values())
-    found = {}
+def _beginnings() -> tuple[dict[str, str], dict[str, str]]:
+    """Steps by the first characters of their system message: those without a schema, and those with one."""
+    found: tuple[dict[str, str], dict[str, str]] = {}, {}
     for file in sorted(questions.PROMPTS.glob("*.j2")):
-        m = _SYSTEM.search(file.read_text(encoding="utf-8"))
-        if m and file.stem not in guided:
-            found[m.group(1)] = file.stem
+        if m := _SYSTEM.search(file.read_text(encoding="utf-8")):
+            found[file.stem in _GUIDED][m.group(1)] = file.stem
     return found
 
 
-_FREE = _free_steps()
+_FREE, _ASKED_FOR_JSON = _beginnings()
+_STEPS = frozenset(sizes())
 
 
 def step_of(request: Request) -> str:
-    """Which of the method's questions a request is; `response` for others."""
-    if request.schema is not None:
-        return _GUIDED.get(id(request.schema), "review_response")
-    return _FREE.get(request.messages[0]["content"][:20], "response")
+    """Which of the method's questions a request is, also where it has come over a socket; `response` for others, and
+    `review_response` for others with a schema."""
+    if request.step in _STEPS:
+        return request.step
+    begins = request.messages[0]["content"][:20]
+    return _FREE.get(begins, "response") if request.schema is None else _ASKED_FOR_JSON.get(begins, "review_response")
 
 
 @dataclass(frozen=True)
