@@ -2,11 +2,12 @@
 """What `shard.py` starts beside itself: vLLM offline, a peer's pipeline, and a look at a server's load.
 
     PYTHON tools/bench/shard_ways.py raw IN OUT              PYTHON has vllm; two named pipes, JSON lines in and out
-    PYTHON tools/bench/shard_ways.py datatrove CALLS DIR URLS    PYTHON has datatrove[io] aiofiles httpx
+    PYTHON tools/bench/shard_ways.py datatrove CALLS DIR URLS [MOST] [in-turns]
+                                                             PYTHON has datatrove[io] aiofiles httpx
     PYTHON tools/bench/shard_ways.py watch ADDRESS...        counts running calls until its input is closed
 
 CALLS is the JSON that `shard.py` captures: a list of samples, each a list of calls in the order they were asked.
-URLS: JSON, a server by model.
+URLS: JSON, a server by model. MOST: calls in flight of a runner. in-turns: one model at a time, not all of a stage.
 """
 
 from __future__ import annotations
@@ -58,30 +59,46 @@ def raw(questions: Path, results: Path) -> None:
         print(json.dumps(result), file=out, flush=True)
 
 
-def datatrove(calls: Path, work: Path, urls: dict[str, str]) -> dict[str, Any]:
+def datatrove(calls: Path, work: Path, urls: dict[str, str], most: int = 500, in_turns: bool = False) -> dict[str, Any]:
     """The same calls as three stages of `InferenceRunner`. A runner has one model, so every stage has one runner for
     each, in processes of their own, all at once; a stage begins when the one before it has ended, since its prompts
-    hold what others have answered."""
-    source = work / "in"
-    source.mkdir(parents=True)
-    with (source / "samples.jsonl").open("w", encoding="utf-8") as f:
-        for n, sample in enumerate(json.loads(calls.read_text(encoding="utf-8"))):
-            f.write(json.dumps({"id": str(n), "text": "sample", "metadata": {"calls": sample}}) + "\n")
-    seconds, sums = 0.0, {"cpu_seconds": 0.0, "tokens": 0, "calls": 0, "same": 0}
-    with ProcessPoolExecutor(len(urls)) as processes:
+    hold what others have answered.
+
+    Args:
+        most: calls in flight of a runner.
+        in_turns: one runner after another, as where each model has all devices while it runs.
+    """
+    samples = json.loads(calls.read_text(encoding="utf-8"))
+    seconds, sums = 0.0, {"cpu_seconds": 0.0, "tokens": 0, "calls": 0, "same": 0, "passes": 0}
+    with ProcessPoolExecutor(1 if in_turns else len(urls)) as processes:
         began = time.perf_counter()
         for stage in ("generate", "review", "adjudicate"):
-            runners = [processes.submit(run_stage, source, work, stage, m, url) for m, url in urls.items()]
-            found = [r.result() for r in runners]
-            asked = [f for f in found if f["calls"]]
-            seconds += max((f["last"] for f in asked), default=0) - min((f["first"] for f in asked), default=0)
-            for key in sums:
-                sums[key] += sum(f[key] for f in found)
+            for models in [[m] for m in urls] if in_turns else [list(urls)]:
+                runners = []
+                for m in models:
+                    source = work / "in" / f"{stage}-{m}"
+                    write_documents(source, samples, stage, m)
+                    runners.append(processes.submit(run_stage, source, work, stage, m, urls[m], most))
+                found = [r.result() for r in runners]
+                asked = [f for f in found if f["calls"]]
+                seconds += max((f["last"] for f in asked), default=0) - min((f["first"] for f in asked), default=0)
+                sums["passes"] += bool(asked)
+                for key in sums.keys() - {"passes"}:
+                    sums[key] += sum(f[key] for f in found)
         whole = time.perf_counter() - began
     return {"seconds": seconds, "whole_seconds": whole, **sums}
 
 
-def run_stage(source: Path, work: Path, stage: str, model: str, url: str) -> dict[str, Any]:
+def write_documents(source: Path, samples: list[list[dict[str, Any]]], stage: str, model: str) -> None:
+    """A document for each sample that a model is asked of in a stage, with its calls."""
+    source.mkdir(parents=True)
+    with (source / "samples.jsonl").open("w", encoding="utf-8") as f:
+        for n, sample in enumerate(samples):
+            if asked := [c for c in sample if (STAGES[c["role"]], c["model"]) == (stage, model)]:
+                f.write(json.dumps({"id": str(n), "text": "sample", "metadata": {"calls": asked}}) + "\n")
+
+
+def run_stage(source: Path, work: Path, stage: str, model: str, url: str, most: int) -> dict[str, Any]:
     """One model's calls of a stage, through one `InferenceRunner`, as its examples write them.
 
     Returns:
@@ -111,8 +128,7 @@ def run_stage(source: Path, work: Path, stage: str, model: str, url: str) -> dic
     async def rollout(document: Document, generate: Any) -> list[str]:
         waves: dict[int, list[dict[str, Any]]] = {}
         for call in document.metadata["calls"]:
-            if (STAGES[call["role"]], call["model"]) == (stage, model):
-                waves.setdefault(call["wave"], []).append(call)
+            waves.setdefault(call["wave"], []).append(call)
         texts: list[str] = []
         for wave in sorted(waves):  # the calls of a wave do not depend on each other
             texts += await asyncio.gather(*(ask(generate, c) for c in waves[wave]))
@@ -120,7 +136,12 @@ def run_stage(source: Path, work: Path, stage: str, model: str, url: str) -> dic
 
     name = f"{stage}-{model}"
     config = InferenceConfig(
-        server_type="endpoint", endpoint_url=url, model_name_or_path=model, model_max_context=2048, use_chat=True
+        server_type="endpoint",
+        endpoint_url=url,
+        model_name_or_path=model,
+        model_max_context=2048,
+        use_chat=True,
+        max_concurrent_generations=most,
     )
     writer = JsonlWriter(str(work / name), compression=None)
     cpu = time.process_time()
@@ -173,5 +194,7 @@ if __name__ == "__main__":
     elif kind == "watch":
         print(json.dumps(watch(rest)))
     else:
-        result = datatrove(Path(rest[0]), Path(rest[1]), json.loads(rest[2]))
+        calls, directory, urls, *more = rest
+        most = int(more[0]) if more else 500
+        result = datatrove(Path(calls), Path(directory), json.loads(urls), most, "in-turns" in more)
         print("RESULT " + json.dumps(result))
