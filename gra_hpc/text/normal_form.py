@@ -1,13 +1,13 @@
 """Normal form: what of a text counts when texts are compared, as seeds, in the merge, in the release's splits.
 
-Case, Unicode form (NFKC), white space, quotes and the punctuation of sentences do not count, nor do the vowel points of
-Arabic, Hebrew and Syriac, which most texts leave out. Symbols that carry meaning do: operators, signs, currencies,
-emoji, the point of `2.1`, the colon of `3:4`, the `!` of `!=`, `!x` and `5!`, the `_` within a name, brackets beside an
-operator. A symbol begins the word that follows it, whatever the spacing (`12+34` and `12 + 34` are the words `12` and
-`+34`), so symbols add no words; only at the end of a text they stand alone. Every letter of a script that is written
-without spaces (by Unicode's Line_Break property) is a word, so that such texts have runs of words too. Raised and
-lowered characters and fractions keep their value: `x\u00b2` is `x^2` and not `x2`, `x\u2081` is `x_1`, `1\u00bd` is
-`1 1/2`.
+Case, Unicode form (NFKC), white space, quotes and the punctuation of sentences do not count, nor do the points of
+Arabic, Hebrew and Syriac for vowels and recitation, which most texts leave out. Symbols that carry meaning do:
+operators, signs, currencies, emoji, the point of `2.1`, the colon of `3:4`, the `!` of `!=`, `!x` and `5!`, the `_`
+within a name, brackets beside an operator. A symbol begins the word that follows it, whatever the spacing (`12+34` and
+`12 + 34` are the words `12` and `+34`), so symbols add no words; only at the end of a text they stand alone. Every
+letter of a script that is written without spaces (by Unicode's Line_Break property) is a word, so that such texts have
+runs of words too. Raised and lowered characters and fractions keep their value: `x\u00b2` is `x^2` and not `x2`,
+`x\u2081` is `x_1`, `1\u00bd` is `1 1/2`.
 
 What a symbol means is judged by its neighbours:
 
@@ -49,8 +49,10 @@ _SYMBOL = ("Sm", "Sc", "So")
 _UNSPACED = ("ID", "CJ", "SA", "AK", "AP", "AS", "VF", "VI")
 """Values of Unicode's Line_Break: letters between which a line may end, or where only a dictionary knows. Han, kana,
 Yi; Thai, Lao, Khmer, Burmese and other scripts of South-East Asia."""
-_POINTS = range(10, 37)
-"""Canonical combining classes of the vowel points of Hebrew (10 to 26), Arabic (27 to 35) and Syriac (36)."""
+_POINTED = (range(0x591, 0x5C8), range(0x610, 0x700), range(0x711, 0x74B), range(0x898, 0x900), range(0xFB1E, 0xFB1F))
+"""Where the points of Hebrew, Arabic and Syriac stand: marks (Mn) for vowels, accents, pauses and recitation."""
+_MAKE_LETTERS = "\u0653\u0654\u0655"
+"""Marks there that make another letter: madda and hamza."""
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _TAGGED = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>")
 """Compatibility forms that NFKC would join to what stands before them (`3\u00b2` to `32`)."""
@@ -63,6 +65,7 @@ _SAME = {
     "\u2264": "<=",
     "\u2265": ">=",
     "\u0640": "",  # Arabic's lengthening stroke
+    "\u0671": "\u0627",  # an alef that is not spoken, as pointed texts write it
 }
 """Characters that ASCII has a name for."""
 
@@ -88,7 +91,7 @@ class _Characters(dict[int, str]):
             text = _SAME[char]
         elif code in MARKED:
             text = char
-        elif unicodedata.combining(char) in _POINTS:
+        elif category == "Mn" and char not in _MAKE_LETTERS and any(code in points for points in _POINTED):
             text = ""
         elif category.startswith(_SEPARATES):
             text = " "

@@ -163,3 +163,23 @@ def test_normalising_twice_changes_nothing_in_any_short_row_of_symbols() -> None
 def test_digest_keeps_the_border() -> None:
     assert text_digest(*normalise([b"a + b", b"So."])) == text_digest(*normalise([b"A+B", b"so!"]))
     assert text_digest(b"a", b"b") != text_digest(b"a b", b"")
+
+
+@pytest.mark.parametrize(
+    ("pointed", "plain"),
+    [
+        ("בְּרֵאשִׁ֖ית בָּרָ֣א אֱלֹהִ֑ים", "בראשית ברא אלהים"),  # vowels and accents
+        ("ٱلْحَمْدُ لِلَّهِ رَبِّ ٱلْعَٰلَمِينَ ۖ ٱلرَّحْمَٰنِ", "الحمد لله رب العلمين الرحمن"),  # pauses, alef that is not spoken
+        ("ܒ݁ܪܺܝܫܺܝܬ݂", "ܒܪܝܫܝܬ"),
+        ("كِتَــابٌ", "كتاب"),
+    ],
+)
+def test_points_for_vowels_and_recitation_do_not_count(pointed: str, plain: str) -> None:
+    assert normal(pointed) == normal(plain) != ""
+
+
+@pytest.mark.parametrize(
+    "texts", [("سأل", "سال"), ("آل", "ال"), ("إلى", "الى"), ("ﬠ", "א"), ("हिन्दी", "हनद"), ("café", "cafe")]
+)
+def test_marks_that_make_other_letters_count(texts: tuple[str, str]) -> None:
+    assert normal(texts[0]) != normal(texts[1])
