@@ -89,7 +89,8 @@ seeds:
 method:
   samples_per_seed: {m.samples_per_seed}
   # target_accepted: 10000  # rows wanted of each round: with 2 rounds, 20000 in all. Rounds are then sized by what was
-  #                         # accepted so far, and samples_per_seed is not read
+  #                         # accepted so far, and samples_per_seed is not read; launch.stop_at_target=true makes no
+  #                         # more shards than it takes
   # rounds: 2  # the second draws its examples from the first, too
   reviewers: {m.reviewers}
   accept_mean: {m.accept_mean:g}  # of the Reviewers' scores, 1 to 10; these three are the paper's

@@ -426,6 +426,9 @@ class LaunchConfig:
     inline_merge_rows: int = unfrozen(100_000, ge=0, le=Most.COUNT)
     """A round of so many candidates at most, and round 0, is merged by a worker beside its engines, and the workers go
     on with the next one: no other job is between. 0: none is; nor where `merge.allow_partial` is on."""
+    stop_at_target: bool = unfrozen(False)
+    """Begin no more shards of a round once the published ones are expected to meet `method.target_accepted`. Fewer rows
+    are then made to choose the best of, and which shards those are depends on how the run went."""
     linger_s: float = unfrozen(60.0, ge=0, le=3600)
     """Longest time that workers with nothing to do wait for that, in seconds. Where a shard takes longer, and there are
     several workers, the rounds are jobs of their own."""

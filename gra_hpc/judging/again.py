@@ -143,7 +143,7 @@ def _plan(inputs: Inputs, config: RunConfig) -> Plan:
 def _write(inputs: Inputs, config: RunConfig, plan: Plan, target: RunDir) -> None:
     """The run's directory, whole: settings, plan, seeds, and every shard decided again."""
     run = inputs.run
-    if any(r.coverage["missing"] for r in inputs.rounds):
+    if any(r.coverage["missing"] or r.coverage.get("unneeded") for r in inputs.rounds):
         config.merge.allow_partial = True  # as it was merged: what was not there then is not there now
     target.path.parent.mkdir(parents=True, exist_ok=True)
     tables = [t for r in inputs.all_rounds for t in r.tables()]

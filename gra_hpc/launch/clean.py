@@ -19,6 +19,7 @@ from gra_hpc.launch import submissions
 from gra_hpc.launch.log_files import BESIDE, PLAIN, Finder, attempts_of, local_job
 from gra_hpc.launch.slurm import index_ranges
 from gra_hpc.run.attempts import Heartbeat, attempt_names
+from gra_hpc.run.merged import Merged
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
 
@@ -153,7 +154,8 @@ def _logs_of_published(run: Run, live: set[str]) -> tuple[set[tuple[str, str]], 
 def _is_over(run: Run) -> bool:
     """Whether all shards are published, all rounds merged, and the release is there: else a log may say why not."""
     return (run.release / "manifest.json").is_file() and all(
-        run.round(n).manifest.is_file() and all(is_published(run.round(n).shard(s)) for s in range(run.shards_of(n)))
+        (merged := Merged.load(run.round(n))) is not None
+        and all(s in merged.unneeded or is_published(run.round(n).shard(s)) for s in range(run.shards_of(n)))
         for n in run.rounds
     )
 

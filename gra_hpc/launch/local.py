@@ -21,8 +21,9 @@ from gra_hpc.owner import Owner
 from gra_hpc.permissions import closed_directory
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.publish import is_published
-from gra_hpc.run.rounds import Step, remaining
+from gra_hpc.run.rounds import Step, is_taken_back, remaining
 from gra_hpc.run.run import Run
+from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.terminal import tell
 
 POLL_S = 0.3
@@ -76,7 +77,8 @@ def run_all(run: Run, watch: Callable[[], None] = lambda: None) -> None:
             tell(f"{round_name(step.round)}: merging{', and the release is made' if last else ''}")
             job = _submit(run, MergeTask(str(run.path), step.round))
             _wait([job], watch)
-            _require_result(job, run)
+            if not is_taken_back(run, step.round):
+                _require_result(job, run)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -93,7 +95,9 @@ def _shards(run: Run, step: Step, last: int, parallel: int, watch: Callable[[], 
         places = left[:: -(-len(left) // parallel)]
         jobs = [_submit(run, WorkerTask(str(run.path), step.round, place, last=last)) for place in places]
         _wait(jobs, watch)
-        before, left = left, [s for s in left if not is_published(run.round(step.round).shard(s))]
+        unneeded = Unneeded(run, step.round).shards()
+        before = left
+        left = [s for s in left if s not in unneeded and not is_published(run.round(step.round).shard(s))]
         said = [_outcome(job) for job in jobs]
         if left and (all(said) or len(left) == len(before)):
             shards = ", ".join(str(s) for s in left)

@@ -16,7 +16,7 @@ from gra_hpc.run.attempts import job_id
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published, sweep
-from gra_hpc.run.rounds import late_shards
+from gra_hpc.run.rounds import is_taken_back, late_shards
 from gra_hpc.run.run import Run
 from gra_hpc.workers import child_environment
 
@@ -25,6 +25,8 @@ PROCESS = "gra_hpc.launch.merge_process"
 
 def finish_round(run: Run, number: int) -> str:
     """Merge a round whose shards are published, which plans the next one, or make the release. Safe to repeat.
+
+    Where the merge takes back that some shards are not needed (`rounds.is_taken_back`), no release is made yet.
 
     Raises:
         IncompleteError: shards are missing and `merge.allow_partial` is off; or nothing survived by which the next
@@ -45,6 +47,8 @@ def finish_round(run: Run, number: int) -> str:
     summary = merge_round(run, number)
     if number < run.config.method.rounds:
         RoundPlan.load(run.round(number + 1))  # or says why there is none
+        return str(summary)
+    if is_taken_back(run, number):
         return str(summary)
     from gra_hpc.release.build import build, made_from
 

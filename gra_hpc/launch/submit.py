@@ -14,12 +14,12 @@ from gra_hpc.launch import local
 from gra_hpc.launch.round_end import tidy
 from gra_hpc.launch.submissions import Does, sole_submitter
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.merged import gone
+from gra_hpc.run.merged import Merged, gone
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import gone_shards, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
-from gra_hpc.run.target import Target
+from gra_hpc.run.target import Target, not_needed
 from gra_hpc.terminal import counted, say, shown, tell
 
 Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
@@ -48,8 +48,7 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
     if not steps:
         tidy(run)
         lost = gone_shards(run)
-        absent = sum(not is_published(run.round(n).shard(s)) for n in run.rounds for s in range(run.shards_of(n)))
-        missing = absent - len(lost)
+        missing = sum(map(len, _absent(run))) - len(lost)
         without = f", without {counted(missing, 'shard')}" if missing else ""
         tell(f"nothing left to do; release in {shown(run.release)}{without}")
         if lost:
@@ -77,6 +76,14 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
         run.check_there()  # whatever is missing: all of it is, where somebody has removed the run
         raise
     finish(run)
+
+
+def _absent(run: Run) -> Iterator[list[int]]:
+    """Of each merged round, the shards that are not published and were needed."""
+    for number in run.rounds:
+        unneeded = Merged.of(run.round(number)).unneeded
+        shards = (s for s in range(run.shards_of(number)) if s not in unneeded)
+        yield [s for s in shards if not is_published(run.round(number).shard(s))]
 
 
 def add(run: Run, workers: int, overrides: Sequence[str]) -> Iterator[str]:
@@ -146,7 +153,8 @@ def finish(run: Run) -> None:
         ledger = Ledger.from_dict(manifest["ledger"])
         splits, dropped = manifest["splits"], dict(manifest["dropped"])
         target = Target.of((r["target"], r["survived"]) for r in manifest["rounds"])
-        partial = manifest["coverage"]["published"] < manifest["coverage"]["expected"]
+        partial = bool(manifest["coverage"]["missing"])
+        unneeded = sum(map(len, manifest["coverage"].get("unneeded", {}).values()))
     except (KeyError, TypeError, ValueError):
         raise ReleaseError(f"{run.release}: not a release", f"gra release verify {run.release}") from None
     rows = sum(split["rows"] for split in splits.values())
@@ -160,7 +168,8 @@ def finish(run: Run) -> None:
     why = f" ({words})" if (words := "; ".join(not_kept(dropped))) else ""
     tell(f"rows:    {rows} of {ledger.accepted - dropped.get(FORWARDED, 0)} accepted{why}", 9)
     if target.wanted:
-        tell(f"target:  {target}", 9)
+        spared = f"; {not_needed(unneeded, manifest['coverage']['expected'])}" if unneeded else ""
+        tell(f"target:  {target}{spared}", 9)
         if not partial and (advice := target.advice(ledger.planned - ledger.pending)):
             tell(f"         {advice}", 9)
     if not rows:

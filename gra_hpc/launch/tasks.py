@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gra_hpc.errors import IncompleteError
 from gra_hpc.log_lines import Formatter
 from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id
@@ -86,21 +87,30 @@ class ShardTask(Restartable):
 
 @dataclass(frozen=True)
 class MergeTask(Restartable):
-    """The merge of a round, and of those before it that no worker has merged; after the last, the release."""
+    """The merge of a round, and of those before it that no worker has merged; after the last, the release.
+
+    Where one takes back that some shards are not needed, it fails, so that no job begins which waits for it.
+    """
 
     run: str
     round: int
 
     def __call__(self) -> str:
-        from gra_hpc.launch.round_end import finish_round
-
         start_job()
         run = Run.open(self.run)
         for number in run.rounds:
             if number < self.round and not run.round(number).manifest.is_file():
-                log.info("%s", finish_round(run, number))
-        sentence = finish_round(run, self.round)
+                self._finish(run, number)
+        return self._finish(run, self.round)
+
+    def _finish(self, run: Run, number: int) -> str:
+        from gra_hpc.launch.round_end import finish_round
+        from gra_hpc.run.rounds import is_taken_back
+
+        sentence = finish_round(run, number)
         log.info("%s", sentence)
+        if is_taken_back(run, number):
+            raise IncompleteError(sentence, f"gra resume {run.path}")
         return sentence
 
 

@@ -25,6 +25,7 @@ from gra_hpc.run.merged import basis_of, made_again
 from gra_hpc.run.rounds import held_elsewhere, late_shards
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
+from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.signatures.recorded import Signed
 from gra_hpc.workers import Workers
 
@@ -90,6 +91,9 @@ class Collected:
     shards: list[Shard]
     expected: int
     missing: list[int]
+    """Without those that are not needed."""
+    unneeded: list[int] = field(default_factory=list)
+    """Not begun, since the published shards are expected to meet the target (`unneeded.Unneeded`)."""
     late: list[Shard] = field(default_factory=list)
     """Of rounds before, published when their merges stood already; by round, then number."""
     foreign: list[str] = field(default_factory=list)
@@ -154,7 +158,9 @@ def collect(
     have, foreign = published(run, round_, expected)
     held = held_elsewhere(run, round_)
     have = [s for s in have if (round_, s.number) not in held]
-    missing = sorted(set(range(expected)) - {s.number for s in have})
+    absent = sorted(set(range(expected)) - {s.number for s in have})
+    unneeded = sorted(Unneeded(run, round_).shards().intersection(absent)) if absent else []
+    missing = [s for s in absent if s not in unneeded]
     if missing and not (allow_partial and have):
         partly = have and flow_of(run.config).forwards(run.config) is None
         raise IncompleteError(
@@ -188,7 +194,7 @@ def collect(
             named + more,
             problems[0].then + ("; the others likewise" if len(problems) > 1 else ""),
         )
-    return Collected(shards[: len(have)], expected, missing, shards[len(have) :], foreign)
+    return Collected(shards[: len(have)], expected, missing, unneeded, shards[len(have) :], foreign)
 
 
 def _short(text: str, limit: int = 120) -> str:

@@ -67,14 +67,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
         "version": VERSION,
         "fingerprint": steps.run.plan.fingerprint,
         "round": steps.round,
-        "coverage": {
-            "complete": shards.complete,
-            "published": len(shards.shards),
-            "expected": shards.expected,
-            "missing": shards.missing,
-            "missing_ranges": ranges(shards.missing),
-            "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": steps.run.plan.seeds},
-        },
+        "coverage": _coverage(steps, shards, len(kept)),
         "survived": len(kept),
         "ledger": shards.ledger.to_dict(),
         "late": _late(steps, shards, kept),
@@ -113,6 +106,31 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             for s in shards.every
         ],
         "ignored": shards.foreign,
+    }
+
+
+def _coverage(steps: Steps, shards: Collected, kept: int) -> dict[str, Any]:
+    """What of the round's shards is in the merge, and what is missing.
+
+    Where the rows kept do not reach the target after all, shards that did not seem to be needed are missing: the merge
+    is a partial one, which is replaced when more are there.
+    """
+    run, unneeded = steps.run, shards.unneeded
+    taken_back = kept < steps.wanted and unneeded
+    missing = sorted([*shards.missing, *(unneeded if taken_back else [])])
+    more: dict[str, Any] = {}
+    if taken_back:
+        more = {"taken_back": unneeded}
+    elif unneeded:
+        more = {"unneeded": unneeded}
+    return {
+        "complete": not missing,
+        "published": len(shards.shards),
+        "expected": shards.expected,
+        "missing": missing,
+        "missing_ranges": ranges(missing),
+        "seeds": {"covered": sum(s.seeds for s in shards.shards), "all": run.plan.seeds},
+        **more,
     }
 
 

@@ -34,6 +34,7 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import allowance, held_elsewhere, is_drawn_from, late_shards, plan_after
 from gra_hpc.run.run import Run
 from gra_hpc.run.signing import keys_of
+from gra_hpc.run.target import not_needed
 from gra_hpc.signatures.recorded import Signed, SignedTable
 from gra_hpc.whole_directory import Staging, build_whole, sweep
 from gra_hpc.workers import Workers
@@ -67,6 +68,10 @@ class MergeSummary:
     """Late shards of rounds before that it took in."""
     manifest: dict[str, Any] = field(repr=False)
     seconds: float = 0.0
+    unneeded: int = 0
+    """Shards that nobody has begun: the target was met without them."""
+    taken_back: int = 0
+    """Shards that did not seem to be needed, and are."""
     waiting: int = 0
     """Shards that were published once the next round had drawn from this merge: a later merge takes them."""
 
@@ -87,6 +92,8 @@ class MergeSummary:
             late=sum(len(late["shards"]) for late in manifest["late"]),
             manifest=manifest,
             seconds=seconds,
+            unneeded=len(coverage.get("unneeded", ())),
+            taken_back=len(coverage.get("taken_back", ())),
             waiting=waiting,
         )
 
@@ -97,7 +104,11 @@ class MergeSummary:
             f"round {self.round}: {self.kept} of {self.accepted} accepted samples kept (dropped: {drops})",
             f"pool {self.pool}",
         ]
-        if self.published < self.expected:
+        if self.unneeded:
+            parts.append(f"{not_needed(self.unneeded, self.expected)}: the target was met without them")
+        elif self.taken_back:
+            parts.append(f"PARTIAL: {self.published} of {self.expected} shards; those not begun are needed after all")
+        elif self.published < self.expected:
             parts.append(f"PARTIAL: {self.published} of {self.expected} shards")
         if self.late:
             parts.append(f"with {self.late} late shards of rounds before")
@@ -208,7 +219,7 @@ def _done(run: Run, round_: int, before: dict[str, Any]) -> MergeSummary | None:
     """The summary of an earlier merge when it stands, or none when more shards have come."""
     merged = Merged(run.round(round_), before)
     published = set(late_shards(run, round_))
-    if not merged.complete:
+    if not merged.holds_all:
         own = {(round_, s) for s in range(run.shards_of(round_)) if is_published(run.round(round_).shard(s))}
         published |= own - held_elsewhere(run, round_)
     more = published - merged.shards

@@ -87,7 +87,7 @@ class MergedRound(Merged):
     @property
     def coverage(self) -> dict[str, Any]:
         """`published` of `expected` shards, which are `missing`, and which came `late`, by the round they were merged
-        with."""
+        with; where there are any, which were not needed (`unneeded`), and their candidates (`spared`)."""
         c, late = self.manifest["coverage"], {n: entry["shards"] for n, entry in self.taken.items()}
         came = {shard for shards in late.values() for shard in shards}
         return {
@@ -95,7 +95,15 @@ class MergedRound(Merged):
             "expected": c["expected"],
             "missing": [s for s in c["missing"] if s not in came],
             "late": {str(n): shards for n, shards in late.items()},
+            **self._spared(came),
         }
+
+    def _spared(self, came: set[int]) -> dict[str, Any]:
+        """Shards that were not needed, without those that came late all the same."""
+        if not (unneeded := sorted(self.unneeded - came)):
+            return {}
+        seeds = self.manifest["coverage"]["seeds"]["all"]
+        return {"unneeded": unneeded, "spared": sum(self.plan.of_shard(s, seeds) for s in unneeded)}
 
     def tables(self) -> Iterator[Table]:
         """The shards that the merge counted, in order.

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from gra_hpc.flows.registry import find
 from gra_hpc.release import gold
-from gra_hpc.run.target import Target
+from gra_hpc.run.target import Target, not_needed
 from gra_hpc.terminal import counted, printable
 
 PAPER = {"accept_mean": 8.0, "accept_sd": 1.5, "adjudicate_mean": 8.0}
@@ -143,8 +143,15 @@ UNDECIDED = ("adjudication: the Adjudicator was not asked", "response_review: no
 def _checks(facts: dict[str, Any]) -> Iterator[str]:
     """Limits of any release: coverage, target, contamination."""
     c = facts["coverage"]
-    if c["published"] < c["expected"]:
+    unneeded = sum(map(len, c.get("unneeded", {}).values()))
+    if c["published"] + unneeded < c["expected"]:
         yield f"**Partial**: made from {c['published']} of {c['expected']} planned shards."
+    if unneeded:
+        yield (
+            f"{not_needed(unneeded, c['expected'])}: the target was met without their"
+            f" {counted(c['spared'], 'candidate')}. Rows were chosen among fewer, and which shards were made depends on"
+            " how the run went."
+        )
     for number, by_merge in c.get("late", {}).items():
         for merge, shards in by_merge.items():
             which = f"shard {shards[0]}" if len(shards) == 1 else f"shards {', '.join(map(str, shards))}"
@@ -152,7 +159,7 @@ def _checks(facts: dict[str, Any]) -> Iterator[str]:
                 f"{which.capitalize()} of round {number} came late: merged with round {merge}; no example of rounds"
                 f" {int(number) + 1} to {merge} is from there."
             )
-    pending = facts["ledger"]["pending"]
+    pending = facts["ledger"]["pending"] - c.get("spared", 0)
     if pending:
         yield f"{counted(pending, 'candidate')} pending: neither in the data nor in `rejects/`."
     if short := Target.of((r["target"], r["survived"]) for r in facts["rounds"]).short:

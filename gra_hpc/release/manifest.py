@@ -224,14 +224,16 @@ def steps(config: dict[str, Any]) -> list[str]:
 
 def coverage(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Shards merged and expected, over all rounds, each as `of_round` describes it; which are missing; and which were
-    merged with a later round, by their round and that one."""
+    merged with a later round, by their round and that one; which were not needed, if any, and the candidates spared."""
     each = {str(r["round"]): r["coverage"] for r in rounds}
     late = {number: c["late"] for number, c in each.items() if c.get("late")}
+    unneeded = {number: c["unneeded"] for number, c in each.items() if c.get("unneeded")}
     return {
         "published": sum(c["published"] for c in each.values()),
         "expected": sum(c["expected"] for c in each.values()),
         "missing": {number: c["missing"] for number, c in each.items() if c["missing"]},
         **({"late": late} if late else {}),
+        **({"unneeded": unneeded, "spared": sum(c.get("spared", 0) for c in each.values())} if unneeded else {}),
     }
 
 

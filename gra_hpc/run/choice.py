@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +45,19 @@ class Chooser:
         place: the shard to begin at.
         heartbeat_s: seconds between two heartbeats of an attempt.
         submissions: the directory whose newest file tells when the run was last submitted, if it ever was.
+        unneeded: what says which shards are not needed (`unneeded.Unneeded`).
     """
 
-    def __init__(self, round_: RoundDir, shards: int, place: int, heartbeat_s: float, submissions: Path) -> None:
-        self.round, self.shards, self.place = round_, shards, place % max(1, shards)
+    def __init__(
+        self,
+        round_: RoundDir,
+        shards: int,
+        place: int,
+        heartbeat_s: float,
+        submissions: Path,
+        unneeded: Callable[[], Collection[int]] = tuple,
+    ) -> None:
+        self.round, self.shards, self.place, self.unneeded = round_, shards, place % max(1, shards), unneeded
         self.silent_s = max(SILENT_S, SILENT_BEATS * heartbeat_s)
         self.since = _submitted(submissions, self._now())
         self._published: set[int] = set()
@@ -62,8 +71,9 @@ class Chooser:
         """
         now = self._now()
         found: dict[int, int] = {}
+        unneeded = self.unneeded()
         for number in (*range(self.place, self.shards), *range(self.place)):
-            if number in held or number in self._published:
+            if number in held or number in self._published or number in unneeded:
                 continue
             shard = self.round.shard(number)
             if is_published(shard):

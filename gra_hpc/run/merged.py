@@ -58,6 +58,7 @@ class Merged:
             all(fits(s.get("shard"), int) and fits(s.get("round", 0), int) for s in found["shards"])
             and all(fits(f.get("sha256"), str) for f in found["files"].values())
             and fits(found["coverage"].get("complete"), bool)
+            and fits(found["coverage"].get("unneeded", []), list[int])
             and fits(found["counts"].get("kept", 0), int)
             and fits(found["counts"].get("dropped", {}), dict[str, int])
             and fits(found.get("late", []), list[dict[str, Any]])
@@ -84,8 +85,23 @@ class Merged:
 
     @property
     def complete(self) -> bool:
-        """Whether all shards of the round are in it."""
+        """Whether all shards of the round are in it, but those that are not needed."""
         return bool(self.manifest["coverage"]["complete"])
+
+    @property
+    def unneeded(self) -> frozenset[int]:
+        """Shards of the round that it did without, since its target was met (`unneeded.Unneeded`)."""
+        return frozenset(self.manifest["coverage"].get("unneeded", ()))
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether all shards of the round are in it: none can come late."""
+        return self.complete and not self.unneeded
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether shards that did not seem to be needed are: it has kept too few rows without them."""
+        return bool(self.manifest["coverage"].get("taken_back"))
 
     @property
     def number(self) -> int:

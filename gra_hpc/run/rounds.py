@@ -12,6 +12,7 @@ from gra_hpc.run.merged import Merged
 from gra_hpc.run.plan import RoundPlan, size_round
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
+from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.storage import read_object
 
 
@@ -21,13 +22,13 @@ class Step:
 
     round: int
     shards: tuple[int, ...]
-    """Unpublished shards."""
+    """Unpublished shards that are needed."""
     total: int
     """All shards of the round."""
 
 
 def remaining(run: Run) -> list[Step]:
-    """The rounds still to do, in order, with their unpublished shards. Derived from files alone.
+    """The rounds still to do, in order, with their unpublished shards that are needed. Derived from files alone.
 
     A partial merge is replaced once more shards are published, until the next round has drawn from it. From then on it
     stands, and what is late goes into the next merge that can be replaced, or is not made yet.
@@ -40,17 +41,19 @@ def remaining(run: Run) -> list[Step]:
     steps: list[Step] = []
     waiting = False  # whether shards of rounds before are in no merge, or will be in none
     for number, merged in merges.items():
-        if merged and merged.complete and not waiting:
+        if merged and merged.holds_all and not waiting:
             continue
         if not merged and not steps:
             RoundPlan.load(run.round(number))  # or says why there is none
         total = run.shards_of(number)
-        missing = tuple(s for s in range(total) if not is_published(run.round(number).shard(s)))
+        absent = [s for s in range(total) if not is_published(run.round(number).shard(s))]
+        unneeded = Unneeded(run, number).shards() if absent and (merged or not steps) else ()
+        missing = tuple(s for s in absent if s not in unneeded)
         if not merged:
             steps.append(Step(number, missing, total))
             waiting = False
             continue
-        late = any((number, s) not in held for s in set(range(total)).difference(missing))
+        late = any((number, s) not in held for s in set(range(total)).difference(absent))
         if not steps and run.config.merge.allow_partial:
             missing = ()  # a partial merge that was asked for counts as done
         if is_drawn_from(run, number):
@@ -64,6 +67,12 @@ def remaining(run: Run) -> list[Step]:
         last = run.rounds[-1]
         steps.append(Step(last, (), run.shards_of(last)))  # merged, but the job died before the release was built
     return steps
+
+
+def is_taken_back(run: Run, number: int) -> bool:
+    """Whether a round's merge has kept too few rows without some shards, so that these are still to be made."""
+    merged = Merged.load(run.round(number)) if number else None
+    return bool(merged and merged.taken_back) and any(s.round == number and s.shards for s in remaining(run)[:1])
 
 
 def is_released(run: Run) -> bool:
@@ -105,7 +114,7 @@ def late_shards(run: Run, number: int) -> list[tuple[int, int]]:
     found = []
     for r in range(1, number):
         merged = Merged.load(run.round(r))
-        if merged and not merged.complete:
+        if merged and not merged.holds_all:
             shards = (s for s in range(run.shards_of(r)) if (r, s) not in elsewhere)
             found += [(r, s) for s in shards if is_published(run.round(r).shard(s))]
     return found

@@ -6,6 +6,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gra_hpc.terminal import counted
+
+
+def not_needed(shards: int, of: int) -> str:
+    """`4 of 12 shards were not needed`."""
+    return f"{shards} of {counted(of, 'shard')} {'was' if shards == 1 else 'were'} not needed"
+
 
 @dataclass(frozen=True)
 class Target:

@@ -30,6 +30,7 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard import End, attempt
+from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -167,8 +168,9 @@ class _Worker:
         """The shards of one round; whether some are left, of which a signal keeps it."""
         round_, heartbeat_s = self.run.round(self.round), self.config.launch.heartbeat_s
         self._chooser = chooser = await asyncio.to_thread(
-            Chooser, round_, self.run.shards_of(self.round), place, heartbeat_s, self.run.submissions
-        )
+            Chooser, round_, self.run.shards_of(self.round), place, heartbeat_s, self.run.submissions,
+            Unneeded(self.run, self.round).shards,
+        )  # fmt: skip
         most = await asyncio.to_thread(self._most_open)
         tasks: set[asyncio.Task[None]] = set()
         last: Turn | None = None

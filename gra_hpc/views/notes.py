@@ -26,7 +26,20 @@ def notes(config: RunConfig, plan: Plan, candidates: int) -> Iterator[str]:
     yield from _unread(config)
     if config.method.target_accepted and (made := config.method.samples_per_seed) != MethodConfig().samples_per_seed:
         yield f"method.samples_per_seed={made} is not read: method.target_accepted says how many candidates there are"
+    if config.launch.stop_at_target:
+        yield from _unstopped(config, plan)
     yield from _python(config)
+
+
+def _unstopped(config: RunConfig, plan: Plan) -> Iterator[str]:
+    why = {
+        "there is no method.target_accepted": not config.method.target_accepted,
+        "merge.allow_partial makes a release of any shards": config.merge.allow_partial,
+        "every shard has seeds that the next round needs": flow_of(config).forwards(config) is not None,
+        "there is one shard a round": plan.shards == 1,
+    }
+    if reason := next((words for words, holds in why.items() if holds), ""):
+        yield f"launch.stop_at_target=true does nothing: {reason}"
 
 
 def _unread(config: RunConfig) -> Iterator[str]:

@@ -16,6 +16,7 @@ from gra_hpc.run import disk_space
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.run.rounds import Step
 from gra_hpc.run.run import Run
+from gra_hpc.run.unneeded import stops
 from gra_hpc.sources import rejected
 from gra_hpc.sources.files import excerpt
 from gra_hpc.storage import read_regular
@@ -110,8 +111,8 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         spare = first.candidates * first.acceptance / first.target - 1
         yield (
             f"target       {first.target} rows a round{in_all}, at an acceptance of {first.acceptance:.0%}; {spare:.0%}"
-            " more candidates are planned, for chance. All shards are made: the merge keeps the best, what is beyond"
-            " the target is dropped as surplus"
+            f" more candidates are planned, for chance. {_stop(run)}: the merge keeps the best, what is beyond the"
+            " target is dropped as surplus"
         )
     need = disk_space.needed(config, first.candidates, plan.shards, plan.thinking_models)
     yield f"disk         about {need} at most; {disk_space.free(run.path)} free"
@@ -178,6 +179,15 @@ def preview(run: Run, solution: Solution | None) -> Iterator[str]:
         yield f"executor     local, {counted(config.launch.parallel or 1, 'worker')}"
         if config.site.mail:
             yield "mail         none: site.mail is for jobs under Slurm"
+
+
+def _stop(run: Run) -> str:
+    """Which shards of a round with a target are made."""
+    if run.plan.shards == 1:
+        return "All shards are made"
+    if stops(run):
+        return "No shard is begun once those published seem to meet the target"
+    return "All shards are made (launch.stop_at_target=true: no more are begun once it is met)"
 
 
 def _asked_as(config: RunConfig, name: str, served: str) -> str:

@@ -23,7 +23,8 @@ class ShardStatus:
     shard: int
     state: str
     """published, running, queued (a worker in Slurm's queue will take it), failed (its last attempt ended with an
-    error), stopped (killed, or drained, and nobody will take it), waiting (never started)."""
+    error), stopped (killed, or drained, and nobody will take it), waiting (never started), unneeded (never started, and
+    the round's target is met without it)."""
     planned: int
     accepted: int = 0
     rejected: int = 0

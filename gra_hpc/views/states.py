@@ -153,7 +153,7 @@ class Judge:
             not merged
             and round_ not in self.queue.merging
             and self.queue.asked
-            and all(s.state == "published" for s in shards)
+            and all(s.state in ("published", "unneeded") for s in shards)
         ):
             self.finder = self.finder or Finder(self.run)
             log = self.finder.merge(round_).main

@@ -14,6 +14,7 @@ from gra_hpc.run.merged import Merged, gone
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.rounds import gone_shards, remaining
 from gra_hpc.run.run import Run
+from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.views.shard_status import Seen, ShardStatus, look
 from gra_hpc.views.states import Failure, Judge, Queue
 
@@ -44,6 +45,8 @@ class RoundStatus:
     """Its workers in Slurm's queue: how many are waiting, how many running."""
     eta_s: float | None = None
     """Seconds until its shards are through at the present rate; none: nothing runs, or nothing has been measured."""
+    unneeded: int = 0
+    """Shards that are not needed: its target is met without them."""
     unread: bool = False
     """Its merge's manifest cannot be read: what it kept is not known."""
 
@@ -182,6 +185,7 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                 for s in seen
             ]
             merged = run.round(number).manifest.is_file()
+            spared = _spare(run, number, states) if round_plan.target else 0
             merge = _merge(run, number) if merged and number else None
             counts = merge.manifest["counts"] if merge else {}
             failures = judge.failures(number, states, merged)
@@ -201,6 +205,7 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
                     counts.get("dropped", {}),
                     dict(queue.workers.get(number, {})),
                     eta(states),
+                    spared,
                     bool(merged and number and merge is None),
                 )
             )
@@ -223,6 +228,24 @@ def collect(run: Run, ask_slurm: bool = True, ask: Ask = ask_queue) -> RunStatus
 def _is_simulated(frozen: dict[str, Any]) -> bool:
     engine = frozen.get("engine")
     return isinstance(engine, dict) and engine.get("kind") == "simulated"
+
+
+def _spare(run: Run, number: int, shards: list[ShardStatus]) -> int:
+    """Have shards that nobody has begun be `unneeded` where they are; how many."""
+    begun = [s for s in shards if s.attempts or s.state == "published"]
+    if len(begun) == len(shards):
+        return 0
+    try:
+        # whether its settings name it at all: to load them takes as long as all else that is done here
+        if not run.round(number).manifest.is_file() and b"stop_at_target: true" not in run.config_file.read_bytes():
+            return 0
+        unneeded = Unneeded(run, number).shards()
+    except (GraError, OSError):  # of a merge that cannot be read others speak
+        return 0
+    for s in shards:
+        if s.shard in unneeded and s not in begun:
+            s.state, s.message, s.log = "unneeded", "", ""
+    return sum(s.state == "unneeded" for s in shards)
 
 
 def _merge(run: Run, number: int) -> Merged | None:

@@ -13,7 +13,7 @@ from gra_hpc.run.attempts import WAITED
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import decided, not_kept
-from gra_hpc.run.target import Target
+from gra_hpc.run.target import Target, not_needed
 from gra_hpc.terminal import counted, shown, wrapped
 from gra_hpc.views.shard_status import ShardStatus
 from gra_hpc.views.states import Failure
@@ -24,8 +24,8 @@ BY_THEMSELVES = (
     "stopped by SIGTERM", "ended by SIGTERM", "drained ahead of", "the round before was merged anew",
 )  # fmt: skip
 """Causes of ends, as they begin, after which nothing is to be mended."""
-_WORDS = {"waiting": "not begun"}
-_ORDER = ("published", "running", "starting", "queued", "waiting", "stopped", "failed")
+_WORDS = {"waiting": "not begun", "unneeded": "not needed"}
+_ORDER = ("published", "running", "starting", "queued", "waiting", "unneeded", "stopped", "failed")
 LABEL = 13
 """Width of the words before a line."""
 
@@ -82,7 +82,7 @@ def _standing(r: RoundStatus) -> str:
     for state in ("running", "starting", "queued"):
         if states[state]:
             return state
-    if states["published"] == len(r.shards):
+    if states["published"] + states["unneeded"] == len(r.shards):
         return "to be merged" if not any(f.what == "merge" for f in r.failures) else "merge failed"
     if states["failed"]:
         return "failed"
@@ -115,6 +115,8 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
         yield "", f"gra inspect {shown(run.run)} --round {r.round} --status failed"
     named = ", ".join(f"{states[s]} {_WORDS.get(s, s)}" for s in _ORDER if states[s])
     yield "shards", f"{len(r.shards)}: {named}" if not r.merged or states["published"] < len(r.shards) else named
+    if r.unneeded:
+        yield "", _unneeded(r, states["published"])
     if r.workers and not r.merged:
         yield "workers", ", ".join(f"{n} {state}" for state, n in sorted(r.workers.items()))
     if golden := sum(s.gold for s in r.shards):
@@ -125,7 +127,7 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
         yield "engines", waits
     if r.eta_s is not None and ledger.pending:
         yield "left", f"about {duration(r.eta_s)}, until {_clock(r.eta_s)}"
-    if r.merging == "waiting" and states["published"] < len(r.shards):
+    if r.merging == "waiting" and states["published"] + states["unneeded"] < len(r.shards):
         yield "merge", "waits for its shards"
     if r.absent:
         which = index_ranges(r.absent)
@@ -138,6 +140,13 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
         yield "starts", starts
     if details and (rates := tokens_per_second(r)):
         yield "tokens/s", ", ".join(f"{role} {n:,.0f}" for role, n in sorted(rates.items()))
+
+
+def _unneeded(r: RoundStatus, published: int) -> str:
+    """Why some shards are not begun; what a merge says is certain."""
+    if r.merged and not r.absent:
+        return f"{not_needed(r.unneeded, len(r.shards))}: the target of {r.target:,} was met"
+    return f"no more are begun: {published} published seem to meet the target of {r.target:,}"
 
 
 def _lost(ledger: Ledger) -> str:

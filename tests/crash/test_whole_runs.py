@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from gra_hpc.release.verify.verify import verify
+from gra_hpc.run.merged import Merged
 from gra_hpc.run.plan import RoundPlan
+from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import current_round, remaining
 from gra_hpc.run.run import Run
+from gra_hpc.run.worker import run_shard
 from gra_hpc.views.status import collect
 from gra_hpc.views.status_lines import next_command
 from tests.crash.test_boundaries import copy_of
@@ -58,6 +62,30 @@ def test_death_right_after_each_merge_is_published(three: tuple[Run, Run], nurse
     again = nursery.start(WHOLE_RUN, run.path, log=tmp_path / "log")
     assert again.wait() == 0, again.tail()
     same_end(run, reference, "after every merge")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_death_right_after_a_merge_without_some_shards(crash_dir: Path, nursery: Nursery, tmp_path: Path) -> None:
+    """It has kept too few rows, and died before anybody was told; so does the one that replaces it."""
+    words = ["launch.shards=8", "launch.window=1", "launch.stop_at_target=true", "method.target_accepted=6"]
+    words += ["method.expected_acceptance=0.25", "merge.fuzzy_threshold=0.25", "merge.shingle=1"]
+    words += ["method.accept_mean=1", "method.accept_sd=10", "engine.simulated_failures=0"]
+    run = faults.make_run(crash_dir / "stopped", 12, words)
+    shards = [run.round(1).shard(s) for s in range(8)]
+    while (step := remaining(run)[0]).shards:  # one at a time: workers have several open
+        run_shard(run, 1, step.shards[0])
+    for after in (r"rename rounds/01/\.merged[^/]*/out$", "exchange rounds/01/merged$"):
+        before = sum(map(is_published, shards))
+        dead = nursery.start(WHOLE_RUN, run.path, log=tmp_path / "log", below=run.path, after=after)
+        assert dead.wait() == -signal.SIGKILL, dead.tail()
+        more = sum(map(is_published, shards)) > before
+        assert remaining(run)[0].round == 1 and (more or remaining(run)[0].shards)
+        assert next_command(collect(run, ask_slurm=False)) == f"gra resume {run.path}"
+    assert more, "made before the merge that was to replace the first one"
+    again = nursery.start(WHOLE_RUN, run.path, log=tmp_path / "log")
+    assert again.wait() == 0, again.tail()
+    assert remaining(run) == [] and Merged.of(run.round(1)).complete and verify(run.release) == []
 
 
 @pytest.mark.slow

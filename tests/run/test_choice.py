@@ -54,6 +54,15 @@ def test_it_begins_at_its_place_and_goes_round(run: RunDir) -> None:
     assert chooser(run, place=6).place == 2
 
 
+def test_what_is_not_needed_is_left_out_as_long_as_it_is_not(run: RunDir) -> None:
+    unneeded = {1, 2, 3}
+    choosing = Chooser(run.round(1), 4, 2, 1.0, run.submissions, lambda: unneeded)
+    assert choosing.next() == Choice(0)
+    assert choosing.next({0}) is None
+    unneeded.clear()
+    assert choosing.next({0}) == Choice(2)
+
+
 def test_what_is_held_or_published_is_left_out(run: RunDir) -> None:
     publish(run, 0)
     assert chooser(run).next({1}) == Choice(2)
