@@ -22,9 +22,9 @@ from gra_hpc.errors import EngineError
 from gra_hpc.flows.ask import Ask, Asker, together
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
-from gra_hpc.flows.tools import Toolbox, Use
+from gra_hpc.flows.tools import Toolbox, ToolBroke, Use
 from gra_hpc.flows.units import Context, Unit
-from gra_hpc.records import ACCEPTED, Candidate
+from gra_hpc.records import ACCEPTED, FAILED, Candidate
 from gra_hpc.run.attempt_state import Attempt, Shared
 from gra_hpc.run.engines import Hosted, embed, hosted_embedder
 from gra_hpc.run.pins import special_pattern
@@ -177,8 +177,12 @@ async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker, too
 
 
 async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask, use: Use) -> Candidate:
-    """One candidate through the flow."""
+    """One candidate through the flow. A tool that breaks fails it, whether or not the flow has thought of that."""
     run = flow.run if unit.sample.round else flow.prepare
     assert run, "round 0 is planned where seeds are to be described"
-    await run(Context(ask, config, use), unit)
+    try:
+        await run(Context(ask, config, use), unit)
+    except ToolBroke as e:
+        sample = unit.sample
+        sample.status, sample.stage, sample.reason, sample.raw = FAILED, e.stage, e.reason, e.raw
     return unit.sample

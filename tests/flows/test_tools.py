@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.flows.calls import Draining
-from gra_hpc.flows.tools import LONGEST, Tool, Toolbox, is_use
+from gra_hpc.flows.payload import Made
+from gra_hpc.flows.registry import find
+from gra_hpc.flows.tools import LONGEST, PATIENCE, Tool, Toolbox, ToolBroke, is_use
+from gra_hpc.flows.units import Context, Unit
+from gra_hpc.records import Record
 from gra_hpc.run.journal import Journal
+from gra_hpc.run.window import make_sample
 
 
 class Counted:
@@ -80,20 +88,34 @@ def unreachable(**_: Any) -> None:
     raise EngineError("no embedding model", "gra doctor")
 
 
+async def nobody(*_: Any, **__: Any) -> Any:
+    raise AssertionError("nobody is asked")
+
+
+def absent(**_: Any) -> None:
+    import no_such_module  # type: ignore[import-not-found]  # noqa: F401
+
+
+def without_program(**_: Any) -> None:
+    subprocess.run(["no-such-program"], check=True)
+
+
+def out_of_memory(**_: Any) -> None:
+    raise MemoryError
+
+
 @pytest.mark.parametrize(
     ("work", "arguments", "said"),
     [
-        (broken, {}, "tool t, sample s1: ZeroDivisionError: division by zero -> mend what it needs"),
+        (absent, {}, "tool t, sample s1: ModuleNotFoundError: No module named 'no_such_module' -> mend what it needs"),
+        (without_program, {}, "tool t, sample s1: FileNotFoundError: "),
+        (out_of_memory, {}, "tool t, sample s1: MemoryError: "),
         (unreachable, {}, "no embedding model -> gra doctor"),
-        (lambda: {1, 2}, {}, "tool t, sample s1: result: not JSON"),
-        (lambda: {"a": [float("nan")]}, {}, "tool t, sample s1: result: not JSON"),
-        (lambda: "\ud800", {}, "tool t, sample s1: result: not JSON"),
         (lambda x: x, {"x": {1, 2}}, "tool t, sample s1: arguments: not JSON"),
         (lambda x: x, {"x": float("inf")}, "tool t, sample s1: arguments: not JSON"),
-        (lambda: '"' * (LONGEST // 2), {}, f"tool t, sample s1: a result of {LONGEST + 2} bytes"),
     ],
 )
-def test_a_tool_that_breaks_says_which_and_for_whom(
+def test_what_every_sample_would_meet_says_which_tool_and_for_whom(
     work: Callable[..., Any], arguments: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     journal = Journal([], tmp_path / "1.log")
@@ -102,6 +124,62 @@ def test_a_tool_that_breaks_says_which_and_for_whom(
     assert list(journal.used()) == []
     journal.close()
     assert str(e.value).startswith(said)
+
+
+def late(**_: Any) -> None:
+    raise TimeoutError("10 s are over")
+
+
+def speaks_halves(**_: Any) -> None:
+    raise ValueError("\ud83d" + "x" * 5000)
+
+
+BREAKS = [
+    (broken, "ZeroDivisionError", "division\nby zero"),
+    (late, "TimeoutError", "10 s are over"),
+    (speaks_halves, "ValueError", "\\ud83d" + "x" * 1994),
+    (lambda: {1, 2}, "result that is not JSON", "Object of type set is not JSON serializable"),
+    (lambda: {"a": [float("nan")]}, "result that is not JSON", "Out of range float values"),
+    (lambda: "\ud800", "result that is not JSON", ""),
+    (lambda: '"' * (LONGEST // 2), "result that is too long", f"{LONGEST + 2} bytes"),
+]
+
+
+@pytest.mark.parametrize(("work", "cause", "said"), BREAKS)
+def test_a_tool_that_breaks_fails_its_sample(work: Callable[..., Any], cause: str, said: str, tmp_path: Path) -> None:
+    """Also where the flow has not thought of that; the next attempt meets the same."""
+    journal = Journal([], tmp_path / "1.log")
+    tool = Tool("t", "1", work)
+
+    async def careless(context: Context, _: Unit) -> None:
+        await context.use(tool)
+
+    flow = replace(find("synthesize"), run=careless)
+    for _ in range(2):
+        made: Made[Any] = Made("s1", 1, "r", 0, "own")
+        use = Toolbox(journal).for_sample(made.id)
+        asyncio.run(make_sample(flow, RunConfig(), Unit(made, Record("r", "a", "b")), nobody, use))
+        assert (made.status, made.stage, made.reason) == ("failed", "t", cause) and said in made.raw
+        made.raw.encode()
+    assert list(journal.used()) == []
+    journal.close()
+
+
+@pytest.mark.parametrize("worked", [False, True])
+def test_a_tool_that_breaks_at_all_of_its_first_samples_ends_the_attempt(worked: bool, tmp_path: Path) -> None:
+    journal = Journal([], tmp_path / "1.log")
+    box = Toolbox(journal)
+    tool = Tool("t", "1", lambda x: 1 // x)
+    if worked:
+        asyncio.run(box.for_sample("s")(tool, x=1))
+    for i in range(PATIENCE - 1):
+        with pytest.raises(ToolBroke):
+            asyncio.run(box.for_sample(f"s{i}")(tool, x=0))
+    with pytest.raises(
+        ToolBroke if worked else GraError, match=None if worked else "at 20 samples, and worked at none"
+    ):
+        asyncio.run(box.for_sample("last")(tool, x=0))
+    journal.close()
 
 
 def test_the_longest_result_fits_a_line_of_the_journal(tmp_path: Path) -> None:
