@@ -42,6 +42,8 @@ class Question(Generic[T]):
     """From the template's variables to the codes of which the answer is one; `parse` reads it by `choices.read`."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer, which is without them."""
+    role: str = ""
+    """Who is asked, where the flow leaves that to `Context.ask_all` and `Flow.expect`; empty: its first role."""
 
 
 class Unanswered(Exception):

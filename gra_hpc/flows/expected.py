@@ -27,6 +27,10 @@ class StepSize:
     """What a model that thinks writes before its answer."""
 
 
+GUIDED, FREE = StepSize(200, 40), StepSize(200, 400)
+"""Stated defaults of a question whose answer is guided, and of one whose answer is not."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """How often one step is asked of one role, per sample."""

@@ -1,7 +1,7 @@
 """Tables of a flow's own: the columns that all flows share, and those of its result's dataclass.
 
 `Made` is a candidate whose result is such a dataclass; its fields become columns: text, numbers, truth values, tuples,
-dataclasses within, and each of them `| None`.
+dataclasses within, one of some texts (`Literal`), and each of them `| None`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from gra_hpc.records import THOUGHTS, Candidate, end_columns, optional_columns
+from gra_hpc.records import ACCEPTED, REJECTED, THOUGHTS, Candidate, end_columns, optional_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +30,14 @@ class Made(Candidate, Generic[R]):
     """Members by role."""
     result: R | None = None
     """None: the candidate did not come so far."""
+
+    def accept(self, score: float | None = None) -> None:
+        """It ends well; among duplicates the one with the highest score stays."""
+        self.score, self.status = score, ACCEPTED
+
+    def reject(self, stage: str, reason: str, score: float | None = None) -> None:
+        """It ends at a stage, for a reason of a few words, by which the ledger counts."""
+        self.score, self.status, self.stage, self.reason = score, REJECTED, stage, reason
 
     def row(self) -> dict[str, Any]:
         """As a row of `schema`."""
@@ -67,7 +75,8 @@ def schema(result: type | None, thoughts: bool = False) -> pa.Schema:
 
 
 def arrow_of(kind: type) -> pa.Schema:
-    """Columns of a dataclass, by its fields' types: str, int, float, bool, tuple[X, ...], dataclass, X | None.
+    """Columns of a dataclass, by its fields' types: str, Literal of texts, int, float, bool, tuple[X, ...], dataclass,
+    X | None.
 
     Raises:
         TypeError: a field of another type.
@@ -85,6 +94,8 @@ def _column(hint: Any, where: str) -> pa.DataType:
     if hint in plain:
         return plain[hint]
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal and all(isinstance(a, str) for a in args):
+        return pa.string()
     if origin in (typing.Union, types.UnionType):
         some = [a for a in args if a is not type(None)]
         if len(some) == 1:

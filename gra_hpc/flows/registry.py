@@ -6,7 +6,9 @@ names them. All that differs between flows, wherever it is needed, is asked of t
 
 from __future__ import annotations
 
+import inspect
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +20,9 @@ from gra_hpc.config.settings import MethodConfig, RunConfig
 from gra_hpc.errors import ConfigError
 from gra_hpc.flows import payload
 from gra_hpc.flows.ask import Ask, Question
-from gra_hpc.flows.expected import Asked, Rates, StepSize
+from gra_hpc.flows.expected import FREE, GUIDED, Asked, Rates, StepSize
 from gra_hpc.flows.keys import Keys
-from gra_hpc.flows.units import Context, Draw, Drawn, Unit
+from gra_hpc.flows.units import Context, Draw, Drawn, Unit, settings_of
 from gra_hpc.records import PAPER, Candidate, Record, Rubric
 
 if TYPE_CHECKING:
@@ -190,11 +192,14 @@ class Flow:
     """All it asks, in its order; those of `prepare` first. None: it asks nobody, and no engine starts."""
     stages: tuple[Stage, ...]
     """In their order."""
-    draw: Callable[[Draw], Drawn]
-    """Who has which role for a candidate, and what it is shown."""
     run: Run
-    prompts: Path
-    """Directory of its templates, in its folder."""
+    prompts: Path = Path()
+    """Directory of its templates, in its folder; left out: `prompts` beside the module of `run`."""
+    roles: Callable[[Any], Mapping[str, int]] = lambda _: {}
+    """Seats for a candidate by role, from its settings: what `draw`, `expect` and `seats` rest on, where they are left
+    out."""
+    draw: Callable[[Draw], Drawn] = lambda of: _draw(of)
+    """Who has which role for a candidate, and what it is shown; left out: members at random, none twice for a role."""
     reads: tuple[str, ...] = ()
     """Keys of `method` among `GRA_SETTINGS` that it goes by; of others the plan says so, where they are set."""
     uses: tuple[str, ...] = ()
@@ -225,14 +230,14 @@ class Flow:
     """Refuses seeds that it could not use, when a run is planned: a job would only find it after its queue."""
     check: Callable[[RunConfig, Need], None] = lambda *_: None
     """Refuses settings that it has no use for."""
-    expect: Callable[[RunConfig, Rates], list[Asked]] = lambda *_: []
-    """How often a candidate asks each question; nothing: nobody."""
+    expect: Callable[[RunConfig, Rates], list[Asked]] = lambda config, _: _expect(config)
+    """How often a candidate asks each question; left out: once of each seat of its role."""
     expect_prepare: tuple[Asked, ...] = ()
     """The same of `prepare`."""
-    seats: Callable[[RunConfig], dict[str, dict[str, float]]] = lambda _: {}
-    """Seats per candidate, by role and member."""
+    seats: Callable[[RunConfig], dict[str, dict[str, float]]] = lambda config: _seats(config)
+    """Seats per candidate, by role and member; left out: the members' even parts."""
     sizes: Mapping[str, StepSize] = field(default_factory=dict)
-    """By step, until a calibration has measured them."""
+    """By step, until a calibration has measured them; of those left out, stated defaults."""
     gold: Gold | None = None
     """None: it has no Reviewers of responses, whom `method.gold` could ask."""
     measured: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]] = lambda _: {}
@@ -246,6 +251,11 @@ class Flow:
 
     def __post_init__(self) -> None:
         """Raises TypeError: keys that are no texts of its result."""
+        if self.prompts == Path():
+            object.__setattr__(self, "prompts", Path(inspect.getfile(inspect.unwrap(self.run))).parent / "prompts")
+        others = [q for q in self.questions if q.step not in self.sizes]
+        stated = {q.step: GUIDED if q.schema or q.choices else FREE for q in others}
+        object.__setattr__(self, "sizes", {**self.sizes, **stated})
         if self.keys and not self.columns:
             self.keys.check(self.result)
 
@@ -273,6 +283,33 @@ class Flow:
     def asks(self) -> bool:
         """Whether it asks anybody."""
         return bool(self.questions)
+
+
+def _roles(config: RunConfig) -> dict[str, int]:
+    """Seats for a candidate by role; no more than there are members."""
+    flow = flow_of(config)
+    wanted = flow.roles(settings_of(config) if flow.settings else None)
+    return {role: min(count, len(config.committee)) for role, count in wanted.items()}
+
+
+def _draw(of: Draw) -> Drawn:
+    name, members, roles = flow_of(of.config).name, list(of.config.committee), _roles(of.config)
+
+    def drawn(id_: str, anchor: Record, index: int, rng: random.Random) -> Unit:
+        seats = {role: tuple(rng.sample(members, count)) for role, count in roles.items()}
+        return Unit(payload.Made(id_, of.round, anchor.id, index, name, seats), anchor)
+
+    return drawn
+
+
+def _seats(config: RunConfig) -> dict[str, dict[str, float]]:
+    members = config.committee
+    return {role: dict.fromkeys(members, count / len(members)) for role, count in _roles(config).items() if members}
+
+
+def _expect(config: RunConfig) -> list[Asked]:
+    roles = _roles(config)
+    return [Asked(q.step, q.role or next(iter(roles)), 1.0) for q in flow_of(config).questions if roles]
 
 
 def find(name: str) -> Flow:

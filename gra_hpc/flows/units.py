@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from gra_hpc.config.settings import MethodConfig, RunConfig
-from gra_hpc.flows.ask import Ask
+from gra_hpc.flows.ask import Ask, Question, together
+from gra_hpc.flows.payload import Made
 from gra_hpc.flows.tools import Tool, Use
 from gra_hpc.records import Candidate, Record
+
+T = TypeVar("T")
 
 Embed: TypeAlias = Callable[[Sequence[str]], Any]
 """Vectors of texts: float [n, d], of length one."""
@@ -39,6 +42,12 @@ class Unit:
     anchor: Record
     """The seed it rests on."""
     examples: tuple[Record, ...] = ()
+
+    @property
+    def made(self) -> Made[Any]:
+        """The candidate of a flow with a result of its own."""
+        assert isinstance(self.sample, Made)
+        return self.sample
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -79,6 +88,23 @@ class Context:
     config: RunConfig
     use: Use
     """Has a tool work, whose results are kept as answers are."""
+
+    async def ask_all(self, question: Question[T], made: Made[Any], /, **variables: Any) -> list[tuple[str, T]]:
+        """Ask all who have the question's role for a candidate, at once and apart from each other.
+
+        Args:
+            variables: the template's.
+
+        Returns:
+            Member and answer, in the order of the seats (`ROLE-1`, `ROLE-2`, ... in the calls' keys).
+
+        Raises:
+            Unanswered: one has no usable answer within the bound.
+        """
+        role = question.role or next(iter(made.seats))
+        members = made.seats[role]
+        asked = [self.ask(question, member, f"{role}-{i}", **variables) for i, member in enumerate(members, 1)]
+        return list(zip(members, await together(asked), strict=True))
 
     @property
     def settings(self) -> Any:

@@ -66,8 +66,11 @@ EMBED = StepSize(60, 0)
 
 
 def sizes() -> dict[str, StepSize]:
-    """Stated defaults by step, of all flows."""
-    return {step: size for flow in every() for step, size in flow.sizes.items()} | {"embed": EMBED}
+    """Stated defaults by step, of all flows; of two with a step of one name those of the first, which are ours."""
+    found: dict[str, StepSize] = {}
+    for flow in every():
+        found |= {step: size for step, size in flow.sizes.items() if step not in found}
+    return found | {"embed": EMBED}
 
 
 @dataclass(frozen=True)

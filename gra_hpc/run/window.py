@@ -18,8 +18,8 @@ from itertools import chain
 from typing import Any, cast
 
 from gra_hpc.config.settings import RunConfig
-from gra_hpc.errors import EngineError
-from gra_hpc.flows.ask import Ask, Asker, together
+from gra_hpc.errors import EngineError, GraError
+from gra_hpc.flows.ask import Ask, Asker, Unanswered, together
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.flows.tools import Toolbox, ToolBroke, Use
@@ -30,6 +30,8 @@ from gra_hpc.run.engines import Hosted, embed, hosted_embedder
 from gra_hpc.run.pins import special_pattern
 
 log = logging.getLogger(__name__)
+
+_MEND = "mend the flow's function `run`, and plan a new run  (docs/flows.md)"
 
 DRAIN_ON_TERM_S = 3.0
 """After SIGTERM (cancelled, or preempted without warning) calls in flight get this long: Slurm has sent it to the
@@ -177,12 +179,19 @@ async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker, too
 
 
 async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask, use: Use) -> Candidate:
-    """One candidate through the flow. A tool that breaks fails it, whether or not the flow has thought of that."""
+    """One candidate through the flow. A question without a usable answer, or a tool that breaks, ends it as failed,
+    whether or not the flow has thought of that.
+
+    Raises:
+        GraError: the flow does not say how it ended.
+    """
     run = flow.run if unit.sample.round else flow.prepare
     assert run, "round 0 is planned where seeds are to be described"
+    sample = unit.sample
     try:
         await run(Context(ask, config, use), unit)
-    except ToolBroke as e:
-        sample = unit.sample
+    except (Unanswered, ToolBroke) as e:
         sample.status, sample.stage, sample.reason, sample.raw = FAILED, e.stage, e.reason, e.raw
-    return unit.sample
+    if not sample.status:
+        raise GraError(f"flow {flow.name}: candidate {sample.id} was left neither accepted, rejected nor failed", _MEND)
+    return sample

@@ -18,7 +18,7 @@ from gra_hpc.release.verify.rows import check
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.storage import read_json
 from tests.flows.foreign.brought import brought
-from tests.flows.foreign.quiz.flow import Solved
+from tests.flows.foreign.quiz.flow import Solved, run
 from tests.flows.test_conversation_run import run_of
 from tests.flows.test_variants import released
 from tests.merge.fabricate import WORDS, sample
@@ -48,9 +48,9 @@ def quiz() -> Iterator[None]:
 def test_rows_are_compared_by_the_columns_that_the_flow_names(tmp_path: Path) -> None:
     """Exactly and nearly; a group that is code by its indents, another not."""
     records = [{"instruction": text, "response": program} for text, program in SEEDS]
-    run = run_of(tmp_path, "method.flow=quiz", "release.validation=0.3", records=records)
-    manifest, rows = released(run)
-    dropped = [r for f in (run.release / "rejects").glob("dropped*") for r in pq.read_table(f).to_pylist()]
+    made = run_of(tmp_path, "method.flow=quiz", "release.validation=0.3", records=records)
+    manifest, rows = released(made)
+    dropped = [r for f in (made.release / "rejects").glob("dropped*") for r in pq.read_table(f).to_pylist()]
     assert Counter((r["stage"], r["question"].split()[0]) for r in dropped) == {
         ("exact", "What"): 1,
         ("fuzzy", "What"): 1,
@@ -58,7 +58,7 @@ def test_rows_are_compared_by_the_columns_that_the_flow_names(tmp_path: Path) ->
     }
     assert len(rows) + len(dropped) == len(SEEDS) == manifest["ledger"]["accepted"]
     assert {r["program"] for r in rows if r["question"] == "Count."} == {TALK, TALKS}
-    signed = read_json(run.round(1).shard(0).manifest)["signatures"]
+    signed = read_json(made.round(1).shard(0).manifest)["signatures"]
     assert signed["rows"] and {"digests", "bands"} == {*signed["parts"]}, "shards sign what they publish"
 
 
@@ -66,9 +66,9 @@ def test_rows_are_compared_by_the_columns_that_the_flow_names(tmp_path: Path) ->
 def test_a_text_is_in_one_split_alone(tmp_path: Path) -> None:
     """Rows of different seeds that ask the same are held out together; `gra release verify` would tell."""
     records = [{"instruction": f"prose: Number {n // 5}", "response": word} for n, word in enumerate(WORDS[:200])]
-    run = run_of(tmp_path, "method.flow=quiz", "release.validation=0.5", "merge.fuzzy=false", records=records)
-    manifest, rows = released(run)
-    data = run.release / "data"
+    made = run_of(tmp_path, "method.flow=quiz", "release.validation=0.5", "merge.fuzzy=false", records=records)
+    manifest, rows = released(made)
+    data = made.release / "data"
     train, held_out = (
         {r["question"] for f in data.glob(s) for r in pq.read_table(f).to_pylist()} for s in ("t*", "v*")
     )
@@ -79,17 +79,17 @@ def test_a_text_is_in_one_split_alone(tmp_path: Path) -> None:
     names = [next(iter(train)), *table["question"].to_pylist()[1:]]
     pq.write_table(table.set_column(at, table.schema.field(at), [names]), moved)
     assert manifest["splits"]["validation"]["rows"] == len(table)
-    assert any("1 texts are in both splits" in p for p in check(run.release, manifest, list(manifest["files"])))
-    assert verify(run.release)
+    assert any("1 texts are in both splits" in p for p in check(made.release, manifest, list(manifest["files"])))
+    assert verify(made.release)
 
 
 def test_what_is_embedded_is_the_text_with_what_was_said_before() -> None:
     result = Solved("prose", "What rhymes?", "hat")
-    made: Made[Solved] = Made("i", 1, "s", 0, flow="quiz", result=result)
-    assert Keys("question", "program").embedded(made) == "What rhymes?"
-    one = sample(0, "Another?", "Io.")
-    one.context = pack([{"role": "user", "content": "Name a moon."}, {"role": "assistant", "content": "Titan."}])
-    assert RECORDS.embedded(one) == asked(one.context, "Another?") != "Another?"
+    one: Made[Solved] = Made("i", 1, "s", 0, flow="quiz", result=result)
+    assert Keys("question", "program").embedded(one) == "What rhymes?"
+    answer = sample(0, "Another?", "Io.")
+    answer.context = pack([{"role": "user", "content": "Name a moon."}, {"role": "assistant", "content": "Titan."}])
+    assert RECORDS.embedded(answer) == asked(answer.context, "Another?") != "Another?"
 
 
 @dataclass
@@ -103,4 +103,4 @@ class Counts:
 @pytest.mark.parametrize("name", ["number", "instruction"])
 def test_keys_that_are_no_texts_of_the_result_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"keys: '{name}' is no text of the flow's result; its texts: title"):
-        Flow("x", "", (), (), None, None, Path(), result=Counts, keys=Keys(name))  # type: ignore[arg-type]
+        Flow("x", "", (), (), run, result=Counts, keys=Keys(name))

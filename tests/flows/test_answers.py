@@ -1,0 +1,97 @@
+"""Answers as dataclasses: what a member is held to, and what of its answer counts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from gra_hpc.config import presets
+from gra_hpc.errors import GraError
+from gra_hpc.flows.answers import guided
+from gra_hpc.flows.expected import GUIDED, Asked
+from gra_hpc.flows.parsing import Unparsable
+from gra_hpc.flows.payload import Made
+from gra_hpc.flows.registry import Flow, find
+from gra_hpc.flows.units import Context, Unit
+from gra_hpc.placement.workload import MethodRates, sizes
+from gra_hpc.records import Record
+from gra_hpc.run.window import make_sample
+from tests.flows.foreign.brought import brought
+
+
+@dataclass
+class Said:
+    reason: str
+    answer: Literal["yes", "no"]
+    sure: bool
+    grade: int
+    part: float
+    member: str = ""
+
+
+@dataclass
+class Listed:
+    reasons: list[str]
+
+
+ASKED = guided("read", "reading", Said, longest=90)
+GOOD = '{"reason": "it is", "answer": "yes", "sure": true, "grade": 3.0, "part": 1}'
+
+
+def test_the_schema_follows_from_the_fields_without_defaults() -> None:
+    assert ASKED.schema and ASKED.schema({}) == {
+        "type": "object",
+        "properties": {
+            "reason": {"type": "string", "maxLength": 90},
+            "answer": {"type": "string", "enum": ["yes", "no"]},
+            "sure": {"type": "boolean"},
+            "grade": {"type": "integer"},
+            "part": {"type": "number"},
+        },
+        "required": ["reason", "answer", "sure", "grade", "part"],
+        "additionalProperties": False,
+    }
+    assert ASKED.parse(f"Well: {GOOD}", {}) == Said("it is", "yes", True, 3, 1.0)
+    with pytest.raises(TypeError, match=r"Listed.reasons: list\[str\]: expected str, int"):
+        guided("x", "y", Listed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ('"answer": "maybe"', "answer is none of yes, no"),
+        ('"answer": ["yes"]', "answer is none of yes, no"),
+        ('"sure": 1', "sure is no boolean"),
+        ('"grade": 2.5', "grade is no integer"),
+        ('"grade": true', "grade is no integer"),
+        ('"part": "all"', "part is no number"),
+        ('"more": 1', "no answer"),
+    ],
+)
+def test_what_is_no_such_answer_is_asked_again(wrong: str, said: str) -> None:
+    key = wrong.partition(":")[0]
+    parts = [p for p in GOOD.strip("{}").split(", ") if not p.startswith('"answer"' if "more" in key else key)]
+    with pytest.raises(Unparsable, match=said):
+        ASKED.parse("{" + ", ".join([*parts, wrong]) + "}", {})
+
+
+def test_what_a_flow_leaves_out_follows_from_its_roles_and_questions() -> None:
+    with brought("quiz"):
+        config, flow = presets.compose("demo", ["method.flow=quiz"]), find("quiz")
+        assert flow.expect(config, MethodRates()) == [Asked("rate", "rater", 1.0)]
+        assert flow.seats(config) == {"rater": dict.fromkeys(config.committee, 0.2)}
+        assert flow.sizes == {"rate": GUIDED} and flow.prompts.name == "prompts" and flow.prompts.is_dir()
+        assert sizes()["rate"] == GUIDED
+
+
+def test_a_candidate_that_is_left_without_an_end_is_named() -> None:
+    async def run(_: Context, __: Unit) -> None:
+        pass
+
+    nothing: Any = None
+    unit = Unit(Made("c1", 1, "s", 0, flow="idle"), Record("s", "x", "y"))
+    with pytest.raises(GraError, match="flow idle: candidate c1 was left neither accepted, rejected nor failed"):
+        asyncio.run(make_sample(Flow("idle", "", (), (), run), nothing, unit, nothing, nothing))
