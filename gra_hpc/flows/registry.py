@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_type_hints
 
 from gra_hpc.config import flow_sections
 from gra_hpc.config.fields import Need
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger(__name__)
+
+_POOLED = ("instruction", "response", "domain", "keywords", "summary")
+"""What a record has that no candidate has of itself."""
 
 Run: TypeAlias = Callable[[Context, Unit], Awaitable[None]]
 """One candidate through a flow: it fills in `unit.sample`, and sets its status at the end."""
@@ -217,7 +220,8 @@ class Flow:
     keys: Keys | None = None
     """None: rows are not compared; all accepted ones stay."""
     pools: bool = False
-    """Accepted rows are records: they go into the pool, and may be examples of later rounds."""
+    """Accepted rows are records, whose columns they have: they go into the pool, and may be examples of later
+    rounds."""
     prepare: Run | None = None
     """Round 0: describes a seed that comes without a description. None: seeds need none."""
     between: Callable[[After], dict[str, Any]] | None = None
@@ -250,12 +254,15 @@ class Flow:
     """Columns that hold the seeds' own texts, or none."""
 
     def __post_init__(self) -> None:
-        """Raises TypeError: keys that are no texts of its result."""
+        """Raises TypeError: keys that are no texts of its result; a pool that its results do not fit in."""
         if self.prompts == Path():
             object.__setattr__(self, "prompts", Path(inspect.getfile(inspect.unwrap(self.run))).parent / "prompts")
         others = [q for q in self.questions if q.step not in self.sizes]
         stated = {q.step: GUIDED if q.schema or q.choices else FREE for q in others}
         object.__setattr__(self, "sizes", {**self.sizes, **stated})
+        lacking = set(_POOLED) - set(get_type_hints(self.result) if self.result else ())
+        if self.pools and not self.columns and lacking:
+            raise TypeError(f"pools: the flow's result has no {', '.join(sorted(lacking))}, which records have")
         if self.keys and not self.columns:
             self.keys.check(self.result)
 

@@ -22,7 +22,7 @@ from gra_hpc.errors import EngineError, GraError
 from gra_hpc.flows.ask import Ask, Asker, Unanswered, together
 from gra_hpc.flows.calls import Answer, Draining, Request
 from gra_hpc.flows.registry import Flow, flow_of
-from gra_hpc.flows.tools import Toolbox, ToolBroke, Use
+from gra_hpc.flows.tools import Toolbox, Use
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import ACCEPTED, FAILED, Candidate
 from gra_hpc.run.attempt_state import Attempt, Shared
@@ -190,7 +190,7 @@ async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask, use: 
     sample = unit.sample
     try:
         await run(Context(ask, config, use), unit)
-    except (Unanswered, ToolBroke) as e:
+    except Unanswered as e:  # ToolBroke is one
         sample.status, sample.stage, sample.reason, sample.raw = FAILED, e.stage, e.reason, e.raw
     if not sample.status:
         raise GraError(f"flow {flow.name}: candidate {sample.id} was left neither accepted, rejected nor failed", _MEND)

@@ -104,3 +104,7 @@ class Counts:
 def test_keys_that_are_no_texts_of_the_result_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"keys: '{name}' is no text of the flow's result; its texts: title"):
         Flow("x", "", (), (), run, result=Counts, keys=Keys(name))
+    with pytest.raises(
+        TypeError, match="pools: the flow's result has no domain, instruction, keywords, response, summary"
+    ):
+        Flow("x", "", (), (), run, result=Counts, pools=True)

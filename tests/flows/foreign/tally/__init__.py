@@ -1,0 +1,1 @@
+"""A flow whose second round asks nobody: `flow.py`."""
