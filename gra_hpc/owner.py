@@ -9,6 +9,7 @@ of an owner that was stopped meanwhile: so what is taken from an owner is taken 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -117,13 +118,19 @@ class Owner:
 
 def _here() -> tuple[str, str, str]:
     """Host, boot and namespace of process ids."""
+    return os.uname().nodename, *_kernel(os.getpid())
+
+
+@functools.cache
+def _kernel(pid: int) -> tuple[str, str]:
+    """Boot and namespace of this process, which it keeps; a child of it may have another namespace."""
     boot = namespace = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     with contextlib.suppress(OSError):
-        if os.readlink("/proc/self") == str(os.getpid()):  # noqa: PTH115
+        if os.readlink("/proc/self") == str(pid):  # noqa: PTH115
             namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115
-    return os.uname().nodename, boot, namespace
+    return boot, namespace
 
 
 class Beat:

@@ -9,6 +9,7 @@ RUN/logs/ATTEMPT/*.log              the engines of one worker, one file per star
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +103,13 @@ class Finder:
         """The files of `4242_7`, `4242` or `local-PID` that are there."""
         if not _NAME.fullmatch(job):
             return ()
+        logs = str(self.run.logs)  # of a run of 20,000 shards many are asked for, and few are there
         if job.startswith("local-"):
-            base = self.run.logs / "local" / job.removeprefix("local-")
-            files = [Path(f"{base}_0_log.out"), Path(f"{base}_0_log.err")]
+            base = f"{logs}/local/{job.removeprefix('local-')}"
+            files = [f"{base}_0_log.out", f"{base}_0_log.err"]
         else:
-            places = (job.partition("_")[0], PLAIN)
-            files = [self.run.logs / place / f"{job}_0_log.out" for place in places]
-        return tuple(f for f in files if f.is_file())
+            files = [f"{logs}/{place}/{job}_0_log.out" for place in (job.partition("_")[0], PLAIN)]
+        return tuple(Path(f) for f in files if os.path.isfile(f))  # noqa: PTH113
 
 
 def _begun(log: Path) -> tuple[float, float]:

@@ -227,7 +227,7 @@ class RoundDir:
         return self.path / "shards"
 
     def shard(self, number: int) -> ShardDir:
-        return ShardDir(self.shards / f"{number:05d}", number)
+        return ShardDir(self.path.joinpath("shards", f"{number:05d}"), number)
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,10 @@ class Seen:
 
 def look(shard: ShardDir) -> ShardStatus | Seen:
     damaged = ""
-    if shard.manifest.is_file():
-        try:
-            return _published(shard)
-        except (StorageError, LookupError, TypeError, ValueError, AttributeError):
+    try:
+        return _published(shard)
+    except (OSError, StorageError, LookupError, TypeError, ValueError, AttributeError):
+        if shard.manifest.is_file():
             damaged = _damage(shard)
     names = attempt_names(shard)
     newest = shard.attempt(names[-1] if names else "")
