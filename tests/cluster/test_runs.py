@@ -13,7 +13,10 @@ from slurm_runs import SEEDS, SHARDS, SITE
 
 from gra_hpc.config.presets import compose
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.merged import Merged
 from gra_hpc.run.planning import make
+from gra_hpc.run.rounds import remaining
+from gra_hpc.run.worker import run_shard
 from gra_hpc.storage import read_json
 from tests.conftest import known_classes
 
@@ -137,3 +140,25 @@ def test_two_rounds_follow_each_other(cluster: MiniSlurm, slurm_run: MakeRun) ->
     assert len(run.jobs()) == 4
     manifest = read_json(RunDir(run.run.path).round(2).manifest)
     assert manifest["ledger"]["planned"] == SEEDS
+
+
+def test_a_merge_job_that_needs_more_shards_after_all_lets_no_round_begin(
+    cluster: MiniSlurm, slurm_run: MakeRun
+) -> None:
+    """It fails, Slurm removes what waits for it, and the run goes on when it is resumed."""
+    words = ["launch.shards=6", "launch.window=1", "launch.stop_at_target=true", "launch.inline_merge_rows=0"]
+    words += ["method.target_accepted=6", "method.expected_acceptance=0.25", "method.rounds=2"]
+    words += ["method.accept_mean=1", "method.accept_sd=10", "merge.fuzzy_threshold=0.25", "merge.shingle=1"]
+    run = slurm_run(cluster, *words)
+    while (step := remaining(run.run)[0]).shards:  # one at a time: workers have several open
+        run_shard(run.run, 1, step.shards[0])
+    run.resume()
+    assert [(job.kind, job.round) for job in run.jobs()] == [("merge", 1), ("workers", 2), ("merge", 2)]
+    run.wait(lambda: not run.queue())
+    first = Merged.of(run.run.round(1))
+    assert first.taken_back and not any(run.run.round(2).shards.glob("*/attempts/*"))
+    assert "those not begun are needed after all" in run.logs()
+    assert f"next: gra resume {run.run.path}" in run.gra("status", run.run.path)
+    run.resume("launch.stop_at_target=false")
+    run.wait_release()
+    assert Merged.of(run.run.round(1)).holds_all and Merged.of(run.run.round(2)).holds_all
