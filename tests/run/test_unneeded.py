@@ -93,6 +93,8 @@ def test_no_shard_is_begun_once_the_target_is_met(tmp_path: Path, capsys: pytest
     card, spared = (run.release / "README.md").read_text(), 2 * SHARDS - few - len(published(run, 2))
     assert f"{spared} of {2 * SHARDS} shards were not needed: the target was met without their" in card
     assert "Partial" not in card and "candidates pending" not in card
+    pending = read_json(run.release / "manifest.json")["ledger"]["pending"]
+    assert f"{pending} candidates are pending ({pending} of shards that were not needed): nothing is known" in card
     assert f"{SHARDS - few} of {SHARDS} shards were not needed: the target of {TARGET} was met" in said(run)
     capsys.readouterr()
     finish(run)
