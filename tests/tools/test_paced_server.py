@@ -16,7 +16,8 @@ from gra_hpc.engines.simulated import simulate
 from gra_hpc.placement.performance import constants_for, rate_curve
 from tools.simulated.clock import SimulatedTimeLoop
 from tools.simulated.pace import BLOCK_CHARACTERS, STEP_TOKENS, Figures, Neighbours, PacedEngine, blocks_of
-from tools.simulated.paced_server import PacedServer, alone, request_of
+from tools.simulated.paced_server import Described, PacedServer, alone, request_of
+from tools.simulated.paced_time import stages
 
 CONSTANTS = constants_for("a100", 80)
 NEED = need("a", LLAMA_8B)
@@ -146,3 +147,25 @@ def test_the_paced_server_answers_as_the_simulated_engine() -> None:
             assert (await client.post("/v1/completions", json={"prompt": "x"})).status == 400
 
     asyncio.run(work())
+
+
+def test_a_peers_stages_wait_for_each_other() -> None:
+    sampling = {"temperature": 0.2, "top_p": 0.9, "max_tokens": 50}
+
+    def call(role: str, model: str, wave: int, seed: int) -> dict[str, Any]:
+        messages = [{"role": "user", "content": role}]
+        return {
+            "role": role, "model": model, "wave": wave, "schema": None, "messages": messages,
+            "sampling": sampling | {"seed": seed},
+        }  # fmt: skip
+
+    samples = [
+        [call("generator", "a", 0, 1), call("reviewer", "b", 1, 2), call("summarizer", "a", 2, 3)],
+        [call("generator", "b", 0, 4), call("reviewer", "a", 1, 5)],
+    ]
+    engines = {m: [Described(FIGURES, FIGURES, (d,), d)] for d, m in enumerate("ab")}
+    in_turns, passes, told = stages(samples, engines, 0.05, True, 10)
+    assert passes == 5 and sum(e["calls"] for e in told) == 5
+    assert in_turns == pytest.approx(sum(e["busy_s"] for e in told)), "one after another"
+    together, _, _ = stages(samples, engines, 0.05, False, 10)
+    assert 0.5 * in_turns < together < 0.7 * in_turns, "two stages of two, and one of one"

@@ -143,7 +143,7 @@ def test_a_replica_that_shares_its_device_gets_its_part_of_the_calls() -> None:
         await asyncio.sleep(1)
         calls = [asyncio.create_task(node.ask(request("a", n, 500))) for n in range(80)]
         await asyncio.sleep(1)
-        found = [len(r.inflight) for r in node._replicas]
+        found = [len(r.inflight) for r in node.replicas]
         await asyncio.gather(*calls)
         return found
 

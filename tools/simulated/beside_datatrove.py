@@ -16,6 +16,8 @@ their responses are paid for; all calls of a generator to one sample count as th
 pass's first question to its last answer: reading, writing and starting processes are not counted. Models' loading is
 told apart: as long as the performance model says, once for ours, once a pass in turns.
 
+--jump     The same in a clock that jumps (`paced_time.py`): pace and order alone, whatever else this machine does.
+
 ideal      What the devices need for the same tokens with their batches always full, one model on a device, no tail.
 """
 
@@ -45,7 +47,7 @@ from gra_hpc.placement.placement import NodeSpec, Solution
 from gra_hpc.run import worker
 from gra_hpc.run.run import Run
 from tools.bench.replay import Captured
-from tools.simulated import simulation
+from tools.simulated import paced_time, simulation
 from tools.simulated.paced_server import Described, Neighbours, arguments, described, launcher
 from tools.simulated.simulated_workers import make_run
 
@@ -80,6 +82,8 @@ class Devices:
     solution: Solution
     memory_gb: float
     speed: float
+    part: float
+    """Of the work, until the last sample of a window is begun."""
     base: Path
     engines: dict[str, Described] = field(default_factory=dict)
     """By their names in the placement."""
@@ -95,6 +99,21 @@ class Devices:
 
     def described(self, hosts: list[Host]) -> list[Described]:
         return described(hosts, self.solution.rota.constants, self.memory_gb)
+
+    def of_models(self, in_turns: bool) -> dict[str, list[Described]]:
+        """The engines that answer for each model: those of the placement, or in turns one on each GPU, of them all."""
+        found: dict[str, list[Described]] = {}
+        for place in self.solution.placement.engines:
+            found.setdefault(place.model, []).append(self.engines[place.name])
+        if not in_turns:
+            return found
+        whole = next(iter(self.engines.values())).alone  # the models are of one size
+        each = [Described(whole, whole, (d,), d) for d in range(self.solution.node.devices)]
+        return dict.fromkeys(found, each)
+
+    def most(self, in_turns: bool) -> int:
+        """Calls in flight of a peer's runner: no batch lacks calls for its bound."""
+        return 256 * (self.solution.node.devices if in_turns else 2)
 
     def fresh(self, way: str) -> tuple[Path, Path]:
         """A directory for reports, and a file for who is at work."""
@@ -130,7 +149,7 @@ def ours(devices: Devices, run: Run) -> dict[str, Any]:
     finally:
         worker.open_engine = usual
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    found = counted(reports, devices.speed)
+    found = counted(told_in(reports), devices.speed, devices.part)
     cpu = spent.ru_utime + spent.ru_stime - began.ru_utime - began.ru_stime
     return found | {
         "seconds": devices.speed * (watched[0].last - watched[0].first),
@@ -162,20 +181,16 @@ def peer(devices: Devices, python: str, calls: Path, in_turns: bool, port: int) 
     """datatrove's three stages."""
     way = "in turns" if in_turns else "together"
     reports, shared = devices.fresh(way)
-    models = list(dict.fromkeys(p.model for p in devices.solution.placement.engines))
-    gpus, first = devices.solution.node.devices, next(iter(devices.engines.values()))
+    engines = devices.of_models(in_turns)
     with contextlib.ExitStack() as stack:
-        if in_turns:
-            each = [Described(first.alone, first.alone, (d,), d) for d in range(gpus)]
-            told = devices.arguments(each, shared, reports / "all")
-            urls = dict.fromkeys(models, stack.enter_context(server(port, models, told)))
-        else:
-            urls = {}
-            for n, m in enumerate(models):
-                mine = [devices.engines[p.name] for p in devices.solution.placement.engines if p.model == m]
-                told = devices.arguments(mine, shared, reports / m)
-                urls[m] = stack.enter_context(server(port + n, [m], told))
-        most = 256 * (gpus if in_turns else 2)  # no batch lacks calls for a client's bound
+        urls: dict[str, str] = {}
+        for n, (m, mine) in enumerate(engines.items()):
+            if in_turns and urls:
+                urls[m] = next(iter(urls.values()))
+                continue
+            told = devices.arguments(mine, shared, reports / m)
+            urls[m] = stack.enter_context(server(port + n, list(engines) if in_turns else [m], told))
+        most = devices.most(in_turns)
         command = [python, str(WAYS), "datatrove", str(calls), str(devices.base / f"{way} out"), json.dumps(urls)]
         ended = subprocess.run(
             [*command, str(most), *(["in-turns"] if in_turns else [])], capture_output=True, text=True
@@ -184,7 +199,7 @@ def peer(devices: Devices, python: str, calls: Path, in_turns: bool, port: int) 
             raise SystemExit(f"datatrove failed:\n{ended.stderr[-3000:]}")
     asked = json.loads(ended.stdout.split("RESULT ")[1])
     start_s = devices.solution.model.constants.start_s
-    return counted(reports, devices.speed) | {
+    return counted(told_in(reports), devices.speed, devices.part) | {
         "seconds": devices.speed * asked["seconds"],
         "load_seconds": start_s * asked["passes"] if in_turns else devices.solution.start_s,
         "client_cpu_seconds": asked["cpu_seconds"],
@@ -193,22 +208,58 @@ def peer(devices: Devices, python: str, calls: Path, in_turns: bool, port: int) 
     }
 
 
-def counted(reports: Path, speed: float) -> dict[str, Any]:
-    """What the engines did, all together; seconds are devices'."""
-    engines = [e for file in sorted(reports.iterdir()) for e in json.loads(file.read_bytes())]
+def jumped(devices: Devices, run: Run) -> dict[str, Any]:
+    """Our worker, in a clock that jumps."""
+    alone = {p.model: devices.engines[p.name].alone for p in devices.solution.placement.engines}
+    began = time.process_time()
+    seconds, told = paced_time.ours(run, devices.solution.rota, alone)
+    cpu = time.process_time() - began
+    return counted(told, 1.0, devices.part) | {
+        "seconds": seconds, "load_seconds": devices.solution.start_s, "client_cpu_seconds": cpu,
+    }  # fmt: skip
+
+
+def jumped_peer(devices: Devices, samples: list[Any], in_turns: bool) -> dict[str, Any]:
+    """The stages' order, in a clock that jumps."""
+    loss, start_s = devices.solution.rota.constants.sharing_loss, devices.solution.model.constants.start_s
+    engines = devices.of_models(in_turns)
+    began = time.process_time()
+    seconds, passes, told = paced_time.stages(samples, engines, loss, in_turns, devices.most(in_turns))
+    return counted(told, 1.0, devices.part) | {
+        "seconds": seconds,
+        "load_seconds": start_s * passes if in_turns else devices.solution.start_s,
+        "client_cpu_seconds": time.process_time() - began,
+        "passes": passes,
+    }
+
+
+def told_in(reports: Path) -> list[dict[str, Any]]:
+    """What the engines of servers that have ended did."""
+    return [e for file in sorted(reports.iterdir()) for e in json.loads(file.read_bytes())]
+
+
+def counted(engines: list[dict[str, Any]], speed: float, part: float) -> dict[str, Any]:
+    """What the engines did, all together; seconds are devices'.
+
+    Args:
+        part: of the work, after which our window is not full any more: `early_full` is of the time until then.
+    """
     keys = ("calls", "prompt_tokens", "cached_tokens", "answer_tokens", "full_s", "busy_s", "preempted", "late_s")
     sums = {k: sum(e[k] for e in engines) for k in keys}
     by_second: Counter[int] = Counter()
     for e in engines:
         by_second.update({int(second): full for second, full in e["by_second"].items()})
-    begin, end = min(by_second), max(by_second) + 1
-    quarter = (end - begin) // 4
-    middle = range(begin + quarter, end - quarter)
+    begin, done = min(by_second), 0.0
+    for second in sorted(by_second):
+        end = second + 1
+        done += by_second[second]
+        if done >= part * sums["full_s"]:
+            break
     batch = sum(e["running_s"] for e in engines) / max(1e-9, sums["busy_s"])
     return sums | {
         "speed": speed,
         "mean_batch": batch,
-        "middle_full": sum(by_second[s] for s in middle) / max(1, len(middle)),
+        "early_full": done / (end - begin),
         "late_share": sums["late_s"] / max(1e-9, sums["busy_s"]),
     }
 
@@ -218,16 +269,21 @@ def compare(args: argparse.Namespace, base: Path) -> dict[str, Any]:
     config = simulation.committee(args.window)
     rates = simulation.measured_rates(config)
     node = NodeSpec("gpu", args.gpus, args.memory, device_type=args.device)
-    devices = Devices(simulation.solved(config, node, rates), args.memory, args.speed, base)
+    part = max(0.0, 1 - args.window / args.seeds)
+    devices = Devices(simulation.solved(config, node, rates), args.memory, args.speed, part, base)
     run = make_run(base / "run", config, args.seeds // args.shards, args.shards)
-    found = {"ours": ours(devices, run)}
+    found = {"ours": jumped(devices, run) if args.jump else ours(devices, run)}
     say("ours", found["ours"], args.gpus)
-    if args.peer:
+    if args.peer or args.jump:
         samples = Captured.of(run.path, 0).by_sample()
         calls = base / "calls.json"
         calls.write_text(json.dumps(samples), encoding="utf-8")
         for way in args.ways:
-            found[way] = peer(devices, args.peer, calls, way == "in turns", args.port)
+            in_turns = way == "in turns"
+            if args.jump:
+                found[way] = jumped_peer(devices, samples, in_turns)
+            else:
+                found[way] = peer(devices, args.peer, calls, in_turns, args.port)
             say(way, found[way], args.gpus)
     ideal = found["ours"]["full_s"] / args.gpus
     result: dict[str, Any] = {
@@ -239,12 +295,14 @@ def compare(args: argparse.Namespace, base: Path) -> dict[str, Any]:
         "speed": args.speed,
         "ideal_seconds": ideal,
         "planned_seconds": args.seeds / devices.solution.rota.samples_per_s,
+        "share_of_ideal": ideal / found["ours"]["seconds"],
+        "share_of_ideal_until_the_last_samples_begin": found["ours"]["early_full"] / args.gpus,
         "host_load": round(os.getloadavg()[0], 1),
         "ways": found,
     }
     for way, f in found.items():
         f["share_of_ideal"] = ideal / f["seconds"]
-        f["middle_share_of_ideal"] = f["middle_full"] / args.gpus
+        f["early_share_of_ideal"] = f["early_full"] / args.gpus
         if way != "ours":
             whole = [x["seconds"] + x["load_seconds"] for x in (f, found["ours"])]
             result[f"ours over {way}"] = f["seconds"] / found["ours"]["seconds"]
@@ -257,7 +315,7 @@ def say(way: str, f: dict[str, Any], gpus: int) -> None:
     print(
         f"{way:9} {f['seconds']:7.0f} device s (loading {f['load_seconds']:.0f} s more), {f['calls']} calls,"
         f" {f['answer_tokens']} tokens, batch {f['mean_batch']:.0f}, devices full"
-        f" {f['full_s'] / f['seconds'] / gpus:.1%} (middle half of the time {f['middle_full'] / gpus:.1%}),"
+        f" {f['full_s'] / f['seconds'] / gpus:.1%} ({f['early_full'] / gpus:.1%} until the last samples begin),"
         f" late {f['late_share']:.1%}, preempted {f['preempted']}, client's CPU {f['client_cpu_seconds']:.0f} s",
         flush=True,
     )
@@ -267,7 +325,8 @@ def main() -> None:
     """Parse, compare, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", metavar="PYTHON", help="an interpreter with datatrove; none: ours against the ideal")
-    parser.add_argument("--ways", nargs="+", choices=("in turns", "together"), default=["in turns", "together"])
+    parser.add_argument("--ways", nargs="*", choices=("in turns", "together"), default=["in turns", "together"])
+    parser.add_argument("--jump", action="store_true", help="in a clock that jumps, without sockets (paced_time.py)")
     parser.add_argument("--seeds", type=int, default=3000)
     parser.add_argument("--shards", type=int, default=6)
     parser.add_argument("--window", type=int, default=1024)

@@ -258,6 +258,7 @@ class SimulatedNode:
         start_s: seconds until the engines of the first turn are ready.
         speed: of the whole node, against the performance model: below 1 for a straggler.
         steps: stated lengths of answers by step.
+        kind: of the engines.
     """
 
     def __init__(
@@ -267,13 +268,14 @@ class SimulatedNode:
         start_s: float = 0.0,
         speed: float = 1.0,
         steps: Mapping[str, StepSize] | None = None,
+        kind: type[SimulatedReplica] = SimulatedReplica,
     ) -> None:
         config = config or EngineConfig()
         hosts = [(n, h) for n, turn in enumerate(rota.turns) for h in turn.engines]
         last = 1 + max(d for _, h in hosts for d in h.devices)
         devices = SimulatedDevices(last, rota.constants.sharing_loss)
         self._dispatchers: dict[str, Dispatcher] = {}
-        self._replicas: list[SimulatedReplica] = []
+        self.replicas: list[SimulatedReplica] = []
         self._rotation: Rotation | None = None
         counts: dict[str, int] = {}
         for number, host in hosts:
@@ -284,19 +286,19 @@ class SimulatedNode:
                 name, counts.get(name, 0), host.devices, host.tensor_parallel, turn=number, weight=max(1.0, host.calls)
             )
             counts[name] = place.replica + 1
-            replica = SimulatedReplica(
+            replica = kind(
                 place, host, rota.constants, devices, Lengths(steps or sizes()), self._changed, start_s,
                 rota.turns[number].swap_s / 2, speed, config.max_running,
             )  # fmt: skip
             dispatcher = self._dispatchers.setdefault(name, Dispatcher(name, self._touched))
             dispatcher.replicas.append(replica)  # type: ignore[arg-type]
-            self._replicas.append(replica)
+            self.replicas.append(replica)
         self._task: asyncio.Task[None] | None = None
         if len(rota.turns) > 1:
             self._rotation = Rotation(list(self._dispatchers.values()), LEAST_PATIENCE_S)
             self._task = asyncio.create_task(self._rotation.run())
         else:
-            for replica in self._replicas:
+            for replica in self.replicas:
                 replica.want(True)
 
     async def ask(self, request: Request) -> Answer:
@@ -326,7 +328,7 @@ class SimulatedNode:
         """What the engines did so far, as `node.Node.stats` says it."""
         rotation = self._rotation or Rotation([])
         return {
-            "engines": {r.place.name: r.report() for r in self._replicas},
+            "engines": {r.place.name: r.report() for r in self.replicas},
             "rotation": rotation.report(),
             "given_up": 0,
         }

@@ -17,7 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gra_hpc.placement.hosts import Host
 from gra_hpc.placement.performance import Constants, Need, rate_curve
@@ -107,6 +107,14 @@ class Figures:
         held = prompt + answer / 2
         batch = max(1.0, min(self.max_running, self.kv_use * self.kv_tokens / held))
         return answer * self.step(batch, batch * held, batch * prompt / answer) / batch
+
+
+class Sharing(Protocol):
+    """Who shares an engine's devices."""
+
+    def at_work(self, busy: bool) -> None: ...
+
+    def share(self) -> float: ...
 
 
 class Neighbours:
@@ -217,6 +225,8 @@ class Counted:
     """By how much steps ended too late, all together: this machine's fault, no device's."""
     full_s: float = 0.0
     """What its calls take on a device of their own whose batch is always full (`Figures.full`)."""
+    last: float = 0.0
+    """When its last call ended, on the loop's clock, in device seconds."""
     by_second: dict[int, float] = field(default_factory=dict)
     """Of `full_s`, by the second in which a call ended, on the host's steady clock scaled to device seconds."""
 
@@ -235,7 +245,7 @@ class PacedEngine:
         self,
         figures: Figures,
         speed: float = 1.0,
-        neighbours: Neighbours | None = None,
+        neighbours: Sharing | None = None,
         alone: Figures | None = None,
     ) -> None:
         self.figures, self.speed, self.neighbours, self.alone = figures, speed, neighbours, alone or figures
@@ -357,6 +367,7 @@ class PacedEngine:
         c.prompt_tokens += job.prompt
         c.cached_tokens += job.cached
         c.answer_tokens += job.answer
+        c.last = self._end
         full = self.alone.full(job.prompt - job.cached, job.answer)
         c.full_s += full
         c.by_second[int(self._end)] = c.by_second.get(int(self._end), 0.0) + full
