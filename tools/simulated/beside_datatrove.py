@@ -85,6 +85,8 @@ class Devices:
     part: float
     """Of the work, until the last sample of a window is begun."""
     base: Path
+    bound: int = 0
+    """Calls in flight of a peer's runner. 0: more than fill its batches."""
     engines: dict[str, Described] = field(default_factory=dict)
     """By their names in the placement."""
 
@@ -112,8 +114,8 @@ class Devices:
         return dict.fromkeys(found, each)
 
     def most(self, in_turns: bool) -> int:
-        """Calls in flight of a peer's runner: no batch lacks calls for its bound."""
-        return 256 * (self.solution.node.devices if in_turns else 2)
+        """Calls in flight of a peer's runner."""
+        return self.bound or 256 * (self.solution.node.devices if in_turns else 2)
 
     def fresh(self, way: str) -> tuple[Path, Path]:
         """A directory for reports, and a file for who is at work."""
@@ -270,7 +272,7 @@ def compare(args: argparse.Namespace, base: Path) -> dict[str, Any]:
     rates = simulation.measured_rates(config)
     node = NodeSpec("gpu", args.gpus, args.memory, device_type=args.device)
     part = max(0.0, 1 - args.window / args.seeds)
-    devices = Devices(simulation.solved(config, node, rates), args.memory, args.speed, part, base)
+    devices = Devices(simulation.solved(config, node, rates), args.memory, args.speed, part, base, args.most)
     run = make_run(base / "run", config, args.seeds // args.shards, args.shards)
     found = {"ours": jumped(devices, run) if args.jump else ours(devices, run)}
     say("ours", found["ours"], args.gpus)
@@ -334,6 +336,7 @@ def main() -> None:
     parser.add_argument("--device", default="a100")
     parser.add_argument("--memory", type=float, default=80.0, help="of a GPU, in GB")
     parser.add_argument("--speed", type=float, default=0.25, help="device seconds in a second of ours")
+    parser.add_argument("--most", type=int, default=0, help="calls in flight of a peer's runner (default: no bound)")
     parser.add_argument("--port", type=int, default=28761, help="first loopback port of the peer's servers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
