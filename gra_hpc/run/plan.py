@@ -305,7 +305,15 @@ class RoundPlan:
         """Candidates of one shard, counted without drawing them."""
         if self.round == 0:
             return len(range(shard, self.candidates, self.shards))
-        return sum(self.of_seed(i, seeds) for i in range(shard, seeds, self.shards))
+        own = range(shard, seeds, self.shards)
+        if self.only:
+            return sum(self.of_seed(i, seeds) for i in own)
+        # `of_seed` gives one more to so many seeds from `begin` on, and round the end
+        more = self.candidates % seeds
+        begin = (self.round - 1) * more % seeds
+        ranges = ((begin, min(begin + more, seeds)), (0, max(begin + more - seeds, 0)))
+        extra = sum(len(range(a + (shard - a) % self.shards, b, self.shards)) for a, b in ranges)
+        return self.candidates // seeds * len(own) + extra
 
     def of_seed(self, index: int, seeds: int) -> int:
         """Candidates anchored on one seed: spread evenly.

@@ -81,16 +81,11 @@ def read_plain(values: dict[str, Any]) -> tuple[str, str] | None:
         return None
     if (said is not None and type(said) is not str) or (added is not None and type(added) is not str):
         return None
-    return plain(told, added or "", said or "")
-
-
-def plain(told: str, added: str, said: str) -> tuple[str, str] | None:
-    """The same of an instruction, its input and the answer."""
-    told, said, added = told.strip(), said.strip(), added.strip()
+    told, added, said = told.strip(), (added or "").strip(), (said or "").strip()
     # a character that is printed is at the beginning, nearly always
     if not told or not (told[0].isprintable() or has_content(told)):
         return None
-    if said and not ((said[0].isprintable() or has_content(said)) and _thoughtless(said)):
+    if said and not ((said[0].isprintable() or has_content(said)) and thoughtless(said)):
         return None
     if added and added.casefold() not in NO_INPUT:
         told = paragraphs(told, added)
@@ -191,13 +186,17 @@ def _joined(turns: list[Turn], answer: list[Turn]) -> list[Turn]:
     raise Refused(OTHER_PROMPT, "the answer is a conversation that does not begin with the prompt", said)
 
 
-def _thoughtless(said: str) -> bool:
+def may_think(text: str) -> bool:
+    """Whether a text, or any of several joined ones, may have thoughts or a mark of one; false: none has."""
+    if "<" in text or "[" in text or "◁" in text:  # two families' marks are words: `thoughts.MAY_MARK`
+        return True
+    folded = text.lower()
+    return "my thought" in folded or "assistantfinal" in folded
+
+
+def thoughtless(said: str) -> bool:
     """Whether there is neither a thought nor a mark of one in an answer."""
-    if "<" not in said and "[" not in said and "◁" not in said:  # two families' marks are words: `thoughts.MAY_MARK`
-        folded = said.lower()
-        if "my thought" not in folded and "assistantfinal" not in folded:
-            return True
-    return unmarked(said) or (apart(said) == Apart("", said) and not mark_in(said))
+    return not may_think(said) or unmarked(said) or (apart(said) == Apart("", said) and not mark_in(said))
 
 
 def _tell_thoughts_apart(turn: Turn, name: str) -> None:

@@ -87,6 +87,12 @@ class Places:
             self._begins.append(len(self._lines))
         self._lines.append(line)
 
+    def extend(self, file: str, lines: Sequence[int]) -> None:
+        """Several texts of one file."""
+        if lines:
+            self.add(file, lines[0])
+            self._lines.extend(lines[1:])
+
     def __getitem__(self, number: int) -> str:
         """`file:line`."""
         return f"{self._files[bisect(self._begins, number) - 1]}:{self._lines[number]}"

@@ -121,7 +121,7 @@ class Layout:
         self.missing = {target: name for target, name in fields.items() if name}
         """Mapped fields that no record has had so far."""
         self.known = 0
-        """Records with a field that could hold an instruction."""
+        """Records with a field that could hold an instruction; of plain ones at least one."""
         self.read: set[str] = set()
         """Fields that some record was read from."""
         self._resolve = functools.lru_cache(maxsize=1024)(self._resolved)
@@ -184,25 +184,23 @@ class Layout:
         self.read.update(places.values())
         return {target: self._value(record, target, name) for target, name in places.items()}
 
-    def plain(self, record: dict[str, Any]) -> tuple[str, str] | None:
-        """Question and answer of a record of texts that says nothing else, in a third of the time of `texts`, which
-        finds the same; none: ask it."""
-        kinds = [
-            (BLANK if not v or v.isspace() else TEXT) if type(v) is str else _KINDS.get(type(v))
-            for v in record.values()
-        ]
+    def plain_places(self, fields: tuple[str, ...], kinds: tuple[int | None, ...]) -> tuple[str, str, str] | None:
+        """Fields of instruction, input (or "") and response (or "") of a record of texts that says nothing else.
+
+        Args:
+            fields: the record's.
+            kinds: of what each holds (`kind_of`).
+        """
         if None in kinds:
             return None
-        shape = (*record, *kinds)
+        shape = (*fields, *kinds)
         if shape not in self._plain:
             if len(self._plain) == SHAPES:
                 return None
-            self._plain[shape] = self._plain_fields(dict(zip(record, kinds, strict=True)))
-        if (names := self._plain[shape]) is None:
-            return None
-        self.known += 1
-        told, added, said = names
-        return conversations.plain(record[told], record[added] if added else "", record[said] if said else "")
+            self._plain[shape] = self._plain_fields(dict(zip(fields, kinds, strict=True)))
+        if (names := self._plain[shape]) is not None:
+            self.known += 1
+        return names
 
     def _plain_fields(self, kinds: dict[str, int | None]) -> tuple[str, str, str] | None:
         """Fields of instruction, input (or "") and response (or ""), by the kind of what each field holds."""
@@ -295,6 +293,13 @@ class Layout:
                 f"{source.label}: {'no known layout' if not first else which + ' is of a known layout'}; {found}",
                 f"say which field holds what, for example: {_guess(columns)}",
             )
+
+
+def kind_of(value: object) -> int | None:
+    """What a field holds, if it may be one of a plain record."""
+    if type(value) is str:
+        return BLANK if not value or value.isspace() else TEXT
+    return _KINDS.get(type(value))
 
 
 def _guess(columns: list[str]) -> str:

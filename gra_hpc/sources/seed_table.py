@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from hashlib import blake2b
+from itertools import accumulate, chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 
 from gra_hpc.conversation import shown
 from gra_hpc.parquet import column, whole_table
@@ -54,6 +56,12 @@ class Seed(NamedTuple):
         )
 
 
+_AS_SEED = cast(Callable[[Iterable[Any]], Seed], partial(tuple.__new__, Seed))
+"""A seed of its nine fields, in a third of the time."""
+_PLAIN = b'["%b","",[],""]'
+"""What is digested of a seed of which nothing is said, around its id, as `digest` writes it."""
+
+
 class Seeds(Sequence[Record]):
     """Seeds in their order. Added to at the end, read anywhere.
 
@@ -76,7 +84,7 @@ class Seeds(Sequence[Record]):
         self._tail: list[Seed] = []
         self._text = 0
         """Characters of the tail."""
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = blake2b(digest_size=16)
         self.described = self.with_thoughts = self.with_context = self.unanswered = 0
         """How many of them are described, have thoughts, have context, have no response."""
         self.context_bytes = 0
@@ -100,8 +108,7 @@ class Seeds(Sequence[Record]):
             ]
             self._digest.update(bytes.fromhex(digest(*parts)))
         else:  # the same, written by hand
-            said = f'["{seed.id}","",[],""]'.encode()
-            self._digest.update(hashlib.blake2b(said, digest_size=16).digest())
+            self._digest.update(blake2b(_PLAIN % seed.id.encode(), digest_size=16).digest())
         if seed.context:
             self.with_context += 1
             self.context_bytes += max(0, _bytes(shown(seed.context)) - _bytes(seed.instruction))
@@ -110,6 +117,36 @@ class Seeds(Sequence[Record]):
             self._lay_out()
         self._tail.append(seed)
         self._text += sum(map(len, seed)) - len(seed.keywords) + sum(map(len, seed.keywords))
+
+    def extend(
+        self, ids: Sequence[str], instructions: Sequence[str], responses: Sequence[str], sources: Sequence[str]
+    ) -> None:
+        """Further ones, of which nothing else is said: as `add`, in a third of the time.
+
+        Raises:
+            OSError: there is no room for them.
+        """
+        said = [blake2b(_PLAIN % id_.encode(), digest_size=16).digest() for id_ in ids]
+        self._digest.update(b"".join(said))
+        self.unanswered += responses.count("")
+        columns = (ids, instructions, responses, sources)
+        seeds = list(
+            map(_AS_SEED, zip(*columns[:3], *map(repeat, ("", (), "")), sources, *map(repeat, ("", "")), strict=False))
+        )
+        begin = 0
+        while begin < len(seeds):
+            if self._text >= MOST_TEXT or (self._tail and len(self) % BATCH == 0):
+                self._lay_out()
+            end = begin + BATCH - len(self) % BATCH
+            left = MOST_TEXT - self._text
+            size = sum(map(len, chain.from_iterable(column[begin:end] for column in columns)))
+            if size > left:
+                lengths = map(len, map("".join, zip(*(column[begin:end] for column in columns), strict=True)))
+                passing, size = next((i, s) for i, s in enumerate(accumulate(lengths)) if s >= left)
+                end = begin + passing + 1
+            self._tail += seeds[begin:end]
+            self._text += size
+            begin = end
 
     @property
     def digest(self) -> str:

@@ -44,9 +44,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -56,6 +57,7 @@ from gra_hpc.errors import SeedError
 from gra_hpc.models import special_tokens
 from gra_hpc.parquet import column, open_table, whole_table
 from gra_hpc.records import CODING, DOMAINS, Record, optional_columns, record_schema, seed_id
+from gra_hpc.sources import plain
 from gra_hpc.sources.files import excerpt
 from gra_hpc.sources.layouts import NOT_OBJECT, Layout, Texts
 from gra_hpc.sources.rows import ENCODING, Row, Source
@@ -161,6 +163,11 @@ class Said(NamedTuple):
     aside: tuple[str, ...] = ()
 
 
+_NOTHING_ELSE = Said("", "")[2:]
+_AS_SAID = cast(Callable[[Iterable[Any]], Said], partial(tuple.__new__, Said))
+"""What a row says, of all fields, in a third of the time."""
+
+
 def _load(
     config: SeedsConfig,
     domains: Sequence[str],
@@ -169,59 +176,31 @@ def _load(
     say: Callable[[str], object],
     seeds: Seeds,
 ) -> SeedSet:
-    from gra_hpc.sources.first_seen import FirstSeen, Places
-
     layout = Layout(config.fields)
-    source = Source(config.path, config.name, config.split, config.revision, layout.wanted, scratch)
-    rejects: list[Reject] = []
-    seen, again = FirstSeen(), Counter[int]()
-    places = Places()
-    aside: Counter[str] = Counter()
-    strange: Counter[str] = Counter()
+    ahead = 1 if config.limit else TOGETHER // 4
+    source = Source(config.path, config.name, config.split, config.revision, layout.wanted, scratch, ahead)
+    intake = _Intake(config, domains, seeds)
+    aside = intake.aside
     marks, rows = None, iter(source)
-    read = objects = 0
+    read, objects = 0, False
     due = time.monotonic() + SAY_S
     wanted = min(TOGETHER, config.limit or TOGETHER)
     while batch := list(islice(rows, wanted)):
         marks = marks or special()
-        objects += sum(isinstance(row.value, dict) for row in batch)
-        found = [_said(row, layout, config.max_chars, marks) for row in batch]
+        objects = objects or any(isinstance(row.value, dict) for row in batch)
+        found = _all_said(batch, layout, config.max_chars, marks)
         read += len(batch)
         if read == TOGETHER and objects:
             layout.check(source, TOGETHER)
         if read % TOGETHER == 0 and time.monotonic() >= due:
             say(f"{source.label}: {read:,} records read")
             due = time.monotonic() + SAY_S
-        number = len(seen)
-        firsts = iter(seen.add(same_text([f for f in found if isinstance(f, Said)], domains)))
-        for row, said in zip(batch, found, strict=True):
-            if not isinstance(said, Said):
-                rejects.append(Reject(row.file, row.line, said.reason, said.detail, excerpt(said.text)))
-                continue
-            places.add(row.file, row.line)
-            first, times = next(firsts), 0
-            if first != number:
-                if config.duplicates == "reject":
-                    detail = f"same text as {places[first]}"
-                    rejects.append(Reject(row.file, row.line, DUPLICATE, detail, excerpt(said.instruction)))
-                    number += 1
-                    continue
-                again[first] += 1
-                times = again[first]
-            number += 1
-            domain = ""
-            if said.domain and not (domain := domain_name(said.domain, domains)):
-                strange[said.domain] += 1
-            id_ = seed_id(said.instruction, said.response, times, said.context)
-            told = (said.keywords, said.summary, f"{row.file}:{row.line}", said.thoughts, said.context)
-            seeds.add(Seed(id_, said.instruction, said.response, domain, *told))
-            if said.aside:
-                aside.update(dict.fromkeys(said.aside, 1))
+        intake.take(batch, found)
         # texts are normalised together, and nothing is read beyond what a limit needs
         wanted = TOGETHER - read % TOGETHER
         if config.limit and not (wanted := min(wanted, config.limit - len(seeds))):
             break
-    if strange:
+    if strange := intake.strange:
         named = ", ".join(excerpt(name)[:40] for name, _ in strange.most_common(3))
         aside[f"domains that are none of the method's ({named}{', ...' if len(strange) > 3 else ''})"] = strange.total()
     if source.other_splits:
@@ -230,7 +209,72 @@ def _load(
         raise SeedError(f"{source.label}: no record in it", "check seeds.path")
     if objects:
         layout.check(source)
-    return SeedSet(seeds, rejects, read, seeds.digest, source.label, dict(aside.most_common()), layout.unread(source))
+    told = dict(aside.most_common())
+    return SeedSet(seeds, intake.rejects, read, seeds.digest, source.label, told, layout.unread(source))
+
+
+class _Intake:
+    """What becomes of rows, in their order: seeds and rejects."""
+
+    def __init__(self, config: SeedsConfig, domains: Sequence[str], seeds: Seeds) -> None:
+        from gra_hpc.sources.first_seen import FirstSeen, Places
+
+        self.config, self.domains, self.seeds = config, domains, seeds
+        self.rejects: list[Reject] = []
+        self.aside: Counter[str] = Counter()
+        self.strange: Counter[str] = Counter()
+        """Domains that are none of the method's."""
+        self._seen, self._places = FirstSeen(), Places()
+        self._again: Counter[int] = Counter()
+        """Seeds of the same text as an earlier one, by its number."""
+
+    def take(self, rows: Sequence[Row], found: Sequence[Said | Refused]) -> None:
+        """Further rows, and what each says."""
+        number = len(self._seen)
+        firsts = iter(self._seen.add(same_text([f for f in found if isinstance(f, Said)], self.domains)))
+        together: list[tuple[Row, Said]] = []
+        for row, said in zip(rows, found, strict=True):
+            if not isinstance(said, Said):
+                self.rejects.append(Reject(row.file, row.line, said.reason, said.detail, excerpt(said.text)))
+                continue
+            first = next(firsts)
+            if first == number and said[2:] == _NOTHING_ELSE and (not together or together[-1][0].file == row.file):
+                together.append((row, said))
+            else:
+                self._add(together)
+                together = []
+                self._places.add(row.file, row.line)
+                self._take(row, said, first, first != number)
+            number += 1
+        self._add(together)
+
+    def _add(self, together: Sequence[tuple[Row, Said]]) -> None:
+        """Seeds of one file, of which nothing is said but their texts, which are not those of earlier ones."""
+        if together:
+            rows, found = zip(*together, strict=True)
+            lines, file = [row.line for row in rows], rows[0].file
+            self._places.extend(file, lines)
+            instructions, responses = [said.instruction for said in found], [said.response for said in found]
+            ids = [seed_id(a, b, 0) for a, b in zip(instructions, responses, strict=True)]
+            self.seeds.extend(ids, instructions, responses, [f"{file}:{line}" for line in lines])
+
+    def _take(self, row: Row, said: Said, first: int, again: bool) -> None:
+        times = 0
+        if again:
+            if self.config.duplicates == "reject":
+                detail = f"same text as {self._places[first]}"
+                self.rejects.append(Reject(row.file, row.line, DUPLICATE, detail, excerpt(said.instruction)))
+                return
+            self._again[first] += 1
+            times = self._again[first]
+        domain = ""
+        if said.domain and not (domain := domain_name(said.domain, self.domains)):
+            self.strange[said.domain] += 1
+        id_ = seed_id(said.instruction, said.response, times, said.context)
+        told = (said.keywords, said.summary, f"{row.file}:{row.line}", said.thoughts, said.context)
+        self.seeds.add(Seed(id_, said.instruction, said.response, domain, *told))
+        if said.aside:
+            self.aside.update(dict.fromkeys(said.aside, 1))
 
 
 @contextmanager
@@ -246,14 +290,17 @@ def collections_paused() -> Iterator[None]:
             gc.enable()
 
 
+def _all_said(rows: Sequence[Row], layout: Layout, max_chars: int, special: re.Pattern[str]) -> list[Said | Refused]:
+    """What each row says, or why it is no seed, but for duplicates."""
+    pairs = plain.pairs([row.value for row in rows], layout, max_chars, special)
+    return [
+        _AS_SAID((*pair, *_NOTHING_ELSE)) if pair else _said(row, layout, max_chars, special)
+        for row, pair in zip(rows, pairs, strict=True)
+    ]
+
+
 def _said(row: Row, layout: Layout, max_chars: int, special: re.Pattern[str]) -> Said | Refused:
-    """What a row says, or why it is no seed, but for duplicates."""
-    if type(row.value) is dict and (plain := layout.plain(row.value)):
-        for text in plain:
-            if len(text) > max_chars or "\0" in text or not _encodes(text) or special.search(text):
-                break
-        else:
-            return Said(*plain)
+    """The same of one row."""
     try:
         found = accept(row, layout, max_chars, special)
     except Refused as e:
@@ -309,21 +356,10 @@ def check_text(name: str, value: str, max_chars: int, special: re.Pattern[str]) 
         raise Refused(CONTROL_TOKEN, f"{match[0]} in the {name}", value[max(0, match.start() - 40) :])
 
 
-def _encodes(text: str) -> bool:
-    """Whether it has no half of a character."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def same_text(found: Sequence[Said], domains: Sequence[str] = DOMAINS) -> list[bytes]:
     """What names the text of each record, by the merge's rule for the same text (`text.normal_form`): of context, or
     instruction, and response."""
-    from gra_hpc.text.normal_form import compared
+    from gra_hpc.text.screen import compared
     from gra_hpc.text.words import text_digest
 
     coding = [bool(f.domain) and domain_name(f.domain, domains) == CODING for f in found]

@@ -51,6 +51,17 @@ def has_content(value: str) -> bool:
     return False
 
 
+def encodes(value: str) -> bool:
+    """Whether it has no half of a character."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_absent(value: object) -> bool:
     """Whether a field is not there: tables have null, or NaN, where a record has no such field."""
     return value is None or (isinstance(value, float) and math.isnan(value))

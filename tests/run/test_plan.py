@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -196,6 +197,13 @@ def test_what_is_left_of_a_run_that_was_removed_may_be_planned_into(tmp_path: Pa
     with pytest.raises(GraError, match="is not a run"):
         make(tmp_path)
     assert (run.path / "empty" / "notes").is_file()
+
+
+def test_candidates_of_a_shard_are_those_of_its_seeds() -> None:
+    for number, candidates, shards, seeds in itertools.product((1, 2, 5), (0, 3, 7, 40), (1, 3, 7), (7, 10, 13)):
+        plan = RoundPlan(number, candidates, shards)
+        counted = [sum(plan.of_seed(i, seeds) for i in range(s, seeds, shards)) for s in range(shards)]
+        assert [plan.of_shard(s, seeds) for s in range(shards)] == counted and sum(counted) == candidates
 
 
 @pytest.mark.parametrize(("shards", "per_seed"), [(1, 1), (5, 2), (12, 3)])
