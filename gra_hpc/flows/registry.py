@@ -56,6 +56,12 @@ GRA_SETTINGS = (
 """Keys of `method` that are GRA's own; the others are every flow's."""
 
 
+Chat: TypeAlias = Callable[[Mapping[str, Any]], Sequence[tuple[str, str]]]
+"""A row of the data as a chat: who says what, in turn; system, user and assistant, who has the last word."""
+MESSAGES = "messages"
+"""The column of such chats."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A place where candidates end."""
@@ -219,6 +225,9 @@ class Flow:
     """Whether its draws ask for embeddings (`Draw.embed`)."""
     keys: Keys | None = None
     """None: rows are not compared; all accepted ones stay."""
+    chat: Chat | None = None
+    """Of rows with columns of their own: what a model is trained on. None: they have no such view. Rows of `columns`
+    are chats of themselves."""
     pools: bool = False
     """Accepted rows are records, whose columns they have: they go into the pool, and may be examples of later
     rounds."""
@@ -254,13 +263,17 @@ class Flow:
     """Columns that hold the seeds' own texts, or none."""
 
     def __post_init__(self) -> None:
-        """Raises TypeError: keys that are no texts of its result; a pool that its results do not fit in."""
+        """Raises TypeError: keys that are no texts of its result; a pool or a chat that its results do not fit
+        in."""
         if self.prompts == Path():
             object.__setattr__(self, "prompts", Path(inspect.getfile(inspect.unwrap(self.run))).parent / "prompts")
         others = [q for q in self.questions if q.step not in self.sizes]
         stated = {q.step: GUIDED if q.schema or q.choices else FREE for q in others}
         object.__setattr__(self, "sizes", {**self.sizes, **stated})
-        lacking = set(_POOLED) - set(get_type_hints(self.result) if self.result else ())
+        own = set(get_type_hints(self.result) if self.result else ())
+        if self.chat and MESSAGES in own:
+            raise TypeError(f"chat: the flow's result has a column {MESSAGES} already")
+        lacking = set(_POOLED) - own
         if self.pools and not self.columns and lacking:
             raise TypeError(f"pools: the flow's result has no {', '.join(sorted(lacking))}, which records have")
         if self.keys and not self.columns:

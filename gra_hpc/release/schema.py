@@ -36,7 +36,8 @@ def _review(criteria: Sequence[str]) -> pa.DataType:
     return pa.struct([*names, *((c, pa.int8()) for c in criteria)])
 
 
-def _messages(context: bool = False) -> pa.DataType:
+def messages_type(context: bool = False) -> pa.DataType:
+    """Of the column `messages`; with context they may call tools."""
     function = pa.struct([("name", pa.string()), ("arguments", pa.string())])
     calls = pa.list_(pa.struct([("type", pa.string()), ("function", function)]))
     fields = [("role", pa.string()), ("content", pa.string()), *([("tool_calls", calls)] if context else [])]
@@ -65,7 +66,7 @@ def data_schema(
             ("summary", pa.string()),
             ("instruction", pa.string()),
             ("response", pa.string()),
-            ("messages", _messages(context)),
+            ("messages", messages_type(context)),
             *([(TOOLS, pa.string())] if context else []),
             ("score", pa.float64()),
             ("mean", pa.float64()),
@@ -246,11 +247,11 @@ def chat(samples: pa.Table, thoughts: Thoughts = Thoughts.drop) -> pa.Array:
         said = pc.if_else(pc.equal(before, ""), said, with_thoughts)
     if CONTEXT in table.column_names:
         each = zip(table[CONTEXT].to_pylist(), table["instruction"].to_pylist(), said.to_pylist(), strict=True)
-        return pa.array([conversation.messages_of(c, i, r) for c, i, r in each], _messages(context=True))
+        return pa.array([conversation.messages_of(c, i, r) for c, i, r in each], messages_type(context=True))
     both = pa.concat_arrays([_array(table["instruction"]), said])
     turns = np.arange(2 * rows).reshape(2, rows).T.ravel()  # 0, n, 1, n + 1, ...
     speaker = pa.array(["user", "assistant"]).take(pa.array(np.arange(2 * rows) % 2))
-    each = pa.StructArray.from_arrays([speaker, both.take(pa.array(turns))], fields=list(_messages().value_type))
+    each = pa.StructArray.from_arrays([speaker, both.take(pa.array(turns))], fields=list(messages_type().value_type))
     return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2).astype(np.int32)), each)
 
 

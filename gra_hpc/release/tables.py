@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gra_hpc.flows.keys import Keys
-from gra_hpc.flows.registry import flow_of
+from gra_hpc.flows.registry import MESSAGES, Chat, flow_of
 from gra_hpc.records import CONTEXT, THOUGHTS
 from gra_hpc.release import schema, splits
 from gra_hpc.release.shuffle import keys_of
@@ -52,7 +52,7 @@ def tables_of(run: Run) -> Tables:
     models = {name: member.model for name, member in run.config.committee.items()}
     thoughts = plan.thought_out and config.thoughts is not Thoughts.drop
     if not flow.conversations:
-        return results(_without(flow.schema(thoughts), "embedding"), flow.keys)
+        return results(_without(flow.schema(thoughts), "embedding"), flow.keys, flow.chat)
     inline = (THOUGHTS,) if config.thoughts is Thoughts.inline else ()
     return Tables(
         samples=_without(flow.schema(thoughts, plan.context, plan.propensity, plan.rubric), "embedding"),
@@ -68,16 +68,27 @@ def tables_of(run: Run) -> Tables:
     )
 
 
-def results(samples: pa.Schema, keys: Keys | None = None) -> Tables:
+def results(samples: pa.Schema, keys: Keys | None = None, chat: Chat | None = None) -> Tables:
     """Of samples with columns of their own: rows keep them all, but for how the candidate ended.
 
     Args:
         samples: their schema, without embeddings.
         keys: what they are compared by; none: rows are split by their seeds, and texts do not count.
+        chat: a row as a chat, in a column `messages` of the data; none: there is no such column.
     """
     data = _without(samples, *_ENDS)
     first = [(n, pa.string()) for n in ("outcome", "stage", "reason", "raw")]
     rejects = pa.schema([data.field("id"), *first, *_WHY, *(f for f in data if f.name != "id")])
+    own_names = data.names
+    if chat:
+        data = data.append(pa.field(MESSAGES, schema.messages_type()))
+
+    def data_rows(rows: pa.Table) -> pa.Table:
+        own = rows.select(own_names)
+        if chat:
+            turns = [[*map(_turn, chat(row))] for row in own.to_pylist()]
+            own = own.append_column(MESSAGES, pa.array(turns, schema.messages_type()))
+        return own.cast(data)
 
     def reject_rows(rows: pa.Table, outcome: str) -> pa.Table:
         own = {f.name: rows[f.name] for f in samples if f.name != "status"}
@@ -97,7 +108,7 @@ def results(samples: pa.Schema, keys: Keys | None = None) -> Tables:
         twice=(),
         split_by=("seed_id", *keys.columns) if keys else ("seed_id",),
         split_keys=_by_texts(keys) if keys else _by_seed,
-        data_rows=lambda rows: rows.select(data.names).cast(data),
+        data_rows=data_rows,
         reject_rows=reject_rows,
         conversations=False,
     )
@@ -108,6 +119,10 @@ def _by_seed(tables: Iterable[pa.Table]) -> tuple[np.ndarray, np.ndarray]:
     drawn = [np.empty(0, np.uint64), *(keys_of(t["seed_id"], "split") for t in tables)]
     rows = np.concatenate(drawn)
     return rows, np.unique(rows)
+
+
+def _turn(said: tuple[str, str]) -> dict[str, str]:
+    return {"role": said[0], "content": said[1]}
 
 
 def compared(keys: Keys, table: pa.Table) -> pa.Table:

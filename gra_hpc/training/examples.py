@@ -130,8 +130,16 @@ def _release(release: Path, split: str, min_score: float, last_round: int, thoug
         if recorded is None:
             raise ReleaseError(f"{file}: not in the release's manifest", then)
         with open_table(checked(file, recorded, then), then=then) as table:
-            tools = [n for n in ("tools",) if n in table.schema_arrow.names]  # of a run whose seeds have context
+            names = table.schema_arrow.names
+            tools = [n for n in ("tools",) if n in names]  # of a run whose seeds have context
+        if "messages" not in names:
+            flow = manifest.get("config", {}).get("method", {}).get("flow", "")
+            raise ReleaseError(
+                f"{release}: its rows are no chats (no column messages): those of method.flow={flow} have none",
+                "data.path=ANOTHER RELEASE, or a file with chats",
+            )
         columns = ["messages", "score", *(["round"] if last_round else []), *tools]
+        taken = taken and "response" in names  # only conversations have thoughts within
         columns += [THOUGHTS] if added else ["response"] if taken else []
         for batch in read_batches(file, columns, then=then):
             for row in batch.to_pylist():

@@ -8,12 +8,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from gra_hpc.errors import StorageError
+from gra_hpc.errors import ReleaseError, StorageError
 from gra_hpc.launch.tasks import ShardTask
 from gra_hpc.records import Call
 from gra_hpc.run import journal
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
+from gra_hpc.training.examples import read_examples
 from tests.flows.foreign.brought import brought
 from tests.flows.test_conversation_run import run_of
 from tests.flows.test_variants import released
@@ -31,6 +32,8 @@ def test_a_round_may_ask_nobody_and_go_by_what_the_round_before_has_found(tmp_pa
     with brought("tally"):
         manifest, rows = released(run := run_of(tmp_path, *words, records=records))
         assert len(calls_of(run, 1)) == 24 and calls_of(run, 2) == []
+        with pytest.raises(ReleaseError, match=r"rows are no chats \(no column messages\): those of method.flow=tally"):
+            read_examples(str(run.path))
     assert len(rows) == 48 and manifest["ledger"]["accepted"] == 48
     for attribute in ("colour", "size"):
         first, second = ([r["value"] for r in rows if (r["attribute"], r["round"]) == (attribute, n)] for n in (1, 2))

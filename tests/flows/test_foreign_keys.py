@@ -17,6 +17,7 @@ from gra_hpc.flows.registry import Flow
 from gra_hpc.release.verify.rows import check
 from gra_hpc.release.verify.verify import verify
 from gra_hpc.storage import read_json
+from gra_hpc.training.examples import read_examples
 from tests.flows.foreign.brought import brought
 from tests.flows.foreign.quiz.flow import Solved, run
 from tests.flows.test_conversation_run import run_of
@@ -58,6 +59,13 @@ def test_rows_are_compared_by_the_columns_that_the_flow_names(tmp_path: Path) ->
     }
     assert len(rows) + len(dropped) == len(SEEDS) == manifest["ledger"]["accepted"]
     assert {r["program"] for r in rows if r["question"] == "Count."} == {TALK, TALKS}
+    for row in rows:
+        assert [m["content"] for m in row["messages"]] == [row["question"], row["program"]]
+    assert [e.messages[-1] for e in read_examples(str(made.path)).conversations] == [
+        {"role": "assistant", "content": row["program"]}
+        for f in sorted((made.release / "data").glob("train*"))
+        for row in pq.read_table(f).to_pylist()
+    ]
     signed = read_json(made.round(1).shard(0).manifest)["signatures"]
     assert signed["rows"] and {"digests", "bands"} == {*signed["parts"]}, "shards sign what they publish"
 

@@ -49,5 +49,6 @@ FLOW = Flow(
     stages=(Stage("rating", "Rated"),),
     run=run,
     trial=lambda _: {"question": "Add 2 and 2.", "program": "print(2 + 2)"},
+    chat=lambda row: (("user", row["question"]), ("assistant", row["program"])),
     keys=Keys("question", "program", "topic", code=("programs", "scripts"), seeds_rival=False),
 )
