@@ -33,7 +33,8 @@ class Keys:
     def of_records(self) -> Keys:
         """What the pool's rows are compared by with these: a seed has a response and a domain, and they count only
         where the others have answers and groups."""
-        return Keys(RECORDS.text, RECORDS.answer if self.answer else "", RECORDS.group if self.group else "")
+        code = tuple(dict.fromkeys((*RECORDS.code, *self.code)))
+        return Keys(RECORDS.text, RECORDS.answer if self.answer else "", RECORDS.group if self.group else "", code)
 
     def embedded(self, made: Candidate) -> str:
         """The text of a candidate whose embedding is compared, with what was said before it."""

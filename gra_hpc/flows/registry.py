@@ -276,6 +276,8 @@ class Flow:
         lacking = set(_POOLED) - own
         if self.pools and not self.columns and lacking:
             raise TypeError(f"pools: the flow's result has no {', '.join(sorted(lacking))}, which records have")
+        if self.pools and self.keys and self.keys.columns != (wanted := self.keys.of_records.columns):
+            raise TypeError(f"pools: accepted rows are compared as records there, so keys are {', '.join(wanted)}")
         if self.keys and not self.columns:
             self.keys.check(self.result)
 

@@ -101,6 +101,18 @@ def test_what_is_embedded_is_the_text_with_what_was_said_before() -> None:
 
 
 @dataclass
+class Pooled:
+    """What a record has, and more."""
+
+    question: str
+    instruction: str
+    response: str
+    domain: str
+    summary: str
+    keywords: tuple[str, ...]
+
+
+@dataclass
 class Counts:
     """A result whose columns are no texts but one."""
 
@@ -112,7 +124,26 @@ class Counts:
 def test_keys_that_are_no_texts_of_the_result_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"keys: '{name}' is no text of the flow's result; its texts: title"):
         Flow("x", "", (), (), run, result=Counts, keys=Keys(name))
-    with pytest.raises(
-        TypeError, match="pools: the flow's result has no domain, instruction, keywords, response, summary"
-    ):
+
+
+def test_a_pool_holds_records_alone() -> None:
+    """Results have their columns, and are compared by them: a later round's rows meet them as records."""
+    with pytest.raises(TypeError, match="pools: the flow's result has no domain, instruction, keywords"):
         Flow("x", "", (), (), run, result=Counts, pools=True)
+    with pytest.raises(TypeError, match="so keys are instruction, response"):
+        Flow("x", "", (), (), run, result=Pooled, pools=True, keys=Keys("question", "response"))
+    flow = Flow(
+        "x", "", (), (), run, result=Pooled, pools=True, keys=Keys("instruction", group="domain", code=("sql",))
+    )
+    assert flow.keys and flow.keys.of_records == Keys("instruction", group="domain", code=("coding", "sql"))
+
+
+def test_what_a_round_has_pooled_is_no_row_of_a_later_one(tmp_path: Path) -> None:
+    """Of a flow that asks nobody, and has no templates."""
+    records = [{"instruction": f"Name {word}.", "response": f"{word}!"} for word in WORDS[:6]]
+    with brought("echo"):
+        manifest, rows = released(made := run_of(tmp_path, "method.flow=echo", "method.rounds=2", records=records))
+    dropped = [r for f in (made.release / "rejects").glob("dropped*") for r in pq.read_table(f).to_pylist()]
+    assert {r["round"] for r in rows} == {1} and {(r["round"], r["stage"]) for r in dropped} == {(2, "exact")}
+    assert {r["winner"] for r in dropped} == {r["id"] for r in rows} and len(rows) == len(dropped) == 6
+    assert manifest["rounds"][1]["survived"] == 0

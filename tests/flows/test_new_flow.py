@@ -92,6 +92,11 @@ def test_a_package_that_does_not_work_is_named_and_the_others_are_listed(sift: P
     assert any(line.startswith("sift") and said in line for line in lines)
 
 
+def test_a_new_flow_is_short(sift: Path) -> None:
+    """What follows from what it says of itself it does not say."""
+    assert len((sift / "sift" / "flow.py").read_text(encoding="utf-8").splitlines()) <= 80
+
+
 def test_its_code_is_part_of_the_fingerprint(sift: Path) -> None:
     before = code_digest(find("sift"))
     with (sift / "sift" / "flow.py").open("a") as file:

@@ -1,0 +1,1 @@
+"""A flow without questions whose rows are records: `flow.py`."""
