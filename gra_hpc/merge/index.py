@@ -1,7 +1,8 @@
 """The rows of a merge, in two numberings.
 
-*Row* numbers follow storage: the pool's rows, then the accepted rows of each shard in shard order. *Ranks* follow
-merit: the pool's rows first (they always stay), then the best score, ties by id. Every step decides by rank alone, so
+*Row* numbers follow storage: what was there before, then the accepted rows of each shard in shard order. What was
+there before is the pool, and of a flow whose rows do not go into it what earlier rounds kept. *Ranks* follow merit:
+what was there before first (it always stays), then the best score, ties by id. Every step decides by rank alone, so
 that the result does not depend on where a row is stored.
 """
 
@@ -42,9 +43,11 @@ class Index:
     """All rows of a merge, without their texts: about 60 bytes a row."""
 
     parts: list[Part]
-    """The pool first, then the shards."""
+    """The pool first, then what earlier rounds kept beside it, then the shards."""
     pool: int
-    """Rows of the pool."""
+    """Rows that were there before."""
+    records: int
+    """Those of the pool's own table among them: the first."""
     ids: np.ndarray
     """bytes [rows], by row."""
     rank: np.ndarray
@@ -77,21 +80,28 @@ class Index:
         return [b.decode() for b in self.ids[self.row[ranks]].tolist()]
 
 
-def build(pool: Part | None, pool_ids: np.ndarray, shards: Sequence[Shard]) -> Index:
+def build(
+    pool: Part, pool_ids: np.ndarray, shards: Sequence[Shard], kept: Sequence[tuple[Part, np.ndarray]] = ()
+) -> Index:
     """Rank the rows.
+
+    Args:
+        kept: what earlier rounds kept beside the pool, with their ids.
 
     Raises:
         ReleaseError: two published rows have one id.
     """
-    n_pool = len(pool_ids)
-    ids = np.concatenate([pool_ids, *(s.ids for s in shards)]) if shards else pool_ids
+    before = [pool_ids, *(ids for _, ids in kept)]
+    n_pool = sum(map(len, before))
+    parts = [pool, *(part for part, _ in kept), *(s.part for s in shards)]
+    ids = np.concatenate([*before, *(s.ids for s in shards)])
     scores = np.concatenate([s.scores for s in shards]) if shards else np.empty(0)
     words = _words(ids)
     by_id = np.lexsort(words.T[::-1])  # ids in order, as their bytes compare
     same = np.flatnonzero((words[by_id[1:]] == words[by_id[:-1]]).all(axis=1))
     if len(same):
         rows = sorted(int(r) for r in by_id[same[0] : same[0] + 2])
-        where = [_source(pool, n_pool, shards, r) for r in rows]
+        where = [_source(parts, r) for r in rows]
         raise ReleaseError(
             f"{where[0]} and {where[1]} both hold the sample {ids[rows[0]].decode()} ({len(same)} such ids): "
             "each sample is published once",
@@ -102,8 +112,7 @@ def build(pool: Part | None, pool_ids: np.ndarray, shards: Sequence[Shard]) -> I
     row = np.concatenate([np.arange(n_pool), new])
     rank = np.empty(len(row), np.int64)
     rank[row] = np.arange(len(row))
-    parts = ([pool] if pool else []) + [s.part for s in shards]
-    return Index(parts, n_pool, ids, rank, row)
+    return Index(parts, n_pool, len(pool_ids), ids, rank, row)
 
 
 def _words(ids: np.ndarray) -> np.ndarray:
@@ -112,14 +121,11 @@ def _words(ids: np.ndarray) -> np.ndarray:
     return ids.astype(f"S{width}").view(">u8").reshape(len(ids), -1).astype(np.uint64)
 
 
-def _source(pool: Part | None, n_pool: int, shards: Sequence[Shard], row: int) -> str:
-    if row < n_pool and pool:
-        return pool.path
-    row -= n_pool
-    for s in shards:
-        if row < s.part.rows:
-            return s.part.path
-        row -= s.part.rows
+def _source(parts: Sequence[Part], row: int) -> str:
+    for part in parts:
+        if row < part.rows:
+            return part.path
+        row -= part.rows
     raise IndexError(row)
 
 
@@ -133,7 +139,24 @@ def pool_part(path: str, keys: Keys = RECORDS, signed: Signed | None = None) -> 
     Raises:
         ReleaseError: not a readable table of records.
     """
-    with open_table(path, schema=record_schema(), optional=optional_columns()) as file:
+    return _part(path, record_schema(), keys, signed)
+
+
+def kept_part(path: str, schema: pa.Schema, keys: Keys) -> tuple[Part, np.ndarray]:
+    """What an earlier round kept, and its ids.
+
+    Args:
+        schema: of its flow's samples.
+        keys: what its rows are compared by.
+
+    Raises:
+        ReleaseError: not a readable table of such rows.
+    """
+    return _part(path, schema, keys, None)
+
+
+def _part(path: str, schema: pa.Schema, keys: Keys, signed: Signed | None) -> tuple[Part, np.ndarray]:
+    with open_table(path, schema=schema, optional=optional_columns()) as file:
         context = CONTEXT in file.schema_arrow.names
         groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
         ids = [id_bytes(file.read_row_group(g, columns=["id"])["id"]) for g in range(file.num_row_groups)]

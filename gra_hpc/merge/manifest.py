@@ -75,7 +75,7 @@ def write(steps: Steps, shards: Collected, pool_path: Path, out: Path) -> dict[s
             "accepted": accepted,
             "kept": len(kept),
             "dropped": counts,
-            "pool_before": ix.pool,
+            "pool_before": ix.records,
             "pool": pool_file.rows,
         },
         "target": {"wanted": wanted, "shortfall": max(0, wanted - len(kept))} if wanted else None,

@@ -20,9 +20,10 @@ import numpy as np
 
 from gra_hpc import storage
 from gra_hpc.errors import FingerprintError, ReleaseError
+from gra_hpc.flows.registry import flow_of
 from gra_hpc.merge import index, signatures
 from gra_hpc.merge import manifest as manifests
-from gra_hpc.merge.collect import collect
+from gra_hpc.merge.collect import Part, collect
 from gra_hpc.merge.forward import leaving_out
 from gra_hpc.merge.semantic import semantic
 from gra_hpc.merge.standings import by_chance, left_by
@@ -247,7 +248,7 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
             pool_path = pool_of(run, run.plan, round_)
             keys = keys_of(run.config).of_records
             pool, pool_ids = index.pool_part(str(pool_path), keys, _signed_pool(run, round_, pool_path))
-            ix = index.build(pool, pool_ids, shards.every)
+            ix = index.build(pool, pool_ids, shards.every, _kept_before(run, round_))
         workers = many if len(ix) > INLINE_ROWS else Workers(1)
         wanted = allowance(run, round_, late=bool(shards.late))
         steps = Steps(run, round_, ix, np.ones(len(ix), bool), wanted, staging.scratch, workers, clock)
@@ -272,6 +273,19 @@ def _build(run: Run, round_: int, expected: int, staging: Staging) -> dict[str, 
     (staging.out / "timings.json").write_bytes(storage.to_json(_timings(timings)))
     (staging.out / "manifest.json").write_bytes(storage.sealed(manifest))
     return manifest
+
+
+def _kept_before(run: Run, round_: int) -> list[tuple[Part, np.ndarray]]:
+    """What earlier rounds kept, where it is compared and is not in the pool.
+
+    Raises:
+        ReleaseError: it has changed since.
+    """
+    flow = flow_of(run.config)
+    if flow.pools or flow.keys is None:
+        return []
+    files = [Merged.of(run.round(number)).file("kept.parquet") for number in range(1, round_)]
+    return [index.kept_part(str(f), flow.schema(), flow.keys) for f in files]
 
 
 def _signed_pool(run: Run, round_: int, pool: Path) -> Signed | None:

@@ -74,7 +74,7 @@ class Steps:
             self._surplus()
             return
         if not flow.keys.seeds_rival:
-            alive[: ix.pool] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
+            alive[: ix.records] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
         benchmarks = None
         if c.decontamination.sources:
             with self.clock("benchmarks"):

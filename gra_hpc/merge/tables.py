@@ -224,7 +224,7 @@ def as_records(samples: pa.Table) -> pa.Table:
 def pool_rows(ix: Index) -> Iterator[pa.Table]:
     """The previous pool, as it is."""
     for unit in ix.units():
-        if not unit.part.accepted_only:
+        if unit.start < ix.records:
             for _, batch in index.read(unit, record_schema(context=unit.part.context).names):
                 yield pa.table(batch)
 

@@ -147,3 +147,17 @@ def test_what_a_round_has_pooled_is_no_row_of_a_later_one(tmp_path: Path) -> Non
     assert {r["round"] for r in rows} == {1} and {(r["round"], r["stage"]) for r in dropped} == {(2, "exact")}
     assert {r["winner"] for r in dropped} == {r["id"] for r in rows} and len(rows) == len(dropped) == 6
     assert manifest["rounds"][1]["survived"] == 0
+
+
+@pytest.mark.usefixtures("quiz")
+def test_a_row_that_an_earlier_round_kept_is_none_of_a_later_one(tmp_path: Path) -> None:
+    """Also where rows are no records: they are compared with what is released of the run, not with the seeds."""
+    records = [{"instruction": f"prose: Name {word}.", "response": f"{word}!"} for word in WORDS[:6]]
+    made = run_of(tmp_path, "method.flow=quiz", "method.rounds=3", records=records)
+    manifest, rows = released(made)
+    dropped = [r for f in (made.release / "rejects").glob("dropped*") for r in pq.read_table(f).to_pylist()]
+    assert {r["round"] for r in rows} == {1} and len(rows) == 6 and len(dropped) == 12
+    assert {r["winner"] for r in dropped} == {r["id"] for r in rows} and {r["stage"] for r in dropped} == {"exact"}
+    assert {r["seed_id"] for r in dropped if r["round"] == 3} == {r["seed_id"] for r in rows}
+    counts = read_json(made.round(3).manifest)["counts"]
+    assert (counts["pool_before"], counts["pool"], manifest["rounds"][2]["survived"]) == (6, 6, 0)

@@ -190,7 +190,7 @@ def test_decisions_do_not_depend_on_instalments(number: int, count: int, pool: i
 def test_candidates_of_a_corpus_that_repeats_itself_come_in_blocks(tmp_path: Path) -> None:
     """One bucket of many rows, and small ones: what is held at a time is bounded, and nothing is left out."""
     n = 20_000
-    ix = Index([], 3, np.empty(n, "S1"), np.arange(n), np.arange(n))
+    ix = Index([], 3, 3, np.empty(n, "S1"), np.arange(n), np.arange(n))
     keys = np.full(n, 1 << 40, np.uint64)
     keys[n // 2 :] = np.arange(n // 2).astype(np.uint64) // 5 << np.uint64(20)
     usable = np.ones(n, bool)
