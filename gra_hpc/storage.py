@@ -112,10 +112,11 @@ def whole_file(path: Path, durable: bool = True, mode: int = 0o666) -> Iterator[
             if durable:
                 os.fsync(f.fileno())
             temporary.replace(path)
-            if durable:
-                fsync_dir(path.parent)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            fsync_dir(path.parent)
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = True, mode: int = 0o666) -> None:

@@ -314,16 +314,17 @@ def _submit(executor: Any, tasks: Sequence[Any]) -> str:
 
     logs = JobPaths.get_first_id_independent_folder(executor.folder)
     minutes = executor.parameters.get("time", 5)
-    files = [task_file.write(logs, task, minutes, executor.max_num_timeout) for task in tasks]
+    files = task_file.write(logs, tasks, minutes, executor.max_num_timeout)
     script = logs / f".submission_file_{files[0].stem}.sh"
     array = len(tasks) if len(tasks) > 1 else 0  # one submission is no array: its id has no index
     write_atomic(script, script_of(executor, array).encode(), durable=False, mode=PRIVATE)
     job, notices = slurm.sbatch(script)
     if notices:
         complain(notices, lines=True)
-    for number, file in enumerate(files):
-        task_file.place(file, JobPaths(executor.folder, f"{job}_{number}" if array else job), "submitted_pickle")
-    task_file.place(script, JobPaths(executor.folder, job), "submission_file")
+    ids = [f"{job}_{number}" if array else job for number in range(len(files))]
+    places = (JobPaths(executor.folder, id_) for id_ in ids)
+    task_file.place(zip(files, places, strict=True), "submitted_pickle")
+    task_file.place([(script, JobPaths(executor.folder, job))], "submission_file")
     return job
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 import uuid
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from gra_hpc.errors import LaunchError, StorageError
 from gra_hpc.permissions import closed_directory, own_bytes
-from gra_hpc.storage import PRIVATE, read_object, to_json, write_atomic
+from gra_hpc.storage import PRIVATE, full_disk_as_error, read_object, to_json, write_atomic
 
 MODULE = "gra_hpc.launch.task_file"
 WAIT_S = 60
@@ -40,28 +41,44 @@ class Submitted(DelayedSubmission):
         write_atomic(Path(filepath), cloudpickle.dumps(self), durable=False, mode=PRIVATE)
 
 
-def write(logs: Path, task: Any, minutes: int, timeouts: int) -> Path:
-    """A new file in the directory of logs; `place` names it once the job has its id.
+def write(logs: Path, tasks: Sequence[Any], minutes: int, timeouts: int) -> list[Path]:
+    """A new file for each task in the directory of logs; `place` names them once the jobs have their ids.
 
     Args:
-        minutes: the job's time limit.
-        timeouts: how often it may reach that.
+        minutes: the jobs' time limit.
+        timeouts: how often each may reach that.
+
+    Raises:
+        StorageError: no room.
     """
-    submitted = Submitted(task)
-    submitted.set_timeout(minutes, timeouts)
-    path = closed_directory(logs) / f"{uuid.uuid4().hex}.pkl"
-    submitted.dump(path)
-    return path
+    closed_directory(logs)
+    files = []
+    for task in tasks:
+        submitted = Submitted(task)
+        submitted.set_timeout(minutes, timeouts)
+        path = logs / f"{uuid.uuid4().hex}.pkl"  # nobody foresees the name, nor looks there until it has its own
+        with full_disk_as_error(path), open(path, "xb", opener=_private) as f:
+            f.write(cloudpickle.dumps(submitted))
+        files.append(path)
+    return files
 
 
-def place(file: Path, paths: JobPaths, name: str) -> None:
-    """Move a file to where the job looks for it.
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, PRIVATE)
+
+
+def place(files: Iterable[tuple[Path, JobPaths]], name: str) -> None:
+    """Move files to where their jobs look for them.
 
     Args:
         name: submitted_pickle or submission_file.
     """
-    closed_directory(paths.folder)
-    file.rename(getattr(paths, name))
+    closed = set()
+    for file, paths in files:
+        target: Path = getattr(paths, name)
+        if target.parent not in closed:  # of an array all have one
+            closed.add(closed_directory(target.parent))
+        file.rename(target)
 
 
 def command(python: str, folder: str) -> str:

@@ -55,8 +55,8 @@ def start(folder: Path, job: str = "77") -> subprocess.CompletedProcess[str]:
 
 def test_a_task_runs_and_tells(tmp_path: Path) -> None:
     folder = tmp_path / "local"
-    file = task_file.write(folder, Touch(str(tmp_path / "done")), 5, 1)
-    task_file.place(file, JobPaths(folder, "77"), "submitted_pickle")
+    (file,) = task_file.write(folder, [Touch(str(tmp_path / "done"))], 5, 1)
+    task_file.place([(file, JobPaths(folder, "77"))], "submitted_pickle")
     done = start(folder)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "done").exists()

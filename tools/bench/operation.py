@@ -4,6 +4,7 @@
     python tools/bench/operation.py status --shards 1000          files alone
     python tools/bench/operation.py status --shards 1000 --slurm  and one squeue, on the cluster of SLURM_CONF
     python tools/bench/operation.py submit --tasks 10000          held jobs on the cluster of SLURM_CONF, then cancelled
+    python tools/bench/operation.py manifests --shards 20000      what a merge does with manifests alone
 
 The runs are fabricated: one shard is computed by the simulated engine, its manifest is copied for the published ones,
 and heartbeats are written for those that run. Nothing is measured but the command itself, as a process of its own.
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.launch.tasks import ShardTask
+from gra_hpc.merge.collect import published
 from gra_hpc.run.attempts import Heartbeat
 from gra_hpc.run.directory import RunDir
 from gra_hpc.run.run import Run
+from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.storage import read_json, to_json
 
 GRA = [sys.executable, "-m", "gra_hpc.cli"]
@@ -70,6 +73,18 @@ def populate(run: Run, shards: int) -> None:
             beat.write(attempt)
 
 
+def read_manifests(run: Run, shards: int, times: int) -> tuple[int, list[float]]:
+    """How many are published of some shards, and CPU seconds to find and read their manifests, several times."""
+    cpu = []
+    for _ in range(times):
+        before = time.process_time()
+        there, _foreign = published(run, 1, shards)
+        for shard in there:
+            ShardManifest.load(shard)
+        cpu.append(round(time.process_time() - before, 2))
+    return len(there), sorted(cpu)
+
+
 def timed(words: list[str], times: int) -> tuple[list[float], list[float], str]:
     """Seconds and CPU seconds of a command, several times, and its last output."""
     seconds, cpu, text = [], [], ""
@@ -91,7 +106,7 @@ def _cpu() -> float:
 def main() -> None:
     """Measure and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["status", "submit"])
+    parser.add_argument("what", choices=["status", "submit", "manifests"])
     parser.add_argument("--shards", type=int, default=1000)
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--slurm", action="store_true", help="the run was submitted: ask Slurm too")
@@ -108,6 +123,11 @@ def main() -> None:
             arrays = text.count(": array ")
             subprocess.run([*GRA, "cancel", str(path)], check=True, stdout=subprocess.DEVNULL)
             result = {"tasks": args.tasks, "arrays": arrays, "submit_s": seconds, "cpu_s": cpu}
+        elif args.what == "manifests":
+            run = plan(path, args.shards, args.model.absolute())
+            populate(run, args.shards)
+            there, cpu = read_manifests(run, args.shards, args.times)
+            result = {"shards": args.shards, "published": there, "cpu_s": cpu}
         else:
             run = plan(path, args.shards, args.model.absolute(), *(slurm if args.slurm else ()))
             populate(run, args.shards)
