@@ -84,7 +84,7 @@ class SiteConfig:
     container: str = unfrozen("")
     """none (empty), apptainer:IMAGE, or pyxis:IMAGE."""
     scratch: str = unfrozen("")
-    """Shared directory for runs and the model cache."""
+    """Shared directory for runs, the model cache, and what engines have compiled."""
     local_dir: str = unfrozen("")
     """Node-local directory for sockets, temporary files and weight copies. Empty: $TMPDIR or /tmp."""
     copy_weights: bool = unfrozen(False)

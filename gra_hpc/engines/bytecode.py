@@ -45,7 +45,7 @@ def with_bytecode(env: Mapping[str, str], package: Path | None, node_local: Path
     for base in (cache_directory(), node_local):
         try:
             home = own_directory(base, "bytecode")
-            place = home / _environment(package)
+            place = home / environment_name(package)
             place.mkdir(mode=0o700, exist_ok=True)
             os.utime(place)
         except OSError as e:
@@ -73,7 +73,7 @@ def is_compiled(package: Path) -> bool:
     return False
 
 
-def _environment(package: Path) -> str:
+def environment_name(package: Path) -> str:
     """A name for an environment by what is installed in it: images may have one path, and one time for all files."""
     names = sorted(p.name for p in package.parent.glob("*.dist-info"))
     version = b""

@@ -8,14 +8,16 @@ import logging
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
-from gra_hpc.engines import leftovers, vllm_server
+from gra_hpc.engines import kept_caches, leftovers, vllm_server
 from gra_hpc.engines.dispatcher import Dispatcher
 from gra_hpc.engines.process import EngineProcess
 from gra_hpc.engines.replica import Call, Replica
@@ -48,6 +50,7 @@ class Node:
         command: how to start an engine; vLLM's server unless a test hosts another one.
         patience_s: how long a call waits at least before it forces another group's turn.
         parsers: vLLM's reasoning parsers of the models that think, by model.
+        kept: where engines' compiled code is kept for other nodes and jobs (`kept_caches.home`); none: nowhere.
     """
 
     def __init__(
@@ -60,10 +63,17 @@ class Node:
         command: Callable[[EngineSpec], Launch] = vllm_server.launch,
         patience_s: float = LEAST_PATIENCE_S,
         parsers: Mapping[str, str] | None = None,
+        kept: Path | None = None,
     ) -> None:
         self.models, self.placement, self.config = models, placement, config
         self._local_dir, self._log_dir, self._command = Path(local_dir), Path(log_dir), command
-        self._patience_s, self._parsers = patience_s, parsers or {}
+        self._patience_s, self._parsers, self._kept = patience_s, parsers or {}, kept
+        self._brought: dict[Path, str] = {}
+        """Copies that were brought into caches, by cache."""
+        self._keep: dict[Replica, Callable[[], bool]] = {}
+        """What each does once it is ready, the first time."""
+        self._keeping: set[asyncio.Future[bool]] = set()
+        self._keeps_no_more = threading.Event()
         self._dispatchers: dict[str, Dispatcher] = {}
         self._replicas: list[Replica] = []
         self._rotation: Rotation | None = None
@@ -135,6 +145,11 @@ class Node:
             replica = Replica(
                 place, self.config, self._builder(index, spec), starting.of(place), self._replica_changed, can_sleep
             )
+            if self._kept is not None:
+                name = await asyncio.to_thread(kept_caches.key, spec, launch.argv)
+                if await asyncio.to_thread(kept_caches.fetch, self._kept, name, spec.cache):
+                    self._brought[spec.cache] = name
+                self._keep[replica] = partial(kept_caches.keep, self._kept, name, spec.cache, self._keeps_no_more)
             dispatcher.replicas.append(replica)
             self._replicas.append(replica)
         if turns:
@@ -177,6 +192,9 @@ class Node:
             if _fails_alone(before):
                 log.warning("engine %s: without a network of its own from now on (engine.own_network)", spec.place.name)
                 spec = replace(spec, shares_network=True)
+            if self._kept and _did_not_start(before) and (brought := self._brought.pop(spec.cache, "")):
+                log.warning("engine %s: without the compiled code of an earlier one from now on", spec.place.name)
+                kept_caches.forget(self._kept, brought, spec.cache)
             name = f"e{index:02d}-{n}"
             fresh = replace(spec, socket=self._private / f"{name}.s", private=self._private / name)
             host = os.uname().nodename.split(".")[0]
@@ -217,6 +235,8 @@ class Node:
                 log.error("while ending engines: %r", result)
         if self._private is not None:
             await asyncio.to_thread(shutil.rmtree, self._private, True)
+        self._keeps_no_more.set()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         for fd in self._locks:
             os.close(fd)
         self._locks.clear()
@@ -267,6 +287,8 @@ class Node:
 
     def _replica_changed(self, replica: Replica) -> None:
         self._changed.set()
+        if replica.ready and (keep := self._keep.pop(replica, None)):
+            self._keeping.add(asyncio.ensure_future(asyncio.to_thread(keep)))
         self._dispatchers[replica.place.model].changed(replica)
         self._touched()
 
@@ -288,8 +310,13 @@ class Node:
         }
 
 
+def _did_not_start(process: EngineProcess | None) -> bool:
+    """Whether an engine has ended before it was ready, and nobody ended it."""
+    return process is not None and not process.was_ready and not process.terminated
+
+
 def _fails_alone(process: EngineProcess | None) -> bool:
     """Whether an engine may not have started for its network's sake: no driver must keep a run from its engines."""
-    if process is None or process.was_ready or process.terminated or not process.launch.own_network:
+    if process is None or not _did_not_start(process) or not process.launch.own_network:
         return False
     return process.spec.kind == "gpu" and process.spec.engine.own_network is OwnNetwork.auto

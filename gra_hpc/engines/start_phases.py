@@ -10,7 +10,8 @@ from pathlib import Path
 PHASES = ("imports", "weights", "compilation", "graphs", "cache", "rest")
 """imports: until the model begins to load, which is Python's start and imports, in each of vLLM's processes, one after
 another. weights: the model is made and read. compilation: torch.compile, or the reading of what it has kept. graphs:
-CUDA graphs are captured. cache: memory is profiled, the KV cache made, the model warmed up. rest: until it answers."""
+CUDA graphs are captured. cache: memory is profiled, the KV cache made, the model warmed up; on a CPU also what is
+compiled, which vLLM does not tell apart there. rest: until it answers."""
 
 MOST_BYTES = 4 << 20
 """So much of a log is read: all of a start that ends well."""

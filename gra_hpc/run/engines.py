@@ -137,6 +137,7 @@ async def _node(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIterator[H
     if solution is None:
         yield Nobody()
         return
+    from gra_hpc.engines import kept_caches
     from gra_hpc.engines.node import Node
 
     local, models = local_directory(config.site), pinned_models(config, plan)
@@ -152,8 +153,9 @@ async def _node(config: RunConfig, plan: Plan, log_dir: Path) -> AsyncIterator[H
             stack.push(copies.__exit__)
         thinking = {name: pin.thinking for name, pin in plan.models.items()}
         parsers = {name: t.parser for name, t in thinking.items() if t and t.on}
+        kept = await asyncio.to_thread(kept_caches.home, expanded("site.scratch", config.site.scratch))
         yield await stack.enter_async_context(
-            Node(models | embedder, solution.placement, config.engine, local, log_dir, parsers=parsers)
+            Node(models | embedder, solution.placement, config.engine, local, log_dir, parsers=parsers, kept=kept)
         )
 
 
