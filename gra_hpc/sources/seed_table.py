@@ -6,7 +6,7 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b
 from itertools import accumulate, chain, repeat
 from pathlib import Path
@@ -196,13 +196,17 @@ class Seeds(Sequence[Record]):
         import pyarrow as pa
 
         schema = record_schema(thoughts=self.with_thoughts > 0, context=self.with_context > 0)
+
+        @cache
+        def same(name: str, value: int | None, rows: int) -> pa.Array:
+            return column([value] * rows, schema.field(name).type)
+
         with whole_table(path, schema) as writer:
             for group in self._groups():
                 rows = group.num_rows
                 given = {name: group.column(name) for name in group.schema.names}
                 given["seed_id"] = given["id"]
-                given["score"] = column([None] * rows, schema.field("score").type)
-                given["round"] = column([0] * rows, schema.field("round").type)
+                given["score"], given["round"] = same("score", None, rows), same("round", 0, rows)
                 writer.write_table(pa.Table.from_arrays([given[name] for name in schema.names], schema=schema))
 
     def _groups(self) -> Iterator[pa.Table]:

@@ -365,9 +365,10 @@ def same_text(found: Sequence[Said], domains: Sequence[str] = DOMAINS) -> list[b
     coding = [bool(f.domain) and domain_name(f.domain, domains) == CODING for f in found]
     asked = [((shown(f.context) if f.context else "") or f.instruction).encode("utf-8", "replace") for f in found]
     answered = [f.response.encode() for f in found]
+    texts = asked + answered
     # of punctuation alone nothing is left: such a text names itself
-    first, second = ([n or t for n, t in zip(compared(s, coding), s, strict=True)] for s in (asked, answered))
-    return list(map(text_digest, first, second))
+    names = [n or t for n, t in zip(compared(texts, coding * 2), texts, strict=True)]
+    return list(map(text_digest, names[: len(found)], names[len(found) :]))
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
