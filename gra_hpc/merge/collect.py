@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ _IN_SHARD = re.compile(r"attempts|manifest\.json|\..+")
 """Beside its attempts' tables."""
 FEW, FEW_BYTES = 16, 64 << 20
 """Up to this many shards of this size are not worth a second process."""
+_MOVED = re.compile(r"move (\S+) away, then (.*)")
 SHOWN = 8
 """Bad files named in one message; the log names all."""
 
@@ -181,7 +182,7 @@ def collect(
             shards.append(result)
         else:
             result.then = result.then or made_again(shard)
-            log.error("%s", result.what)
+            log.error("%s; %s", result.what, result.then)
             problems.append(result)
     foreign = sorted(foreign + [entry for s in shards for entry in s.foreign])
     for entry in foreign:
@@ -190,11 +191,18 @@ def collect(
         named = "; ".join(p.what for p in problems[:SHOWN])
         more = f"; and {len(problems) - SHOWN} more (see the log)" if len(problems) > SHOWN else ""
         kind = FingerprintError if all(isinstance(p, FingerprintError) for p in problems) else ReleaseError
-        raise kind(
-            named + more,
-            problems[0].then + ("; the others likewise" if len(problems) > 1 else ""),
-        )
+        raise kind(named + more, _to_do([p.then for p in problems[:SHOWN]]))
     return Collected(shards[: len(have)], expected, missing, unneeded, shards[len(have) :], foreign)
+
+
+def _to_do(thens: Sequence[str]) -> str:
+    """What to do about each of several shards; what is to be done with several files is said once."""
+    away: dict[str, list[str]] = {}
+    for then in dict.fromkeys(thens):
+        found = _MOVED.fullmatch(then)
+        away.setdefault(found[2] if found else then, []).extend([found[1]] if found else [])
+    files = {rest: " and ".join(filter(None, (", ".join(p[:-1]), *p[-1:]))) for rest, p in away.items()}
+    return "; ".join(f"move {named} away, then {rest}" if named else rest for rest, named in files.items())
 
 
 def _short(text: str, limit: int = 120) -> str:

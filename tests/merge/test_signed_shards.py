@@ -168,7 +168,15 @@ def test_a_changed_table_of_signatures_is_named_and_made_again_once_it_is_gone(t
     other.write_bytes(whole[:100])
     with pytest.raises(ReleaseError, match="changed") as e:
         merge_round(run, 1)
-    assert e.value.then.startswith(f"move {other} away, then gra merge") and e.value.then.endswith("others likewise")
+    merge = f"then gra merge {run.path}: what is missing is made again"
+    assert e.value.then == f"move {other} and {path} away, {merge}"
+    manifest = run.round(1).shard(0).manifest
+    kept = manifest.read_bytes()
+    manifest.write_bytes(kept[:100])
+    with pytest.raises(ReleaseError, match=r"00000/manifest\.json: .*; .*00001/signatures.*; .*00002/signatures") as e:
+        merge_round(run, 1)
+    assert e.value.then == f"move {manifest} away, then gra resume {run.path}; move {other} and {path} away, {merge}"
+    manifest.write_bytes(kept)
     other.write_bytes(whole)
     shutil.move(path, tmp_path / "away")
     merge_round(run, 1)
