@@ -235,7 +235,7 @@ class _Intake:
         together: list[tuple[Row, Said]] = []
         for row, said in zip(rows, found, strict=True):
             if not isinstance(said, Said):
-                self.rejects.append(Reject(row.file, row.line, said.reason, said.detail, excerpt(said.text)))
+                self.rejects.append(Reject(row.file, row.line, said.reason, said.detail, said.excerpt))
                 continue
             first = next(firsts)
             if first == number and said[2:] == _NOTHING_ELSE and (not together or together[-1][0].file == row.file):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 
 import orjson
+
+from gra_hpc.sources.files import excerpt
 
 WRONG_TYPE, EMPTY = "wrong_type", "empty_instruction"
 
@@ -16,6 +19,20 @@ class Refused(ValueError):
     def __init__(self, reason: str, detail: str, text: object = "") -> None:
         super().__init__(reason, detail)
         self.reason, self.detail, self.text = reason, detail, text
+
+    @property
+    def excerpt(self) -> str:
+        """The start of the text; of a list or an object as JSON, in its order."""
+        if not isinstance(self.text, (dict, list)):
+            return excerpt(self.text)
+        try:
+            return excerpt(orjson.dumps(self.text))
+        except TypeError:  # as of `conversation.json_text`; half characters, and more than 254 levels
+            pass
+        try:
+            return excerpt(json.dumps(self.text, separators=(",", ":"), ensure_ascii=False, default=str))
+        except RecursionError:
+            return f"(a {type(self.text).__name__} of too many levels)"
 
 
 def text(value: object, name: str, numbers: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gra_hpc.errors import SeedError
 from gra_hpc.records import DOMAINS
 from gra_hpc.sources import seeds
 from gra_hpc.sources.seeds import load
+from gra_hpc.sources.texts import Refused
 from tests.sources.loading import ALPACA, Write, reasons
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +195,16 @@ def test_rejects(jsonl: Write, line: object, reason: str, detail: str) -> None:
     assert (reject.file, reject.line, reject.reason) == ("s.jsonl", 2, reason)
     assert detail in reject.detail
     assert len(reject.excerpt) <= 100 and reject.excerpt.isprintable()
+
+
+def test_an_excerpt_of_a_record_is_json(jsonl: Write) -> None:
+    deep, deeper = (b'{"instruction": %b}' % (b"[" * levels + b"]" * levels) for levels in (600, 1020))
+    odd = {"output": None, "instruction": ""}, {"instruction": {"b": True, "a": 1.5}}, deep, deeper
+    asked, typed, nested, too_many = jsonl({"instruction": "good"}, *odd).rejects
+    assert asked.excerpt == '{"instruction":""}' and typed.excerpt == '{"b":true,"a":1.5}'
+    assert nested.excerpt.startswith("[[[") and len(nested.excerpt) == 100
+    assert too_many.excerpt == "(a list of too many levels)"
+    assert Refused("r", "d", {"a": "\ud800", "b": Decimal("1e400")}).excerpt == '{"a":"\ufffd","b":"1E+400"}'
 
 
 TOKENS = """
