@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from gra_hpc.errors import ConfigError
 
 app = typer.Typer(
     name="gra",
@@ -16,7 +20,50 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run.")]
+
+def no_setting(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+    """Refuse a setting where a directory or a name is expected: it was forgotten, and the next word was taken for it.
+
+    Raises:
+        ConfigError: with the command, and the place of what is missing in it.
+    """
+    word = str(value)
+    key, equals, _ = word.partition("=")
+    dotted = "." in key and all(part.isidentifier() for part in key.split("."))  # one that is mistyped too
+    if equals and not Path(word).exists() and (dotted or key in _known_keys()):
+        typed = sys.argv[1:] if word in sys.argv[1:] else [*ctx.command_path.split()[1:], word]
+        at = typed.index(word)
+        raise ConfigError(
+            f"{word}: is a setting; what comes before it is missing: {param.metavar}, {_MISSING[str(param.metavar)]}",
+            f"gra {shlex.join([*typed[:at], str(param.metavar), *typed[at:]])}",
+        )
+    return value
+
+
+_MISSING = {
+    "RUN": "the run's directory",
+    "OUT": "the job's directory",
+    "DIR": "the release's directory",
+    "NAME": "the experiment's name",
+}
+"""Operands that settings follow."""
+
+
+def _known_keys() -> set[str]:
+    """First words of the keys of runs, jobs and experiments; thresholds, as `gra decide` takes them."""
+    from dataclasses import fields
+
+    from gra_hpc.config.flow_sections import names
+    from gra_hpc.config.settings import MethodConfig, RunConfig
+    from gra_hpc.evaluation.config import EvaluateConfig
+    from gra_hpc.experiments.config import ExperimentConfig
+    from gra_hpc.training.config import FinetuneConfig
+
+    kinds = (RunConfig, MethodConfig, FinetuneConfig, EvaluateConfig, ExperimentConfig)
+    return {f.name for kind in kinds for f in fields(kind)}.union(names())
+
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run.", callback=no_setting)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as gra config show names them.")
 ]

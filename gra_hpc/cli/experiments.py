@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gra_hpc.cli.application import Json, Site, app
+from gra_hpc.cli.application import Json, Site, app, no_setting
 from gra_hpc.terminal import say, tell
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 experiment_app = typer.Typer(help="Experiments: data, fine-tuning and evaluation in one go.", rich_markup_mode=None)
 app.add_typer(experiment_app, name="experiment")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment in configs/experiments/, or a YAML file.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Experiment in configs/experiments/, or a YAML file.", callback=no_setting),
+]
 Words = Annotated[
     list[str] | None,
     typer.Argument(

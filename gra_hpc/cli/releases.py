@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from gra_hpc.cli.application import app
+from gra_hpc.cli.application import app, no_setting
 from gra_hpc.errors import ReleaseError
 from gra_hpc.terminal import counted, say, tell
 
 release_app = typer.Typer(help="A release: check it, convert it, upload it.", rich_markup_mode=None)
 app.add_typer(release_app, name="release")
 
-Release = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the release, or of its run.")]
+Release = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Directory of the release, or of its run.", callback=no_setting)
+]
 
 
 def _directory(path: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gra_hpc.cli.application import Json, Overrides, Preset, Round, RunPath, Site, app
+from gra_hpc.cli.application import Json, Overrides, Preset, Round, RunPath, Site, app, no_setting
 from gra_hpc.errors import ConfigError, InterruptError
 from gra_hpc.terminal import say, tell
 
@@ -97,7 +97,10 @@ def _hand_over(run: Run, resume: bool) -> None:
 
 @app.command()
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run, or one that holds several.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Directory of the run, or one that holds several.", callback=no_setting),
+    ],
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Until the run is done.")] = False,
     shards: Annotated[bool, typer.Option("--shards", help="Also every shard, and rates by role.")] = False,

@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
-from gra_hpc.cli.application import Overrides, Site, app
+from gra_hpc.cli.application import Overrides, Site, app, no_setting
 from gra_hpc.terminal import say
 
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the job; made if it is not there.")]
+Out = Annotated[
+    Path,
+    typer.Argument(metavar="OUT", help="Directory of the job; made if it is not there.", callback=no_setting),
+]
 Preset = Annotated[
     str, typer.Option("--preset", "-p", help="A name below configs/finetune or configs/evaluate, or a YAML file.")
 ]
