@@ -36,7 +36,7 @@ def check(c: RunConfig) -> None:
         need(member.model in c.models, f"committee.{name}.model", member.model, f"one of {', '.join(c.models)}")
     for name, model in c.models.items():
         engine_args.check(name, model.engine_args)
-        _check_where(f"models.{name}", model, need)
+        _check_where(name, c.models, need)
     _check_planted(c, need)
     few, many = c.method.examples_min, c.method.examples_max
     need(few <= many, "method.examples_min", f"{few} (max {many})", "1 <= examples_min <= examples_max <= 16")
@@ -81,12 +81,14 @@ def _leaves(value: Any) -> list[Any]:
     return [x for v in value.values() for x in _leaves(v)] if isinstance(value, dict) else [value]
 
 
-def _check_where(key: str, model: ModelConfig, need: Need) -> None:
+def _check_where(name: str, models: dict[str, ModelConfig], need: Need) -> None:
     """Refuse a model that is nowhere, or in two places."""
+    key, model = f"models.{name}", models[name]
     if not model.endpoint.url:
         given = next((f for f in ("model", "key_env", "key_file") if getattr(model.endpoint, f)), "")
         need(not given, f"{key}.endpoint.url", "", f"an address, since {key}.endpoint.{given} is given")
-        need(model.path not in ("", MISSING), f"{key}.path", model.path, "a Hub id or a directory (or an endpoint)")
+        there = f"a Hub id or a directory (or an endpoint){_slip(name, models)}"
+        need(model.path not in ("", MISSING), f"{key}.path", model.path, there)
         return
     need(not model.path, f"{key}.path", model.path, f"nothing, or no {key}.endpoint.url")
     for name in ("engine_args", "chat_template", "quantization"):
@@ -99,6 +101,12 @@ def _check_where(key: str, model: ModelConfig, need: Need) -> None:
     )
     if wrong := unfit(model.endpoint):
         need(False, f"{key}.endpoint.{wrong[0]}", wrong[1], wrong[2])
+
+
+def _slip(name: str, models: dict[str, ModelConfig]) -> str:
+    """Whose name a model's that is nowhere may be a slip of, among those that are somewhere."""
+    known = [n for n, m in models.items() if n != name and (m.endpoint.url or m.path not in ("", MISSING))]
+    return nearest(name, known)
 
 
 def check_bounds(value: Any, need: Need, key: str = "") -> None:
@@ -182,15 +190,16 @@ def _check_language(language: str) -> None:
     """Refuse what would be asked for and is no language: a slip would stand in every prompt."""
     if language in ("auto", "any"):
         return
-    from gra_hpc.text.languages import NAMES, OTHER
+    from gra_hpc.text.languages import NAMES, OTHER, meant
 
     if language in NAMES.values():
         return
     name = language.removeprefix(OTHER).strip()
     if not language.startswith(OTHER):
+        own = meant(language)
+        near = f"; did you mean {own}?" if own else nearest(name.title(), ["auto", "any", *NAMES.values()])
         raise ConfigError(
-            f"method.language={language!r}: not the English name of a language"
-            f"{nearest(language.strip().title(), ['auto', 'any', *NAMES.values()])}",
+            f"method.language={language!r}: not the English name of a language{near}",
             f"auto, any or a name like German; for one that is not known here: '{OTHER} {name or 'NAME'}'",
         )
     if not name or not _is_line(name) or len(name) > 40:

@@ -198,14 +198,16 @@ def _all_elsewhere(config: RunConfig) -> bool:
 
 
 def models(config: RunConfig) -> Iterable[Finding]:
-    """Every model of the run and the embedding model: there, whole, readable without a network."""
+    """Every model of the run and the embedding model: there, whole, readable without a network. No engine loads a model
+    that is simulated: as where a run is planned, its directory is enough."""
+    loaded = config.engine.kind is EngineKind.vllm
     used = {m.model for m in config.committee.values()} or set(config.models)
     for name in sorted(used):
         if config.models[name].endpoint.url:
-            if config.engine.kind is EngineKind.vllm:
+            if loaded:
                 yield from endpoints.answers(name, config.models[name])
             continue
-        yield _model(f"model {name}", config.models[name], config.site.scratch)
+        yield _model(f"model {name}", config.models[name], config.site.scratch, loaded)
     if config.merge.semantic and config.merge.embed_model:
         entry = ModelConfig(path=config.merge.embed_model)
         try:
@@ -215,10 +217,11 @@ def models(config: RunConfig) -> Iterable[Finding]:
             yield failure(f"embedding {e.what}", e.then)
 
 
-def _model(label: str, model: ModelConfig, scratch: str) -> Finding:
+def _model(label: str, model: ModelConfig, scratch: str, loaded: bool) -> Finding:
     try:
         directory = model_directory(model.path, model.revision, scratch)
-        check_files(directory, model)
+        if loaded:
+            check_files(directory, model)
     except GraError as e:
         return failure(e.what, e.then)
     if _local(directory):

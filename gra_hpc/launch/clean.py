@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gra_hpc.errors import StorageError
 from gra_hpc.launch import submissions
 from gra_hpc.launch.log_files import BESIDE, PLAIN, Finder, attempts_of, local_job
 from gra_hpc.launch.slurm import index_ranges
@@ -61,6 +62,7 @@ def clean(run: Run, yes: bool) -> Iterator[str]:
     """List what is no longer needed, file by file; then, with `yes`, remove it.
 
     Raises:
+        StorageError: none of it can be removed.
         LaunchError: jobs may be in the queue, and Slurm cannot be asked: their files are needed if they are requeued.
     """
     if run.logs.is_symlink():
@@ -74,7 +76,13 @@ def clean(run: Run, yes: bool) -> Iterator[str]:
         yield f"{'removing' if yes else 'would remove'} {len(kind.files)} {kind.name}, {kind.size / 1e6:.1f} MB"
         yield from (f"  {run.logs.name}/{line}" for line in _named(kind.files))
     if yes:
-        kept = _remove(run.logs, [f for kind in kinds for f in kind.files])
+        files = [f for kind in kinds for f in kind.files]
+        kept = _remove(run.logs, files)
+        if len(kept) == len(files):
+            raise StorageError(
+                f"{run.logs}: nothing could be removed ({kept[0]})",
+                f"whoever may write there types it: ls -ld {run.logs}",
+            )
         if kept:
             yield f"{len(kept)} of them stay: {kept[0]}"
         yield "done; samples, manifests, journals and the logs of unpublished shards are untouched"
@@ -198,7 +206,7 @@ def _remove(logs: Path, files: list[Entry]) -> list[str]:
                 with contextlib.suppress(OSError):  # no directory, or something is left in it
                     os.rmdir(directory, dir_fd=root)
     except OSError as e:
-        kept.append(f"{logs}: {e.strerror}")
+        return [f"{logs}: {e.strerror}"] * len(files)
     return kept
 
 

@@ -283,16 +283,24 @@ class Layout:
         for target, name in self.missing.items():
             if first and target not in (*ASKED, "response"):
                 continue
-            close = difflib.get_close_matches(name, columns, n=1, cutoff=0.0)
             raise SeedError(
                 f"{source.label}: {which} has the field {name} of seeds.fields.{target}; {found}",
-                f"for example: seeds.fields.{target}={close[0] if close else 'FIELD'}",
+                f"for example: seeds.fields.{target}={self._instead(target, name, columns)}",
             )
         if not self.known:
             raise SeedError(
                 f"{source.label}: {'no known layout' if not first else which + ' is of a known layout'}; {found}",
                 f"say which field holds what, for example: {_guess(columns)}",
             )
+
+    def _instead(self, target: str, name: str, columns: list[str]) -> str:
+        """The field that may be meant by one that is not there: of the target's own names, then of a similar name; none
+        that another target has taken."""
+        taken = {n for t, n in self.fields.items() if t != target}
+        free = [c for c in columns if c not in taken]
+        own = (c for known in TARGETS[target] for c in free if c.casefold() == known)
+        similar = difflib.get_close_matches(name, free, n=1, cutoff=0.0)
+        return next(own, similar[0] if similar else "FIELD")
 
 
 def kind_of(value: object) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -51,6 +52,16 @@ _NAMES = (
 NAMES: dict[str, str] = dict(pair.strip().split(" ", 1) for pair in _NAMES.split(","))
 """Languages that are known, by the model's codes."""
 
+_OWN = (
+    "العربية ar, Български bg, বাংলা bn, Català ca, Čeština cs, Dansk da, Deutsch de, Ελληνικά el, Español es,"
+    " Castellano es, Eesti et, Euskara eu, فارسی fa, Suomi fi, Français fr, Gaeilge ga, Galego gl, עברית he,"
+    " हिन्दी hi, हिंदी hi, Hrvatski hr, Magyar hu, Bahasa Indonesia id, Íslenska is, Italiano it, 日本語 ja, 한국어 ko,"
+    " Lietuvių lt, Latviešu lv, Bahasa Melayu ms, Nederlands nl, Norsk no, Bokmål no, Polski pl, Português pt,"
+    " Română ro, Русский ru, Slovenčina sk, Slovenščina sl, Shqip sq, Српски sr, Srpski sr, Svenska sv, Kiswahili sw,"
+    " தமிழ் ta, తెలుగు te,"  # codespell:ignore te
+    " ไทย th, Tagalog tl, Türkçe tr, Українська uk, اردو ur, Tiếng Việt vi, 中文 zh, 汉语 zh, 漢語 zh"
+)
+
 OTHER = "other:"
 """Stands before the name of a language that is none of them, where one is asked for."""
 _LETTERS = 250
@@ -65,6 +76,18 @@ _KANA = re.compile(r"[\u3040-\u30ff]")
 _ADDRESS = re.compile(r"\S*(?:://|www\.|@)\S*")
 _ASCII_LETTERS = bytes(i if chr(i).isalpha() and i < 128 else 0x20 for i in range(256))
 """What each byte of a text in ASCII becomes where only letters count."""
+
+
+def _folded(word: str) -> str:
+    return unicodedata.normalize("NFC", word).strip().casefold()
+
+
+def meant(word: str) -> str:
+    """The English name of a language that a word names in its own way: by its own name, or by a code (`de`, `pt-BR`).
+    Empty: it does not."""
+    by_own = {_folded(own): code for own, code in (pair.rsplit(" ", 1) for pair in _OWN.split(","))}
+    said = _folded(word)
+    return NAMES.get(by_own.get(said) or re.split("[-_]", said)[0], "")
 
 
 def can_tell() -> bool:

@@ -51,6 +51,10 @@ def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         ("models.smollm2.max_model_len=ten", "models.smollm2.max_model_len"),
         ("models.smollm2.pth=x", "did you mean path?"),
         (
+            "models.smolm2.max_model_len=2048",
+            "models.smolm2.path=: expected a Hub id or a directory (or an endpoint); did",
+        ),
+        (
             "models.smollm2.engine_args.tensor_parallel_size=2",
             "engine_args.tensor_parallel_size: an argument that is set by models.smollm2.tensor_parallel",
         ),

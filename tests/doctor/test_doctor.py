@@ -223,6 +223,10 @@ def test_software(tmp_path: Path, tiny_llama: Path) -> None:
         "demo", [f"models.smollm2.path={tiny_llama}", "models.smollm2.load_format=dummy", "merge.semantic=false"]
     )
     assert worst(software.models(good)) == OK
+    good.models["smollm2"].load_format = "auto"  # no engine loads what is simulated: as a plan takes it
+    assert worst(software.models(good)) == FAILURE
+    good.engine.kind = EngineKind.simulated
+    assert worst(software.models(good)) == OK
     config.engine.kind = EngineKind.simulated
     assert worst(software.vllm_import(config)) == OK
 

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gra_hpc.errors import StorageError
 from gra_hpc.launch.clean import clean
 from gra_hpc.launch.log_files import Finder
 from gra_hpc.launch.submissions import Job, Submission
@@ -161,5 +162,9 @@ def test_a_directory_that_is_swapped_for_a_link_meanwhile(run: RunDir, outside: 
     here.parent.joinpath(here.name).symlink_to(outside)
     (outside / "4242").mkdir()
     (outside / "4242" / "4242_0_submitted.pkl").write_text("mine")
-    assert any(" of them stay: " in line for line in lines)
+    if name == ".":
+        with pytest.raises(StorageError, match="nothing could be removed"):
+            list(lines)
+    else:
+        assert any(" of them stay: " in line for line in lines)
     assert len(files(outside)) == 8

@@ -140,6 +140,8 @@ def test_unknown_layout_names_the_columns_and_what_to_type(jsonl: Write) -> None
             "no record has the field quest of seeds.fields.instruction; found: question, answer",
         ),
         ({"response": "answr"}, "seeds.fields.response=answer"),
+        ({"instruction": "task"}, "seeds.fields.instruction=question"),
+        ({"instruction": "answr", "response": "answer"}, "seeds.fields.instruction=question"),
         ({"instruction": "question", "messages": "question"}, "both given"),
     ],
 )
