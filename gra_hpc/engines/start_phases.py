@@ -46,7 +46,7 @@ def phases(log: Path, seconds: float, ready: float) -> dict[str, float]:
     # Of several processes each tells its own: they work side by side, and the longest is the one that counts.
     took = {name: max(map(float, sign.findall(text)), default=0.0) for name, sign in _TOOK.items()}
     found = {
-        "imports": _until_loading(text, ready - seconds),
+        "imports": _until_loading(text, ready - seconds, seconds),
         "weights": max(took["model"], took["weights"]),
         "compilation": took["in init"] or took["compilation"],
         "graphs": took["graphs"],
@@ -61,10 +61,10 @@ def phases(log: Path, seconds: float, ready: float) -> dict[str, float]:
     return out | {"rest": round(left, 2)}
 
 
-def _until_loading(text: str, began: float) -> float:
-    """Seconds from a start to the log's line that says that the model begins to load; 0: there is none.
+def _until_loading(text: str, began: float, seconds: float) -> float:
+    """Seconds from a start to the log's line that says that the model begins to load; 0: there is none in its time.
 
-    vLLM's lines bear the local time without a year.
+    vLLM's lines bear the local time without a year; an engine of another time zone says one that is not of its start.
     """
     stamp = _LOADS.search(text)
     if stamp is None:
@@ -73,7 +73,8 @@ def _until_loading(text: str, began: float) -> float:
     year = time.localtime(began).tm_year
     years = (year, year + 1) if month == 1 else (year,)  # a start over midnight of 31 December
     after = (time.mktime((y, month, day, hour, minute, second, 0, 0, -1)) - began for y in years)
-    return max(0.0, min(after, key=abs))
+    found = min(after, key=abs)
+    return max(0.0, found) if found <= seconds + 1 else 0.0
 
 
 def told(seconds: Mapping[str, float]) -> str:

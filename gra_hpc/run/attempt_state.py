@@ -64,7 +64,8 @@ class Shared:
         for some at Python's usual pace is a third of a worker's work, for nothing."""
         if not self._driving:
             self._pace = gc.get_threshold()
-            gc.set_threshold(max(_NEW_OBJECTS, self._pace[0]), *self._pace[1:])
+            if self._pace[0]:  # 0: switched off
+                gc.set_threshold(max(_NEW_OBJECTS, self._pace[0]), *self._pace[1:])
         self._driving += 1
         try:
             yield

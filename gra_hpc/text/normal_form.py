@@ -51,8 +51,9 @@ _UNSPACED = ("ID", "CJ", "SA", "AK", "AP", "AS", "VF", "VI")
 Yi; Thai, Lao, Khmer, Burmese and other scripts of South-East Asia."""
 _POINTED = (range(0x591, 0x5C8), range(0x610, 0x700), range(0x711, 0x74B), range(0x898, 0x900), range(0xFB1E, 0xFB1F))
 """Where the points of Hebrew, Arabic and Syriac stand: marks (Mn) for vowels, accents, pauses and recitation."""
-_MAKE_LETTERS = "\u0653\u0654\u0655"
-"""Marks there that make another letter: madda and hamza."""
+_MAKE_LETTERS = frozenset((*range(0x653, 0x660), *range(0x8EA, 0x8F0)))
+"""Marks there that are no such points: madda and hamza make another letter, and languages that write Arabic letters
+(Kashmiri, Pashto, Urdu, Wolof, Rohingya) have vowels and tones of their own, which they do not leave out."""
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _TAGGED = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>")
 """Compatibility forms that NFKC would join to what stands before them (`3\u00b2` to `32`)."""
@@ -91,7 +92,7 @@ class _Characters(dict[int, str]):
             text = _SAME[char]
         elif code in MARKED:
             text = char
-        elif category == "Mn" and char not in _MAKE_LETTERS and any(code in points for points in _POINTED):
+        elif category == "Mn" and code not in _MAKE_LETTERS and any(code in points for points in _POINTED):
             text = ""
         elif category.startswith(_SEPARATES):
             text = " "

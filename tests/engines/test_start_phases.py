@@ -74,6 +74,7 @@ def test_a_log_that_tells_nothing(tmp_path: Path) -> None:
     assert phases(file, 5.0, at("05-06 21:01:28")) == {}
     file.write_text(ON_A_CPU)
     assert phases(file, 90.0, at("11-29 22:10:00"))["imports"] == 0
+    assert phases(file, 90.0, at("11-29 20:02:29"))["imports"] == 0, "its time zone is another"
     assert phases(file, 3.0, at("11-29 22:02:29")) == pytest.approx(
         dict.fromkeys(PHASES, 0) | {"weights": 1.95, "cache": 1.05}
     )

@@ -26,12 +26,13 @@ def test_garbage_is_looked_for_at_the_usual_pace_once_no_attempt_is_at_work() ->
     assert gc.get_threshold() == usual
 
 
-def test_a_pace_that_is_slower_already_stays() -> None:
+@pytest.mark.parametrize("pace", [(90_000, 20, 30), (0, 10, 10)])
+def test_a_pace_that_is_slower_already_or_none_stays(pace: tuple[int, int, int]) -> None:
     usual = gc.get_threshold()
     try:
-        gc.set_threshold(90_000, 20, 30)
+        gc.set_threshold(*pace)
         with Shared(asyncio.Semaphore(1)).seldom_tidied():
-            assert gc.get_threshold() == (90_000, 20, 30)
+            assert gc.get_threshold() == pace
     finally:
         gc.set_threshold(*usual)
 

@@ -179,7 +179,20 @@ def test_points_for_vowels_and_recitation_do_not_count(pointed: str, plain: str)
 
 
 @pytest.mark.parametrize(
-    "texts", [("سأل", "سال"), ("آل", "ال"), ("إلى", "الى"), ("ﬠ", "א"), ("हिन्दी", "हनद"), ("café", "cafe")]
+    "texts",
+    [
+        ("سأل", "سال"),
+        ("آل", "ال"),
+        ("إلى", "الى"),
+        ("ﬠ", "א"),
+        ("हिन्दी", "हनद"),
+        ("café", "cafe"),
+        ("كٲم", "كام"),
+        ("ك\u0657م", "كم"),
+        ("كا\u065f", "كا"),
+        ("ك\u0659", "ك"),
+        ("ك\u08ea", "ك\u08eb"),
+    ],
 )
 def test_marks_that_make_other_letters_count(texts: tuple[str, str]) -> None:
     assert normal(texts[0]) != normal(texts[1])
