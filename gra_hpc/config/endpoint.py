@@ -51,3 +51,12 @@ def unfit(endpoint: EndpointConfig) -> tuple[str, str, str] | None:
     if endpoint.key_env and endpoint.key_file:
         return "key_file", endpoint.key_file, "either key_env or key_file"
     return None
+
+
+def versioned(url: str) -> str:
+    """An address with the version that most servers have, where it has none; empty: it has one.
+
+    A server that answers 404 may just not have been asked at the right place.
+    """
+    path = url.split("://", 1)[-1].partition("/")[2]
+    return "" if re.search(r"(^|/)v\d", path) else f"{url.rstrip('/')}/v1"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from gra_hpc.config.endpoint import versioned
 from gra_hpc.config.settings import ModelConfig, SystemRole
 from gra_hpc.engines.client import EngineTrouble, answer_share, body, completion, words
 from gra_hpc.engines.key import Key
@@ -137,10 +138,11 @@ class Endpoint:
             raise self._error(str(e)) from None
         wanted = self.config.model
         if status in (404, 405, 501) and wanted:
-            log.warning("%s does not list what it serves; %s is taken at its word", self._where, wanted)
+            lacks = f" -> {self._lacks_version(status)}" if self._lacks_version(status) else ""
+            log.warning("%s does not list what it serves; %s is taken at its word%s", self._where, wanted, lacks)
             return Served(wanted)
         if status != 200:
-            raise self._error(f"HTTP {status}: {words(data)}")
+            raise self._error(f"HTTP {status}: {words(data)}", status)
         try:
             listed = {str(m["id"]): m for m in orjson.loads(data)["data"]}
         except (ValueError, LookupError, TypeError) as e:
@@ -222,7 +224,7 @@ class Endpoint:
         if status in (401, 402, 404) or (status == 403 and not self.stats.calls):
             if status == 401 and self.key.read():  # it was renewed
                 raise Later(said, "key renewed", busy=True)
-            raise self._error(f"HTTP {status}: {said}")
+            raise self._error(f"HTTP {status}: {said}", status)
         if 300 <= status < 400:
             raise self._error(f"HTTP {status}: moved to {_elsewhere(headers)}")
         if status == 429 and "insufficient_quota" in data.decode("utf-8", "replace"):
@@ -354,10 +356,16 @@ class Endpoint:
     def _where(self) -> str:
         return f"endpoint {self.name} ({self.config.url})"
 
-    def _error(self, why: str) -> EngineError:
+    def _lacks_version(self, status: int) -> str:
+        """What may mend a 404: its address says no version."""
+        better = versioned(self.config.url) if status == 404 else ""
+        return better and f"the address lacks /v1? models.{self.name}.endpoint.url={better}"
+
+    def _error(self, why: str, status: int = 0) -> EngineError:
+        look = f"look at the server, models.{self.name}.endpoint and its key"
         return EngineError(
             f"{self._where}: {why}",
-            f"look at the server, models.{self.name}.endpoint and its key; gra doctor asks it once, gra resume goes on",
+            f"{self._lacks_version(status) or look}; gra doctor asks it once, gra resume goes on",
         )
 
 

@@ -119,11 +119,13 @@ async def verified_endpoint(name: str, model: ModelConfig, plan: Plan) -> AsyncI
     """
     endpoint = Endpoint(name, model)
     try:
-        if (await endpoint.served()).identity != plan.models[name].identity:
+        served, planned = await endpoint.served(), plan.models[name]
+        if served.identity != planned.identity:
+            now = replace(planned, directory=model.endpoint.url, served=served.name, identity=served.identity)
             raise EngineError(
-                f"endpoint {name} ({model.endpoint.url}): serves another {plan.models[name].served or name} than when"
-                " the run was planned",
-                "bring back what it served, or plan a new run",
+                f"endpoint {name}: {planned.other(now)}",
+                "bring back what it served, or plan a new run: gra plan RUN-2 --preset RUN/run.yaml"
+                f" models.{name}.endpoint.url={model.endpoint.url}",
             )
         yield endpoint
     finally:

@@ -41,6 +41,21 @@ class ModelPin:
     served: str = ""
     """Name under which an endpoint serves it; `directory` is its address then. Empty: its files are here."""
 
+    def other(self, now: ModelPin) -> str:
+        """In what a model that was found later is another one."""
+        if self.directory != now.directory:
+            kind = "server" if self.served and now.served else "files"
+            where = f"another address of its {kind}: planned {self.directory}, now {now.directory}"
+        else:
+            where = now.directory
+        if not (self.served and now.served):
+            return f"other files ({where})"
+        if self.served != now.served:
+            return f"serves {now.served}, planned with {self.served} ({where})"
+        if self.identity == Served(self.served).identity:
+            return f"says what {self.served} is, which was taken at its word when the run was planned ({where})"
+        return f"serves another {self.served} than when the run was planned ({where})"
+
     @classmethod
     def read(cls, data: dict[str, Any]) -> ModelPin:
         """As a plan holds it.

@@ -9,14 +9,14 @@ import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from gra_hpc import __version__, once
 from gra_hpc.config import presets
-from gra_hpc.config.frozen import differences
+from gra_hpc.config.frozen import changes
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import FingerprintError, GraError, SeedError
 from gra_hpc.flows import own_templates
@@ -29,7 +29,7 @@ from gra_hpc.records import digest
 from gra_hpc.run import disk_space
 from gra_hpc.run import gold as golden
 from gra_hpc.run.directory import RunDir, clear_vacant, is_vacant
-from gra_hpc.run.pins import pin_embed, pin_models, special_pattern
+from gra_hpc.run.pins import ModelPin, pin_embed, pin_models, special_pattern
 from gra_hpc.run.plan import Plan, RoundPlan, first_round, frozen
 from gra_hpc.run.run import Run
 from gra_hpc.sources import benchmarks as benchmark_files
@@ -133,7 +133,7 @@ def make(
         before.verify(config, run)
         if before.frozen != what:
             raise FingerprintError(
-                f"{path}: planned with other seeds or models: {'; '.join(differences(before.frozen, what))}",
+                f"{path}: planned with other seeds or models: {'; '.join(_others(before, what, pins))}",
                 "give this plan another directory, or bring back what it was planned with",
             )
         if before_writing:
@@ -190,6 +190,18 @@ def make(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return Run(run.path, plan, lambda: config)
+
+
+def _others(before: Plan, now: Mapping[str, Any], pins: Mapping[str, ModelPin]) -> Iterator[str]:
+    """What differs from a plan; of a model in words, since a digest says nothing to people."""
+    identities = {f"models.{name}.identity": name for name in pins if name in before.models}
+    for key, old, new in changes(before.frozen, now):
+        name = identities.get(key)
+        yield (
+            f"models.{name}: {before.models[name].other(pins[name])}"
+            if name
+            else f"{key}: planned {old!r}, now {new!r}"
+        )
 
 
 def _languages(config: RunConfig, flow: Flow, seeds: Seeds, questions: Sequence[Gold], say: Say) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pickle
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from gra_hpc.config import presets
-from gra_hpc.config.endpoint import EndpointConfig
+from gra_hpc.config.endpoint import EndpointConfig, versioned
 from gra_hpc.config.settings import ModelConfig, SystemRole
 from gra_hpc.doctor.endpoints import answers
 from gra_hpc.engines import endpoint as module
@@ -24,10 +25,12 @@ from gra_hpc.engines.client import completion, words
 from gra_hpc.engines.endpoint import Endpoint, _elsewhere, retry_after, what_it_serves
 from gra_hpc.engines.key import Key
 from gra_hpc.engines.pace import Pace
-from gra_hpc.errors import ConfigError, EngineError
+from gra_hpc.errors import ConfigError, EngineError, FingerprintError
 from gra_hpc.flows.calls import Draining, Request, Sampling
 from gra_hpc.models.thinking import Thinking
 from gra_hpc.run import planning
+from gra_hpc.run.engines import verified_endpoint
+from gra_hpc.run.run import Run
 from gra_hpc.views.plan import preview
 
 MESSAGES = ({"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"})
@@ -371,6 +374,47 @@ def test_an_answer_without_an_end_is_broken_off(monkeypatch: pytest.MonkeyPatch)
 def test_lists_of_models_that_are_none(listed: list[Any]) -> None:
     with pytest.raises(EngineError, match="no list of models"):
         on(lambda _: said(), lambda e: e.served(), listed)
+
+
+def test_an_address_without_a_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A 404 says that it may lack one; with the address mended, a plan and an attempt say what is another than before,
+    in words."""
+    seeds = tmp_path / "seeds.jsonl"
+    seeds.write_text('{"instruction": "Say hello.", "response": "Hello."}\n')
+
+    def plan(url: str) -> Run:
+        words = [f"committee.{seat}.model=qwen3-4b" for seat in ("ben", "dee")]
+        words += [f"models.qwen3-4b.endpoint.{key}" for key in (f"url={url}", "model=big")]
+        return planning.make(tmp_path / "run", presets.compose("laptop", [f"seeds.path={seeds}", *words]))
+
+    async def act(e: Endpoint) -> str:
+        url = e.config.url.rstrip("/")
+        bare = Endpoint("m", ModelConfig(endpoint=replace(e.config, url=url.removesuffix("/v1"), model="big")))
+        try:
+            with pytest.raises(EngineError, match="HTTP 404") as refusal:
+                await bare.ask(REQUEST)
+        finally:
+            await bare.close()
+        assert refusal.value.then.startswith(f"the address lacks /v1? models.m.endpoint.url={url};")
+        made = await asyncio.to_thread(plan, url.removesuffix("/v1"))
+        assert f"taken at its word -> the address lacks /v1? models.qwen3-4b.endpoint.url={url}" in caplog.text
+        with pytest.raises(FingerprintError, match=r"models\.qwen3-4b: says what big is") as other:
+            await asyncio.to_thread(plan, url)
+        assert f"another address of its server: planned {url.removesuffix('/v1')}, now {url}" in other.value.what
+        mended = ModelConfig(endpoint=replace(e.config, url=url, model="big"))
+        with pytest.raises(EngineError, match="taken at its word when the run was planned") as resumed:
+            async with verified_endpoint("qwen3-4b", mended, made.plan):
+                pass
+        return resumed.value.then
+
+    then, *_ = on(lambda _: said(), act, [{"id": "big", "root": "/models/big"}])
+    assert "gra plan RUN-2" in then and "models.qwen3-4b.endpoint.url=http://" in then
+
+
+@pytest.mark.parametrize(("url", "better"), [("http://h", "http://h/v1"), ("http://h/api/", "http://h/api/v1")])
+def test_versions_of_addresses(url: str, better: str) -> None:
+    assert versioned(url) == better
+    assert versioned(better) == versioned(f"{url}/openai/v1beta") == versioned("http://h/v4/") == ""
 
 
 def test_the_plan_says_who_answers_and_how(tmp_path: Path) -> None:
