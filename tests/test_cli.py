@@ -64,7 +64,7 @@ def test_help_is_fast() -> None:
 @pytest.mark.parametrize(
     ("args", "says", "code"),
     [
-        (["submit", "nowhere"], "not a run (no plan.json)", 1),
+        (["submit", "nowhere"], "no such directory", 1),
         (["plan", "r", "--preset", "dmo"], "did you mean demo?", 2),
         (["plan", "r", "--preset", "demo", "method.reviewrs=2"], "did you mean reviewers?", 2),
         (["plan", "r", "--preset", "demo", "seeds.path=missing.jsonl"], "missing.jsonl", 1),

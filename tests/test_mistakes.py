@@ -202,7 +202,7 @@ def test_in_a_file(gra: Gra, preset: Path) -> None:
 
 
 def test_about_directories(gra: Gra, preset: Path, tmp_path: Path) -> None:
-    assert "not a run (no plan.json) -> gra plan nowhere" in gra("status", "nowhere")
+    assert "nowhere: no such directory -> gra plan nowhere" in gra("status", "nowhere")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("")
     assert "exists and is not a run" in gra("plan", "thesis", "--preset", preset)

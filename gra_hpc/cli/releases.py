@@ -9,7 +9,8 @@ import typer
 
 from gra_hpc.cli.application import app, no_setting
 from gra_hpc.errors import ReleaseError
-from gra_hpc.terminal import counted, say, tell
+from gra_hpc.terminal import counted, say, shown, tell
+from gra_hpc.whereabouts import look
 
 release_app = typer.Typer(help="A release: check it, convert it, upload it.", rich_markup_mode=None)
 app.add_typer(release_app, name="release")
@@ -32,13 +33,17 @@ def _directory(path: Path) -> Path:
     if (run / "plan.json").is_file() and not inside.exists():
         raise ReleaseError(f"{run}: no release yet", f"gra status {run}")
     if not (path / "manifest.json").is_file() and not (path / "data").is_dir():
-        if not path.is_dir():
-            raise ReleaseError(f"{path}: no such directory", "give the directory of a release, or of its run")
-        found = next(iter(sorted(path.glob("*/release/manifest.json"))), None)
+        released = next(iter(sorted(path.glob("*/release/manifest.json"))), None)
+        if released:
+            raise ReleaseError(
+                f"{path}: not a release, holds some", f"gra release verify {shown(released.parent.parent)}"
+            )
+        found = look(path)
+        what = found.what if found else "not a release (no manifest.json), and not a run (no plan.json)"
         raise ReleaseError(
-            f"{path}: not a release (no manifest.json), and not a run (no plan.json)",
-            f"a run in it: gra release verify {found.parent.parent}"
-            if found
+            f"{path}: {what}",
+            found.then
+            if found and not found.then.startswith("gra plan")
             else "give the directory of a release, or of its run",
         )
     return path

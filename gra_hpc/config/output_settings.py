@@ -18,8 +18,13 @@ def preset_of(out: Path, preset: str, verb: str) -> str:
         verb: finetune or evaluate.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: neither is there; or the directory is a run's.
     """
+    if (out / "plan.json").is_file():
+        told = f" data.path={out}" if verb == "finetune" else ""
+        raise ConfigError(
+            f"{out}: is a run; this needs a directory of its own", f"gra {verb} {out}-{verb} --preset paper{told}"
+        )
     if preset:
         return preset
     if not (out / "config.yaml").is_file():

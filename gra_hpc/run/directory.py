@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from gra_hpc.errors import GraError
+from gra_hpc.whereabouts import is_run, not_a_run
 
 
 def is_vacant(path: Path) -> bool:
@@ -106,11 +107,11 @@ class RunDir(OutputDir):
         """A planned run's directory.
 
         Raises:
-            GraError: it holds no plan.
+            GraError: it holds no plan; with what it is instead, and what to type about that.
         """
         run = RunDir(Path(path).absolute())
-        if not run.plan_file.is_file():
-            raise GraError(f"{path}: not a run (no plan.json)", f"gra plan {path} --preset demo")
+        if not is_run(run.path):
+            raise not_a_run(Path(path))
         return run
 
     def check_there(self) -> None:

@@ -14,6 +14,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.terminal import printable, say, tell
 from gra_hpc.views.status import RunStatus, collect, queue_once
 from gra_hpc.views.status_lines import lines, listing, one_line
+from gra_hpc.whereabouts import runs_in
 
 EVERY_S = 2.0
 LINE_S = 20.0
@@ -97,7 +98,7 @@ def several(directory: Path) -> Sequence[RunStatus]:
     if (directory / "plan.json").exists() or not directory.is_dir():
         return ()
     found, ask = [], queue_once()
-    for path in sorted(p.parent for p in directory.glob("*/plan.json")):
+    for path in runs_in(directory):
         try:
             found.append(collect(Run.to_look_at(path), ask=ask))
         except GraError as e:

@@ -93,4 +93,4 @@ def test_by_hand(slurm_env: Any, tmp_path: Path, tiny_llama: Path) -> None:
     assert any("run sbatch in the root of gra-hpc" in f.read_text() for f in tmp_path.glob("*.out"))
     job = slurm_env.sbatch(f"--export=ALL,GRA_HOME={ROOT}", out, "--partition=low", script, tmp_path / "nothing")
     slurm_env.wait_until(lambda: "FAILED" in slurm_env.states(job).values(), 60)
-    assert any("not a run (no plan.json) -> gra plan" in f.read_text() for f in tmp_path.glob("*.out"))
+    assert any("nothing: no such directory" in f.read_text() for f in tmp_path.glob("*.out"))

@@ -305,11 +305,11 @@ def test_a_card_without_header(release: Path) -> None:
 def test_a_directory_that_is_no_release_is_told_from_one_that_holds_runs(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="none: no such directory -> give the directory"):
         _directory(tmp_path / "none")
-    with pytest.raises(ReleaseError, match=r"not a release .* -> give the directory of a release, or of its run"):
+    with pytest.raises(ReleaseError, match=r"is empty, .* -> give the directory of a release, or of its run"):
         _directory(tmp_path)
     there = tmp_path / "a" / "release"
     there.mkdir(parents=True)
     (there / "manifest.json").write_text("{}")
-    with pytest.raises(ReleaseError, match=f"-> a run in it: gra release verify {tmp_path / 'a'}$"):
+    with pytest.raises(ReleaseError, match=f"holds some -> gra release verify {tmp_path / 'a'}$"):
         _directory(tmp_path)
     assert _directory(tmp_path / "a") == there
