@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gra_hpc import cli
+from gra_hpc.errors import ConfigError
 from gra_hpc.run.directory import RunDir
+from gra_hpc.run.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 Gra = Callable[..., str]
@@ -283,10 +285,18 @@ def test_a_runs_files_of_another_shape(gra: Gra, preset: Path, tmp_path: Path) -
                 assert str(path) in said and "->" in said
         path.write_text(before)
     saved = run.config_file.read_text()
-    for cut, message in (("models:\n", "cut off"), ("\nsite:\n", "cut off"), ("committee:\n", "method.reviewers=0")):
-        rest = "site: {time_minutes: 5}\nmethod: {reviewers: 0}\n" if cut == "committee:\n" else ""
-        run.config_file.write_text(saved[: saved.index(cut)] + rest)
+    for wrong, message in (
+        (saved[: saved.index("models:\n")], "cut off"),
+        (saved.replace("  reviewers: 3\n", "  reviewers: 0\n", 1), "method.reviewers=0"),
+    ):
+        assert wrong != saved
+        run.config_file.write_text(wrong)
         assert f"{run.config_file}: {message}" in gra("resume", "r", "site.time_minutes=5", code=2)
+    for at in range(saved.index("\nsite:\n"), len(saved) - 1):  # every line's end there, and within the last
+        if saved[at - 1] == "\n" or at > len(saved) - 5:
+            run.config_file.write_text(saved[:at])
+            with pytest.raises(ConfigError, match=r"(cut off|unexpected end).*-> bring it back, or gra plan"):
+                _ = Run.to_look_at(run.path).config
     run.config_file.write_text(saved)
     said = gra("resume", "r", "method.reviewers=0", code=2)
     assert "method.reviewers=0" in said and "run.yaml" not in said, said

@@ -240,17 +240,25 @@ def load(path: Path, overrides: Sequence[str] = (), own: bool = False, last: str
 
     Args:
         own: it decides what runs: it must be this user's, and nobody else's to write.
-        last: a section near its end that it was saved with: a file without it was cut off, and defaults are not meant.
+        last: the last of the keys that all such files have, `section.key`: a file without it, or without the end of its
+            last line, was cut off, and defaults are not meant.
 
     Raises:
         ConfigError: as `compose` does; or there is nothing in it, or not all.
         OwnershipError: it is in other hands.
     """
-    data = _data(_text(path, own), path)
-    if not data or (last and last not in data):
+    back = f"bring it back, or gra plan {path.parent}-2 --preset, with the one that it was planned by"
+    try:
+        text = _text(path, own)
+        data = _data(text, path)
+    except ConfigError as e:
+        raise ConfigError(e.what, e.then or back) from None
+    section, _, key = last.partition(".")
+    if not data or (last and (key not in (data.get(section) or ()) or not text.endswith("\n"))):
         raise ConfigError(
-            f"{path}: {f'cut off (it has no {last})' if data else 'empty'}, expected the settings of a run",
-            f"bring it back, or gra plan {path.parent}-2 --preset, with the one that it was planned by",
+            f"{path}: {'cut off before the end of its last line, or of ' + last if data else 'empty'},"
+            " expected the settings of a run",
+            back,
         )
     kind = _kind([data], overrides)
     if kind is not RunConfig:

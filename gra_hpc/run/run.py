@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,5 +79,7 @@ class Run(RunDir):
 def _settings(file: Path, overrides: Sequence[str], own: bool) -> RunConfig:
     """Loading them takes as long as all else that `gra status` does."""
     from gra_hpc.config import presets
+    from gra_hpc.config.site import SiteConfig
 
-    return presets.load(file, overrides, own, last="site")
+    last = f"site.{fields(SiteConfig)[-1].name}"  # behind it are a flow's own settings, which are frozen
+    return presets.load(file, overrides, own, last)
