@@ -62,6 +62,8 @@ class ShardStatus:
     """Why samples of a published shard failed: how many, by `stage: cause`."""
     gold: int = 0
     """Answers to gold questions."""
+    earlier: int = 0
+    """Samples that an attempt before had finished, beyond those of the present one: it reads them again first."""
 
     @property
     def done(self) -> int:

@@ -93,6 +93,9 @@ class Judge:
             if beat.phase == "running" and not beat.calls:
                 out.phase = "starting"  # until an engine has answered
             hold(out, [*seen.before, beat])
+        if seen.before and (beat is None or beat.phase != "overtaken"):
+            told = [b.done for b in seen.before if b.phase != "overtaken"]  # what it made rests on something else
+            out.earlier = max(0, max(told, default=0) - out.done)
         if seen.damaged:
             out.state, out.message = "failed", f"{seen.damaged}: {made_again(seen.dir)}"
             return out

@@ -102,6 +102,8 @@ def _block(r: RoundStatus, details: bool, run: RunStatus) -> Iterator[tuple[str,
     else:
         share = f" ({ledger.accepted / done:.0%})" if done else ""
         yield "candidates", f"{done:,} of {ledger.planned:,}: {ledger.accepted:,} accepted{share}, {_lost(ledger)}"
+    if earlier := sum(s.earlier for s in r.shards):
+        yield "", f"{earlier:,} more by earlier attempts, whose answers are read again, not asked"
     if r.kept or r.dropped:
         kept = f"{r.kept:,} kept of {r.kept + decided(r.dropped):,} accepted"
         yield "rows", "; ".join([kept, *not_kept(r.dropped)])

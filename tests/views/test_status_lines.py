@@ -66,6 +66,22 @@ def test_one_line_says_that_a_round_is_being_merged() -> None:
     assert one_line(of(published, merging="running")).startswith("round 1: merging, shards 1 published; ")
 
 
+def test_what_earlier_attempts_had_finished_is_not_forgotten(tmp_path: Path, tiny_llama: Path) -> None:
+    """An attempt counts from zero until it has read the journals."""
+    run = make_run(tmp_path / "run", 2, ["launch.shards=1"])
+    shard = run.round(1).shard(0)
+    for phase, accepted in (("stopped", 1), ("overtaken", 2), ("starting", 0)):
+        attempt = begin(shard)
+        Heartbeat(attempt.id, 0, 1, phase=phase, accepted=accepted).write(attempt)
+    status = collect(run)
+    assert status.rounds[0].shards[0].earlier == 1
+    assert "candidates 0 of 2: 0 accepted, 0 rejected, 0 failed\n             1 more by earlier attempts" in said(
+        status
+    )
+    Heartbeat(attempt.id, 0, 1, phase="running", accepted=1).write(attempt)
+    assert "by earlier attempts" not in said(collect(run))
+
+
 def test_details_on_wish() -> None:
     status = of(RUNS, STARTS)
     assert "shard 0" not in said(status) and "generator" not in said(status)
