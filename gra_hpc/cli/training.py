@@ -42,14 +42,16 @@ def finetune(
     """
     from gra_hpc.config.output_settings import preset_of
     from gra_hpc.training.config import compose
-    from gra_hpc.training.job import explain, submit_finetune
+    from gra_hpc.training.job import explain, refuse_absent_data, submit_finetune
 
     config = compose(preset_of(out, preset, "finetune"), overrides or [], site)
+    if not _ids(after):
+        refuse_absent_data(out, config)
     for line in explain(out, config, plan):
         say(line)
     if plan:
         return
-    job = submit_finetune(out, config, _ids(after))
+    job = submit_finetune(out, config, _ids(after), say)
     _told(job, out)
     if job is None:
         say(f"model: {out / 'model'}")

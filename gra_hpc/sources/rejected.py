@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from gra_hpc.sources import mistaken
 from gra_hpc.sources.files import find_file
-from gra_hpc.sources.layouts import UNKNOWN_LAYOUT
-from gra_hpc.sources.rows import ENCODING
+from gra_hpc.sources.layouts import NOT_OBJECT, UNKNOWN_LAYOUT
+from gra_hpc.sources.rows import ENCODING, MALFORMED
 from gra_hpc.terminal import shown
 
 
@@ -30,6 +31,8 @@ def remedy(path: str, reasons: Mapping[str, int], otherwise: str) -> str:
         otherwise: what to do about a reason that has no remedy of its own.
     """
     first = max(reasons, key=lambda reason: reasons[reason])
+    if first in (MALFORMED, NOT_OBJECT) and (other := mistaken.remedy(path)):
+        return other
     if first == ENCODING:
         file = find_file(path)
         suffix = Path(path).suffix if file and file.is_file() else ".jsonl"

@@ -23,7 +23,7 @@ import orjson
 
 from gra_hpc.errors import SeedError
 from gra_hpc.models import hub
-from gra_hpc.sources import separators
+from gra_hpc.sources import mistaken, separators
 from gra_hpc.sources.files import (
     LINES,
     READ_ERRORS,
@@ -144,7 +144,8 @@ class Source:
             yield from self._parquet(path, label)
             return
         with open_unpacked(path) as f:
-            head = f.read(4)
+            head = f.read(mistaken.HEAD)
+            mistaken.refuse_packed(path, head)
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise SeedError(
                     f"{path}: UTF-16, expected UTF-8", f"iconv -f UTF-16 -t UTF-8 {path} > new{path.suffix}"
@@ -278,7 +279,7 @@ class Source:
         except (pa.ArrowException, OSError, ValueError) as e:
             raise SeedError(f"{path}: not readable as Parquet after row {number} ({excerpt(e, 200)})") from None
 
-    def _refuse_unreachable(self) -> None:
+    def refuse_unreachable(self) -> None:
         """Refuse a dataset of the Hub that lies on no disk here, where the Hub cannot be reached.
 
         Raises:
@@ -294,7 +295,7 @@ class Source:
 
     def _dataset(self) -> Iterator[Row]:
         if not self.local:
-            self._refuse_unreachable()
+            self.refuse_unreachable()
         try:
             import datasets
         except ImportError:

@@ -93,6 +93,28 @@ def read_examples(
     return found
 
 
+def refuse_absent(path: str, scratch: str = "") -> None:
+    """Refuse data that are not there, before a job waits for its turn to find that out. Nothing of them is read.
+
+    Raises:
+        ReleaseError: a run that has no release yet.
+        SeedError: no file or directory of that name, and no dataset of the Hub that could be had here.
+    """
+    try:
+        if release_of(path):
+            return
+        source = Source(path, scratch=scratch)
+        if not source.local:
+            near = Path(path).parent
+            if near != Path() and near.is_dir():  # `runs/sft` is meant as a directory, not as ORG/NAME
+                raise SeedError(f"data.path={path}: no such file or directory", f"ls {near}")
+            source.refuse_unreachable()
+    except ReleaseError as e:
+        raise ReleaseError(e.what, f"gra resume {path}; or --after ID, of the job that makes it") from None
+    except SeedError as e:
+        raise SeedError(*(words.replace("seeds.path", "data.path") for words in (e.what, e.then))) from None
+
+
 def release_of(path: str) -> Path | None:
     """The release directory that a path stands for; none if it is something else.
 

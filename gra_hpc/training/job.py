@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -19,7 +19,9 @@ from gra_hpc.launch import submissions
 from gra_hpc.launch.arrays import Demand, executor_for, refuse_refused, script_of, submit_one
 from gra_hpc.launch.submissions import Job, Submission
 from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
+from gra_hpc.log_tail import OURS, last_words
 from gra_hpc.signals import Signals
+from gra_hpc.terminal import shown
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
 from gra_hpc.training.directory import FinetuneDir, attempts, newest, next_number
@@ -39,13 +41,29 @@ class End(Enum):
     stopped = "stopped; its state is saved for the next attempt"
 
 
-def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()) -> str | None:
+def refuse_absent_data(out: Path, config: FinetuneConfig) -> None:
+    """Refuse to begin a job, or to freeze its settings, whose data are not there; what is prepared needs them no more.
+
+    Raises:
+        GraError: they are not, with what to type.
+    """
+    from gra_hpc.training.examples import refuse_absent
+
+    made = FinetuneDir(out.absolute())
+    if not made.tokens.is_dir() and not made.done.is_file():
+        refuse_absent(config.data.path, config.site.scratch)
+
+
+def submit_finetune(
+    out: Path, config: FinetuneConfig, after: Sequence[str] = (), say: Callable[[str], object] = lambda _: None
+) -> str | None:
     """Submit a fine-tuning job, or run it here; whatever was begun is resumed, what is done stays.
 
     Args:
         out: its directory; made if it is not there.
         config: its settings; those that the model depends on must be the ones it was begun with.
         after: Slurm ids of jobs that must succeed first (what they make need not be there yet).
+        say: told how the last job ended, if there was one.
 
     Returns:
         Slurm's id of the job to depend on; empty when it is done already; none when it ran here.
@@ -64,6 +82,8 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
     waiting = submissions.in_queue(made, "finetune")
     if waiting:
         return waiting
+    for line in last_end(made):
+        say(line)
     refuse_refused(executor_for(made, config.site, demand(config), "gra:"))
     submission = Submission.new(made, [Job("finetune", 0)])
     submissions.record(made, submission)
@@ -73,6 +93,15 @@ def submit_finetune(out: Path, config: FinetuneConfig, after: Sequence[str] = ()
     submission.jobs[0].id = submit_one(executor, FinetuneTask(str(made.path)))
     submissions.record(made, submission, done=True)
     return submission.jobs[0].id
+
+
+def last_end(made: FinetuneDir) -> Iterator[str]:
+    """How the last job ended, which waits and runs no more: one line; none where nothing was submitted."""
+    ids = [job.id for s in submissions.load_all(made).values() for job in s.jobs if job.kind == "finetune" and job.id]
+    if ids:
+        log_file = made.logs / ids[-1] / f"{ids[-1]}_0_log.out"
+        why = last_words(log_file, OURS, r"^[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*")
+        yield f"job {ids[-1]} ended: {why[:300] or 'without a word'} (log: {shown(log_file)})"
 
 
 def explain(out: Path, config: FinetuneConfig, plan: bool) -> Iterator[str]:

@@ -50,6 +50,26 @@ def test_without_any_seed_the_reasons_are_counted(tmp_path: Path, smollm2: Path)
         latin(tmp_path, 0, 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[{"instruction": "a"}]', "is a list in JSON, not an object a line: name it seeds.json"),
+        ('[\n  {"instruction": "a"}\n]\n', "name it seeds.json"),
+        ('[{"instruction": "a"},\n{"instruction": "b"}]', "name it seeds.json"),
+        ('instruction,output\n"a, b",c\n', "is CSV, not JSON: name it seeds.csv"),
+        ("instruction\toutput\na\tc\n", "name it seeds.tsv"),
+        ("[1]\n[2]\n", "otherwise"),
+        ("Say hello, please.\nThen go.\n", "otherwise"),
+        ('{"a": 1, b}\n{"a": 2, c}\n', "otherwise"),
+    ],
+)
+def test_text_of_another_kind_than_its_name_says(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "seeds.jsonl").write_text(text)
+    for path in (tmp_path / "seeds.jsonl", tmp_path):
+        assert words in rejected.remedy(str(path), {"malformed": 2}, "otherwise")
+    assert "\n" not in words
+
+
 def test_each_reason_has_its_remedy() -> None:
     assert rejected.most(5, {"malformed": 5}) == ""
     assert rejected.most(1, {"duplicate": 2, "malformed": 3}) == "5 of 6 records rejected (3 malformed, 2 duplicate)"

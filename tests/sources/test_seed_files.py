@@ -315,6 +315,12 @@ def test_a_field_that_is_named_may_have_a_separator_in_it(tmp_path: Path) -> Non
         ("s.jsonl", '{"instruction": "a"}'.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
         ("s.csv", "instruction\na".encode("utf-16"), "UTF-16"),
         ("s.txt", b"a", "unknown kind of file"),
+        ("s.jsonl", gzip.compress(b'{"instruction": "a"}'), "is gzip, and its name says .jsonl -> mv "),
+        ("s.jsonl", lzma.compress(b'{"instruction": "a"}'), "s.jsonl.xz"),
+        ("s.csv", b"\x28\xb5\x2f\xfd\0\0", "s.csv.zst"),
+        ("s.jsonl", b"PAR1 PAR1", "s.parquet"),
+        ("s.json", b"PK\x03\x04 x", "is a zip archive, and its name says .json -> unzip -p "),
+        ("s.jsonl.gz", gzip.compress(gzip.compress(b"a")), "is gzip"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, words: str) -> None:

@@ -20,12 +20,13 @@ from gra_hpc.config import explain as explain_module
 from gra_hpc.config import output_settings
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
 from gra_hpc.evaluation.config import EvaluateConfig
+from gra_hpc.launch.submissions import Job, Submission
 from gra_hpc.signals import Signals
 from gra_hpc.training import ranks
 from gra_hpc.training.config import FinetuneConfig, Meeting, Trained, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.examples import read_examples
-from gra_hpc.training.job import demand, explain
+from gra_hpc.training.job import demand, explain, last_end, refuse_absent_data
 from gra_hpc.training.rank.settings import deepspeed_settings
 from gra_hpc.training.ranks import Rendezvous, first_host, rendezvous, run_ranks
 from tests.waiting import ended, until
@@ -105,6 +106,42 @@ def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
     for line in ("nodes=2", "ntasks-per-node=1", "gpus-per-node=8", "time=600", "signal=USR2@300", "requeue"):
         assert f"#SBATCH --{line}\n" in text, text
     assert "--cpus-per-task=64" in text
+
+
+def test_data_that_are_not_there_are_refused_before_anything_is_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "begun").mkdir(parents=True)
+    (tmp_path / "runs" / "begun" / "plan.json").write_text("{}")
+    (tmp_path / "chats.jsonl").write_text("")
+    absent = "no such file or directory"
+    for path, words in (
+        ("runs/nosuch", f"data.path=runs/nosuch: {absent} -> ls runs"),
+        ("./nosuch.jsonl", f"data.path=./nosuch.jsonl: {absent}"),
+        ("runs/begun", "no release yet -> gra resume runs/begun; or --after ID"),
+    ):
+        config = compose("paper", ["model.path=m", f"data.path={path}", "site.gpus_per_node=8"])
+        with pytest.raises((SeedError, ReleaseError)) as e:
+            refuse_absent_data(tmp_path / "job", config)
+        assert words in str(e.value)
+        (tmp_path / "job" / "tokens").mkdir(parents=True)
+        refuse_absent_data(tmp_path / "job", config)  # they were prepared
+        (tmp_path / "job" / "tokens").rmdir()
+    refuse_absent_data(tmp_path / "job", compose("paper", ["model.path=m", "data.path=chats.jsonl"]))
+
+
+def test_how_the_last_job_ended_is_told(tmp_path: Path) -> None:
+    made = FinetuneDir(tmp_path / "job")
+    assert not list(last_end(made))
+    Submission("s00001-a", 0.0, [Job("finetune", 0, id="100")], path=str(made.path)).save(made)
+    assert "job 100 ended: without a word (log: " in next(last_end(made))
+    log = made.logs / "100" / "100_0_log.out"
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        "RuntimeError: gloo\ngra_hpc.errors.LaunchError: rank 0: no data -> mend it\nRuntimeError: of another\n"
+    )
+    assert next(last_end(made)).startswith("job 100 ended: rank 0: no data (log: ")
 
 
 def test_time_to_save(tmp_path: Path) -> None:
