@@ -236,6 +236,8 @@ def test_out_of_order(gra: Gra, preset: Path, tmp_path: Path) -> None:
     said = gra("submit", "r", "launch.window=2")
     assert "never started: gra resume starts it" in said and said.count("->") == 1
     assert "-> gra resume r launch.window=2" in said
+    said = gra("submit", "r", "method.reviewers=1")
+    assert "method.reviewers: planned" in said and f"plan a new run: gra plan {own}-3 --preset" in said
     gra("submit", "r", code=0)
     assert "was started before; gra submit takes them with --add" in gra("submit", "r", "launch.window=2")
     assert "was started before -> gra resume" in gra("submit", "r")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -177,11 +178,14 @@ def merge(run: RunPath, round_: Round = None, overrides: Overrides = None) -> No
     from gra_hpc.launch.round_end import finish_round
     from gra_hpc.run.rounds import current_round
     from gra_hpc.run.run import Run
+    from gra_hpc.views.progress import waited_for
 
     made = Run.open(run, overrides or [])
     if overrides:
         made.save()
-    tell(finish_round(made, current_round(made) if round_ is None else round_))
+    number = current_round(made) if round_ is None else round_
+    with waited_for(made) if number in made.rounds else nullcontext():
+        tell(finish_round(made, number))
 
 
 @app.command()
@@ -224,10 +228,12 @@ def decide(
     from gra_hpc.judging import again
     from gra_hpc.judging import sweep as many
     from gra_hpc.run.run import Run
+    from gra_hpc.views.progress import waited_for
 
     made, words = Run.to_look_at(run), thresholds or []
-    for line in many.table(made, words) if sweep else again.say_decided(made, words, to):
-        tell(line, 5)
+    with waited_for(made):
+        for line in many.table(made, words) if sweep else again.say_decided(made, words, to):
+            tell(line, 5)
 
 
 @app.command()
@@ -247,10 +253,12 @@ def audit(
     from gra_hpc.judging import audit as page
     from gra_hpc.judging import labels
     from gra_hpc.run.run import Run
+    from gra_hpc.views.progress import waited_for
 
     made = Run.to_look_at(run)
-    for line in labels.read(made, read, gold) if read else page.write(made, sample, seed, to):
-        tell(line, 14)
+    with waited_for(made):
+        for line in labels.read(made, read, gold) if read else page.write(made, sample, seed, to):
+            tell(line, 14)
 
 
 @app.command()

@@ -129,8 +129,10 @@ def refuse_settings(run: Run, overrides: Sequence[str]) -> NoReturn:
     """Refuse settings for a run that is submitted: those it was planned with are settled.
 
     Raises:
+        FingerprintError: they are frozen: a new run has them.
         LaunchError: always, with the command that takes them.
     """
+    Run.open(run.path, overrides)
     so = "was started before" if started(run) else "never started: gra resume starts it, and takes settings"
     raise LaunchError(
         f"{run.path}: {so}; gra submit takes them with --add alone, for more workers",

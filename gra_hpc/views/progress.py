@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gra_hpc.errors import GraError
+from gra_hpc.errors import GraError, IncompleteError
 from gra_hpc.run.run import Run
-from gra_hpc.terminal import printable, say, tell
+from gra_hpc.terminal import printable, say, shown, tell
 from gra_hpc.views.status import RunStatus, collect, queue_once
 from gra_hpc.views.status_lines import lines, listing, one_line
 from gra_hpc.whereabouts import runs_in
@@ -68,18 +68,18 @@ def screen(status: RunStatus, details: bool = False) -> Any:
 def show(run: Run, watch: bool, details: bool = False) -> None:
     """Print the status once, or go on until the release is there or nothing runs any more."""
     status = collect(run)
-    if watch and _goes_on(status):
+    if watch and goes_on(status):
         if sys.stdout.isatty():
             from rich.live import Live
 
             with Live(screen(status, details), refresh_per_second=2) as live:
-                while _goes_on(status):
+                while goes_on(status):
                     time.sleep(EVERY_S)
                     status = collect(run)
                     live.update(screen(status, details))
             return
         tell = _every(LINE_S, _teller(lambda: status))
-        while _goes_on(status):
+        while goes_on(status):
             tell()
             time.sleep(EVERY_S)
             status = collect(run)
@@ -87,7 +87,23 @@ def show(run: Run, watch: bool, details: bool = False) -> None:
         say(line)
 
 
-def _goes_on(status: RunStatus) -> bool:
+@contextmanager
+def waited_for(run: Run) -> Iterator[None]:
+    """Of what is not there yet because the run's jobs are at it: there is nothing to do but wait.
+
+    Raises:
+        IncompleteError: as it was raised; where jobs run, with that.
+    """
+    try:
+        yield
+    except IncompleteError as e:
+        if not goes_on(collect(run)):
+            raise
+        raise IncompleteError(f"{e.what}; its jobs run: wait", f"gra status {shown(run.path)} --watch") from None
+
+
+def goes_on(status: RunStatus) -> bool:
+    """Whether its jobs, or a merge, wait or run."""
     return not status.release and any(
         r.merging or any(s.state in ("running", "queued") for s in r.shards) for r in status.rounds
     )

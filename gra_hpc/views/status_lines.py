@@ -335,7 +335,8 @@ def one_line(status: RunStatus) -> str:
     calls = sum(s.calls for s in r.shards)  # of published ones too: the count goes up alone
     said = f"; {counted(calls, 'call')}" if calls and states["running"] else ""
     merging = "merging, " if r.merging == "running" else ""
-    text = f"{round_name(r.round)}: {merging}shards {named}; {r.ledger.line()}{said}"
+    ledger = r.ledger.line() if r.round else r.ledger.line().replace(" accepted ", " described ")
+    text = f"{round_name(r.round)}: {merging}shards {named}; {ledger}{said}"
     return text + (f"; about {duration(r.eta_s)} left" if r.eta_s is not None and r.ledger.pending else "")
 
 
@@ -360,7 +361,8 @@ def summary(status: RunStatus) -> str:
     if r is None:
         return "all rounds merged, no release yet"
     done = r.ledger.planned - r.ledger.pending
-    text = f"{round_name(r.round)}, {_standing(r)}: {done:,} of {r.ledger.planned:,}, {r.ledger.accepted:,} accepted"
+    named = "accepted" if r.round else "described"
+    text = f"{round_name(r.round)}, {_standing(r)}: {done:,} of {r.ledger.planned:,}, {r.ledger.accepted:,} {named}"
     return text + (f"; about {duration(r.eta_s)} left" if r.eta_s is not None and r.ledger.pending else "")
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from gra_hpc.cli import app
+from gra_hpc.errors import GraError, IncompleteError
 from gra_hpc.owner import Owner
 from gra_hpc.run.attempts import Heartbeat, begin
 from gra_hpc.run.directory import RunDir
@@ -57,3 +60,19 @@ def test_of_another_by_what_was_seen(run: RunDir, steady: SteadyClock, at: float
     assert state(run) == "stopped"
     beat(run, at - 20, **where)  # it was only suspended
     assert state(run) == "running"
+
+
+def test_what_needs_a_merge_waits_for_the_jobs_that_run(run: RunDir) -> None:
+    def refused(*words: str) -> GraError:
+        error = CliRunner().invoke(app, [words[0], str(run.path), *words[1:]]).exception
+        assert isinstance(error, IncompleteError), error
+        return error
+
+    every = [("merge",), ("decide", "accept_mean=7", "--to", "again"), ("decide", "--sweep"), ("audit",)]
+    before = [refused(*words) for words in every]
+    assert not any("its jobs run" in e.what or "--watch" in e.then for e in before)
+    beat(run, 0.0)
+    for words, error in zip(every, before, strict=True):
+        now = refused(*words)
+        assert now.what == f"{error.what}; its jobs run: wait" and now.then.endswith("--watch")
+    assert "its jobs run" not in refused("merge", "--round", "7").what

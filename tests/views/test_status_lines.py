@@ -51,6 +51,13 @@ def test_one_block_a_round() -> None:
     assert "next:" not in text, "there is nothing to do but wait"
 
 
+def test_seeds_are_described_not_accepted() -> None:
+    status = of(RUNS, round=0)
+    assert summary(status).startswith("round 0 (describe), running: 10 of 20, 5 described")
+    assert "planned 20 = described 5 + rejected 4" in one_line(status) and "accepted" not in one_line(status)
+    assert "5 accepted" in summary(of(RUNS)) and "accepted 5" in one_line(of(RUNS))
+
+
 def test_what_a_merge_kept_is_not_said_where_it_cannot_be_read() -> None:
     def released(**more: object) -> str:
         return summary(replace(of(RUNS, merged=True, **more), release="/runs/a/release"))
