@@ -74,7 +74,9 @@ class Steps:
             self._surplus()
             return
         if not flow.keys.seeds_rival:
-            alive[: ix.records] = False  # rows answer the seeds' own instructions: the seeds are no rivals of theirs
+            # Rows answer the seeds' own instructions: the seeds are no rivals of theirs. They begin the pool;
+            # what earlier rounds have added comes behind them.
+            alive[: self.run.plan.seeds] = False
         benchmarks = None
         if c.decontamination.sources:
             with self.clock("benchmarks"):

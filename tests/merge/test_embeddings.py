@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from fabricate import make_run, publish_shard, rows, sample, seed, tables
 
 from gra_hpc import storage
+from gra_hpc.config import flow_sections
 from gra_hpc.errors import GraError, ReleaseError
+from gra_hpc.flows.registry import find
 from gra_hpc.merge.round import merge_round
 from gra_hpc.merge.semantic import embedding_column
 from gra_hpc.models import embedder
@@ -83,3 +86,30 @@ def test_embeddings_of_different_models_are_named(tmp_path: Path) -> None:
     run = with_embeddings(tmp_path, [16, 16, 8])
     with pytest.raises(ReleaseError, match="different lengths"):
         merge_round(run, 1)
+
+
+@pytest.mark.parametrize(("flow", "pools"), [("pooling", True), ("beside", False)])
+def test_rows_of_earlier_rounds_are_compared_where_seeds_are_no_rivals(
+    tmp_path: Path, flow: str, pools: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their text and by their own vectors, in the pool as beside it; the seeds' vectors are not asked for."""
+    monkeypatch.setitem(flow_sections.ours(), flow, replace(find("refine"), name=flow, pools=pools))
+    run = make_run(tmp_path / "run", [seed(i) for i in range(3)], shards=1, rounds=2, embed="nowhere")
+    run.config.method.flow = flow
+    run.save()
+    vectors = [v.tobytes() for v in np.eye(16, dtype="<f2")]
+    first = [sample(i, score=9 - i / 10) for i in range(4)]
+    publish_shard(run, 1, 0, first, vectors[3::-1])
+    assert merge_round(run, 1).kept == 4
+    other, like, same = (
+        [sample(i, round_=2) for i in range(4)],
+        sample(4, round_=2),
+        sample(5, first[2].instruction, first[2].response, round_=2),
+    )
+    publish_shard(run, 2, 0, [*other, like, same], [*vectors[4:8], vectors[2], vectors[8]])
+    assert merge_round(run, 2).kept == 4
+    assert {(r["id"], r["step"], r["winner"]) for r in rows(run.round(2).dropped)} == {
+        (like.id, "semantic", first[1].id), (same.id, "exact", first[2].id)
+    }  # fmt: skip
+    given = dict(zip((s.id for s in other), vectors[4:8], strict=True))
+    assert {r["id"]: r["embedding"] for r in rows(run.round(2).kept)} == given

@@ -40,7 +40,7 @@ def assemble(
         run: the run.
         round_: the round that is merged.
         ix: its rows.
-        ranks: rows wanted: all of the pool, and the new rows that are left, ascending.
+        ranks: rows wanted: those of the pool that new ones meet, and the new ones that are left, ascending.
         model: the embedding model, asked only for what is missing.
         scratch: directory for the matrix.
 
@@ -67,7 +67,8 @@ def assemble(
         have[at] = True
 
     def put_by_id(ids: np.ndarray, vectors: np.ndarray, where: str) -> None:
-        at = _find(ids)
+        found = _find(ids)
+        at = np.where(found >= 0, place[found], -1)  # not all rows that were there before are among the ranks
         put(at[at >= 0], vectors[at >= 0], where)
 
     pool_ids = ix.ids[: ix.pool]
@@ -75,7 +76,7 @@ def assemble(
     ordered = pool_ids[by_id]
 
     def _find(ids: np.ndarray) -> np.ndarray:
-        """Places of pool rows with these ids, or -1."""
+        """Row numbers of what was there before by these ids, or -1."""
         if not len(ordered):
             return np.full(len(ids), -1)
         at = np.minimum(np.searchsorted(ordered, ids), len(ordered) - 1)
