@@ -65,6 +65,7 @@ SMALL = {
     "python tools/docs/make_placement_cases.py": "placement.md",
     "python tools/docs/record_session.py": "session.md",
     "python tools/docs/screenshots.py": ".",
+    "python tools/simulated/beside_datatrove.py --jump": "--seeds 60 --shards 2 --window 32",
     "python tools/simulated/simulate_cluster.py": "--samples 20000 --nodes 8 --widths 4 --real 5000",
     "python tools/simulated/simulate_node.py": "--gpus 4 --models 2 --samples 60 --window 64",
 }
@@ -105,6 +106,7 @@ SLOW = {
         pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed"),
     ],
     "python tools/faults/chaos.py": [pytest.mark.slow],  # by default: crash/test_chaos.py
+    "python tools/simulated/beside_datatrove.py --jump": [pytest.mark.slow],
     "python tools/simulated/simulate_cluster.py": [pytest.mark.slow],
 }
 
