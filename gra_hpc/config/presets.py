@@ -24,7 +24,7 @@ from gra_hpc.config.references import escaped, expanded, refuse_resolvers
 from gra_hpc.config.rules import check, check_bounds
 from gra_hpc.config.settings import MemberConfig, ReleaseConfig, RunConfig, SeedsConfig
 from gra_hpc.config.site import SiteConfig
-from gra_hpc.config.typed_yaml import hint_of, parsed, types_of
+from gra_hpc.config.typed_yaml import hint_of, parsed, parts_of, types_of
 from gra_hpc.errors import ConfigError, nearest
 from gra_hpc.permissions import own_bytes, refuse_in_other_hands
 from gra_hpc.storage import read_regular
@@ -281,7 +281,7 @@ def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> 
             raise ConfigError(
                 f"{word}: expected key=value", "for example: gra plan runs/x --preset demo method.reviewers=2"
             )
-        parts = key.split(".")
+        parts = parts_of(kind, key, cfg)
         data: Any
         try:
             data = parsed(value, hint_of(kind, parts)) if value else ""

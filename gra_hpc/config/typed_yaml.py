@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, get_args, get_type_hints
 
@@ -85,6 +85,26 @@ def hint_of(kind: Any, parts: Sequence[str]) -> Any:
         else:
             kind = args[1] if len(args) == 2 else Any
     return kind
+
+
+def parts_of(kind: type, key: str, data: Mapping[str, Any]) -> list[str]:
+    """The parts of a dotted key. A name in a map may have dots itself (`models.llama-3.1-8b.path`): one that is there
+    already, else what stands before the first of its settings.
+
+    Args:
+        kind: of the configuration.
+        data: what is in its maps so far.
+    """
+    first, *words = key.split(".")
+    args = get_args(types_of(kind).get(first))
+    if words and len(args) == 2 and dataclasses.is_dataclass(args[1]):
+        there = data[first] or {}
+        ends = range(len(words), 1, -1)
+        known = next((n for n in ends if ".".join(words[:n]) in there), 0)
+        before = next((n for n, word in enumerate(words) if n and word in types_of(args[1])), 1)
+        name = known or (1 if words[0] in there else before)
+        words = [".".join(words[:name]), *words[name:]]
+    return [first, *words]
 
 
 def typed(kind: type, key: str, value: bool | int | float | str) -> str:

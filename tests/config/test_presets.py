@@ -32,6 +32,16 @@ def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
     assert presets.load(tmp_path / "run.yaml") == c
 
 
+def test_names_with_dots_are_typed_as_they_are() -> None:
+    c = presets.compose("alpaca", ["models.mistral-7b-v0.3.max_model_len=2048", "models.new2.5-7b.path=org/new"])
+    assert c.models["mistral-7b-v0.3"].max_model_len == 2048 and c.models["new2.5-7b"].path == "org/new"
+    seat = ["committee.a.b.model=mistral-7b-v0.3", "committee.a.b.persona=Be brief."]
+    assert presets.compose("alpaca", seat).committee["a.b"].persona == "Be brief."
+    assert "mistral-7b-v0.3" not in presets.compose("alpaca", ["models.mistral-7b-v0.3=null"]).models
+    with pytest.raises(ConfigError, match=r"unknown key models\.mistral-7b-v0\.3\.pth; did you mean path\?"):
+        presets.compose("alpaca", ["models.mistral-7b-v0.3.pth=x"])
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
