@@ -87,11 +87,14 @@ class Seen:
 
 def look(shard: ShardDir) -> ShardStatus | Seen:
     damaged = ""
-    try:
-        return _published(shard)
-    except (OSError, StorageError, LookupError, TypeError, ValueError, AttributeError):
-        if shard.manifest.is_file():
-            damaged = _damage(shard)
+    for _ in range(2):  # once more where it has been published since
+        try:
+            return _published(shard)
+        except (OSError, StorageError, LookupError, TypeError, ValueError, AttributeError):
+            if not shard.manifest.is_file():
+                break
+    else:
+        damaged = _damage(shard)
     names = attempt_names(shard)
     newest = shard.attempt(names[-1] if names else "")
     before = tuple(b for name in names[:-1] if (b := Heartbeat.read(shard.attempt(name))))

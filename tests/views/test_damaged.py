@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,10 @@ from gra_hpc.launch.submit import submit
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.run.merged import made_again
 from gra_hpc.run.run import Run
+from gra_hpc.storage import read_json
+from gra_hpc.views import shard_status
 from gra_hpc.views.sample import find_sample
+from gra_hpc.views.shard_status import ShardStatus, look
 from gra_hpc.views.status import collect
 from gra_hpc.views.status_lines import failure_lines, lines, next_command
 from tools.faults.faults import make_run, release_of, sample_rows, undisturbed
@@ -39,6 +43,25 @@ def test_it_is_named_and_the_rest_is_shown(done: Run, content: bytes) -> None:
     assert [s.state for s in status.rounds[0].shards] == ["failed", "published"]
     (line,) = failure_lines(status)
     assert f"bring it back, or move {manifest} and {done.path}/rounds/{{01,02}}/merged away, then gra resume" in line
+
+
+def test_a_shard_that_is_published_while_it_is_looked_at_is_not_damaged(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the read that found no manifest, and the question whether there is one."""
+    shard = done.round(1).shard(0)
+    away = shard.manifest.rename(tmp_path / "manifest.json")
+
+    def read_a_moment_early(path: Path) -> Any:
+        try:
+            return read_json(path)
+        finally:
+            if away.exists():
+                away.rename(path)
+
+    monkeypatch.setattr(shard_status, "read_json", read_a_moment_early)
+    found = look(shard)
+    assert isinstance(found, ShardStatus) and found.state == "published"
 
 
 def typed(advice: str) -> None:
