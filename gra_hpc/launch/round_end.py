@@ -45,10 +45,10 @@ def finish_round(run: Run, number: int) -> str:
     if number == 0:
         return merge_described(run)
     summary = merge_round(run, number)
+    if is_taken_back(run, number):  # asked first: without its shards there may be nothing to size the next round by
+        return str(summary)
     if number < run.config.method.rounds:
         RoundPlan.load(run.round(number + 1))  # or says why there is none
-        return str(summary)
-    if is_taken_back(run, number):
         return str(summary)
     from gra_hpc.release.build import build, made_from
 
