@@ -232,7 +232,7 @@ def _is_simulated(frozen: dict[str, Any]) -> bool:
 
 def _spare(run: Run, number: int, shards: list[ShardStatus]) -> int:
     """Have shards that nobody has begun be `unneeded` where they are; how many."""
-    begun = [s for s in shards if s.attempts or s.state == "published"]
+    begun = {s.shard for s in shards if s.attempts or s.state == "published"}
     if len(begun) == len(shards):
         return 0
     try:
@@ -243,7 +243,7 @@ def _spare(run: Run, number: int, shards: list[ShardStatus]) -> int:
     except (GraError, OSError):  # of a merge that cannot be read others speak
         return 0
     for s in shards:
-        if s.shard in unneeded and s not in begun:
+        if s.shard in unneeded and s.shard not in begun:
             s.state, s.message, s.log = "unneeded", "", ""
     return sum(s.state == "unneeded" for s in shards)
 
@@ -258,7 +258,10 @@ def _merge(run: Run, number: int) -> Merged | None:
 
 def _absent(merged: Merged | None, number: int, shards: int) -> list[int]:
     """Shards that a round's merge does not hold."""
-    return [] if merged is None or merged.complete else [s for s in range(shards) if (number, s) not in merged.shards]
+    if merged is None or merged.complete:
+        return []
+    held = merged.shards
+    return [s for s in range(shards) if (number, s) not in held]
 
 
 def eta(shards: list[ShardStatus]) -> float | None:

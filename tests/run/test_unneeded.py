@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gra_hpc.engines import simulated
 from gra_hpc.errors import IncompleteError
 from gra_hpc.launch.legs import legs_of
 from gra_hpc.launch.round_end import finish_round
@@ -22,6 +23,7 @@ from gra_hpc.run.unneeded import SPARE, UNMEASURED, Unneeded
 from gra_hpc.run.worker import work
 from gra_hpc.storage import read_json
 from gra_hpc.views.notes import notes
+from gra_hpc.views.shard_status import ShardStatus
 from gra_hpc.views.status import collect
 from gra_hpc.views.status_lines import lines, next_command
 from tests.run.test_plan import make
@@ -149,6 +151,31 @@ def test_a_merge_that_keeps_too_few_rows_takes_it_back(tmp_path: Path) -> None:
         assert not run.release.exists() and next_command(collect(run, ask_slurm=False)) == f"gra resume {run.path}"
     assert before > 2, "the first merge was short"
     check_end(run)
+
+
+def test_a_merge_that_keeps_nothing_without_some_shards_takes_them_back(tmp_path: Path) -> None:
+    """The next round cannot be sized for want of the shards that were not begun: those are made."""
+    benchmark = tmp_path / "benchmark.txt"
+    benchmark.write_text("\n".join(part for frame in simulated._FRAMES for part in frame if len(part.split()) > 2))
+    words = (f"merge.decontamination.sources=[{benchmark}]", "merge.decontamination.ngram=3", "method.rounds=2")
+    run = make(tmp_path, *WORDS, STOPS, *words)
+    work_on(run)
+    assert len(published(run)) < SHARDS
+    sentence = finish_round(run, 1)
+    assert ": 0 of " in sentence and "those not begun are needed after all" in sentence and is_taken_back(run, 1)
+    work_on(run)
+    assert published(run) == list(range(SHARDS))
+    with pytest.raises(IncompleteError, match="not planned"):
+        finish_round(run, 1)
+
+
+def test_status_compares_no_shard_with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which grows with their square."""
+    run = make(tmp_path, *WORDS, STOPS, UNLIKE)
+    work_on(run)
+    compared = []
+    monkeypatch.setattr(ShardStatus, "__eq__", lambda self, other: bool(compared.append(self)) or self is other)
+    assert "not needed" in said(run) and not compared
 
 
 @pytest.mark.slow
