@@ -68,6 +68,8 @@ def _value(found: Any, hint: Any, name: str) -> Any:
         Unparsable: it is none.
     """
     if hint is str:
+        if not isinstance(found, str) and not _number(found):  # of null, true or a list Python has words, JSON none
+            raise Unparsable(f"{name} is no string")
         return parsing.plain(found)
     if typing.get_origin(hint) is Literal:
         if found not in typing.get_args(hint):
@@ -83,7 +85,7 @@ def _number(found: Any) -> bool:
 
 
 _FITS: dict[type, Callable[[Any], bool]] = {
-    int: lambda found: _number(found) and found == int(found),
+    int: lambda found: _number(found) and found == int(found) and -(2**63) <= found < 2**63,  # as a table holds
     float: _number,
     bool: lambda found: isinstance(found, bool),
 }

@@ -7,6 +7,7 @@ dataclasses within, one of some texts (`Literal`), and each of them `| None`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from dataclasses import dataclass, field
@@ -33,11 +34,28 @@ class Made(Candidate, Generic[R]):
 
     def accept(self, score: float | None = None) -> None:
         """It ends well; among duplicates the one with the highest score stays."""
-        self.score, self.status = score, ACCEPTED
+        self.score, self.status = None if score is None else float(score), ACCEPTED
 
     def reject(self, stage: str, reason: str, score: float | None = None) -> None:
         """It ends at a stage, for a reason of a few words, by which the ledger counts."""
-        self.score, self.status, self.stage, self.reason = score, REJECTED, stage, reason
+        self.score, self.status = None if score is None else float(score), REJECTED
+        self.stage, self.reason = stage, reason
+
+    def unfit(self) -> str:
+        """Why no table can hold its result, in a few words; empty if one can. A value may be beyond 64 bits, no valid
+        Unicode, or of another type than its field."""
+        if self.result is None:
+            return ""
+        import pyarrow as pa
+
+        row = dataclasses.asdict(self.result)  # type: ignore[call-overload]
+        kind: Any = type(self.result)
+        for column in arrow_of(kind):
+            try:
+                pa.scalar(row[column.name], column.type)
+            except (OverflowError, TypeError, ValueError):
+                return f"{column.name} fits no table"
+        return ""
 
     def row(self) -> dict[str, Any]:
         """As a row of `schema`."""
@@ -74,6 +92,7 @@ def schema(result: type | None, thoughts: bool = False) -> pa.Schema:
     return pa.schema([*common, *own, *([(THOUGHTS, pa.string())] if thoughts else [])])
 
 
+@functools.cache
 def arrow_of(kind: type) -> pa.Schema:
     """Columns of a dataclass, by its fields' types: str, Literal of texts, int, float, bool, tuple[X, ...], dataclass,
     X | None.

@@ -21,6 +21,7 @@ from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import EngineError, GraError
 from gra_hpc.flows.ask import Ask, Asker, Unanswered, together
 from gra_hpc.flows.calls import Answer, Draining, Request
+from gra_hpc.flows.payload import Made
 from gra_hpc.flows.registry import Flow, flow_of
 from gra_hpc.flows.tools import Toolbox, Use
 from gra_hpc.flows.units import Context, Unit
@@ -180,7 +181,8 @@ async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker, too
 
 async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask, use: Use) -> Candidate:
     """One candidate through the flow. A question without a usable answer, or a tool that breaks, ends it as failed,
-    whether or not the flow has thought of that.
+    whether or not the flow has thought of that. So does a result that no table can hold: the next attempt would come to
+    the same, and the shard never be published.
 
     Raises:
         GraError: the flow does not say how it ended.
@@ -194,4 +196,7 @@ async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask, use: 
         sample.status, sample.stage, sample.reason, sample.raw = FAILED, e.stage, e.reason, e.raw
     if not sample.status:
         raise GraError(f"flow {flow.name}: candidate {sample.id} was left neither accepted, rejected nor failed", _MEND)
+    if isinstance(sample, Made) and (cause := sample.unfit()):
+        sample.status, sample.stage, sample.reason, sample.result = FAILED, "result", cause, None
+        sample.score = None
     return sample

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
 import pytest
 
 from gra_hpc.config import presets
@@ -68,6 +69,15 @@ def test_the_schema_follows_from_the_fields_without_defaults() -> None:
         ('"grade": 2.5', "grade is no integer"),
         ('"grade": true', "grade is no integer"),
         ('"part": "all"', "part is no number"),
+        ('"grade": 10000000000000000000000000', "grade is no integer"),
+        ('"grade": 9223372036854775808', "grade is no integer"),
+        ('"grade": -1e19', "grade is no integer"),
+        ('"part": 1e400', "no JSON object"),
+        ('"part": true', "part is no number"),
+        ('"reason": null', "reason is no string"),
+        ('"reason": ["it", "is"]', "reason is no string"),
+        ('"reason": "\\ud800"', "no JSON object"),
+        ('"reason": "\\u0000"', "NUL character"),
         ('"more": 1', "no answer"),
     ],
 )
@@ -76,6 +86,47 @@ def test_what_is_no_such_answer_is_asked_again(wrong: str, said: str) -> None:
     parts = [p for p in GOOD.strip("{}").split(", ") if not p.startswith('"answer"' if "more" in key else key)]
     with pytest.raises(Unparsable, match=said):
         ASKED.parse("{" + ", ".join([*parts, wrong]) + "}", {})
+
+
+@pytest.mark.parametrize("grade", [-(2**63), 2**63 - 1])
+def test_an_integer_that_a_table_can_hold_is_one(grade: int) -> None:
+    assert ASKED.parse(GOOD.replace("3.0", str(grade)), {}).grade == grade
+
+
+@dataclass
+class Counted:
+    total: int
+    parts: tuple[int, ...] = ()
+    text: str = ""
+
+
+FIT = [Counted(2**63 - 1, (1, -(2**63)), "x" * 10_000_000)]
+UNFIT = [
+    (Counted(2**63), "total"),
+    (Counted(1, (1, 2**70)), "parts"),
+    (Counted(1, text="\ud800"), "text"),
+]
+
+
+@pytest.mark.parametrize(("result", "field"), [*((r, "") for r in FIT), *UNFIT])
+def test_a_result_that_no_table_can_hold_fails_its_candidate(result: Counted, field: str) -> None:
+    """At its publication it would end the shard, and every attempt after it."""
+
+    async def run(_: Context, unit: Unit) -> None:
+        unit.made.result = result
+        unit.made.accept(2**60 + 1)
+
+    made: Made[Any] = Made("c1", 1, "s", 0, flow="count")
+    nothing: Any = None
+    flow = Flow("count", "", (), (), run, result=Counted)
+    asyncio.run(make_sample(flow, nothing, Unit(made, Record("s", "x", "y")), nothing, nothing))
+    if field:
+        assert (made.status, made.stage, made.reason) == ("failed", "result", f"{field} fits no table")
+        assert made.result is made.score is None
+    else:
+        assert made.status == "accepted" and made.result == result
+    row = {name: value for name, value in made.row().items() if name in flow.schema().names}
+    assert pa.Table.from_pylist([row], flow.schema()).num_rows == 1
 
 
 def test_what_a_flow_leaves_out_follows_from_its_roles_and_questions() -> None:
