@@ -5,19 +5,21 @@ candidate that is made again rests on the same ones, whatever the next machine w
 
 What a tool cannot do for a sample is for its result to say, and for the flow to judge. A tool that breaks at a sample
 fails that sample, as an answer does that cannot be used, and is not remembered: who makes the sample again meets it
-again. What every sample would meet is no sample's fault, and ends the attempt as an engine does that cannot start: what
-is not installed, not there or not allowed, a machine without memory, and a tool that breaks at each of its first
-samples (`PATIENCE`).
+again. What every sample would meet is no sample's fault, and ends the attempt as an engine does that cannot start: at
+once what is not installed, and a machine that is out of something (`_MACHINES`). Of all else one sample cannot tell
+whose fault it is, nor can the first few: those that are long begin first. So it is judged once all samples of a shard
+have ended, whatever their order was: a tool that broke at some of them and worked at none is broken for all (`judge`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,8 +35,11 @@ log = logging.getLogger(__name__)
 SEAT = "tool"
 LONGEST = 4 << 20
 """Bytes of a result as JSON. A line of the journal holds 16 MiB, and the result in it with every quote escaped."""
-PATIENCE = 20
-"""A tool that has broken so often in an attempt, and never worked, is broken for all."""
+FEW = 3
+"""Samples of a shard at which a tool may break though it works at none: a tool that only few samples use may meet such
+alone, and then no later attempt would come further."""
+_MACHINES = {getattr(errno, name) for name in ("EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOSPC", "EROFS", "ESTALE")}
+"""Errors of the operating system that no sample's words bring about: a full or lost disk, too many open files."""
 _RAW = 2000
 """Characters of an exception's words that a failed sample keeps."""
 
@@ -90,10 +95,10 @@ class Toolbox:
     draining: Callable[[], bool] = lambda: False
     """Whether no more work begins."""
     _places: dict[Tool, asyncio.Semaphore] = field(default_factory=dict)
-    _at_work: set[Tool] = field(default_factory=set)
-    """Those that have come to something, here or in an attempt before."""
-    _broke: dict[Tool, int] = field(default_factory=dict)
-    """How often each has broken."""
+    _at_work: set[str] = field(default_factory=set)
+    """Names of those that have come to something, here or in an attempt before."""
+    _broke: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By name: what was said of each sample at which it broke, by its name."""
 
     def for_sample(self, sample: str) -> Use:
         """`use` for the sample of that id."""
@@ -112,24 +117,29 @@ class Toolbox:
                     if self.draining():
                         raise Draining
                     call = await self._worked(key, what, tool, arguments, who)
-            self._at_work.add(tool)
+            self._at_work.add(tool.name)
             self.used(tool.name)
             return orjson.loads(call.text)
 
         return use
 
+    def judge(self) -> None:
+        """Once all samples of a shard have ended: whether each tool can be used at all.
+
+        Raises:
+            GraError: one broke at `FEW` samples or more, and worked at none.
+        """
+        for name, said in sorted(self._broke.items()):
+            if name not in self._at_work and len(said) >= FEW:
+                raise GraError(f"{min(said.items())[1]}; it broke at all {len(said)} samples that came to it", _MEND)
+
     async def _worked(self, key: str, what: str, tool: Tool, arguments: dict[str, Any], who: str) -> Call:
         began = time.monotonic()
-        try:
-            found = await asyncio.to_thread(tool.work, **arguments)
-        except GraError:
-            raise  # says what to do; a process of ours that was ended, say
-        except (ImportError, OSError, MemoryError) as e:
-            if not isinstance(e, TimeoutError):  # the one of them that work on a sample can meet
-                raise GraError(f"{who}: {type(e).__name__}: {e}", _MEND) from e
-            raise self._broken(tool, who, "TimeoutError", str(e)) from e
-        except Exception as e:
-            raise self._broken(tool, who, type(e).__name__, str(e)) from e
+        found, raised = await asyncio.to_thread(_ended, tool.work, arguments)
+        if raised is not None and _is_for_all(raised):
+            raise _named(who, raised)
+        if raised is not None:
+            raise self._broken(tool, who, type(raised).__name__, _words(raised), raised) from raised
         try:
             result = _as_json(found)
         except ValueError as e:
@@ -142,14 +152,56 @@ class Toolbox:
         self.calls.append(call)
         return call
 
-    def _broken(self, tool: Tool, who: str, cause: str, said: str) -> ToolBroke | GraError:
-        """What ends the sample at which a tool broke; or the attempt, where it has never done otherwise."""
-        times = self._broke[tool] = self._broke.get(tool, 0) + 1
-        if tool not in self._at_work and times >= PATIENCE:
-            return GraError(f"{who}: {cause}: {said}; it has broken at {times} samples, and worked at none", _MEND)
-        if times == 1:
-            log.warning("%s failed: %s: %s; later ones are only counted", who, cause, said, exc_info=True)
+    def _broken(self, tool: Tool, who: str, cause: str, said: str, e: BaseException | None = None) -> ToolBroke:
+        """What ends the sample at which a tool broke."""
+        known = self._broke.setdefault(tool.name, {})
+        if not known:
+            log.warning("%s failed: %s: %s; later ones are only counted", who, cause, said[:_RAW], exc_info=e)
+        known.setdefault(who, f"{who}: {cause}: {said[:200]}")
         return ToolBroke(tool.name, cause, said.encode("utf-8", "backslashreplace").decode()[:_RAW])
+
+
+def get_ready(tools: Iterable[Tool]) -> None:
+    """Have each do beforehand what its work would begin with.
+
+    Raises:
+        GraError: one of them cannot.
+    """
+    for tool in tools:
+        _, raised = _ended(tool.ready, {})
+        if raised is not None:
+            raise _named(f"tool {tool.name}, before its first sample", raised)
+
+
+def _ended(work: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[Any, BaseException | None]:
+    """What a call came to, or what it raised, as a value: some exceptions mean something else to who awaits a thread.
+    A StopIteration never arrives, and is waited for for ever; a CancelledError or a SystemExit ends the worker."""
+    try:
+        return work(**arguments), None
+    except BaseException as e:
+        return None, e
+
+
+def _is_for_all(e: BaseException) -> bool:
+    """Whether what a tool raised would be met by every sample."""
+    return isinstance(e, GraError | ImportError) or (isinstance(e, OSError) and e.errno in _MACHINES)
+
+
+def _named(who: str, e: BaseException) -> GraError:
+    """What ends the attempt. A GraError says itself what to do: a process of ours that was ended, say."""
+    if isinstance(e, GraError):
+        return e
+    found = GraError(f"{who}: {type(e).__name__}: {_words(e)}", _MEND)
+    found.__cause__ = e
+    return found
+
+
+def _words(e: BaseException) -> str:
+    """What an exception says; empty if it cannot."""
+    try:
+        return str(e)
+    except Exception:
+        return ""
 
 
 _MEND = "mend what it needs and gra resume, or the tool itself and plan a new run  (docs/flows.md: what a tool may do)"

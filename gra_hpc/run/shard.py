@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.errors import EndedError, GraError, IncompleteError
+from gra_hpc.flows.tools import get_ready
 from gra_hpc.flows.units import Embed, Unit
 from gra_hpc.run import attempts, publish
 from gra_hpc.run.attempt_state import Attempt, Shared, Turn
@@ -131,8 +132,7 @@ def _prepared(
     )
     beat.corrupt = journal.corrupt + journal.unread
     if not journal.touched():
-        for tool in dict.fromkeys(tool for unit in units for tool in unit.tools):
-            tool.ready()
+        get_ready(dict.fromkeys(tool for unit in units for tool in unit.tools))
     state = Attempt(
         run, config, run.plan, round_plan, shard, here, journal, beat, host.signals, host.shared, basis=basis
     )

@@ -56,7 +56,11 @@ class Gate:
 
 
 async def drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -> None:
-    """Keep a bounded window of samples in flight until all are done, or until the attempt drains."""
+    """Keep a bounded window of samples in flight until all are done, or until the attempt drains.
+
+    Raises:
+        GraError: what ends the attempt; a tool that has worked at no sample (`Toolbox.judge`).
+    """
     with state.shared.seldom_tidied():
         await _drive(state, units, engine, lead)
 
@@ -128,6 +132,8 @@ async def _drive(state: Attempt, units: list[Unit], engine: Gate, lead: float) -
         for task in (*lanes, drain):
             task.cancel()
         await asyncio.gather(*lanes, drain, whole, return_exceptions=True)
+    if len(state.samples) == len(units):
+        tools.judge()
 
 
 def in_order(units: list[Unit], touched: Sequence[str], window: int) -> tuple[list[Unit], list[Unit]]:

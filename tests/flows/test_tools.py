@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import errno
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +21,7 @@ from gra_hpc.errors import EngineError, GraError
 from gra_hpc.flows.calls import Draining
 from gra_hpc.flows.payload import Made
 from gra_hpc.flows.registry import find
-from gra_hpc.flows.tools import LONGEST, PATIENCE, Tool, Toolbox, ToolBroke, is_use
+from gra_hpc.flows.tools import FEW, LONGEST, Tool, Toolbox, ToolBroke, Unkept, get_ready, is_use
 from gra_hpc.flows.units import Context, Unit
 from gra_hpc.records import Record
 from gra_hpc.run.journal import Journal
@@ -96,20 +100,15 @@ def absent(**_: Any) -> None:
     import no_such_module  # type: ignore[import-not-found]  # noqa: F401
 
 
-def without_program(**_: Any) -> None:
-    subprocess.run(["no-such-program"], check=True)
-
-
-def out_of_memory(**_: Any) -> None:
-    raise MemoryError
+def without_disk(**_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(
     ("work", "arguments", "said"),
     [
         (absent, {}, "tool t, sample s1: ModuleNotFoundError: No module named 'no_such_module' -> mend what it needs"),
-        (without_program, {}, "tool t, sample s1: FileNotFoundError: "),
-        (out_of_memory, {}, "tool t, sample s1: MemoryError: "),
+        (without_disk, {}, "tool t, sample s1: OSError: [Errno 28] No space left on device -> mend what it needs"),
         (unreachable, {}, "no embedding model -> gra doctor"),
         (lambda x: x, {"x": {1, 2}}, "tool t, sample s1: arguments: not JSON"),
         (lambda x: x, {"x": float("inf")}, "tool t, sample s1: arguments: not JSON"),
@@ -134,7 +133,46 @@ def speaks_halves(**_: Any) -> None:
     raise ValueError("\ud83d" + "x" * 5000)
 
 
+def stops(**_: Any) -> None:
+    next(iter(()))
+
+
+def ends(**_: Any) -> None:
+    raise SystemExit(0)
+
+
+def cancels(**_: Any) -> None:
+    raise concurrent.futures.CancelledError
+
+
+def speechless(**_: Any) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    raise Mute
+
+
+def with_all_its_words() -> None:
+    subprocess.run(["true", "w" * (1 << 18)], check=True)
+
+
+def without_program() -> None:
+    subprocess.run(["no-such-program"], check=True)
+
+
+def out_of_memory(**_: Any) -> None:
+    raise MemoryError
+
+
 BREAKS = [
+    (stops, "StopIteration", ""),
+    (ends, "SystemExit", "0"),
+    (cancels, "CancelledError", ""),
+    (speechless, "Mute", ""),
+    (with_all_its_words, "OSError", "Argument list too long"),
+    (without_program, "FileNotFoundError", "no-such-program"),
+    (out_of_memory, "MemoryError", ""),
     (broken, "ZeroDivisionError", "division\nby zero"),
     (late, "TimeoutError", "10 s are over"),
     (speaks_halves, "ValueError", "\\ud83d" + "x" * 1994),
@@ -165,21 +203,36 @@ def test_a_tool_that_breaks_fails_its_sample(work: Callable[..., Any], cause: st
     journal.close()
 
 
-@pytest.mark.parametrize("worked", [False, True])
-def test_a_tool_that_breaks_at_all_of_its_first_samples_ends_the_attempt(worked: bool, tmp_path: Path) -> None:
-    journal = Journal([], tmp_path / "1.log")
-    box = Toolbox(journal)
-    tool = Tool("t", "1", lambda x: 1 // x)
-    if worked:
-        asyncio.run(box.for_sample("s")(tool, x=1))
-    for i in range(PATIENCE - 1):
-        with pytest.raises(ToolBroke):
-            asyncio.run(box.for_sample(f"s{i}")(tool, x=0))
+@pytest.mark.parametrize("works_at", [None, 0, FEW])
+def test_a_tool_that_worked_at_none_of_a_shards_samples_is_broken_for_all(works_at: int | None) -> None:
+    """It is judged at the end, in whatever order the samples came, and however often each of them used it."""
+    box = Toolbox(Unkept())
+
+    async def used(sample: int) -> None:
+        tool = Tool("t", "1", lambda x: 1 // x)  # a flow may describe it anew for each sample
+        await box.for_sample(f"s{sample}")(tool, x=int(sample == works_at))
+
+    for sample in (0, *range(FEW - 1)):
+        with contextlib.suppress(ToolBroke):
+            asyncio.run(used(sample))
+    box.judge()
+    for sample in range(FEW - 1, FEW + 30):
+        with contextlib.suppress(ToolBroke):
+            asyncio.run(used(sample))
+    if works_at is not None:
+        box.judge()
+        return
+    said = f"tool t, sample s0: ZeroDivisionError: .*; it broke at all {FEW + 30} samples that came to it -> mend"
+    with pytest.raises(GraError, match=said):
+        box.judge()
+
+
+@pytest.mark.parametrize("ready", [stops, ends, broken])
+def test_a_tool_that_cannot_get_ready_is_named(ready: Callable[..., Any]) -> None:
     with pytest.raises(
-        ToolBroke if worked else GraError, match=None if worked else "at 20 samples, and worked at none"
+        GraError, match=r"tool t, before its first sample: (StopIteration|SystemExit|ZeroDivisionError):"
     ):
-        asyncio.run(box.for_sample("last")(tool, x=0))
-    journal.close()
+        get_ready([Tool("t", "1", broken, ready)])
 
 
 def test_the_longest_result_fits_a_line_of_the_journal(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""A flow whose rows are compared by columns of other names: `flow.py`."""
