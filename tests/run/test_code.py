@@ -130,7 +130,7 @@ def test_where_it_runs_and_other_flows_do_not_count(package: Path) -> None:
     (package / "flows" / "other").mkdir()
     (package / "flows" / "other" / "ask.py").write_text("MORE = 1\n")
     assert digest_of(package) == whole != digest_of(package, "other")
-    (package / "flows" / "gra" / "views").mkdir()
+    (package / "flows" / "gra" / "views").mkdir(exist_ok=True)
     (package / "flows" / "gra" / "views" / "report.py").write_text("MORE = 1\n")
     assert digest_of(package) == whole, "what people are shown"
     shutil.copy(package / "flows" / "other" / "ask.py", package / "flows" / "gra")
