@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -118,12 +119,26 @@ class Counts:
 
     title: str
     number: int
+    kind: Literal["a", "b"]
+    said: str | None = None
+    sort: Literal["a", "b"] | None = None
+    level: Literal["a", 1] = "a"
 
 
-@pytest.mark.parametrize("name", ["number", "instruction"])
+@pytest.mark.parametrize("name", ["number", "instruction", "level"])
 def test_keys_that_are_no_texts_of_the_result_are_refused(name: str) -> None:
-    with pytest.raises(TypeError, match=f"keys: '{name}' is no text of the flow's result; its texts: title"):
+    said = f"keys: '{name}' is no text of the flow's result; its texts: title, kind, said, sort$"
+    with pytest.raises(TypeError, match=said):
         Flow("x", "", (), (), run, result=Counts, keys=Keys(name))
+
+
+def test_keys_are_texts_or_some_of_them_and_the_first_is_never_null() -> None:
+    """An answer or a group may be missing: the row is compared by what it has."""
+    for keys in (Keys("title", "said", "sort"), Keys("kind", "title", "kind")):
+        assert Flow("x", "", (), (), run, result=Counts, keys=keys).keys == keys
+    for name in ("said", "sort"):
+        with pytest.raises(TypeError, match=f"keys: '{name}' may be null, .*; expected str"):
+            Flow("x", "", (), (), run, result=Counts, keys=Keys(name))
 
 
 def test_a_pool_holds_records_alone() -> None:
