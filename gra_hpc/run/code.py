@@ -37,9 +37,11 @@ Where the engines run is not among it, nor what merges and releases: a run may b
 
 SIGNATURES = (
     "conversation.py",
+    "flows/keys.py",
     "text/code.py",
     "text/normal_form.py",
     "text/words.py",
+    "signatures/columns.py",
     "signatures/minhash.py",
     "signatures/signing.py",
     "signatures/decontaminate.py",

@@ -142,3 +142,15 @@ def test_what_a_flow_says_it_uses_counts(package: Path) -> None:
     with (package / "labels" / "votes.py").open("a", encoding="utf-8") as f:
         f.write("\nMORE = 1\n")
     assert digest_of(package) == whole and digest_of(package, "gra", "labels/*.py") != with_labels != whole
+
+
+@pytest.mark.parametrize("file", ["signatures/columns.py", "flows/keys.py", "signatures/signing.py"])
+def test_what_texts_are_signed_by_changes_the_signings_digest(
+    package: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change to what columns are called, and to which they are, makes signatures anew."""
+    monkeypatch.setattr(code, "signing_digest", code.signing_digest.__wrapped__)
+    whole = code.signing_digest()
+    with (package / file).open("a", encoding="utf-8") as f:
+        f.write("\nMORE = 1\n")
+    assert code.signing_digest() != whole
