@@ -161,11 +161,14 @@ def _logs_of_published(run: Run, live: set[str]) -> tuple[set[tuple[str, str]], 
 
 def _is_over(run: Run) -> bool:
     """Whether all shards are published, all rounds merged, and the release is there: else a log may say why not."""
-    return (run.release / "manifest.json").is_file() and all(
-        (merged := Merged.load(run.round(n))) is not None
-        and all(s in merged.unneeded or is_published(run.round(n).shard(s)) for s in range(run.shards_of(n)))
-        for n in run.rounds
-    )
+    try:
+        return (run.release / "manifest.json").is_file() and all(
+            (merged := Merged.load(run.round(n))) is not None
+            and all(s in merged.unneeded or is_published(run.round(n).shard(s)) for s in range(run.shards_of(n)))
+            for n in run.rounds
+        )
+    except StorageError:  # a merge that is damaged is to be made again
+        return False
 
 
 def _job_of(log: Path) -> str:

@@ -168,3 +168,14 @@ def test_a_directory_that_is_swapped_for_a_link_meanwhile(run: RunDir, outside: 
     else:
         assert any(" of them stay: " in line for line in lines)
     assert len(files(outside)) == 8
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}"])
+def test_a_merge_that_is_damaged_keeps_nothing_from_going(run: RunDir, damage: bytes) -> None:
+    """But logs that may say why."""
+    run.release.mkdir()
+    (run.release / "manifest.json").write_text("{}")
+    run.round(1).merged.mkdir()
+    run.round(1).manifest.write_bytes(damage)
+    assert "done; " in list(clean(run, yes=True))[-1]
+    assert files(run.logs) == {"notes.txt", "4242/notes.txt", "4242/4242_1_0_log.out"}
