@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from gra_hpc.config.settings import MethodConfig, RunConfig
+from gra_hpc.errors import GraError
 from gra_hpc.flows.ask import Ask, Question, together
 from gra_hpc.flows.payload import Made
 from gra_hpc.flows.tools import Tool, Use
 from gra_hpc.records import Candidate, Record
 
 T = TypeVar("T")
+Seated = TypeVar("Seated")
 
 Embed: TypeAlias = Callable[[Sequence[str]], Any]
 """Vectors of texts: float [n, d], of length one."""
@@ -22,6 +24,27 @@ Embed: TypeAlias = Callable[[Sequence[str]], Any]
 def settings_of(config: RunConfig) -> Any:
     """The section of a run's flow, of the type that `Flow.settings` says."""
     return getattr(config, config.method.flow)
+
+
+def seated(seats: Mapping[str, Seated], role: str, flow: str, step: str) -> Seated:
+    """Who has a role: its members, or their shares.
+
+    Args:
+        seats: by role.
+        role: who is asked; empty: there is no first role.
+        flow: its name.
+        step: what they are asked.
+
+    Raises:
+        GraError: the role has no seats.
+    """
+    if role not in seats:
+        who, others = f"the role {role}" if role else "its first role", ", ".join(seats) or "none"
+        raise GraError(
+            f"flow {flow}: question {step} is for {who}, which has no seat; roles that have: {others}",
+            "mend the flow's roles, or what draws them, and plan a new run  (docs/flows.md)",
+        )
+    return seats[role]
 
 
 @dataclass
@@ -100,9 +123,10 @@ class Context:
 
         Raises:
             Unanswered: one has no usable answer within the bound.
+            GraError: nobody has the role.
         """
-        role = question.role or next(iter(made.seats))
-        members = made.seats[role]
+        role = question.role or next(iter(made.seats), "")
+        members = seated(made.seats, role, made.flow, question.step)
         asked = [self.ask(question, member, f"{role}-{i}", **variables) for i, member in enumerate(members, 1)]
         return list(zip(members, await together(asked), strict=True))
 

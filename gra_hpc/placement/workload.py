@@ -21,6 +21,7 @@ from gra_hpc.config.settings import ROLES, MemberConfig, ModelConfig, RunConfig
 from gra_hpc.errors import ConfigError
 from gra_hpc.flows.expected import Asked, StepSize
 from gra_hpc.flows.registry import every, flow_of
+from gra_hpc.flows.units import seated
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,7 @@ def method_load(
         size = rates.size(question)
         shown = size.prompt_tokens + (context_tokens if question.context else 0.0)
         by_model: dict[str, float] = {}
-        seated = seats[question.role]
-        for name, count in seated.items():
+        for name, count in seated(seats, question.role, config.method.flow, question.step).items():
             member = members[name]
             calls = count * question.times * min(size.tries, config.method.max_tries)
             if calls <= 0:
@@ -207,11 +207,11 @@ def calls_per_sample(config: RunConfig, rates: MethodRates | None = None, thinki
     at_once = in_a_row = 0.0
     seats = flow_of(config).seats(config) if config.models else {}
     for question in asked(config, rates) if config.models else []:
-        size, seated = rates.size(question), seats[question.role]
-        count = sum(seated.values())
+        size, shares = rates.size(question), seated(seats, question.role, config.method.flow, question.step)
+        count = sum(shares.values())
         if not count:
             continue
-        thoughts = sum(n * _thoughts(config, members[s], question.role, size, thinking) for s, n in seated.items())
+        thoughts = sum(n * _thoughts(config, members[s], question.role, size, thinking) for s, n in shares.items())
         written = size.completion_tokens + thoughts / count
         tokens = question.times * min(size.tries, config.method.max_tries) * written
         at_once += count * tokens

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
 
-from gra_hpc.config import presets
+from gra_hpc.config import flow_sections, presets
 from gra_hpc.errors import GraError
 from gra_hpc.flows.answers import guided
 from gra_hpc.flows.expected import GUIDED, Asked
@@ -17,10 +17,14 @@ from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.payload import Made
 from gra_hpc.flows.registry import Flow, find
 from gra_hpc.flows.units import Context, Unit
-from gra_hpc.placement.workload import MethodRates, sizes
+from gra_hpc.placement.workload import MethodRates, calls_per_sample, method_load, sizes
 from gra_hpc.records import Record
 from gra_hpc.run.window import make_sample
 from tests.flows.foreign.brought import brought
+from tests.flows.foreign.quiz.flow import FLOW as QUIZ
+from tests.flows.foreign.quiz.flow import RATE
+
+NOTHING: Any = None
 
 
 @dataclass
@@ -146,3 +150,27 @@ def test_a_candidate_that_is_left_without_an_end_is_named() -> None:
     unit = Unit(Made("c1", 1, "s", 0, flow="idle"), Record("s", "x", "y"))
     with pytest.raises(GraError, match="flow idle: candidate c1 was left neither accepted, rejected nor failed"):
         asyncio.run(make_sample(Flow("idle", "", (), (), run), nothing, unit, nothing, nothing))
+
+
+@pytest.mark.parametrize(
+    ("role", "seats", "said"),
+    [
+        ("judge", {"rater": ("a",)}, "is for the role judge, which has no seat; roles that have: rater"),
+        ("", {}, "is for its first role, which has no seat; roles that have: none"),
+    ],
+)
+def test_a_role_that_nobody_has_is_named_with_its_flow(role: str, seats: dict[str, tuple[str, ...]], said: str) -> None:
+    made: Made[Any] = Made("c1", 1, "s", 0, flow="court", seats=seats)
+    question = guided("rule", "ruling", Said, role=role)
+    with pytest.raises(GraError, match=f"flow court: question rule {said} -> mend the flow's roles"):
+        asyncio.run(Context(NOTHING, NOTHING, NOTHING).ask_all(question, made))
+
+
+def test_what_is_expected_of_a_role_that_nobody_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a run is planned."""
+    court = replace(QUIZ, name="court", questions=(replace(RATE, role="judge"),))
+    monkeypatch.setitem(flow_sections.ours(), "court", court)
+    config = presets.compose("demo", ["method.flow=court"])
+    for expected in (method_load, calls_per_sample):
+        with pytest.raises(GraError, match=r"flow court: question rate is for the role judge.* have: rater "):
+            expected(config)
