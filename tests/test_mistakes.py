@@ -130,7 +130,7 @@ def preset(tmp_path: Path, tiny_llama: Path) -> Path:
         ),
         (["plan", "r", "--preset", "dmo"], "did you mean demo?", "presets:"),
         (["plan", "r", "--preset", "papper"], "/paper?", "in directories beside them"),
-        (["plan", "r", "--preset", "perl"], "did you mean sites/perlmutter?", "demo, laptop"),
+        (["plan", "r", "--preset", "perl"], "did you mean --site perlmutter?", "demo, laptop"),
         (["report", "r"], "no such command 'report': the report is RUN/release/report.html", "gra status RUN"),
         (
             ["plan", "r", "--preset", "annotate", "method.flow=synthesize"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from gra_hpc.config import presets
-from gra_hpc.config.directories import config_dirs
+from gra_hpc.config.directories import config_dirs, near_file
 from gra_hpc.config.settings import MergeConfig, MethodConfig
 from gra_hpc.errors import ConfigError, nearest
 
@@ -167,7 +167,9 @@ def _place(given: str, flag: str, known: Sequence[str], again: str) -> str:
         return str(found.absolute())
     if HUB_ID.fullmatch(given):
         return given
-    raise ConfigError(f"{flag} {given}: no such file, preset or Hub id{nearest(given, known)}", again)
+    raise ConfigError(
+        f"{flag} {given}: no such file, preset or Hub id{near_file(given) or nearest(given, known)}", again
+    )
 
 
 def _names(places: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
-from gra_hpc.config.directories import config_dirs, no_preset, package_dirs
+from gra_hpc.config.directories import YAML, config_dirs, near_file, no_preset, package_dirs
 from gra_hpc.config.fields import expecting
 from gra_hpc.config.flow_sections import config_of
 from gra_hpc.config.flow_sections import names as flow_names
@@ -36,8 +36,11 @@ OF_ITS_SEEDS = ("name", "split", "revision", "licence", "fields")
 """Settings that tell of the data at `seeds.path`, beside the rules for records."""
 
 
-def find(name: str) -> Path:
+def find(name: str, folder: str | None = None) -> Path:
     """The YAML file a preset name stands for.
+
+    Args:
+        folder: of those that are named where it is not there, as for `no_preset`.
 
     Raises:
         ConfigError: with the nearest existing names.
@@ -48,7 +51,7 @@ def find(name: str) -> Path:
         candidate = directory / f"{name.removesuffix('.yaml')}.yaml"
         if candidate.is_file():
             return candidate
-    raise no_preset(name)
+    raise no_preset(name, folder)
 
 
 def _text(path: Path, own: bool = False) -> str:
@@ -101,7 +104,7 @@ def compose(preset: str, overrides: Sequence[str] = (), site: str = "") -> RunCo
     """
 
     def read(kind: type) -> list[tuple[Path, dict[str, Any]]]:
-        return [*_layers(find(preset), kind), *(_layers(find_site(site), kind) if site else ())]
+        return [*_layers(find(preset, ""), kind), *(_layers(find_site(site), kind) if site else ())]
 
     layers = read(RunConfig)
     kind = _kind((data for _, data in layers), overrides)
@@ -173,7 +176,7 @@ def compose_as(kind: type[C], folder: str, preset: str, overrides: Sequence[str]
     inside = f"{folder}/{preset.removeprefix(folder + '/')}"
     known = any((d / f"{inside}.yaml").is_file() for d in config_dirs())
     cfg = OmegaConf.structured(kind)
-    for path, data in _layers(find(inside if known else preset), kind):
+    for path, data in _layers(find(inside if known else preset, folder), kind):
         cfg = _merge(cfg, data, str(path), kind)
     if site:
         for path, data in _layers(find_site(site)):
@@ -221,11 +224,13 @@ def find_site(name: str) -> Path:
         ConfigError: with the nearest existing names.
     """
     if "/" in name or name.endswith((".yaml", ".yml")):
-        return find(name)
+        return find(name, "sites")
     if name not in site_names():
-        known = ", ".join(site_names())
+        near = near_file(name, YAML) or nearest(name, site_names())
         raise ConfigError(
-            f"site {name}: no such site{nearest(name, site_names())} (there are {known})", "gra site detect"
+            f"site {name}: no such site{near} (there are {', '.join(site_names())}; looked in"
+            f" {Path('configs', 'sites').absolute()}, and in gra's)",
+            "gra site detect, or --site DIR/NAME.yaml",
         )
     return find(f"sites/{name}")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
-from gra_hpc.config.directories import config_dirs
+from gra_hpc.config.directories import config_dirs, near_file
 from gra_hpc.errors import SeedError
 
 LINES, TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
@@ -66,7 +66,7 @@ def find_file(path: str) -> Path | None:
     ):
         return None
     looked = ", ".join(str(d) for d in (Path.cwd(), *config_dirs()))
-    raise SeedError(f"seeds.path={excerpt(path)}: no such file or directory", f"looked in {looked}")
+    raise SeedError(f"seeds.path={excerpt(path)}: no such file or directory{near_file(path)}", f"looked in {looked}")
 
 
 def data_files(path: Path) -> list[Path]:
