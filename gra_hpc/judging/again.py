@@ -123,6 +123,7 @@ def _plan(inputs: Inputs, config: RunConfig) -> Plan:
         old.frozen.get("gold", ""),
     )
     before = inputs.run.config.method
+    unneeded = {str(r.number): found for r in inputs.rounds if (found := r.coverage.get("unneeded"))}
     now = {k: (getattr(before, k), getattr(config.method, k)) for k in flow_of(config).thresholds(before)}
     return replace(
         old,
@@ -136,6 +137,7 @@ def _plan(inputs: Inputs, config: RunConfig) -> Plan:
             "merges": [[r.number, r.digest] for r in inputs.all_rounds],
             "rounds": [asdict(r.plan) for r in inputs.rounds],
             "thresholds": {k: [getattr(v, "value", v) for v in pair] for k, pair in now.items()},
+            **({"unneeded": unneeded} if unneeded else {}),
         },
     )
 

@@ -113,16 +113,14 @@ def _coverage(steps: Steps, shards: Collected, kept: int) -> dict[str, Any]:
     """What of the round's shards is in the merge, and what is missing.
 
     Where the rows kept do not reach the target after all, shards that did not seem to be needed are missing: the merge
-    is a partial one, which is replaced when more are there.
+    is a partial one, which is replaced when more are there. None comes where another run's shards are decided again.
     """
     run, unneeded = steps.run, shards.unneeded
-    taken_back = kept < steps.wanted and unneeded
-    missing = sorted([*shards.missing, *(unneeded if taken_back else [])])
+    too_few = kept < steps.wanted
+    missing = sorted([*shards.missing, *(unneeded if too_few else [])])
     more: dict[str, Any] = {}
-    if taken_back:
-        more = {"taken_back": unneeded}
-    elif unneeded:
-        more = {"unneeded": unneeded}
+    if unneeded and not (too_few and run.plan.decided):
+        more = {"taken_back" if too_few else "unneeded": unneeded}
     return {
         "complete": not missing,
         "published": len(shards.shards),

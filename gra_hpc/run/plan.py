@@ -85,7 +85,7 @@ class Plan:
     """Gold questions by verdict (`run/gold.py`)."""
     decided: dict[str, Any] = field(default_factory=dict)
     """Of a run whose shards are another run's, decided again (`judging/again.py`): that run's name and fingerprint, its
-    merges, its rounds' plans, and the thresholds, then and now."""
+    merges, its rounds' plans, the thresholds, then and now, and which shards were not needed, if any, by round."""
 
     @property
     def rounds(self) -> int:

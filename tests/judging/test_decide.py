@@ -28,6 +28,7 @@ from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json
 from tests.run.test_plan import make
+from tests.run.test_unneeded import STOPS, UNLIKE, WORDS, work_on
 
 SPENT = ("calls", "prompt_tokens", "completion_tokens")
 """What was asked stays counted, though other thresholds would not have asked it."""
@@ -112,6 +113,21 @@ def test_rounds_sized_by_acceptance_keep_the_candidates_they_had(tmp_path: Path)
     assert new["ledger"]["pending"] == 0 and new["ledger"]["accepted"] < old["ledger"]["accepted"]
     assert verify(made.release) == []
     assert "Rounds after the first drew their examples" in (made.release / "README.md").read_text()
+
+
+def test_what_was_not_needed_is_not_missing_where_it_is_decided_again(tmp_path: Path) -> None:
+    """Unless the thresholds leave too few rows of what was made."""
+    run = make(tmp_path, *WORDS, STOPS, UNLIKE)
+    while remaining(run):
+        finish_round(run, work_on(run))
+    spared = read_json(run.release / "manifest.json")["coverage"]["unneeded"]
+    for words, few in ((["accept_mean=2"], False), (["accept_mean=10"], True)):
+        made = decide(run, words, tmp_path / words[0])
+        coverage = read_json(made.release / "manifest.json")["coverage"]
+        card = (made.release / "README.md").read_text()
+        assert coverage.get("unneeded") == (None if few else spared) and coverage["missing"] == (spared if few else {})
+        assert ("Partial" in card) == few == ("shards were not needed" not in card)
+        assert remaining(made) == [] and verify(made.release) == []
 
 
 def test_the_sweep_counts_what_runs_with_those_thresholds_would_have(runs: dict[str, Run], tmp_path: Path) -> None:
