@@ -14,12 +14,13 @@ from gra_hpc.launch import local
 from gra_hpc.launch.round_end import tidy
 from gra_hpc.launch.submissions import Does, sole_submitter
 from gra_hpc.run.ledger import Ledger
-from gra_hpc.run.merged import Merged, gone
+from gra_hpc.run.merged import gone
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import gone_shards, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
 from gra_hpc.run.target import Target, not_needed
+from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.terminal import counted, say, shown, tell
 
 Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
@@ -81,7 +82,7 @@ def _submit(run: Run, resume: bool, progress: Progress) -> None:
 def _absent(run: Run) -> Iterator[list[int]]:
     """Of each merged round, the shards that are not published and were needed."""
     for number in run.rounds:
-        unneeded = Merged.of(run.round(number)).unneeded
+        unneeded = Unneeded(run, number).shards()
         shards = (s for s in range(run.shards_of(number)) if s not in unneeded)
         yield [s for s in shards if not is_published(run.round(number).shard(s))]
 

@@ -45,7 +45,7 @@ class Chooser:
         place: the shard to begin at.
         heartbeat_s: seconds between two heartbeats of an attempt.
         submissions: the directory whose newest file tells when the run was last submitted, if it ever was.
-        unneeded: what says which shards are not needed (`unneeded.Unneeded`).
+        unneeded: what says which shards are not needed, lately or, if so asked, now (`unneeded.Unneeded.known`).
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Chooser:
         place: int,
         heartbeat_s: float,
         submissions: Path,
-        unneeded: Callable[[], Collection[int]] = tuple,
+        unneeded: Callable[[bool], Collection[int]] = lambda _: (),
     ) -> None:
         self.round, self.shards, self.place, self.unneeded = round_, shards, place % max(1, shards), unneeded
         self.silent_s = max(SILENT_S, SILENT_BEATS * heartbeat_s)
@@ -70,8 +70,14 @@ class Chooser:
             held: shards that are not to be chosen: those that the worker itself has open, or has given up.
         """
         now = self._now()
+        unneeded = self.unneeded(False)
+        choice = self._choice(held, unneeded, now)
+        if choice is None and unneeded and (anew := self.unneeded(True)) != unneeded:
+            choice = self._choice(held, anew, now)
+        return choice
+
+    def _choice(self, held: Collection[int], unneeded: Collection[int], now: float) -> Choice | None:
         found: dict[int, int] = {}
-        unneeded = self.unneeded()
         for number in (*range(self.place, self.shards), *range(self.place)):
             if number in held or number in self._published or number in unneeded:
                 continue

@@ -228,7 +228,12 @@ class RoundDir:
         return self.path / "shards"
 
     def shard(self, number: int) -> ShardDir:
-        return ShardDir(self.path.joinpath("shards", f"{number:05d}"), number)
+        return ShardDir(self.path.joinpath("shards", self.shard_name(number)), number)
+
+    @staticmethod
+    def shard_name(number: int) -> str:
+        """Of its directory in `shards`."""
+        return f"{number:05d}"
 
 
 @dataclass(frozen=True)

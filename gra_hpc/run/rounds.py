@@ -27,11 +27,14 @@ class Step:
     """All shards of the round."""
 
 
-def remaining(run: Run) -> list[Step]:
+def remaining(run: Run, unneeded: Unneeded | None = None) -> list[Step]:
     """The rounds still to do, in order, with their unpublished shards that are needed. Derived from files alone.
 
     A partial merge is replaced once more shards are published, until the next round has drawn from it. From then on it
     stands, and what is late goes into the next merge that can be replaced, or is not made yet.
+
+    Args:
+        unneeded: what has looked at a round before, and so need not read all of it again.
 
     Raises:
         IncompleteError: the next round cannot be planned: nothing survived so far.
@@ -47,8 +50,9 @@ def remaining(run: Run) -> list[Step]:
             RoundPlan.load(run.round(number))  # or says why there is none
         total = run.shards_of(number)
         absent = [s for s in range(total) if not is_published(run.round(number).shard(s))]
-        unneeded = Unneeded(run, number).shards() if absent and (merged or not steps) else ()
-        missing = tuple(s for s in absent if s not in unneeded)
+        looking = unneeded if unneeded and unneeded.number == number else Unneeded(run, number)
+        spared = looking.shards() if absent and (merged or not steps) else ()
+        missing = tuple(s for s in absent if s not in spared)
         if not merged:
             steps.append(Step(number, missing, total))
             waiting = False

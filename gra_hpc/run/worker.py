@@ -133,7 +133,8 @@ class _Worker:
         self._deaths = 0
         """How often the engines could not be kept running."""
         self._chooser: Chooser | None = None
-        """Of the round that it is at."""
+        self._unneeded = Unneeded(run, round_)
+        """Both of the round that it is at."""
         self._engines: Hosted | None = None
         self._stack, self._door = contextlib.AsyncExitStack(), asyncio.Lock()
         self._told: dict[str, Any] = {}
@@ -167,9 +168,11 @@ class _Worker:
     async def _round(self, place: int) -> bool:
         """The shards of one round; whether some are left, of which a signal keeps it."""
         round_, heartbeat_s = self.run.round(self.round), self.config.launch.heartbeat_s
+        if self._unneeded.number != self.round:
+            self._unneeded = Unneeded(self.run, self.round)
         self._chooser = chooser = await asyncio.to_thread(
             Chooser, round_, self.run.shards_of(self.round), place, heartbeat_s, self.run.submissions,
-            Unneeded(self.run, self.round).shards,
+            self._unneeded.known,
         )  # fmt: skip
         most = await asyncio.to_thread(self._most_open)
         tasks: set[asyncio.Task[None]] = set()
@@ -217,7 +220,7 @@ class _Worker:
             return 0
         deadline = time.monotonic() + self.config.launch.linger_s
         while not self.signals.first:
-            steps = await asyncio.to_thread(_left, self.run)
+            steps = await asyncio.to_thread(_left, self.run, self._unneeded)
             if not steps:
                 return 0
             if steps[0].round > self.round:
@@ -228,7 +231,7 @@ class _Worker:
             if failed:  # the job behind the workers tries it once more, and says why it does not work
                 return 0
             if not steps[0].shards and not busy and await self._merged(self._chooser):
-                after = await asyncio.to_thread(_left, self.run)
+                after = await asyncio.to_thread(_left, self.run, self._unneeded)
                 if after and after[0].round == self.round and not after[0].shards:  # nothing came of it
                     return 0
                 continue
@@ -401,10 +404,10 @@ async def _first(tasks: set[asyncio.Task[None]]) -> None:
         task.result()
 
 
-def _left(run: Run) -> list[Step]:
+def _left(run: Run, unneeded: Unneeded) -> list[Step]:
     """What is left of a run; nothing, where the next round cannot be planned: whoever merges says why."""
     try:
-        return remaining(run)
+        return remaining(run, unneeded)
     except GraError as e:
         log.info("%s", e)
         return []

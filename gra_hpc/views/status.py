@@ -237,9 +237,10 @@ def _spare(run: Run, number: int, shards: list[ShardStatus]) -> int:
         return 0
     try:
         # whether its settings name it at all: to load them takes as long as all else that is done here
-        if not run.round(number).manifest.is_file() and b"stop_at_target: true" not in run.config_file.read_bytes():
+        if not run.plan.decided and b"stop_at_target: true" not in run.config_file.read_bytes():
             return 0
-        unneeded = Unneeded(run, number).shards()
+        accepted = {s.shard: s.accepted for s in shards if s.state == "published"}
+        unneeded = Unneeded(run, number, accepted).shards()
     except (GraError, OSError):  # of a merge that cannot be read others speak
         return 0
     for s in shards:

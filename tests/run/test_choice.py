@@ -56,11 +56,24 @@ def test_it_begins_at_its_place_and_goes_round(run: RunDir) -> None:
 
 def test_what_is_not_needed_is_left_out_as_long_as_it_is_not(run: RunDir) -> None:
     unneeded = {1, 2, 3}
-    choosing = Chooser(run.round(1), 4, 2, 1.0, run.submissions, lambda: unneeded)
+    choosing = Chooser(run.round(1), 4, 2, 1.0, run.submissions, lambda _: unneeded)
     assert choosing.next() == Choice(0)
     assert choosing.next({0}) is None
     unneeded.clear()
     assert choosing.next({0}) == Choice(2)
+
+
+def test_what_is_not_needed_is_asked_anew_before_nothing_is_left(run: RunDir) -> None:
+    asked = []
+
+    def unneeded(anew: bool) -> set[int]:
+        asked.append(anew)
+        return {1, 3} if anew else {1, 2, 3}
+
+    choosing = Chooser(run.round(1), 4, 2, 1.0, run.submissions, unneeded)
+    assert choosing.next() == Choice(0) and asked == [False]
+    assert choosing.next({0}) == Choice(2) and asked == [False, False, True]
+    assert choosing.next({0, 2}) is None
 
 
 def test_what_is_held_or_published_is_left_out(run: RunDir) -> None:

@@ -14,7 +14,8 @@ from gra_hpc.launch.round_end import finish_round
 from gra_hpc.launch.submit import finish, submit
 from gra_hpc.launch.tasks import MergeTask, ShardTask
 from gra_hpc.release.verify.verify import verify
-from gra_hpc.run import attempts
+from gra_hpc.run import attempts, unneeded
+from gra_hpc.run.choice import Choice, Chooser
 from gra_hpc.run.merged import Merged
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, is_taken_back, late_shards, remaining
@@ -176,6 +177,85 @@ def test_status_compares_no_shard_with_another(tmp_path: Path, monkeypatch: pyte
     compared = []
     monkeypatch.setattr(ShardStatus, "__eq__", lambda self, other: bool(compared.append(self)) or self is other)
     assert "not needed" in said(run) and not compared
+
+
+def test_a_look_asks_of_each_shard_no_more_than_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of 20,000 shards had each worker look at all of them at every choice."""
+    run = make(tmp_path, *WORDS, STOPS, UNLIKE)
+    asked: list[tuple[str, int]] = []
+
+    def noting(name: str) -> None:
+        real = getattr(unneeded, name)
+        monkeypatch.setattr(unneeded, name, lambda shard: asked.append((name, shard.number)) or real(shard))
+
+    noting("is_published")
+    noting("attempt_names")
+    looking = Unneeded(run, 1)
+    publish(run, 0)
+    assert looking.shards() == frozenset() and not asked, "were all its candidates accepted, they would not be enough"
+    publish(run, 1)
+    publish(run, 2)
+    attempts.begin(run.round(1).shard(5))
+    assert looking.shards() == {3, 4, 6, 7}
+    assert sorted(asked) == [("attempt_names", 5), *(("is_published", s) for s in (0, 1, 2, 5))]
+    asked.clear()
+    assert looking.shards() == {3, 4, 6, 7} and sorted(asked) == [("attempt_names", 5), ("is_published", 5)]
+    for shard in (0, 1, 2):
+        run.round(1).shard(shard).manifest.write_bytes(b"{")
+    assert remaining(run, looking)[0].shards == (5,), "read once"
+    assert remaining(run)[0].shards == (3, 4, 5, 6, 7)
+
+
+def test_a_worker_looks_once_a_heartbeat_and_no_file_that_cannot_be_read_ends_it(tmp_path: Path) -> None:
+    run = make(tmp_path, *WORDS, STOPS, UNLIKE)
+    now = [0.0]
+    looking, later = (Unneeded(run, 1, clock=lambda: now[0]) for _ in range(2))
+    assert looking.known() == frozenset()
+    for shard in (0, 1, 2):
+        publish(run, shard)
+    assert looking.known() == frozenset() and looking.known(anew=True) == {3, 4, 5, 6, 7}
+    attempts.begin(run.round(1).shard(5))
+    assert looking.known() == {3, 4, 5, 6, 7}
+    now[0] += run.config.launch.heartbeat_s
+    assert looking.known() == {3, 4, 6, 7}
+    run.round(1).merged.mkdir()
+    run.round(1).manifest.symlink_to(run.round(1).manifest)
+    with pytest.raises(OSError, match="symbolic links"):
+        looking.shards()
+    assert looking.known(anew=True) == {3, 4, 6, 7} and later.known() == frozenset()
+    choosing = [Chooser(run.round(1), SHARDS, 0, 1.0, run.submissions, one.known) for one in (looking, later)]
+    assert [chooser.next() for chooser in choosing] == [None, Choice(3)]
+
+
+def test_no_file_is_read_where_it_is_not_asked_for(tmp_path: Path) -> None:
+    run = make(tmp_path, *WORDS, UNLIKE)
+    run.round(1).merged.mkdir()
+    run.round(1).manifest.symlink_to(run.round(1).manifest)
+    run.round(1).plan_file.unlink()
+    assert Unneeded(run, 1).shards() == frozenset()
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_turned_off_it_has_the_others_made_after_all(tmp_path: Path, rounds: int) -> None:
+    """Also of a finished run: a merge that nothing was drawn from is replaced, of another they come late."""
+    run = make(tmp_path, *WORDS, STOPS, UNLIKE, f"method.rounds={rounds}")
+    while remaining(run):
+        finish_round(run, work_on(run))
+    before = [len(published(run, number)) for number in run.rounds]
+    off = Run.open(run.path, ["launch.stop_at_target=false"])
+    off.save()
+    assert [len(step.shards) for step in remaining(off)] == [SHARDS - n for n in before] and max(before) < SHARDS
+    status = collect(off, ask_slurm=False)
+    assert next_command(status) == f"gra resume {run.path}" and not any(r.unneeded for r in status.rounds)
+    publish(off, SHARDS - 1)
+    with pytest.raises(IncompleteError, match=f"{SHARDS - before[-1] - (rounds == 1)} of {SHARDS} shards are not publ"):
+        finish_round(off, rounds)
+    while remaining(off):
+        finish_round(off, work_on(off))
+    assert all(published(off, number) == list(range(SHARDS)) for number in off.rounds)
+    coverage = read_json(off.release / "manifest.json")["coverage"]
+    assert coverage["published"] == coverage["expected"] == rounds * SHARDS and "unneeded" not in coverage
+    assert sorted(coverage.get("late", {})) == ["1"] * (rounds - 1) and verify(off.release) == []
 
 
 @pytest.mark.slow
