@@ -188,7 +188,7 @@ async def _beside_gold(state: Attempt, flow: Flow, unit: Unit, asker: Asker, too
 async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask, use: Use) -> Candidate:
     """One candidate through the flow. A question without a usable answer, or a tool that breaks, ends it as failed,
     whether or not the flow has thought of that. So does a result that no table can hold: the next attempt would come to
-    the same, and the shard never be published.
+    the same, and the shard never be published; and one without the text that rows are compared by.
 
     Raises:
         GraError: the flow does not say how it ended.
@@ -202,7 +202,14 @@ async def make_sample(flow: Flow, config: RunConfig, unit: Unit, ask: Ask, use: 
         sample.status, sample.stage, sample.reason, sample.raw = FAILED, e.stage, e.reason, e.raw
     if not sample.status:
         raise GraError(f"flow {flow.name}: candidate {sample.id} was left neither accepted, rejected nor failed", _MEND)
-    if isinstance(sample, Made) and (cause := sample.unfit()):
+    if isinstance(sample, Made) and (cause := sample.unfit() or _lacks(flow, sample)):
         sample.status, sample.stage, sample.reason, sample.result = FAILED, "result", cause, None
         sample.score = None
     return sample
+
+
+def _lacks(flow: Flow, made: Made[Any]) -> str:
+    """What an accepted candidate has not, though rows are compared by it, in a few words; empty: it has all. Without
+    it, rows would be duplicates of one another."""
+    text = flow.keys.text if flow.keys and made.status == ACCEPTED else ""
+    return f"no {text}" if text and getattr(made.result, text, None) is None else ""

@@ -13,6 +13,7 @@ from gra_hpc.config import flow_sections, presets
 from gra_hpc.errors import GraError
 from gra_hpc.flows.answers import guided
 from gra_hpc.flows.expected import GUIDED, Asked
+from gra_hpc.flows.keys import Keys
 from gra_hpc.flows.parsing import Unparsable
 from gra_hpc.flows.payload import Made
 from gra_hpc.flows.registry import Flow, find
@@ -174,3 +175,24 @@ def test_what_is_expected_of_a_role_that_nobody_has_is_named(monkeypatch: pytest
     for expected in (method_load, calls_per_sample):
         with pytest.raises(GraError, match=r"flow court: question rate is for the role judge.* have: rater "):
             expected(config)
+
+
+@dataclass
+class Titled:
+    title: str
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_what_is_accepted_without_the_text_that_rows_are_compared_by_fails(lacking: bool) -> None:
+    """Such rows would be duplicates of one another; empty ones are."""
+
+    async def run(_: Context, unit: Unit) -> None:
+        unit.made.result = None if lacking else Titled("")
+        unit.made.accept(3.0)
+
+    made: Made[Any] = Made("c1", 1, "s", 0, flow="blank")
+    nothing: Any = None
+    flow = Flow("blank", "", (), (), run, result=Titled, keys=Keys("title"))
+    asyncio.run(make_sample(flow, nothing, Unit(made, Record("s", "x", "y")), nothing, nothing))
+    ended = (made.status, made.stage, made.reason, made.score)
+    assert ended == (("failed", "result", "no title", None) if lacking else ("accepted", "", "", 3.0))
