@@ -139,10 +139,15 @@ def _bring(tar: tarfile.TarFile, member: tarfile.TarInfo, cache: Path, root: str
     Path(f.name).rename(target)
 
 
-def forget(kept: Path, name: str, cache: Path) -> None:
-    """Remove a copy, and all caches of the engine that it came to and that did not start with it."""
+def remove(kept: Path, name: str) -> None:
+    """Remove a copy."""
     with contextlib.suppress(OSError):
         (kept / f"{name}.tar").unlink(missing_ok=True)
+
+
+def clear(cache: Path) -> None:
+    """Remove all caches of an engine that did not start with a copy: of the copy, or of the node, is the fault."""
+    with contextlib.suppress(OSError):
         for path in cache.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

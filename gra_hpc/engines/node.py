@@ -70,6 +70,8 @@ class Node:
         self._patience_s, self._parsers, self._kept = patience_s, parsers or {}, kept
         self._brought: dict[Path, str] = {}
         """Copies that were brought into caches, by cache."""
+        self._suspect: set[Path] = set()
+        """Caches of engines that did not start with their copies."""
         self._keep: dict[Replica, Callable[[], bool]] = {}
         """What each does once it is ready, the first time."""
         self._keeping: set[asyncio.Future[bool]] = set()
@@ -149,7 +151,7 @@ class Node:
                 name = await asyncio.to_thread(kept_caches.key, spec, launch.argv)
                 if await asyncio.to_thread(kept_caches.fetch, self._kept, name, spec.cache):
                     self._brought[spec.cache] = name
-                self._keep[replica] = partial(kept_caches.keep, self._kept, name, spec.cache, self._keeps_no_more)
+                self._keep[replica] = partial(self._keep_caches, self._kept, name, spec.cache)
             dispatcher.replicas.append(replica)
             self._replicas.append(replica)
         if turns:
@@ -181,6 +183,12 @@ class Node:
             parser=self._parsers.get(place.model, ""),
         )
 
+    def _keep_caches(self, kept: Path, name: str, cache: Path) -> bool:
+        """Leave a copy of a ready engine's caches; in place of one that it did not start with, and now does without."""
+        if cache in self._suspect:
+            kept_caches.remove(kept, name)
+        return kept_caches.keep(kept, name, cache, self._keeps_no_more)
+
     def _builder(self, index: int, spec: EngineSpec) -> Callable[[int], EngineProcess]:
         """Makes the process of the n-th start: fresh paths each time, so that nothing of a dead engine is met again."""
 
@@ -192,9 +200,10 @@ class Node:
             if _fails_alone(before):
                 log.warning("engine %s: without a network of its own from now on (engine.own_network)", spec.place.name)
                 spec = replace(spec, shares_network=True)
-            if self._kept and _did_not_start(before) and (brought := self._brought.pop(spec.cache, "")):
+            if self._kept and _did_not_start(before) and self._brought.pop(spec.cache, ""):
                 log.warning("engine %s: without the compiled code of an earlier one from now on", spec.place.name)
-                kept_caches.forget(self._kept, brought, spec.cache)
+                kept_caches.clear(spec.cache)
+                self._suspect.add(spec.cache)
             name = f"e{index:02d}-{n}"
             fresh = replace(spec, socket=self._private / f"{name}.s", private=self._private / name)
             host = os.uname().nodename.split(".")[0]

@@ -18,6 +18,7 @@ from gra_hpc.engines.kept_caches import fetch, keep, key
 from gra_hpc.engines.leftovers import claim_cache
 from gra_hpc.engines.node import Node
 from gra_hpc.engines.vllm_server import EngineSpec, Launch
+from gra_hpc.errors import EngineError
 from gra_hpc.placement.placement import EnginePlace
 from tests.engines.node_host import places, request, run
 from tools.simulated.server import Faults, launcher
@@ -172,17 +173,25 @@ def test_a_node_brings_and_keeps(short_dir: Path, kept: Path) -> None:
     assert len(list(kept.iterdir())) == 1
 
 
-def test_an_engine_that_does_not_start_with_a_copy_starts_without(short_dir: Path, filled: Path, kept: Path) -> None:
+@pytest.mark.parametrize("at_fault", ["copy", "node"])
+def test_an_engine_that_does_not_start_with_a_copy_starts_without(
+    short_dir: Path, filled: Path, kept: Path, at_fault: str
+) -> None:
+    """The copy goes only where an engine starts without it: a node on which none starts has nothing against it."""
     serve = launcher(Faults())
 
     def command(spec: EngineSpec) -> Launch:
-        bad = (spec.cache / SAVED).exists()
+        bad = (spec.cache / SAVED).exists() or at_fault == "node"
         return replace(serve(spec), argv=["false"]) if bad else serve(spec)
 
     async def work() -> None:
         models = {"m": ModelConfig(path="m", max_model_len=512)}
         settings = EngineConfig(start_timeout_s=60)
         async with Node(models, places("m"), settings, short_dir, short_dir / "logs", command, kept=kept) as node:
+            if at_fault == "node":
+                with pytest.raises(EngineError):
+                    await node.ask(request())
+                return
             await node.ask(request())
             assert node.stats()["engines"]["m-0"]["restarts"] == 1 and not node._brought
             await asyncio.gather(*node._keeping)
@@ -197,3 +206,4 @@ def test_an_engine_that_does_not_start_with_a_copy_starts_without(short_dir: Pat
         patch.setattr(kept_caches, "fetch", planted)
         run(work())
     assert not (claimed(short_dir) / SAVED).exists()
+    assert len(list(kept.iterdir())) == (at_fault == "node")
