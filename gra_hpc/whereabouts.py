@@ -116,7 +116,8 @@ def _absent(path: Path) -> Found:
         return Found(
             f"no such directory (there {'is' if len(named) == 1 else 'are'} {', '.join(named)})", there[named[0]]
         )
-    return Found("no such directory", f"gra plan {path} --preset mine.yaml  (plans a run there)")
+    place = "runs/first" if path.suffix in (".yaml", ".yml") else path  # a preset belongs in another place
+    return Found("no such directory", f"gra plan {place} --preset mine.yaml  (plans a run there)")
 
 
 def _around(path: Path) -> Iterator[tuple[str, str]]:

@@ -89,6 +89,8 @@ def test_nothing_near_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(GraError, match=r"runs/first: no such directory -> gra plan runs/first --preset mine.yaml"):
         RunDir.existing("runs/first")
+    with pytest.raises(GraError, match=r"mine.yaml: no such directory -> gra plan runs/first --preset mine.yaml"):
+        RunDir.existing("mine.yaml")
 
 
 def test_a_release_is_told_from_what_is_none(desk: Path) -> None:
