@@ -32,6 +32,7 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard import End
+from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
 from tools.faults.faults import check_shard, make_run, release_of, undisturbed
@@ -269,9 +270,9 @@ def test_a_worker_that_waits_takes_a_shard_whose_worker_has_ended(two: Run, monk
     Heartbeat(here.id, 1, 1, phase="running", owner=elsewhere).write(here)
     left = worker._left
 
-    def ended(run: Run) -> Any:
+    def ended(run: Run, unneeded: Unneeded) -> Any:
         Heartbeat(here.id, 1, 1, phase="stopped", owner=elsewhere).write(here)
-        return left(run)
+        return left(run, unneeded)
 
     monkeypatch.setattr(worker, "_left", ended)
     assert worker.work(two, 1, last=2, merge=merge_beside) == worker.Outcome(End.published, 2 * SHARDS, 2, 1)
