@@ -35,8 +35,8 @@ def unencoded(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def _is_os(function: ast.expr, name: str) -> bool:
-    """`os.open` gives a descriptor."""
-    return name == "open" and isinstance(function, ast.Attribute) and ast.unparse(function.value) == "os"
+    """`os.open` gives a descriptor, `tarfile.open` an archive."""
+    return name == "open" and isinstance(function, ast.Attribute) and ast.unparse(function.value) in ("os", "tarfile")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,7 @@ def _is_os(function: ast.expr, name: str) -> bool:
         ("open(path)", 1),
         ("open(path, mode='rb')", 0),
         ("os.open(path, os.O_RDONLY)", 0),
+        ("tarfile.open(fileobj=f, mode='r:')", 0),
         ("os.fdopen(fd, 'w')", 1),
         ("tempfile.NamedTemporaryFile('w')", 1),
         ("tempfile.NamedTemporaryFile()", 0),

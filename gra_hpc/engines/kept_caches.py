@@ -82,7 +82,9 @@ def _devices(kind: str) -> list[str]:
     for file in files:
         with contextlib.suppress(OSError):
             found |= {
-                line.strip() for line in file.read_text("utf-8", "replace").splitlines() if line.startswith(wanted)
+                line.strip()
+                for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+                if line.startswith(wanted)
             }
     return sorted(found)
 

@@ -120,7 +120,7 @@ def test_two_small_rounds_are_one_array_of_workers(cluster: MiniSlurm, slurm_run
     assert f"rounds 1 to 2: array {array.id} of 2 workers for 4 shards" in said
     assert f"round 2: merge {merge.id} after afterany:{array.id}" in said
     said = run.resume()
-    assert said.splitlines()[-2:][0] == "nothing to submit: all that is left is in the queue", said
+    assert said.splitlines()[-2:][0] == "nothing to submit: all that is left is in the queue", said + run.logs()
     run.wait_release()
     assert len(run.jobs()) == 2
     manifest = read_json(RunDir(run.run.path).round(2).manifest)

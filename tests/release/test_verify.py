@@ -302,7 +302,10 @@ def test_a_card_without_header(release: Path) -> None:
     assert "README.md: no YAML header" in verify(release)
 
 
-def test_a_directory_that_is_no_release_is_told_from_one_that_holds_runs(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_release_is_told_from_one_that_holds_runs(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))  # or a run that lies here is proposed
     with pytest.raises(ReleaseError, match="none: no such directory -> give the directory"):
         _directory(tmp_path / "none")
     with pytest.raises(ReleaseError, match=r"is empty, .* -> give the directory of a release, or of its run"):
