@@ -113,7 +113,8 @@ def test_an_array_is_split_at_the_sites_limit(slurm_run: MakeRun) -> None:
 
 def test_two_small_rounds_are_one_array_of_workers(cluster: MiniSlurm, slurm_run: MakeRun) -> None:
     """The first round is merged beside the engines; its workers go on with the second, which it sizes and pools."""
-    run = slurm_run(cluster, "method.rounds=2", "launch.shards=2")
+    # calls are slow: no round is through before `gra resume` is typed
+    run = slurm_run(cluster, "method.rounds=2", "launch.shards=2", "engine.simulated_latency_s=2")
     said = run.submit()
     array, merge = run.jobs()
     assert (array.rounds, merge.kind, merge.rounds) == (range(1, 3), "merge", range(1, 3))
