@@ -58,7 +58,9 @@ def submit_steps(run: Run, steps: Sequence[Step], add: int = 0, elsewhere: RunCo
     known = {task.id for _, task in in_queue}
     unknown = [task for task in queue if task.id not in known]
     # published since the steps were worked out: nobody is to be submitted for those
-    legs = legs_of(run, [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps])
+    left = [replace(s, shards=tuple(n for n in s.shards if not _published(run, s, n))) for s in steps]
+    through = max((job.through for job, task in in_queue if job.kind == "workers" and task.running), default=0)
+    legs = legs_of(run, left, through=through)
     for leg in legs:
         in_queue += by_hand(run, (leg.first, leg.last), leg.shards, unknown)
     size = config.site.max_array_size or slurm.max_array_size()

@@ -48,8 +48,8 @@ class Leg:
 
     @property
     def shards(self) -> tuple[int, ...]:
-        """What is left of its first round: where workers begin."""
-        return self.steps[0].shards
+        """What is left of its first round of which something is: where workers begin."""
+        return next((step.shards for step in self.steps if step.shards), ())
 
     @property
     def most(self) -> int:
@@ -85,11 +85,15 @@ class Pace:
         return cls.of_engines(plan_engines(config, run.plan))
 
 
-def legs_of(run: Run, steps: Sequence[Step], pace: Callable[[], Pace | None] | None = None) -> list[Leg]:
+def legs_of(
+    run: Run, steps: Sequence[Step], pace: Callable[[], Pace | None] | None = None, through: int = 0
+) -> list[Leg]:
     """What is left of a run, cut into legs.
 
     Args:
         pace: of a node, where it is known already; else it is worked out when the number of workers depends on it.
+        through: the last round that workers who run now go on to: a round whose shards they have published is theirs
+            to merge.
 
     Raises:
         ConfigError, EngineError: the models do not fit on the site's nodes.
@@ -97,20 +101,21 @@ def legs_of(run: Run, steps: Sequence[Step], pace: Callable[[], Pace | None] | N
     pace = pace or cache(lambda: Pace.of(run))
     legs: list[tuple[Step, ...]] = []
     for step in steps:
-        if legs and _goes_on(run, legs[-1], step, pace):
+        if legs and _goes_on(run, legs[-1], step, pace, through):
             legs[-1] += (step,)
         else:
             legs.append((step,))
     return [Leg(leg, *_workers(run, leg, pace)) for leg in legs]
 
 
-def _goes_on(run: Run, leg: tuple[Step, ...], following: Step, pace: Callable[[], Pace | None]) -> bool:
+def _goes_on(run: Run, leg: tuple[Step, ...], following: Step, pace: Callable[[], Pace | None], through: int) -> bool:
     """Whether the workers of a leg merge its last round, and go on with the next."""
     config, rows, step = run.config, run.config.launch.inline_merge_rows, leg[-1]
     fresh = not any(run.round(s.round).manifest.is_file() for s in (step, following))
     if config.merge.allow_partial or not fresh or following.round != step.round + 1:
         return False
-    if not (step.shards and following.shards and rows) or (step.round and _candidates(run, step) > rows):
+    mine = step.shards or step.round < through
+    if not (mine and following.shards and rows) or (step.round and _candidates(run, step) > rows):
         return False
     if _workers(run, (*leg, following), pace)[0] == 1:
         return True

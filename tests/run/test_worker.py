@@ -218,6 +218,10 @@ def test_rounds_that_are_large_or_long_are_left_to_a_job_of_their_own(two: Run) 
         assert legs(*slurm, *words) == [(1, 1, SHARDS), (2, 2, SHARDS)]
     assert worker.work(two, 1, merge=nobody).round == 1
     assert legs(*slurm) == [(1, 1, 0), (2, 2, SHARDS)], "what is only to be merged waits for no worker"
+    run = Run.open(two.path, slurm)
+    (leg,) = legs_of(run, remaining(run), through=2)
+    assert (leg.first, leg.last, leg.shards) == (1, 2, tuple(range(SHARDS))), "but for those who run, and will merge it"
+    assert len(legs_of(run, remaining(run), through=1)) == 2
 
 
 def test_a_merge_that_fails_is_left_to_a_job_of_its_own(two: Run) -> None:
