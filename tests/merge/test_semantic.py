@@ -128,7 +128,7 @@ def rare(n: int, d: int, share: float, shape: str) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize(
     ("share", "shape", "d"),
     [
-        (0.001, "manifold", 128),
+        (0.001, "manifold", 384),
         (0.003, "noise", 48),
         pytest.param(0.001, "noise", 48, marks=pytest.mark.slow),
         pytest.param(0.003, "manifold", 128, marks=pytest.mark.slow),

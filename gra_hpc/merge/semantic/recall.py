@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gra_hpc.merge.semantic.narrow import narrow, seems
 from gra_hpc.merge.semantic.rule import unit_length, where
 from gra_hpc.workers import Workers
 
@@ -74,6 +75,7 @@ def choose_visits(
     path: Path,
     pool: int,
     threshold: float,
+    space: np.ndarray,
     centres: np.ndarray,
     bounds: tuple[int, int],
     rng: np.random.Generator,
@@ -85,7 +87,8 @@ def choose_visits(
         path: file of float16 [rows, d] by rank, the pool first.
         pool: rows of the pool: none of them is sampled.
         threshold: cosine from which two rows are duplicates.
-        centres: float32 [k, d].
+        space: directions that clusters are told apart by, float32 [d, m].
+        centres: float32 [k, m].
         bounds: fewest and most visits.
         rng: draws the samples.
         workers: processes that compare.
@@ -100,8 +103,8 @@ def choose_visits(
     while size > 0:
         some = np.sort(order[taken : taken + size])
         taken += size
-        row, other = _neighbours(path, some, threshold, workers)
-        place = _visits_of(vectors, row, other, centres)
+        row, other = _neighbours(path, some, threshold, space, workers)
+        place = _visits_of(vectors, row, other, space, centres)
         for half in (0, 1):
             here = np.isin(row, some[half::2])
             places[half].append(place[here])
@@ -114,61 +117,69 @@ def choose_visits(
     chooses, measures = (np.concatenate([np.empty(0, np.int64), *p]) for p in places)
     asked = [chooses]
     if with_any[0] < _ENOUGH:
-        asked.append(_made_up(vectors, threshold, centres, rng))
+        asked.append(_made_up(vectors, threshold, space, centres, rng))
     visits = max((int(np.quantile(p, _WANTED, method="higher")) + 1 for p in asked if len(p)), default=0)
     visits = int(np.clip(visits, bounds[0], min(bounds[1], len(centres))))
     met = float((measures < visits).mean()) if len(measures) else 1.0
     return Recall(visits, taken, len(measures), with_any[1], met)
 
 
-def _made_up(vectors: np.ndarray, threshold: float, centres: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _made_up(
+    vectors: np.ndarray, threshold: float, space: np.ndarray, centres: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Visits that made-up pairs would take, int64 [pairs]."""
     n = len(vectors)
     some, toward = rng.integers(n, size=(2, min(n, _MADE_UP)))
     row, other = unit_length(vectors[some]), unit_length(vectors[toward])
     away = unit_length(other - (other * row).sum(axis=1, keepdims=True) * row)
     point = unit_length(threshold * row + math.sqrt(max(0.0, 1 - threshold**2)) * away)
-    return _visits(point, row, centres)
+    return _visits(narrow(point, space), narrow(row, space), centres)
 
 
-def _visits_of(vectors: np.ndarray, row: np.ndarray, other: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def _visits_of(
+    vectors: np.ndarray, row: np.ndarray, other: np.ndarray, space: np.ndarray, centres: np.ndarray
+) -> np.ndarray:
     """At which visit (from 0) each row would meet the cluster of the other, int64 [pairs]."""
     result = np.empty(len(row), np.int64)
     for s in range(0, len(row), 8192):
-        a, b = vectors[row[s : s + 8192]], vectors[other[s : s + 8192]]
-        result[s : s + 8192] = _visits(unit_length(a), unit_length(b), centres)
+        a, b = (narrow(unit_length(vectors[of[s : s + 8192]]), space) for of in (row, other))
+        result[s : s + 8192] = _visits(a, b, centres)
     return result
 
 
 def _visits(rows: np.ndarray, others: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """The same for unit vectors, float32 [pairs, d]."""
+    """The same for unit vectors along the directions, float32 [pairs, m]."""
     near = rows @ centres.T
     home = (others @ centres.T).argmax(axis=1)
     visits: np.ndarray = (near > near[np.arange(len(home)), home][:, None]).sum(axis=1)
     return visits
 
 
-def _neighbours(path: Path, rows: np.ndarray, threshold: float, workers: Workers) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(
+    path: Path, rows: np.ndarray, threshold: float, space: np.ndarray, workers: Workers
+) -> tuple[np.ndarray, np.ndarray]:
     """All better-ranked rows at or above the threshold, for some rows (ascending): pairs (row, other)."""
     last = int(rows[-1]) if len(rows) else 0
-    asked = [(path, rows, threshold, s, min(s + _BLOCK, last)) for s in range(0, last, _BLOCK)]
+    asked = [(path, rows, threshold, space, s, min(s + _BLOCK, last)) for s in range(0, last, _BLOCK)]
     found = list(workers.map(_neighbours_in, asked))
     none = np.empty(0, np.int64)
     return np.concatenate([none, *(r for r, _ in found)]), np.concatenate([none, *(o for _, o in found)])
 
 
-def _neighbours_in(asked: tuple[Path, np.ndarray, float, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    path, rows, threshold, begin, end = asked
+def _neighbours_in(asked: tuple[Path, np.ndarray, float, np.ndarray, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    path, rows, threshold, space, begin, end = asked
     vectors = np.load(path, mmap_mode="r")
     rows = rows[rows > begin]
     some = unit_length(vectors[rows])
+    seen, from_ = narrow(some, space), seems(threshold, space)
     found_row, found_other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for s in range(begin, end, _TILE[1]):
-        others = unit_length(vectors[s : min(s + _TILE[1], end)]).T
+        others = unit_length(vectors[s : min(s + _TILE[1], end)])
+        others_seen = narrow(others, space).T
         for a in range(int(np.searchsorted(rows, s, "right")), len(rows), _TILE[0]):
-            r, c = where(some[a : a + _TILE[0]] @ others >= threshold)
+            r, c = where(seen[a : a + _TILE[0]] @ others_seen >= from_)
             row = rows[a + r]
-            earlier = s + c < row
-            found_row.append(row[earlier])
-            found_other.append(s + c[earlier])
+            near = (s + c < row) & (np.einsum("ij,ij->i", some[a + r], others[c]) >= threshold)
+            found_row.append(row[near])
+            found_other.append(s + c[near])
     return np.concatenate(found_row), np.concatenate(found_other)

@@ -42,9 +42,10 @@ class Similar:
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
     """float32 [n, d] of length one (a zero vector stays)."""
-    v = np.asarray(vectors, np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", v, v, dtype=np.float64))
-    return (v / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
+    result = np.array(vectors, np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", result, result))
+    result /= np.where(lengths > 0, lengths, 1)[:, None]
+    return result
 
 
 def where(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
