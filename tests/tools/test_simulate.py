@@ -205,6 +205,8 @@ def test_what_was_measured_is_read_again(tmp_path: Path) -> None:
 
 
 def test_experiments_are_about_so_many_candidates() -> None:
-    todo = workers.experiments(30_000)
-    assert 29_000 <= sum(e.candidates for e in todo) <= 30_000
+    todo = workers.experiments(62_000)
+    assert 58_000 < sum(e.candidates for e in todo) <= 62_000
+    assert {(e.shards, e.size) for e in todo if not e.interruptions} == {*workers.KINDS}
+    assert min(e.candidates for e in todo) >= 3 * 1024, "several windows: below that no rate shows"
     assert sum(bool(e.interruptions) for e in todo) == 3

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A simulated cluster: how long a round takes, what is lost to what, the best shard size and the best width.
 
-    python tools/simulated/simulate_cluster.py [--samples 1000000] [--nodes 512] [--real 30000] [--json FILE]
+    python tools/simulated/simulate_cluster.py [--samples 1000000] [--nodes 512] [--real 60000] [--json FILE]
 
 SIMULATED, in two steps, since the real code over a million samples (nine million calls, about 0.4 ms of CPU each) would
 take an hour of this machine:
@@ -31,7 +31,15 @@ from pathlib import Path
 
 from gra_hpc.workers import Workers
 from tools.simulated import simulation
-from tools.simulated.simulated_workers import NODE, Measured, WorkerModel, experiments, read_measured, real_worker
+from tools.simulated.simulated_workers import (
+    LEAST,
+    NODE,
+    Measured,
+    WorkerModel,
+    experiments,
+    read_measured,
+    real_worker,
+)
 
 # ---- step 2: the cluster ---------------------------------------------------------------------------------------------
 
@@ -265,7 +273,7 @@ def main() -> None:
     usual = Cluster()
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument(
-        "--real", type=int, default=30_000, help="candidates through the real code; 0: --measured alone"
+        "--real", type=int, default=60_000, help="candidates through the real code; 0: --measured alone"
     )
     parser.add_argument(
         "--measured", type=Path, help="what the real code gave: read if there, and added to; one file per --calibration"
@@ -285,8 +293,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.real and not (args.measured and args.measured.exists()):
         parser.error("--real 0 needs --measured FILE with what the real code gave before")
-    if 0 < args.real < 5000:
-        parser.error("--real: at least 5000 candidates, so that workers of several kinds are measured")
+    if 0 < args.real < LEAST:
+        parser.error(f"--real: at least {LEAST} candidates, so that workers of every kind are measured")
     began = time.monotonic()
     pace, start_s = simulation.pace_of(args.calibration)
     given = {k: v for k, v in vars(args).items() if k in Cluster.__dataclass_fields__ and v is not None}

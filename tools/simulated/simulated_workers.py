@@ -31,8 +31,9 @@ from tools.simulated.clock import SimulatedTime
 from tools.simulated.node import SimulatedNode
 
 NODE = NodeSpec("gpu", 8, 80, device_type="a100")
-KINDS = ((1, 250), (4, 250), (8, 250), (4, 500), (8, 500), (1, 1000), (4, 1000), (1, 4000))
-"""Shards of a worker that run through the real code, and the candidates of each."""
+KINDS = ((1, 4000), (4, 1000), (16, 250), (16, 500), (8, 1000), (16, 1000))
+"""Shards of a worker that run through the real code, and the candidates of each: several windows in all, as a worker
+has many. Below that its time is what the longest samples take, and no rate shows in it."""
 
 
 @dataclass(frozen=True)
@@ -145,17 +146,20 @@ def real_worker(asked: tuple[Experiment, int, float]) -> Measured:
     )
 
 
+INTERRUPTED = (
+    Experiment(1000, 4, ((80.0, signal.SIGTERM),)),
+    Experiment(1000, 4, ((110.0, signal.SIGTERM), (70.0, signal.SIGTERM))),
+    Experiment(1000, 4, ((140.0, signal.SIGUSR2),)),
+)
+LEAST = sum(shards * size for shards, size in KINDS) + sum(e.candidates for e in INTERRUPTED)
+"""Candidates of one worker of each kind."""
+
+
 def experiments(real: int) -> list[Experiment]:
-    """About so many candidates: every kind alike, some workers interrupted, one slow node."""
-    found = [
-        Experiment(500, 2, ((20.0, signal.SIGTERM),)),
-        Experiment(500, 2, ((35.0, signal.SIGTERM), (15.0, signal.SIGTERM))),
-        Experiment(500, 2, ((30.0, signal.SIGUSR2),)),
-        Experiment(500, 2, speed=0.6),
-    ]
+    """About so many candidates: one worker of every kind, more as far as they go; some are interrupted."""
+    found = list(INTERRUPTED)
     left = real - sum(e.candidates for e in found)
-    least = min(size * shards for shards, size in KINDS)
-    while left >= least:
+    while left >= min(size * shards for shards, size in KINDS):
         for shards, size in KINDS:
             if size * shards <= left:
                 found.append(Experiment(size, shards, seed=len(found)))
@@ -184,7 +188,7 @@ class WorkerModel:
     rate: float
     """Samples a second while a node is full."""
     fixed: float
-    """Seconds that a worker takes however little it does: filling its window, and draining it at the end."""
+    """Seconds that a worker takes beside: filling its window, and draining it at the end."""
     each: float
     """Seconds that a shard costs beside its samples: where one ends and the next begins."""
     spread: tuple[float, ...]
