@@ -42,11 +42,11 @@ def finetune(
     """
     from gra_hpc.config.output_settings import preset_of
     from gra_hpc.training.config import compose
-    from gra_hpc.training.job import explain, refuse_absent_data, submit_finetune
+    from gra_hpc.training.job import explain, refuse_absent, submit_finetune
 
     config = compose(preset_of(out, preset, "finetune"), overrides or [], site)
     if not _ids(after):
-        refuse_absent_data(out, config)
+        refuse_absent(out, config)
     for line in explain(out, config, plan):
         say(line)
     if plan:
@@ -76,9 +76,11 @@ def evaluate(
     """
     from gra_hpc.config.output_settings import preset_of
     from gra_hpc.evaluation.config import compose
-    from gra_hpc.evaluation.job import explain, stage_data, submit_evaluate
+    from gra_hpc.evaluation.job import explain, refuse_absent_model, stage_data, submit_evaluate
 
     config = compose(preset_of(out, preset, "evaluate"), overrides or [], site)
+    if not fetch and not _ids(after):
+        refuse_absent_model(out, config)
     for line in explain(out, config, plan):
         say(line)
     if fetch:

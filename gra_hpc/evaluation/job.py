@@ -30,6 +30,7 @@ from gra_hpc.launch.submissions import Job, Submission, live, refuse_while_at_wo
 from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
 from gra_hpc.log_tail import ANY, last_words, telling
 from gra_hpc.models import hub
+from gra_hpc.models.trained import trained_model
 from gra_hpc.permissions import in_other_hands
 from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.run.engines import local_directory
@@ -44,6 +45,16 @@ RESTARTS = 3
 POLL_S = 0.2
 _ONLINE = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert_file", "requests_ca_bundle", "hf_token")
 """Variables, in small letters, that only what fetches data is given."""
+
+
+def refuse_absent_model(out: Path, config: EvaluateConfig) -> None:
+    """Refuse to begin an evaluation, or to freeze its settings, whose model is not there; one that is done needs none.
+
+    Raises:
+        GraError: it is not, with what to type.
+    """
+    if not EvaluateDir(out.absolute()).done.is_file():
+        trained_model(config.model.path, config.model.revision, config.site.scratch, config.model.trust_remote_code)
 
 
 def submit_evaluate(

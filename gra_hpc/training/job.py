@@ -20,6 +20,7 @@ from gra_hpc.launch.arrays import Demand, executor_for, refuse_refused, script_o
 from gra_hpc.launch.submissions import Job, Submission
 from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
 from gra_hpc.log_tail import OURS, last_words
+from gra_hpc.models.trained import trained_model
 from gra_hpc.signals import Signals
 from gra_hpc.terminal import shown
 from gra_hpc.training import config as configs
@@ -41,17 +42,21 @@ class End(Enum):
     stopped = "stopped; its state is saved for the next attempt"
 
 
-def refuse_absent_data(out: Path, config: FinetuneConfig) -> None:
-    """Refuse to begin a job, or to freeze its settings, whose data are not there; what is prepared needs them no more.
+def refuse_absent(out: Path, config: FinetuneConfig) -> None:
+    """Refuse to begin a job, or to freeze its settings, whose data or model are not there; what is prepared needs the
+    data no more, what is done neither.
 
     Raises:
         GraError: they are not, with what to type.
     """
-    from gra_hpc.training.examples import refuse_absent
+    from gra_hpc.training import examples
 
     made = FinetuneDir(out.absolute())
-    if not made.tokens.is_dir() and not made.done.is_file():
-        refuse_absent(config.data.path, config.site.scratch)
+    if made.done.is_file():
+        return
+    if not made.tokens.is_dir():
+        examples.refuse_absent(config.data.path, config.site.scratch)
+    trained_model(config.model.path, config.model.revision, config.site.scratch, config.model.trust_remote_code)
 
 
 def submit_finetune(

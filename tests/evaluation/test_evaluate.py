@@ -95,8 +95,9 @@ def test_killed_it_leaves_nothing_running(tmp_path: Path, model: Path) -> None:
 
 def test_no_model_is_one_line(tmp_path: Path) -> None:
     words = [f"model.path={tmp_path}/nothing", "only=[heldout]"]
-    said = gra("evaluate", tmp_path / "no", "--preset", "mini", *words, code=1)
+    said = gra("evaluate", tmp_path / "no", "--preset", "mini", *words, code=2)
     assert "no such directory, and not in a cache -> name a directory that is there" in said and "Traceback" not in said
+    assert not (tmp_path / "no").exists(), "nothing is frozen"
 
 
 def transformers(model: Path) -> list[str]:

@@ -23,8 +23,7 @@ from gra_hpc.evaluation import config as configs
 from gra_hpc.evaluation.config import EvaluateConfig, Kind
 from gra_hpc.evaluation.directory import EvaluateDir, Result
 from gra_hpc.log_lines import log_to_stderr
-from gra_hpc.models import hub
-from gra_hpc.models.files import refuse_strange_code
+from gra_hpc.models.trained import trained_model
 from gra_hpc.storage import full_disk_as_error, to_json, write_atomic
 from gra_hpc.terminal import complain
 
@@ -64,7 +63,8 @@ def look_for_data(name: str, config: EvaluateConfig) -> None:
 def measure(out: EvaluateDir, name: str, config: EvaluateConfig) -> Result:
     """Measure one benchmark and write its result."""
     began = time.monotonic()
-    model = model_directory(config)  # before seconds of imports
+    m = config.model
+    model = trained_model(m.path, m.revision, config.site.scratch, m.trust_remote_code)  # before seconds of imports
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,26 +87,6 @@ def measure(out: EvaluateDir, name: str, config: EvaluateConfig) -> Result:
     write_atomic(out.result(name), to_json(result.to_dict()))  # last: it says that the rest is there
     log.info("%s: %s %s", name, round(result.value, 4), result.unit)
     return result
-
-
-def model_directory(config: EvaluateConfig) -> Path:
-    """The directory of the model.
-
-    Raises:
-        ConfigError: neither a directory nor in a cache, or a fine-tuning job that is not done.
-    """
-    path = Path(config.model.path)
-    if (path / "checkpoints").is_dir() or (path / "model").is_dir():
-        if not (path / "done.json").is_file():
-            raise ConfigError(f"model.path={path}: this fine-tuning job is not done", f"gra finetune {path}")
-        path = path / "model"
-    if path.is_dir():
-        refuse_strange_code(config.model.path, path, config.model.trust_remote_code)
-        return path
-    found = hub.find(config.model.path, config.model.revision, "model", config.site.scratch)
-    if not found:
-        raise ConfigError(f"model.path={path}: no such directory, and not in a cache", hub.brings(config.model.path))
-    return found
 
 
 def _heldout(name: str, config: EvaluateConfig, model: Path, device: str) -> tuple[Result, list[dict[str, Any]]]:

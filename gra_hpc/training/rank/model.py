@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from gra_hpc.errors import ConfigError
-from gra_hpc.models import hub
-from gra_hpc.models.files import refuse_strange_code
+from gra_hpc.models.trained import trained_model
 from gra_hpc.training import templates
 from gra_hpc.training.config import Attention, Device, Dtype, FinetuneConfig
 
@@ -49,21 +47,9 @@ def attention(config: FinetuneConfig, device: str) -> str:
 
 
 def model_path(config: FinetuneConfig) -> str:
-    """The directory of the model.
-
-    Raises:
-        ConfigError: neither a directory nor in a cache.
-    """
-    path = config.model.path
-    if Path(path).is_dir():
-        inner = Path(path) / "model"  # the directory of another fine-tuning job
-        found = inner if (inner / "config.json").is_file() else Path(path)
-        refuse_strange_code(path, found, config.model.trust_remote_code)
-        return str(found)
-    cached = hub.find(path, config.model.revision, "model", config.site.scratch)
-    if not cached:
-        raise ConfigError(f"model.path={path}: no such directory, and not in a cache", hub.brings(path))
-    return str(cached)
+    """The directory of the model."""
+    m = config.model
+    return str(trained_model(m.path, m.revision, config.site.scratch, m.trust_remote_code))
 
 
 def load_tokenizer(config: FinetuneConfig) -> Any:
