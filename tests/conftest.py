@@ -26,6 +26,12 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test is named by what stays: processes that share a suite collect the same names, and what is compressed holds
+    the second in which that was done."""
+    return argname if isinstance(val, bytes) else None
+
+
 def made(name: str, directory: str) -> Path:
     """A model directory under ./models; made now unless it is there and up to date."""
     tool = ROOT / "tools" / "models" / "get_models.py"
