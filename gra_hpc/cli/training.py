@@ -42,11 +42,13 @@ def finetune(
     """
     from gra_hpc.config.output_settings import preset_of
     from gra_hpc.training.config import compose
-    from gra_hpc.training.job import explain, refuse_absent, submit_finetune
+    from gra_hpc.training.job import explain, refuse_absent_data, refuse_absent_model, submit_finetune
 
     config = compose(preset_of(out, preset, "finetune"), overrides or [], site)
     if not _ids(after):
-        refuse_absent(out, config)
+        refuse_absent_data(out, config)
+        if not plan:
+            refuse_absent_model(out, config)
     for line in explain(out, config, plan):
         say(line)
     if plan:
@@ -79,7 +81,7 @@ def evaluate(
     from gra_hpc.evaluation.job import explain, refuse_absent_model, stage_data, submit_evaluate
 
     config = compose(preset_of(out, preset, "evaluate"), overrides or [], site)
-    if not fetch and not _ids(after):
+    if not (plan or fetch or _ids(after)):
         refuse_absent_model(out, config)
     for line in explain(out, config, plan):
         say(line)

@@ -48,7 +48,7 @@ _ONLINE = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert_file"
 
 
 def refuse_absent_model(out: Path, config: EvaluateConfig) -> None:
-    """Refuse to begin an evaluation, or to freeze its settings, whose model is not there; one that is done needs none.
+    """Refuse to begin an evaluation whose model is not there; one that is done needs none.
 
     Raises:
         GraError: it is not, with what to type.

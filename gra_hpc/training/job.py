@@ -42,21 +42,27 @@ class End(Enum):
     stopped = "stopped; its state is saved for the next attempt"
 
 
-def refuse_absent(out: Path, config: FinetuneConfig) -> None:
-    """Refuse to begin a job, or to freeze its settings, whose data or model are not there; what is prepared needs the
-    data no more, what is done neither.
+def refuse_absent_data(out: Path, config: FinetuneConfig) -> None:
+    """Refuse to begin a job, or to freeze its settings, whose data are not there; what is prepared needs them no more.
 
     Raises:
         GraError: they are not, with what to type.
     """
-    from gra_hpc.training import examples
+    from gra_hpc.training.examples import refuse_absent
 
     made = FinetuneDir(out.absolute())
-    if made.done.is_file():
-        return
-    if not made.tokens.is_dir():
-        examples.refuse_absent(config.data.path, config.site.scratch)
-    trained_model(config.model.path, config.model.revision, config.site.scratch, config.model.trust_remote_code)
+    if not made.tokens.is_dir() and not made.done.is_file():
+        refuse_absent(config.data.path, config.site.scratch)
+
+
+def refuse_absent_model(out: Path, config: FinetuneConfig) -> None:
+    """Refuse to begin a job whose model is not there; one that is done needs none.
+
+    Raises:
+        GraError: it is not, with what to type.
+    """
+    if not FinetuneDir(out.absolute()).done.is_file():
+        trained_model(config.model.path, config.model.revision, config.site.scratch, config.model.trust_remote_code)
 
 
 def submit_finetune(

@@ -26,7 +26,7 @@ from gra_hpc.training import ranks
 from gra_hpc.training.config import FinetuneConfig, Meeting, Trained, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.examples import read_examples
-from gra_hpc.training.job import demand, explain, last_end, refuse_absent
+from gra_hpc.training.job import demand, explain, last_end, refuse_absent_data, refuse_absent_model
 from gra_hpc.training.rank.settings import deepspeed_settings
 from gra_hpc.training.ranks import Rendezvous, first_host, rendezvous, run_ranks
 from tests.waiting import ended, until
@@ -108,9 +108,7 @@ def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
     assert "--cpus-per-task=64" in text
 
 
-def test_a_model_that_is_not_there_is_refused_before_anything_is_frozen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "chats.jsonl").write_text("")
     (tmp_path / "half" / "model").mkdir(parents=True)
@@ -124,7 +122,7 @@ def test_a_model_that_is_not_there_is_refused_before_anything_is_frozen(
     ):
         config = compose("paper", [f"model.path={path}", "data.path=chats.jsonl", "site.gpus_per_node=8"])
         with pytest.raises(ConfigError) as e:
-            refuse_absent(tmp_path / "job", config)
+            refuse_absent_model(tmp_path / "job", config)
         assert words in str(e.value)
         assert not (tmp_path / "job").exists()
 
@@ -136,7 +134,6 @@ def test_data_that_are_not_there_are_refused_before_anything_is_frozen(
     (tmp_path / "runs" / "begun").mkdir(parents=True)
     (tmp_path / "runs" / "begun" / "plan.json").write_text("{}")
     (tmp_path / "chats.jsonl").write_text("")
-    (tmp_path / "m").mkdir()
     absent = "no such file or directory"
     for path, words in (
         ("runs/nosuch", f"data.path=runs/nosuch: {absent} -> ls runs"),
@@ -145,12 +142,12 @@ def test_data_that_are_not_there_are_refused_before_anything_is_frozen(
     ):
         config = compose("paper", ["model.path=m", f"data.path={path}", "site.gpus_per_node=8"])
         with pytest.raises((SeedError, ReleaseError)) as e:
-            refuse_absent(tmp_path / "job", config)
+            refuse_absent_data(tmp_path / "job", config)
         assert words in str(e.value)
         (tmp_path / "job" / "tokens").mkdir(parents=True)
-        refuse_absent(tmp_path / "job", config)  # they were prepared
+        refuse_absent_data(tmp_path / "job", config)  # they were prepared
         (tmp_path / "job" / "tokens").rmdir()
-    refuse_absent(tmp_path / "job", compose("paper", ["model.path=m", "data.path=chats.jsonl"]))
+    refuse_absent_data(tmp_path / "job", compose("paper", ["model.path=m", "data.path=chats.jsonl"]))
 
 
 def test_how_the_last_job_ended_is_told(tmp_path: Path) -> None:
