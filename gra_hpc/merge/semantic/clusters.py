@@ -1,9 +1,9 @@
 """The greedy rule above the size where all pairs can be compared: each row meets the clusters nearest to it.
 
 Rows are assigned to the nearest of k centres (spherical k-means on a sample) and stored by cluster, within a cluster by
-rank; a row is then compared, by matrix products, with the better-ranked rows of its nearest clusters. All that is seen
-in fewer dimensions (`narrow`); what seems near there is looked at in all. How many clusters that takes, and what share
-of the duplicates it meets, is measured before (`recall`).
+rank; a row is then compared, by matrix products, with the better-ranked rows of its nearest clusters. Which clusters
+those are is decided in fewer dimensions (`narrow`), what is compared there in all. How many clusters that takes, and
+what share of the duplicates it meets, is measured before (`recall`).
 
 Unlike a graph index built by several threads it finds the same pairs every time. (Measured on 100,000 rows of 384
 numbers, seconds of one core at equal recall: this 10, faiss IVF-Flat range search 14; usearch's HNSW had not built its
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gra_hpc.merge.semantic.narrow import directions, few, narrow, seems, whole
+from gra_hpc.merge.semantic.narrow import directions, narrow
 from gra_hpc.merge.semantic.recall import choose_visits
-from gra_hpc.merge.semantic.rule import MARGIN, Similar, rough_cosines, settle, unit_length, where
+from gra_hpc.merge.semantic.rule import MARGIN, Similar, settle, unit_length, where
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -88,17 +88,17 @@ def duplicates(
     n, d = vectors.shape
     if not isinstance(vectors, np.memmap):
         np.save(scratch / "vectors.npy", vectors)
+    wide = n * d * 4 <= memory
+    files = _Files(scratch / "vectors.npy", scratch, "float32" if wide else "float16")
     rng = np.random.Generator(np.random.PCG64(_SEED))
     k = int(np.clip(2 * np.sqrt(n), 16, 16_384))
     space = directions(d, rng)
-    m = space.shape[1]
-    files = _Files(scratch / "vectors.npy", scratch, "float32" if n * m * 4 <= memory else "float16")
     centres = _centres(vectors, k, space, rng)
     files.save("directions", space)
     files.save("centres", centres)
     c = choose_visits(files.vectors, pool, threshold, space, centres, _VISITS, rng, workers)
     log.info("semantic step: %d rows, %d clusters, %d visited by each row", n, k, c.visits)
-    _lay_out(files, n, m, k, c.visits, workers)
+    _lay_out(files, n, d, k, c.visits, workers)
     found = _search(files, n, pool, threshold, workers)
     detail = {
         "clusters": k,
@@ -134,11 +134,11 @@ def _ranges(n: int, size: int) -> list[tuple[int, int]]:
     return [(s, min(s + size, n)) for s in range(0, n, size)]
 
 
-def _lay_out(files: _Files, n: int, m: int, k: int, visits: int, workers: Workers) -> None:
+def _lay_out(files: _Files, n: int, d: int, k: int, visits: int, workers: Workers) -> None:
     """Assign rows to clusters, and store them by cluster."""
     files.create("home", "uint16", (n,))
     files.create("visited", "uint16", (n, visits))
-    files.create("stored", files.dtype, (n, m))
+    files.create("stored", files.dtype, (n, d))
     for _ in workers.map(_assign, [(files, s, e) for s, e in _ranges(n, _BLOCK)]):
         pass
     home = files.open("home")
@@ -179,18 +179,17 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 
 def _store(asked: tuple[_Files, int, int]) -> None:
     files, begin, end = asked
-    vectors, space, rows = files.open("vectors"), files.open("directions"), files.open("rows")
-    stored = files.open("stored", "r+")
+    vectors, rows, stored = files.open("vectors"), files.open("rows"), files.open("stored", "r+")
     for s in range(begin, end, _TILE):
         e = min(s + _TILE, end)
-        stored[s:e] = narrow(unit_length(vectors[rows[s:e]]), space)
+        stored[s:e] = unit_length(vectors[rows[s:e]])
 
 
 def _search(
     files: _Files, n: int, pool: int, threshold: float, workers: Workers
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Decide block after block: dropped positions, winners, similarities, and the largest cosine of every new row."""
-    vectors, visited, space = files.open("vectors"), files.open("visited"), files.open("directions")
+    vectors, visited = files.open("vectors"), files.open("visited")
     there = files.open("there", "r+")
     place = np.load(files.path("place"))
     nearest = np.full(n - pool, -1, np.float32)
@@ -207,16 +206,12 @@ def _search(
             for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
             if b > a
         ]
-        best, who = np.full(end - begin, -1, np.float32), np.full(end - begin, -1, np.int64)
+        best = np.full(end - begin, -1, np.float32)
         row, other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for some_best, some_who, some_row, some_other in workers.map(_compare, asked):
-            better = some_best > best
-            best[better], who[better] = some_best[better], some_who[better]
+        for some_best, some_row, some_other in workers.map(_compare, asked):
+            np.maximum(best, some_best, out=best)
             row.append(some_row)
             other.append(some_other)
-        if not whole(space):
-            met = np.flatnonzero(who >= 0)
-            best[met] = rough_cosines(vectors, begin + met, who[met])
         stays, by, at = settle(vectors, np.concatenate(row), np.concatenate(other), begin, end - begin, threshold)
         # Of two rows of one block the nearer may have been dropped: then all that is known is 'below'.
         best[stays] = np.minimum(best[stays], np.nextafter(np.float32(threshold), np.float32(0)))
@@ -232,7 +227,7 @@ def _search(
 
 def _compare(
     asked: tuple[_Files, int, int, np.ndarray, np.ndarray, float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compare rows of a block with some clusters.
 
     Args:
@@ -240,15 +235,14 @@ def _compare(
             each [asks], the threshold.
 
     Returns:
-        Per row the largest cosine, as it seems, and whose it is; the pairs (position, better-ranked position) near the
-        threshold or above.
+        Largest cosine per row, and the pairs (position, better-ranked position) near the threshold or above.
     """
     files, begin, end, clusters, asks, threshold = asked
     rows, starts, stored, there = (files.open(name) for name in ("rows", "starts", "stored", "there"))
-    vectors, place, space = files.open("vectors"), files.open("place"), files.open("directions")
-    best, who = np.full(end - begin, -1, np.float32), np.full(end - begin, -1, np.int64)
+    vectors, place = files.open("vectors"), files.open("place")
+    wide = stored.dtype == np.float32  # then it has the same numbers, of unit length already
+    best = np.full(end - begin, -1, np.float32)
     rows_found, others_found = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    from_ = seems(threshold, space) - MARGIN
     firsts = np.flatnonzero(np.concatenate([[True], clusters[1:] != clusters[:-1]]))
     for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(clusters)], strict=True):
         c = int(clusters[first])
@@ -258,25 +252,16 @@ def _compare(
             continue
         q = asks[first:last].astype(np.int64)
         members = rows[s:e]
-        cosine = np.asarray(stored[place[begin + q]], np.float32) @ np.asarray(stored[s:e], np.float32).T
+        given = stored[place[begin + q]] if wide else unit_length(vectors[begin + q])
+        cosine = given @ np.asarray(stored[s:e], np.float32).T
         cosine[:, ~there[s:e]] = -1
         inside = int(np.searchsorted(members, begin))  # members from here on are of this block
         if inside < len(members):
             cosine[:, inside:][members[inside:] >= (begin + q)[:, None]] = -1
-        nearest = cosine.argmax(axis=1)
-        largest = cosine[np.arange(len(q)), nearest]
-        better = largest > best[q]  # a row visits a cluster once
-        best[q[better]], who[q[better]] = largest[better], members[nearest[better]]
-        r, m = where(cosine >= from_)
-        if not whole(space) and len(r):
-            if few(len(r), len(q), len(members)):
-                exact = rough_cosines(vectors, begin + q[r], members[m])
-            else:
-                exact = (unit_length(vectors[begin + q]) @ unit_length(vectors[members]).T)[r, m]
-            near = exact >= threshold - MARGIN
-            r, m = r[near], m[near]
+        best[q] = np.maximum(best[q], cosine.max(axis=1))  # a row visits a cluster once
+        r, m = where(cosine >= threshold - MARGIN)
         if len(r):
-            first_few = np.arange(len(r)) - np.searchsorted(r, r) < _EDGES
-            rows_found.append(begin + q[r[first_few]])
-            others_found.append(members[m[first_few]])
-    return best, who, np.concatenate(rows_found), np.concatenate(others_found)
+            few = np.arange(len(r)) - np.searchsorted(r, r) < _EDGES
+            rows_found.append(begin + q[r[few]])
+            others_found.append(members[m[few]])
+    return best, np.concatenate(rows_found), np.concatenate(others_found)

@@ -14,8 +14,6 @@ import numpy as np
 from gra_hpc.merge.semantic.rule import unit_length
 
 _DIRECTIONS = 128
-_DEAR = 400
-"""A cosine of one pair, its numbers looked for, costs as much as so many of a matrix product, or less."""
 _DEVIATIONS = 5.0
 """Of a pair at the threshold, one of 3,500,000 seems farther apart than so many standard deviations."""
 
@@ -29,21 +27,11 @@ def directions(d: int, rng: np.random.Generator) -> np.ndarray:
 
 def narrow(vectors: np.ndarray, space: np.ndarray) -> np.ndarray:
     """Unit vectors seen along some directions, again of unit length, float32 [n, m]."""
-    return vectors if whole(space) else unit_length(vectors @ space)
-
-
-def whole(space: np.ndarray) -> bool:
-    """Whether nothing is left out along these directions."""
-    return space.shape[0] == space.shape[1]
-
-
-def few(pairs: int, rows: int, others: int) -> bool:
-    """Whether the cosines of so many pairs cost less one by one than those of all rows with all others."""
-    return pairs * _DEAR <= rows * others
+    return vectors if space.shape[0] == space.shape[1] else unit_length(vectors @ space)
 
 
 def seems(threshold: float, space: np.ndarray) -> float:
     """The cosine that a pair at the threshold has at least along some directions, but for chance."""
-    if whole(space):
+    if space.shape[0] == space.shape[1]:
         return threshold
     return threshold - _DEVIATIONS * (1 - threshold**2) / math.sqrt(space.shape[1])

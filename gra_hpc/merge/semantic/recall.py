@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gra_hpc.merge.semantic.narrow import few, narrow, seems, whole
+from gra_hpc.merge.semantic.narrow import narrow, seems
 from gra_hpc.merge.semantic.rule import unit_length, where
 from gra_hpc.workers import Workers
 
@@ -177,15 +177,9 @@ def _neighbours_in(asked: tuple[Path, np.ndarray, float, np.ndarray, int, int]) 
         others = unit_length(vectors[s : min(s + _TILE[1], end)])
         others_seen = narrow(others, space).T
         for a in range(int(np.searchsorted(rows, s, "right")), len(rows), _TILE[0]):
-            tile = some[a : a + _TILE[0]]
             r, c = where(seen[a : a + _TILE[0]] @ others_seen >= from_)
-            if not few(len(r), len(tile), len(others)):
-                r, c = where(tile @ others.T >= threshold)
-            elif not whole(space):
-                near = np.einsum("ij,ij->i", tile[r], others[c]) >= threshold
-                r, c = r[near], c[near]
             row = rows[a + r]
-            earlier = s + c < row
-            found_row.append(row[earlier])
-            found_other.append(s + c[earlier])
+            near = (s + c < row) & (np.einsum("ij,ij->i", some[a + r], others[c]) >= threshold)
+            found_row.append(row[near])
+            found_other.append(s + c[near])
     return np.concatenate(found_row), np.concatenate(found_other)

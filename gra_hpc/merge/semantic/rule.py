@@ -55,15 +55,6 @@ def where(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, column
 
 
-def rough_cosines(vectors: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosines of pairs of rows in 32-bit arithmetic, off by less than `MARGIN`, float32 [pairs]."""
-    result = np.empty(len(a), np.float32)
-    for s in range(0, len(a), 8192):
-        x, y = unit_length(vectors[a[s : s + 8192]]), unit_length(vectors[b[s : s + 8192]])
-        result[s : s + 8192] = np.einsum("ij,ij->i", x, y)
-    return result
-
-
 def cosines(vectors: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosines of pairs of rows in 64-bit arithmetic, float64 [pairs]."""
     result = np.empty(len(a))
