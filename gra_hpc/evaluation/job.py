@@ -48,13 +48,16 @@ _ONLINE = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert_file"
 
 
 def refuse_absent_model(out: Path, config: EvaluateConfig) -> None:
-    """Refuse to begin an evaluation whose model is not there; one that is done needs none.
+    """Refuse to begin an evaluation whose model is not there. What was submitted waits for it, or has had it, and
+    where `backend.env` names other caches only the node can tell.
 
     Raises:
         GraError: it is not, with what to type.
     """
-    if not EvaluateDir(out.absolute()).done.is_file():
-        trained_model(config.model.path, config.model.revision, config.site.scratch, config.model.trust_remote_code)
+    made, m = EvaluateDir(out.absolute()), config.model
+    elsewhere = any(name.startswith("HF_") for name in config.backend.env) and not Path(m.path).is_dir()
+    if table.remaining(made, config) and not made.submissions.is_dir() and not elsewhere:
+        trained_model(m.path, m.revision, config.site.scratch, m.trust_remote_code)
 
 
 def submit_evaluate(

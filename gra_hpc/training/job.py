@@ -56,12 +56,13 @@ def refuse_absent_data(out: Path, config: FinetuneConfig) -> None:
 
 
 def refuse_absent_model(out: Path, config: FinetuneConfig) -> None:
-    """Refuse to begin a job whose model is not there; one that is done needs none.
+    """Refuse to begin a job whose model is not there. What was submitted waits for it, or has had it.
 
     Raises:
         GraError: it is not, with what to type.
     """
-    if not FinetuneDir(out.absolute()).done.is_file():
+    made = FinetuneDir(out.absolute())
+    if not made.done.is_file() and not made.submissions.is_dir():
         trained_model(config.model.path, config.model.revision, config.site.scratch, config.model.trust_remote_code)
 
 

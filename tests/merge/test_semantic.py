@@ -83,9 +83,9 @@ def test_identical_to_brute_force_on_crowded_vectors(n: int, pool: int, threshol
         assert found.drop.tolist() == brute_force(v, pool, threshold)[0]
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_clusters_find_what_brute_force_finds(tmp_path: Path, count: int) -> None:
-    v = corpus(6_000, 32, 0.3, seed=3)
+@pytest.mark.parametrize(("count", "d"), [(1, 32), (2, 32), (2, 384)])
+def test_clusters_find_what_brute_force_finds(tmp_path: Path, count: int, d: int) -> None:
+    v = corpus(6_000, d, 0.3, seed=3)
     exact = semantic.exact(v, 500, 0.9)
     with Workers(count) as workers:
         found = clusters.duplicates(v, 500, 0.9, tmp_path, workers)
@@ -100,6 +100,19 @@ def test_clusters_find_what_brute_force_finds(tmp_path: Path, count: int) -> Non
     assert len(both) >= 0.99 * len(found.drop)
     assert found.drop.tolist() == again.drop.tolist()
     assert found.winner.tolist() == again.winner.tolist()
+    stay = np.setdiff1d(np.arange(500, len(v)), both) - 500
+    assert np.abs(found.nearest - exact.nearest)[stay].mean() < 0.05, "of what was compared"
+
+
+def test_many_equal_rows_are_found(tmp_path: Path) -> None:
+    """Centres that are equal would share out rows by rounding."""
+    v = corpus(2_400, 384, 0.0, seed=4)
+    v[np.random.default_rng(4).permutation(2_400)[:1_200]] = np.tile(v[:5], (240, 1))
+    exact = semantic.exact(v, 0, 0.9)
+    with Workers(1) as workers:
+        found = clusters.duplicates(v, 0, 0.9, tmp_path, workers)
+    assert len(np.setdiff1d(exact.drop, found.drop)) == 0
+    assert len(exact.drop) >= 1_100
 
 
 def rare(n: int, d: int, share: float, shape: str) -> tuple[np.ndarray, np.ndarray]:

@@ -166,10 +166,12 @@ def test_best_size_and_width() -> None:
 
 def test_fitting_gives_back_what_was_measured() -> None:
     def measured(size: int, count: int, seconds: tuple[float, ...], *stops: tuple[float, int]) -> workers.Measured:
-        return workers.Measured(workers.Experiment(size, count, stops), seconds, ("published",), 9 * size, 1.0, 0)
+        ends = ("stopped",) * (len(seconds) - 1) + ("published",)
+        return workers.Measured(workers.Experiment(size, count, stops), seconds, ends, 9 * size, 1.0, 0)
 
     found = [measured(n, k, (40 + 3 * k + n * k / 16,)) for n, k in ((250, 1), (1000, 1), (1000, 4), (250, 8))]
     found.append(measured(1000, 1, (33.0, 80.0), (30.0, signal.SIGTERM)))
+    found.append(measured(1000, 1, (105.5,), (300.0, signal.SIGTERM)))  # through before
     model = workers.WorkerModel.fitted(found)
     assert (model.rate, model.fixed, model.each) == (pytest.approx(16), pytest.approx(40), pytest.approx(3))
     assert model.interruption == pytest.approx(7.5)
@@ -197,7 +199,7 @@ def test_a_site_s_calibration_sets_the_pace(tmp_path: Path) -> None:
 
 def test_what_was_measured_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "measured.json"
-    asked = workers.Experiment(9, 2, ((1.5, 15),), 0.5, 3)
+    asked = workers.Experiment(9, 2, ((1.5, 15),), 3)
     found = [workers.Measured(asked, (1.0, 2.0), ("stopped", "published"), 7, 0.1, 4)]
     file.write_text(json.dumps([asdict(m) for m in found]))
     assert workers.read_measured(file) == found

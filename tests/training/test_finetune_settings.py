@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from gra_hpc.config import output_settings
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.launch.submissions import Job, Submission
+from gra_hpc.models.trained import trained_model
 from gra_hpc.signals import Signals
 from gra_hpc.training import ranks
 from gra_hpc.training.config import FinetuneConfig, Meeting, Trained, compose
@@ -108,23 +110,49 @@ def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
     assert "--cpus-per-task=64" in text
 
 
-def test_a_model_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ("", "model.path=m: no model lies there (no config.json) -> ls m"),
+        ("plan.json", "no model lies there"),
+        ("config.yaml", "model.path=m: this fine-tuning job is not done -> gra finetune m"),
+        ("config.yaml done.json", "this fine-tuning job is not done"),
+        ("checkpoints/1/complete.json model/", "this fine-tuning job is not done"),
+        ("config.json checkpoints/1/complete.json model/", "m"),
+        ("params.json", "m"),
+        ("config.yaml model/config.json", "m/model"),
+        ("model/config.json", "m/model"),
+    ],
+)
+def test_a_model_is_known_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: str, words: str) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "chats.jsonl").write_text("")
-    (tmp_path / "half" / "model").mkdir(parents=True)
+    Path("m").mkdir()
+    for name in files.split():
+        file = Path("m") / name
+        (file if name.endswith("/") else file.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            file.write_text("{}")
+    if words.startswith("m/") or words == "m":
+        assert trained_model("m", "", "", False) == Path(words)
+    else:
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            trained_model("m", "", "", False)
+
+
+def test_a_model_that_is_not_there_is_refused_once(tmp_path: Path) -> None:
     for path, words in (
         ("./nosuch", "model.path=./nosuch: no such directory, and not in a cache"),
         (
             "some-org/nosuch",
             "model.path=some-org/nosuch: no such directory, and not in a cache -> gra fetch some-org/nosuch",
         ),
-        ("half", "model.path=half: this fine-tuning job is not done -> gra finetune half"),
     ):
         config = compose("paper", [f"model.path={path}", "data.path=chats.jsonl", "site.gpus_per_node=8"])
-        with pytest.raises(ConfigError) as e:
+        with pytest.raises(ConfigError, match=re.escape(words)):
             refuse_absent_model(tmp_path / "job", config)
-        assert words in str(e.value)
-        assert not (tmp_path / "job").exists()
+        assert not (tmp_path / "job").exists(), "nothing is frozen"
+    (tmp_path / "job" / "submissions").mkdir(parents=True)
+    refuse_absent_model(tmp_path / "job", config)  # typed again: a job of `--after` makes it
 
 
 def test_data_that_are_not_there_are_refused_before_anything_is_frozen(

@@ -45,7 +45,6 @@ class Experiment:
     shards: int = 1
     interruptions: tuple[tuple[float, int], ...] = ()
     """For each of its jobs but the last: seconds after its engines are ready, and the signal."""
-    speed: float = 1.0
     seed: int = 0
     """Another one draws other answers, of other lengths."""
 
@@ -131,7 +130,7 @@ def real_worker(asked: tuple[Experiment, int, float]) -> Measured:
         began = time.process_time()
         while End.published.name not in ends:
             stop = experiment.interruptions[len(ends)] if len(ends) < len(experiment.interruptions) else None
-            with simulated_engines(rota, pace * experiment.speed, stop, seconds):
+            with simulated_engines(rota, pace, stop, seconds):
                 ends.append(worker.work(run, 1).end.name)
         shards = [run.round(1).shard(n).manifest for n in range(experiment.shards)]
         attempts = [a for shard in shards for a in json.loads(shard.read_bytes())["attempts"]]
@@ -175,7 +174,7 @@ def read_measured(path: Path | None) -> list[Measured]:
     for row in json.loads(path.read_text(encoding="utf-8")):
         e = row["experiment"]
         stops = tuple((float(at), int(number)) for at, number in e["interruptions"])
-        experiment = Experiment(e["size"], e["shards"], stops, e["speed"], e["seed"])
+        experiment = Experiment(e["size"], e["shards"], stops, e["seed"])
         kept = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k != "experiment"}
         found.append(Measured(experiment, **kept))
     return found
@@ -201,10 +200,10 @@ class WorkerModel:
 
     @classmethod
     def fitted(cls, found: Sequence[Measured]) -> WorkerModel:
-        """Least squares over the uninterrupted workers on usual nodes; no part is below zero."""
+        """Least squares over the uninterrupted workers; no part is below zero."""
         from scipy.optimize import nnls
 
-        plain = [m for m in found if not m.experiment.interruptions and m.experiment.speed == 1.0]
+        plain = [m for m in found if not m.experiment.interruptions]
         table = [[1.0, m.experiment.shards, m.experiment.candidates] for m in plain]
         (fixed, each, slope), _ = nnls(table, [m.seconds[0] for m in plain])
         model = cls(float(1 / slope), float(fixed), float(each), (), 0.0)
@@ -214,8 +213,8 @@ class WorkerModel:
 
         spread = tuple(sorted(m.seconds[0] / expected(m) for m in plain))
         lost = [
-            (sum(m.seconds) - expected(m)) / len(m.experiment.interruptions)
+            (sum(m.seconds) - expected(m)) / (len(m.ends) - 1)
             for m in found
-            if m.experiment.interruptions
+            if len(m.ends) > 1  # at another pace one may have been through before it was to be interrupted
         ]
         return replace(model, spread=spread, interruption=max(0.0, statistics.mean(lost)) if lost else 0.0)

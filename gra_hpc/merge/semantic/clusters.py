@@ -35,7 +35,7 @@ _ROUNDS = 3
 """Iterations of k-means: the centres only cut space into cells, they need not have converged."""
 _SAMPLE = 16
 """Rows that k-means goes by, for each centre."""
-_FEW = 12
+_LINEAR_UP_TO = 12
 """So many times the largest value is looked for faster than the largest are set apart."""
 _VISITS = (6, 256)
 """Fewest and most clusters a row is compared with."""
@@ -94,6 +94,7 @@ def duplicates(
     k = int(np.clip(2 * np.sqrt(n), 16, 16_384))
     space = directions(d, rng)
     centres = _centres(vectors, k, space, rng)
+    k = len(centres)
     files.save("directions", space)
     files.save("centres", centres)
     c = choose_visits(files.vectors, pool, threshold, space, centres, _VISITS, rng, workers)
@@ -112,10 +113,10 @@ def duplicates(
 
 
 def _centres(vectors: np.ndarray, k: int, space: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Centres of spherical k-means on a sample, float32 [k, m]."""
+    """At most k centres of spherical k-means on a sample, float32 [centres, m]."""
     n = len(vectors)
     sample = narrow(unit_length(vectors[np.sort(rng.permutation(n)[: _SAMPLE * k])]), space)
-    centres = sample[rng.permutation(len(sample))[:k]].copy()
+    centres = np.unique(sample[rng.permutation(len(sample))[:k]], axis=0)  # of equal ones chance would choose
     for _ in range(_ROUNDS):
         nearest = np.concatenate([(b @ centres.T).argmax(axis=1) for b in _blocks(sample, 8192)])
         order = np.argsort(nearest, kind="stable")
@@ -167,7 +168,7 @@ def _assign(asked: tuple[_Files, int, int]) -> None:
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
     """Columns of the largest values of each row, in any order, int64 [rows, count]; `values` are spoilt."""
-    if count > _FEW:
+    if count > _LINEAR_UP_TO:
         np.negative(values, out=values)
         return np.argpartition(values, count - 1, axis=1)[:, :count]
     result, row = np.empty((len(values), count), np.int64), np.arange(len(values))
