@@ -37,7 +37,7 @@ _SAMPLE = 16
 """Rows that k-means goes by, for each centre."""
 _LINEAR_UP_TO = 12
 """So many times the largest value is looked for faster than the largest are set apart."""
-_VISITS = (6, 256)
+_VISITS = (7, 256)
 """Fewest and most clusters a row is compared with."""
 _EDGES = 64
 """Neighbours of one row taken from one cluster: the best-ranked."""
@@ -163,7 +163,7 @@ def _assign(asked: tuple[_Files, int, int]) -> None:
         e = min(s + _TILE, end)
         near = narrow(unit_length(vectors[s:e]), space) @ centres.T
         home[s:e] = near.argmax(axis=1)
-        visited[s:e] = _largest(near, visits)
+        visited[s:e] = _largest(near, visits)  # spoils what it is given
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
@@ -249,13 +249,13 @@ def _compare(
         c = int(clusters[first])
         s, e = int(starts[c]), int(starts[c + 1])
         e = s + int(np.searchsorted(rows[s:e], end))
-        if s == e:
+        stays = there[s:e]  # what blocks before have dropped is not compared with
+        members = rows[s:e][stays]
+        if not len(members):
             continue
         q = asks[first:last].astype(np.int64)
-        members = rows[s:e]
         given = stored[place[begin + q]] if wide else unit_length(vectors[begin + q])
-        cosine = given @ np.asarray(stored[s:e], np.float32).T
-        cosine[:, ~there[s:e]] = -1
+        cosine = given @ np.asarray(stored[s:e][stays], np.float32).T
         inside = int(np.searchsorted(members, begin))  # members from here on are of this block
         if inside < len(members):
             cosine[:, inside:][members[inside:] >= (begin + q)[:, None]] = -1
