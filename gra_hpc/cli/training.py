@@ -41,11 +41,12 @@ def finetune(
     Without --preset the settings OUT was begun with are taken.
     """
     from gra_hpc.config.output_settings import preset_of
+    from gra_hpc.config.site import Executor
     from gra_hpc.training.config import compose
     from gra_hpc.training.job import explain, refuse_absent_data, refuse_absent_model, submit_finetune
 
     config = compose(preset_of(out, preset, "finetune"), overrides or [], site)
-    if not _ids(after):
+    if not (_ids(after) and config.site.executor is Executor.slurm):  # here nothing is waited for
         refuse_absent_data(out, config)
         if not plan:
             refuse_absent_model(out, config)
@@ -77,11 +78,13 @@ def evaluate(
     Without --preset the settings OUT was begun with are taken.
     """
     from gra_hpc.config.output_settings import preset_of
+    from gra_hpc.config.site import Executor
     from gra_hpc.evaluation.config import compose
     from gra_hpc.evaluation.job import explain, refuse_absent_model, stage_data, submit_evaluate
 
     config = compose(preset_of(out, preset, "evaluate"), overrides or [], site)
-    if not (plan or fetch or _ids(after)):
+    waits = _ids(after) and config.site.executor is Executor.slurm  # here nothing is waited for
+    if not (plan or fetch or waits):
         refuse_absent_model(out, config)
     for line in explain(out, config, plan):
         say(line)

@@ -31,11 +31,12 @@ MADE = "models/"
 MAKE = "python tools/models/get_models.py  (makes ./models, in gra-hpc's own directory; or name another path)"
 
 
-def brings(path: str) -> str:
+def brings(path: str, revision: str = "") -> str:
     """What brings the files of a model that is not here: `gra fetch` takes Hub ids alone."""
     if path.startswith(MADE):
         return MAKE
-    return f"gra fetch {path}" if ID.fullmatch(path) else "name a directory that is there, or a Hub id (ORG/NAME)"
+    named = f"{path}@{revision}" if revision else path
+    return f"gra fetch {named}" if ID.fullmatch(path) else "name a directory that is there, or a Hub id (ORG/NAME)"
 
 
 def shared_cache(scratch: str) -> Path | None:

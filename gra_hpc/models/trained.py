@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from gra_hpc.errors import ConfigError
@@ -25,18 +26,18 @@ def trained_model(path: str, revision: str, scratch: str, trust_remote_code: boo
         ConfigError: neither a directory nor in a cache, a fine-tuning job that is not done, or no model.
         OwnershipError: code would be run that is in other hands.
     """
-    directory = Path(path)
+    directory, typed = Path(path).expanduser(), shlex.quote(path)
     if not directory.is_dir():
         found = hub.find(path, revision, "model", scratch)
         if not found:
-            raise ConfigError(f"model.path={path}: no such directory, and not in a cache", hub.brings(path))
+            raise ConfigError(f"model.path={path}: no such directory, and not in a cache", hub.brings(path, revision))
         return found
     if not _is_model(directory) and _is_model(directory / "model"):
         directory /= "model"
     elif not _is_model(directory):
         if (directory / "config.yaml").is_file() or (directory / "checkpoints").is_dir():
-            raise ConfigError(f"model.path={path}: this fine-tuning job is not done", f"gra finetune {path}")
-        raise ConfigError(f"model.path={path}: no model lies there (no config.json)", f"ls {path}")
+            raise ConfigError(f"model.path={path}: this fine-tuning job is not done", f"gra finetune {typed}")
+        raise ConfigError(f"model.path={path}: no model lies there (no config.json)", f"ls {typed}")
     refuse_strange_code(path, directory, trust_remote_code)
     return directory
 

@@ -151,6 +151,11 @@ def test_a_model_that_is_not_there_is_refused_once(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=re.escape(words)):
             refuse_absent_model(tmp_path / "job", config)
         assert not (tmp_path / "job").exists(), "nothing is frozen"
+    with pytest.raises(ConfigError, match="gra fetch some-org/nosuch@v2"):
+        trained_model("some-org/nosuch", "v2", "", False)
+    (tmp_path / "two words").mkdir()
+    with pytest.raises(ConfigError, match=r"-> ls '.*two words'"):
+        trained_model(f"{tmp_path}/two words", "", "", False)
     (tmp_path / "job" / "submissions").mkdir(parents=True)
     refuse_absent_model(tmp_path / "job", config)  # typed again: a job of `--after` makes it
 
