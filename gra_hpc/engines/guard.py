@@ -1,6 +1,6 @@
 """The guard of one engine: a tiny process that outlives nothing and leaves nothing behind.
 
-    python guard.py --state FILE --private DIR [--grace S] -- COMMAND...
+    python guard.py --state FILE --private DIR [--grace S] [--own-network] [--cores N,...] -- COMMAND...
 
 A shard starts the guard in a session of its own; the guard starts the engine (`COMMAND`) and then only waits. It ends
 the engine, with every process the engine ever started, when the shard dies in any way (its pipe closes, also after
@@ -361,9 +361,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--private", type=Path, required=True, help="directory to remove at the end")
     parser.add_argument("--grace", type=float, default=10.0, help="seconds between SIGTERM and SIGKILL")
     parser.add_argument("--own-network", action="store_true", help="no network but a loopback, where possible")
+    parser.add_argument("--cores", default="", help="numbers, with commas: cores that all processes stay on")
     args = parser.parse_args(head)
     if not command:
         parser.error("expected -- COMMAND")
+    if args.cores:
+        with contextlib.suppress(OSError):  # a core that was taken from the job meanwhile
+            os.sched_setaffinity(0, [int(n) for n in args.cores.split(",")])
     return Guard(command, args.state, args.private, args.grace, args.own_network).run()
 
 

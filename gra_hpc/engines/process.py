@@ -70,7 +70,8 @@ class EngineProcess:
             output = new_file(self.log_path)
         argv = [
             sys.executable, "-I", "-S", guard.__file__, "--state", str(self.state), "--private", str(spec.private),
-            "--grace", str(TERM_GRACE_S), *(["--own-network"] if self.launch.own_network else []), "--",
+            "--grace", str(TERM_GRACE_S), *(["--own-network"] if self.launch.own_network else []),
+            *(["--cores", ",".join(map(str, self.launch.cores))] if self.launch.cores else []), "--",
             *self.launch.argv,
         ]  # fmt: skip
         with output:

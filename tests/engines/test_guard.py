@@ -144,6 +144,14 @@ def test_engine_ignores_usr2_and_is_no_leader_of_the_guards_group(scene: Scene) 
     assert group != process.pid
 
 
+def test_the_engine_stays_on_its_cores(scene: Scene) -> None:
+    core = max(os.sched_getaffinity(0))
+    scene.options = ("--cores", str(core))
+    assert scene.start(sys.executable, "-c", f"import os; assert os.sched_getaffinity(0) == {{{core}}}").wait() == 0
+    scene.options = ("--cores", "99999")  # taken from the job meanwhile
+    assert scene.start("true").wait() == 0
+
+
 def test_own_network_has_a_loopback_and_nothing_else(scene: Scene) -> None:
     code = (
         "import os, socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname());"

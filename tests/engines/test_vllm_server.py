@@ -133,6 +133,16 @@ def test_cores_are_those_that_slurm_gave() -> None:
         vllm_server.cpu_binding(EnginePlace("m", 0, (3,)), [0, 1])
 
 
+def test_all_processes_of_an_engine_stay_on_its_cores() -> None:
+    def cores(kind: str, *devices: int, **env: str) -> tuple[int, ...]:
+        return vllm_server.own_cores(
+            spec(kind, place=EnginePlace("m", 0, devices), engine=EngineConfig(env=env)), [8, 9, 12]
+        )
+
+    assert cores("cpu", 0, 2) == (8, 12)
+    assert cores("cpu") == cores("gpu", 0, 2) == cores("cpu", 0, VLLM_CPU_OMP_THREADS_BIND="nobind") == ()
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     config = {"max_position_embeddings": 2048, "num_attention_heads": 9}

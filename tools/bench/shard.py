@@ -75,6 +75,8 @@ def guarded(spec: EngineSpec, argv: Sequence[str], log: Path) -> Iterator[subpro
     process and no shared memory."""
     state = spec.private.with_suffix(".json")
     command = [sys.executable, "-I", "-S", guard.__file__, "--state", str(state), "--private", str(spec.private)]
+    cores = vllm_server.own_cores(spec, sorted(os.sched_getaffinity(0)))
+    command += ["--cores", ",".join(map(str, cores))] if cores else []
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [*command, "--", *argv],
