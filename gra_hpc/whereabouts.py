@@ -54,14 +54,14 @@ def look(path: Path) -> Found | None:
     whole = path.absolute()
     if not whole.exists():
         return _absent(path)
-    own = _kind(whole) if whole.is_dir() else None
+    own = kind(whole) if whole.is_dir() else None
     if own:
         return Found(f"is {own.what}", own.then)
     if runs := runs_in(whole):
         more = ", ..." if len(runs) > _NAMED else ""
         return Found(f"holds runs: {', '.join(r.name for r in runs[:_NAMED])}{more}", f"gra status {shown(runs[0])}")
     for above in list(whole.parents)[:_LEVELS]:
-        if around := _kind(above):
+        if around := kind(above):
             part = "the release" if whole == above / "release" else "a part"
             return Found(f"is {part} of {shown(above)}, {around.what}", around.then)
     if whole.is_file():
@@ -88,7 +88,7 @@ def _planned_from(path: Path) -> str:
     return f"gra plan runs/first --preset mine.yaml seeds.path={path}"
 
 
-def _kind(directory: Path) -> Found | None:
+def kind(directory: Path) -> Found | None:
     """Which of our directories it is: `a run`, and the command that says how it stands."""
     here = shown(directory)
     if is_run(directory):
@@ -124,7 +124,7 @@ def _around(path: Path) -> Iterator[tuple[str, str]]:
     """Directories of ours beside a path, and below `runs`, each with its command."""
     for folder in dict.fromkeys((path.absolute().parent, Path("runs").absolute())):
         for directory in sorted(folder.glob("*/")):
-            if found := _kind(directory):
+            if found := kind(directory):
                 yield shown(directory), found.then
 
 

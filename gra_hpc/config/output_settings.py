@@ -33,7 +33,8 @@ def preset_of(out: Path, preset: str, verb: str) -> str:
 
 
 def freeze(out: Path, config: Any) -> Path:
-    """Save the configuration in the output directory; what the result depends on may not change any more.
+    """Save the configuration in the output directory. What the result depends on may not change once anything else
+    lies there: until then it was only planned, or its data fetched.
 
     Returns:
         The directory, absolute.
@@ -48,7 +49,7 @@ def freeze(out: Path, config: Any) -> Path:
         raise LaunchError(f"{out}: Slurm reads % in the names of logs", "choose a directory without one")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.yaml"
-    if path.is_file():
+    if path.is_file() and any(p != path for p in out.iterdir()):
         before = presets.load_as(type(config), path, own=True)
         if before.fingerprint != config.fingerprint:
             keys = ", ".join(differences(fingerprinted(before), fingerprinted(config)))

@@ -20,7 +20,7 @@ from gra_hpc.launch.arrays import Demand, executor_for, refuse_refused, script_o
 from gra_hpc.launch.submissions import Job, Submission
 from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
 from gra_hpc.log_tail import OURS, last_words
-from gra_hpc.models.trained import trained_model
+from gra_hpc.models.trained import refuse_own, trained_model
 from gra_hpc.signals import Signals
 from gra_hpc.terminal import shown
 from gra_hpc.training import config as configs
@@ -62,6 +62,7 @@ def refuse_absent_model(out: Path, config: FinetuneConfig) -> None:
         GraError: it is not, with what to type.
     """
     made = FinetuneDir(out.absolute())
+    refuse_own(config.model.path, out)
     if not made.done.is_file() and not made.submissions.is_dir():
         trained_model(config.model.path, config.model.revision, config.site.scratch, config.model.trust_remote_code)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,13 +21,12 @@ from gra_hpc.config import output_settings
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError, ReleaseError, SeedError
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.launch.submissions import Job, Submission
-from gra_hpc.models.trained import trained_model
 from gra_hpc.signals import Signals
 from gra_hpc.training import ranks
 from gra_hpc.training.config import FinetuneConfig, Meeting, Trained, compose
 from gra_hpc.training.directory import COMPLETE, FinetuneDir, attempts, newest, next_number
 from gra_hpc.training.examples import read_examples
-from gra_hpc.training.job import demand, explain, last_end, refuse_absent_data, refuse_absent_model
+from gra_hpc.training.job import demand, explain, last_end, refuse_absent_data
 from gra_hpc.training.rank.settings import deepspeed_settings
 from gra_hpc.training.ranks import Rendezvous, first_host, rendezvous, run_ranks
 from tests.waiting import ended, until
@@ -108,56 +106,6 @@ def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
     for line in ("nodes=2", "ntasks-per-node=1", "gpus-per-node=8", "time=600", "signal=USR2@300", "requeue"):
         assert f"#SBATCH --{line}\n" in text, text
     assert "--cpus-per-task=64" in text
-
-
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        ("", "model.path=m: no model lies there (no config.json) -> ls m"),
-        ("plan.json", "no model lies there"),
-        ("config.yaml", "model.path=m: this fine-tuning job is not done -> gra finetune m"),
-        ("config.yaml done.json", "this fine-tuning job is not done"),
-        ("checkpoints/1/complete.json model/", "this fine-tuning job is not done"),
-        ("config.json checkpoints/1/complete.json model/", "m"),
-        ("params.json", "m"),
-        ("config.yaml model/config.json", "m/model"),
-        ("model/config.json", "m/model"),
-    ],
-)
-def test_a_model_is_known_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: str, words: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("m").mkdir()
-    for name in files.split():
-        file = Path("m") / name
-        (file if name.endswith("/") else file.parent).mkdir(parents=True, exist_ok=True)
-        if not name.endswith("/"):
-            file.write_text("{}")
-    if words.startswith("m/") or words == "m":
-        assert trained_model("m", "", "", False) == Path(words)
-    else:
-        with pytest.raises(ConfigError, match=re.escape(words)):
-            trained_model("m", "", "", False)
-
-
-def test_a_model_that_is_not_there_is_refused_once(tmp_path: Path) -> None:
-    for path, words in (
-        ("./nosuch", "model.path=./nosuch: no such directory, and not in a cache"),
-        (
-            "some-org/nosuch",
-            "model.path=some-org/nosuch: no such directory, and not in a cache -> gra fetch some-org/nosuch",
-        ),
-    ):
-        config = compose("paper", [f"model.path={path}", "data.path=chats.jsonl", "site.gpus_per_node=8"])
-        with pytest.raises(ConfigError, match=re.escape(words)):
-            refuse_absent_model(tmp_path / "job", config)
-        assert not (tmp_path / "job").exists(), "nothing is frozen"
-    with pytest.raises(ConfigError, match="gra fetch some-org/nosuch@v2"):
-        trained_model("some-org/nosuch", "v2", "", False)
-    (tmp_path / "two words").mkdir()
-    with pytest.raises(ConfigError, match=r"-> ls '.*two words'"):
-        trained_model(f"{tmp_path}/two words", "", "", False)
-    (tmp_path / "job" / "submissions").mkdir(parents=True)
-    refuse_absent_model(tmp_path / "job", config)  # typed again: a job of `--after` makes it
 
 
 def test_data_that_are_not_there_are_refused_before_anything_is_frozen(
