@@ -16,7 +16,8 @@ import pytest
 from typer.main import get_command
 
 from gra_hpc import cli
-from gra_hpc.config import flow_sections, presets
+from gra_hpc.config import flow_sections
+from gra_hpc.config.known_keys import all_keys
 from gra_hpc.config.settings import RunConfig
 from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.training.config import FinetuneConfig
@@ -139,7 +140,7 @@ def test_commands_parse(page: str, line: str) -> None:
     flow = next((w.removeprefix("method.flow=") for w in words if w.startswith("method.flow=")), named)
     if kind is RunConfig and flow in flow_sections.ours():
         kind = flow_sections.config_of(flow)
-    keys = list(presets.all_keys(kind))
+    keys = list(all_keys(kind))
     for word in words:
         key, eq, _ = word.partition("=")
         if eq and not word.startswith("-"):

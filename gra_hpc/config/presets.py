@@ -7,10 +7,9 @@ A preset may name others in `include:`; they are merged first, in order. A name 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +18,7 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 from gra_hpc.config.directories import YAML, config_dirs, near_file, no_preset, package_dirs
 from gra_hpc.config.fields import expecting
 from gra_hpc.config.flow_sections import config_of
-from gra_hpc.config.flow_sections import names as flow_names
+from gra_hpc.config.known_keys import check_keys
 from gra_hpc.config.references import escaped, expanded, refuse_resolvers
 from gra_hpc.config.rules import check, check_bounds
 from gra_hpc.config.settings import MemberConfig, ReleaseConfig, RunConfig, SeedsConfig
@@ -299,7 +298,7 @@ def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> 
 
 
 def _merge(cfg: DictConfig, data: dict[str, Any], source: str, kind: type = RunConfig) -> DictConfig:
-    _check_keys(kind, data, "", source, kind)
+    check_keys(kind, data, "", source, kind)
     refuse_resolvers(data, source)
     _empty(cfg, kind, data)
     for key, hint in types_of(kind).items():
@@ -331,84 +330,6 @@ def _empty(cfg: Any, kind: Any, data: dict[str, Any]) -> None:
             for name, entry in given.items():
                 if isinstance(entry, dict) and name in cfg[key]:
                     _empty(cfg[key][name], args[1], entry)
-
-
-def _check_keys(kind: Any, data: Any, prefix: str, source: str, root: type = RunConfig) -> None:
-    """Refuse keys that no dataclass has, naming the nearest below `root`."""
-    if not isinstance(data, dict):
-        return
-    if dataclasses.is_dataclass(kind):
-        hints = types_of(kind)
-        for key, value in data.items():
-            if key not in hints:
-                if root is kind and issubclass(root, RunConfig) and key in flow_names():
-                    raise ConfigError(
-                        f"{source}: {key}: settings of the flow {key}, and method.flow is another",
-                        f"method.flow={key}, or a preset without {key}:",
-                    )
-                near = elsewhere(str(key), root) or nearest(str(key), list(hints)) or nearest_anywhere(str(key), root)
-                raise ConfigError(f"{source}: unknown key {prefix}{key}{near}", f"valid here: {', '.join(hints)}")
-            _check_shape(hints[key], value, f"{source}: {prefix}{key}")
-            _check_keys(hints[key], value, f"{prefix}{key}.", source, root)
-    else:
-        args = get_args(kind)
-        if len(args) == 2 and dataclasses.is_dataclass(args[1]):
-            for name, value in data.items():
-                _check_shape(args[1], value, f"{source}: {prefix}{name}")
-                _check_keys(args[1], value, f"{prefix}{name}.", source, root)
-
-
-def _check_shape(hint: Any, value: Any, where: str) -> None:
-    """Refuse a list, a map or a plain value in the place of another; OmegaConf's own words do not name the key."""
-    kind = get_origin(hint) or hint
-    if value is None or (isinstance(value, str) and "${" in value):
-        return
-    if dataclasses.is_dataclass(kind) or kind is dict:
-        if not isinstance(value, dict):
-            names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else ["NAME"]
-            some = ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])
-            raise ConfigError(
-                f"{where}={value!r}: expected keys below it ({some})", "gra config show  (explains every key)"
-            )
-        for name, item in value.items() if kind is dict else ():
-            _check_shape(get_args(hint)[1], item, f"{where}.{name}")
-    elif kind is list:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where}={value!r}: expected a list", f"{where.rpartition(' ')[2]}=[{value or ''}]")
-        for n, item in enumerate(value):
-            _check_shape(get_args(hint)[0], item, f"{where}[{n}]")
-    elif kind in (bool, int, float, str) and isinstance(value, (dict, list)):
-        raise ConfigError(f"{where}={value!r}: expected one {kind.__name__}", "gra config show  (explains every key)")
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        said = f"{where}=({value.bit_length()} bits): expected a number of 64 bits"
-        raise ConfigError(said, "gra config show  (explains every key)")
-
-
-def elsewhere(word: str, root: type = RunConfig) -> str:
-    """`; did you mean a.b?` for a key that is right but for its place."""
-    places = [key for key in all_keys(root) if key.rsplit(".", 1)[-1] == word]
-    return f"; did you mean {' or '.join(places[:3])}?" if places else ""
-
-
-def nearest_anywhere(word: str, root: type = RunConfig) -> str:
-    """`; did you mean a.b?`, over the last words of all keys."""
-    by_leaf = {key.rsplit(".", 1)[-1]: key for key in all_keys(root)}
-    close = difflib.get_close_matches(word, list(by_leaf), n=1, cutoff=0.7)
-    return f"; did you mean {by_leaf[close[0]]}?" if close else ""
-
-
-def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a config dataclass (maps show as NAME)."""
-    hints = types_of(kind)
-    for f in dataclasses.fields(kind):
-        hint = hints[f.name]
-        args = get_args(hint)
-        if dataclasses.is_dataclass(hint):
-            yield from all_keys(hint, f"{prefix}{f.name}.")
-        elif len(args) == 2 and dataclasses.is_dataclass(args[1]):
-            yield from all_keys(args[1], f"{prefix}{f.name}.NAME.")
-        else:
-            yield f"{prefix}{f.name}"
 
 
 def _typed(cfg: DictConfig) -> Any:

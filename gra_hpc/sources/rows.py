@@ -7,13 +7,10 @@ of a value. Only what cannot be read at all raises a `SeedError`. Which files a 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -23,7 +20,7 @@ import orjson
 
 from gra_hpc.errors import SeedError
 from gra_hpc.models import hub
-from gra_hpc.sources import mistaken, separators
+from gra_hpc.sources import lines, mistaken, separators
 from gra_hpc.sources.files import (
     LINES,
     READ_ERRORS,
@@ -42,9 +39,6 @@ if TYPE_CHECKING:
 
 MALFORMED, ENCODING, LONG_LINE = "malformed", "encoding", "long_line"
 
-LINE_BYTES = 16 << 20
-"""Longest line, in bytes, that is taken into memory."""
-
 ARROW_BATCH = 1024
 """Rows of Parquet and `datasets` that are decoded at once."""
 
@@ -52,8 +46,6 @@ LISTS = ("data", "train", "examples", "records", "rows")
 """Keys under which a JSON object holds its records."""
 
 BOM = b"\xef\xbb\xbf"
-_LONG_NUMBER = re.compile(rb"\d{16}")
-_TEXT = {str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,40 +145,40 @@ class Source:
             f.seek(len(BOM) if head.startswith(BOM) else 0)
             if kind in TABLES:
                 rows = self._csv(f, path, label, TABLES[kind])
-            elif kind in LINES or _is_lines(f):
+            elif kind in LINES or lines.one_object_each(f):
                 rows = self._jsonl(f, label)
             else:
                 rows = self._json(f, path, label)
             yield from rows
 
     def _jsonl(self, f: IO[bytes], label: str) -> Iterator[Row]:
-        pieces, number = _pieces(f), 0
+        pieces, number = lines.pieces_of(f), 0
         while self.together > 1 and (block := list(islice(pieces, self.together))):
-            if max(map(len, block)) == LINE_BYTES:
+            if max(map(len, block)) == lines.LINE_BYTES:
                 pieces = chain(block, pieces)
                 break
             numbers = range(number + 1, number + len(block) + 1)
             number = numbers[-1]
-            if (values := _parsed(block)) is None:
+            if (values := lines.parsed(block)) is None:
                 yield from self._one_by_one(zip(numbers, block, strict=True), label)
                 continue
             if not self.columns.keys() >= set(chain.from_iterable(v for v in values if type(v) is dict)):
                 for value in values:
                     self._see(value)
             yield from map(_AS_ROW, zip(repeat(label), numbers, values, repeat(None), strict=False))
-        yield from self._one_by_one(_lines(pieces, number), label)
+        yield from self._one_by_one(lines.numbered(pieces, number), label)
 
     def _one_by_one(self, numbered: Iterable[tuple[int, bytes | None]], label: str) -> Iterator[Row]:
         for number, line in numbered:
             if line is None:
-                problem = Problem(LONG_LINE, f"longer than {LINE_BYTES >> 20} MiB")
+                problem = Problem(LONG_LINE, f"longer than {lines.LINE_BYTES >> 20} MiB")
                 yield Row(label, number, problem=problem)
                 continue
             line = line.strip()
             if not line:  # a blank line is no record
                 continue
             try:
-                value = _loads(line)
+                value = lines.loads(line)
             except orjson.JSONDecodeError as e:
                 yield Row(label, number, problem=_json_problem(line, e))
                 continue
@@ -198,7 +190,7 @@ class Source:
         if not data.strip():
             return
         try:
-            value = _loads(data)
+            value = lines.loads(data)
         except orjson.JSONDecodeError as e:
             problem = _json_problem(data, e)
             raise SeedError(
@@ -231,7 +223,7 @@ class Source:
         return key
 
     def _csv(self, f: IO[bytes], path: Path, label: str, delimiter: str) -> Iterator[Row]:
-        csv.field_size_limit(LINE_BYTES)
+        csv.field_size_limit(lines.LINE_BYTES)
         reader = csv.reader(_csv_lines(f, path), delimiter=delimiter, strict=True)
         try:
             header = [name.strip() for name in next((row for row in reader if row), [])]
@@ -342,87 +334,12 @@ class Source:
                     self.columns[key] = None
 
 
-def _loads(data: bytes) -> Any:
-    """Parsed JSON, numbers with all their digits.
-
-    Raises:
-        orjson.JSONDecodeError: not JSON.
-    """
-    value = orjson.loads(data)
-    if type(value) is dict and _TEXT.issuperset(map(type, value.values())):  # no number in it
-        return value
-    if _LONG_NUMBER.search(data):  # orjson would round it to a float of 64 bits
-        try:
-            return json.loads(data, parse_float=Decimal)
-        except RecursionError:
-            return value
-        except ValueError as e:  # more digits than Python takes
-            raise orjson.JSONDecodeError(str(e), "", 0) from None
-    return value
-
-
-def _pieces(f: IO[bytes]) -> Iterator[bytes]:
-    """Lines, those that are too long in several pieces."""
-    return iter(partial(f.readline, LINE_BYTES), b"")
-
-
-def _lines(pieces: Iterator[bytes], before: int = 0) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines; none in place of one that is too long.
-
-    Args:
-        before: so many lines stand before them.
-    """
-    for number, line in enumerate(pieces, before + 1):
-        if len(line) == LINE_BYTES and not line.endswith(b"\n"):
-            rest = next(pieces, b"")
-            if rest:
-                while rest and not rest.endswith(b"\n"):
-                    rest = next(pieces, b"")
-                yield number, None
-                continue
-        yield number, line
-
-
-def _parsed(lines: Sequence[bytes]) -> list[Any] | None:
-    """What lines hold, numbers with all their digits; none: one of them may hold something else."""
-    try:
-        values = list(map(orjson.loads, lines))
-    except orjson.JSONDecodeError:
-        return None
-    texts = set(map(type, values)) == {dict} and _TEXT.issuperset(
-        map(type, chain.from_iterable(map(dict.values, values)))
-    )
-    return values if texts or not _LONG_NUMBER.search(b"".join(lines)) else None
-
-
 def _csv_lines(f: IO[bytes], path: Path) -> Iterator[str]:
     """Decoded lines; bytes that are not UTF-8 become lone surrogates, which no valid text holds."""
-    for number, line in _lines(_pieces(f)):
+    for number, line in lines.numbered(lines.pieces_of(f)):
         if line is None:
-            raise SeedError(f"{path} line {number}: longer than {LINE_BYTES >> 20} MiB, not a table of text")
+            raise SeedError(f"{path} line {number}: longer than {lines.LINE_BYTES >> 20} MiB, not a table of text")
         yield line.decode("utf-8", "surrogateescape")
-
-
-def _is_lines(f: IO[bytes]) -> bool:
-    """Whether a `.json` file holds one object per line. Leaves the position as it was."""
-    start = f.tell()
-    objects = 0
-    for _, line in _lines(_pieces(f)):
-        if line is None:
-            break
-        if not line.strip():
-            continue
-        if objects:  # an object on a line of its own, and more to come
-            objects += 1
-            break
-        try:
-            objects = int(isinstance(orjson.loads(line), dict))
-        except orjson.JSONDecodeError:
-            break
-        if not objects:
-            break
-    f.seek(start)
-    return objects == 2
 
 
 def _json_problem(data: bytes, error: orjson.JSONDecodeError) -> Problem:
