@@ -130,14 +130,21 @@ def block(title: str, text: str) -> Iterator[str]:
         yield f"    {line}"
 
 
+def word(path: object) -> str:
+    """A path as one word of a command: in quotes where a shell would take it for several."""
+    import shlex
+
+    return shlex.quote(str(path))
+
+
 def shown(path: object) -> str:
     """A path as a person here would type it: from the current directory, if it lies in that."""
     text = str(path)
     try:
         here = f"{os.getcwd()}/"  # noqa: PTH109 (pathlib is not loaded for this)
     except OSError:
-        return text
-    return text.removeprefix(here) or text
+        return word(text)
+    return word(text.removeprefix(here) or text)
 
 
 def complain(text: object, *, lines: bool = False) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gra_hpc.errors import GraError
-from gra_hpc.terminal import shown
+from gra_hpc.terminal import shown, word
 
 _DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _PARTS = ("presets", "data", "models", "results")
@@ -66,26 +66,26 @@ def look(path: Path) -> Found | None:
             return Found(f"is {part} of {shown(above)}, {around.what}", around.then)
     if whole.is_file():
         if whole.suffix in (".yaml", ".yml"):
-            return Found("is a file of settings, not a run's directory", f"gra plan runs/first --preset {path}")
+            return Found("is a file of settings, not a run's directory", f"gra plan runs/first --preset {word(path)}")
         return Found("is a file, not a run's directory", _planned_from(path) if whole.suffix in _DATA else "gra --help")
     if (whole / "run.yaml").is_file() or (whole / "rounds").is_dir():
         return Found(
             "is a run without its plan (no plan.json)",
-            f"bring it back, or gra plan {path}-2 --preset, with the one that it was planned by",
+            f"bring it back, or gra plan {word(path)}-2 --preset, with the one that it was planned by",
         )
     if (whole / "manifest.json").is_file() and (whole / "data").is_dir():
-        return Found("is a release without its run", f"gra release verify {path}")
+        return Found("is a release without its run", f"gra release verify {word(path)}")
     if (whole / "config.json").is_file():
         return Found("is a model, not a run", "gra plan runs/first --preset mine.yaml")
     if not any(whole.iterdir()):
-        return Found("is empty, and no run yet", f"gra plan {path} --preset mine.yaml")
+        return Found("is empty, and no run yet", f"gra plan {word(path)} --preset mine.yaml")
     if any(p.suffix in _DATA for p in whole.iterdir()):
         return Found("holds data, and is not a run", _planned_from(path))
     return None
 
 
 def _planned_from(path: Path) -> str:
-    return f"gra plan runs/first --preset mine.yaml seeds.path={path}"
+    return f"gra plan runs/first --preset mine.yaml seeds.path={word(path)}"
 
 
 def kind(directory: Path) -> Found | None:
@@ -117,7 +117,7 @@ def _absent(path: Path) -> Found:
             f"no such directory (there {'is' if len(named) == 1 else 'are'} {', '.join(named)})", there[named[0]]
         )
     place = "runs/first" if path.suffix in (".yaml", ".yml") else path  # a preset belongs in another place
-    return Found("no such directory", f"gra plan {place} --preset mine.yaml  (plans a run there)")
+    return Found("no such directory", f"gra plan {word(place)} --preset mine.yaml  (plans a run there)")
 
 
 def _around(path: Path) -> Iterator[tuple[str, str]]:

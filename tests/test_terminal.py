@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -17,7 +18,7 @@ import gra_hpc
 from gra_hpc.errors import GraError
 from gra_hpc.log_lines import Formatter
 from gra_hpc.release.markdown import block, code, markdown
-from gra_hpc.terminal import counted, printable, say, show_traceback
+from gra_hpc.terminal import counted, printable, say, show_traceback, shown, word
 
 HOSTILE = "a\x1b[2J\x9b31m\x07\r\x08\u202egnp\u2066\u2028\x85\udcff\U000e0041\nnext: b"
 SHOWN = (
@@ -35,12 +36,12 @@ def test_what_does_more_than_stand_there_is_written_out() -> None:
 
 @given(st.text())
 def test_nothing_shown_controls_a_terminal(text: str) -> None:
-    shown = printable(text)
-    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in shown if c != "\t")
+    safe = printable(text)
+    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in safe if c != "\t")
     assert not any(unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-                   for c in shown)  # fmt: skip
+                   for c in safe)  # fmt: skip
     assert printable(text.replace("\\", ""), lines=True).count("\n") == text.count("\n")
-    shown.encode()
+    safe.encode()
 
 
 @given(st.text())
@@ -93,8 +94,8 @@ def test_errors_logs_and_tracebacks_are_one_line_each(capsys: pytest.CaptureFixt
 def test_markdown_is_shown_as_it_was_written(text: str) -> None:
     from markdown_it import MarkdownIt
 
-    shown = printable(text)
-    plain = " ".join(shown.split()) or "x"
+    safe = printable(text)
+    plain = " ".join(safe.split()) or "x"
     parser = MarkdownIt("gfm-like", {"linkify": False})
     tokens = parser.parse(f"name: {markdown(plain)} end")
     assert [t.type for t in tokens] == ["paragraph_open", "inline", "paragraph_close"]
@@ -109,3 +110,12 @@ def test_markdown_is_shown_as_it_was_written(text: str) -> None:
 
 def test_one_is_no_plural() -> None:
     assert [counted(n, "worker") for n in (0, 1, 2)] == ["0 workers", "1 worker", "2 workers"]
+
+
+def test_paths_in_commands_are_one_word_of_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "my runs" / "a") == "'my runs/a'" and word("runs/a") == "runs/a"
+    bare = re.compile(r"gra [a-z]+ (?:[a-z]+ )?\{(?!word\(|shown\()[^{}]*\.(?:path|release|parents\[\d\])\}")
+    sources = Path(gra_hpc.__file__).parent.rglob("*.py")
+    found = [f"{file}: {m[0]}" for file in sources for m in bare.finditer(file.read_text())]
+    assert all("{model.path}" in line for line in found), found

@@ -9,7 +9,7 @@ import typer
 
 from gra_hpc.cli.application import app, no_setting
 from gra_hpc.errors import ReleaseError
-from gra_hpc.terminal import counted, say, shown, tell
+from gra_hpc.terminal import counted, say, shown, tell, word
 from gra_hpc.whereabouts import look
 
 release_app = typer.Typer(help="A release: check it, convert it, upload it.", rich_markup_mode=None)
@@ -31,7 +31,7 @@ def _directory(path: Path) -> Path:
         return inside
     run = path.parent if path.name == "release" and not path.exists() else path
     if (run / "plan.json").is_file() and not inside.exists():
-        raise ReleaseError(f"{run}: no release yet", f"gra status {run}")
+        raise ReleaseError(f"{run}: no release yet", f"gra status {word(run)}")
     if not (path / "manifest.json").is_file() and not (path / "data").is_dir():
         released = next(iter(sorted(path.glob("*/release/manifest.json"))), None)
         if released:
@@ -60,7 +60,7 @@ def release_verify(release: Release) -> None:
         say(problem)
     if problems:
         run = directory.parent
-        again = f"gra merge {run}" if (run / "plan.json").is_file() else "gra merge, where its run is"
+        again = f"gra merge {word(run)}" if (run / "plan.json").is_file() else "gra merge, where its run is"
         raise ReleaseError(
             f"{directory}: {counted(len(problems), 'problem')}", f"move it away, then build it again: {again}"
         )

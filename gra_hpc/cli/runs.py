@@ -11,7 +11,7 @@ import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, Round, RunPath, Site, app, no_setting
 from gra_hpc.errors import ConfigError, InterruptError
-from gra_hpc.terminal import say, tell
+from gra_hpc.terminal import say, tell, word
 
 if TYPE_CHECKING:
     from gra_hpc.placement.placement import Solution
@@ -38,7 +38,7 @@ def plan(
     if not preset:
         raise ConfigError(
             "--preset: none is given; it names the models, the committee and the seeds",
-            f"gra init mine.yaml, then gra plan {run} --preset mine.yaml  (or --preset demo, to see one)",
+            f"gra init mine.yaml, then gra plan {word(run)} --preset mine.yaml  (or --preset demo, to see one)",
         )
     solutions: list[Solution | None] = []
     with fetched_first(preset, overrides or [], site):
@@ -56,7 +56,7 @@ def plan(
         say()
         for line in rendered(made):
             say(line)
-    then = next_command(collect(made, ask_slurm=False)) or f"gra status {made.path}"
+    then = next_command(collect(made, ask_slurm=False)) or f"gra status {word(made.path)}"
     say()
     say(f"next: {then.replace(str(made.path), str(run))}")
 
@@ -93,7 +93,7 @@ def _hand_over(run: Run, resume: bool) -> None:
     try:
         do_submit(run, resume, progress)
     except KeyboardInterrupt:
-        raise InterruptError("interrupted; what was answered is kept", f"gra resume {run.path}") from None
+        raise InterruptError("interrupted; what was answered is kept", f"gra resume {word(run.path)}") from None
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 
 from gra_hpc.cli.application import Json, Overrides, Preset, RunPath, Site, app
 from gra_hpc.errors import ConfigError
-from gra_hpc.terminal import say, shown, tell
+from gra_hpc.terminal import say, shown, tell, word
 
 if TYPE_CHECKING:
     from gra_hpc.config.settings import RunConfig
@@ -210,7 +210,7 @@ def calibrate(
         made = calibration.plan_small(run, compose(preset, overrides or [], site))
         submit(made, resume=False, progress=progress)
     if not calibration.measurable(made):
-        say(f"when it is done: gra calibrate {run}{f' --site {site}' if site else ''}")
+        say(f"when it is done: gra calibrate {word(run)}{f' --site {site}' if site else ''}")
         return
     found = calibration.measure(made)
     for line in calibration.describe(found):

@@ -13,6 +13,7 @@ from gra_hpc.config import presets
 from gra_hpc.config.directories import config_dirs, near_file
 from gra_hpc.config.settings import MergeConfig, MethodConfig
 from gra_hpc.errors import ConfigError, nearest
+from gra_hpc.terminal import word
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 NOT_ASKED = "other"
@@ -57,7 +58,7 @@ def text(file: Path, seeds: str, models: Sequence[str], site: str, licence: str)
     Raises:
         ConfigError: seeds or models that are neither there nor an id, with what is near.
     """
-    again = f"gra init {file} --seeds FILE --model NAME --site NAME"
+    again = f"gra init {word(file)} --seeds FILE --model NAME --site NAME"
     pool = models[0] if len(models) == 1 and models[0] in pools() else ""
     if not seeds:
         raise ConfigError("--seeds: none are given", again)
@@ -150,7 +151,7 @@ def write(file: Path, preset: str) -> None:
         ConfigError: there is one, or it cannot be written.
     """
     if file.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{file}: expected a name that ends in .yaml", f"gra init {file.with_suffix('.yaml')}")
+        raise ConfigError(f"{file}: expected a name that ends in .yaml", f"gra init {word(file.with_suffix('.yaml'))}")
     try:
         with file.open("x", encoding="utf-8") as out:
             out.write(preset)

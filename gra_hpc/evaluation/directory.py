@@ -16,6 +16,7 @@ from gra_hpc.errors import StorageError
 from gra_hpc.foreign import all_fit
 from gra_hpc.run.directory import JobDir
 from gra_hpc.storage import read_object
+from gra_hpc.terminal import word
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class Result:
                 return found
         except TypeError:
             pass
-        raise StorageError(f"{path}: not the result of a benchmark", f"move it away, gra evaluate {path.parents[2]}")
+        raise StorageError(
+            f"{path}: not the result of a benchmark", f"move it away, gra evaluate {word(path.parents[2])}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

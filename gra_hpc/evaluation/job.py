@@ -36,6 +36,7 @@ from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.run.engines import local_directory
 from gra_hpc.signals import Signals
 from gra_hpc.storage import new_file
+from gra_hpc.terminal import word
 from gra_hpc.workers import child_environment
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def evaluate_here(out: EvaluateDir, config: EvaluateConfig, say: Callable[[str],
         with Signals().caught() as signals, new_file(log_file) as f:
             code = run_worker(out, name, config, signals, f)
         if signals.first:
-            raise LaunchError(f"{out.path}: interrupted during {name}", f"gra evaluate {out.path}")
+            raise LaunchError(f"{out.path}: interrupted during {name}", f"gra evaluate {word(out.path)}")
         if code:
             why = last_words(log_file, r"^evaluate: (.*)", r"^[\w.]*(?:Error|Exception|Exit|Interrupt)\b")
             say(f"{name}: failed: {why or '(nothing)'} (log: {log_file})")
@@ -248,11 +249,13 @@ class EvaluateTask(Restartable):
             if job_id() and restart_count() >= RESTARTS:
                 raise LaunchError(
                     f"evaluate {self.name}: stopped {restart_count() + 1} times before it was through",
-                    f"gra evaluate {made.path} launch.time_minutes=MORE",
+                    f"gra evaluate {word(made.path)} launch.time_minutes=MORE",
                 )
             requeue()
         if code:
-            raise LaunchError(f"evaluate {self.name}: ended with code {code}; see above", f"gra evaluate {made.path}")
+            raise LaunchError(
+                f"evaluate {self.name}: ended with code {code}; see above", f"gra evaluate {word(made.path)}"
+            )
         return f"evaluate {self.name}: done"
 
 

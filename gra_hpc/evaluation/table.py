@@ -9,6 +9,7 @@ from gra_hpc.evaluation.config import EvaluateConfig
 from gra_hpc.evaluation.directory import EvaluateDir, Result
 from gra_hpc.once import write_once
 from gra_hpc.storage import to_json, write_atomic
+from gra_hpc.terminal import word
 
 
 def remaining(out: EvaluateDir, config: EvaluateConfig) -> list[str]:
@@ -25,7 +26,8 @@ def merge(out: EvaluateDir, config: EvaluateConfig) -> list[Result]:
     missing = remaining(out, config)
     if missing:
         raise IncompleteError(
-            f"{out.path}: no result of {', '.join(missing)} (logs: {out.path / 'logs'})", f"gra evaluate {out.path}"
+            f"{out.path}: no result of {', '.join(missing)} (logs: {out.path / 'logs'})",
+            f"gra evaluate {word(out.path)}",
         )
     results = [Result.read(out.result(name)) for name in config.names]
     write_atomic(out.results, to_json({r.name: r.to_dict() for r in results}))

@@ -35,6 +35,7 @@ from gra_hpc.run.publish import table_entry
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
 from gra_hpc.storage import OWN, full_disk_as_error, sealed, write_atomic
+from gra_hpc.terminal import word
 
 COPIES, FILES = 4, 64
 """Of the samples' bytes: shards, kept rows, pool, release; and files beside those of the shards."""
@@ -55,24 +56,24 @@ def judged(run: Run, words: Sequence[str]) -> RunConfig:
         origin = run.plan.decided.get("run", "RUN")
         raise GraError(
             f"{run.path}: was itself decided from {origin}, and holds only the verdicts that counted there",
-            f"gra decide {origin} {' '.join(words) or 'accept_mean=7.5'} --to NEW_RUN  (wherever {origin} lies)",
+            f"gra decide {word(origin)} {' '.join(words) or 'accept_mean=7.5'} --to NEW_RUN  (wherever {origin} lies)",
         )
     thresholds = flow_of(run.config).thresholds(run.config.method)
     if not thresholds:
         raise ConfigError(
             f"{run.path}: Reviewers have scored nothing there (method.flow={run.config.method.flow},"
             f" review_response={str(run.config.method.review_response).lower()})",
-            f"gra release verify {run.release}  (what it made; its page says more: {run.release}/README.md)",
+            f"gra release verify {word(run.release)}  (what it made; its page says more: {run.release}/README.md)",
         )
     changed = []
-    for word in words:
-        key = word.partition("=")[0].removeprefix("method.")
+    for setting in words:
+        key = setting.partition("=")[0].removeprefix("method.")
         if key not in thresholds:
             raise ConfigError(
-                f"{word}: not a threshold of the committee{nearest(key, thresholds)}",
+                f"{setting}: not a threshold of the committee{nearest(key, thresholds)}",
                 f"one of {', '.join(thresholds)}",
             )
-        changed.append(f"method.{word.removeprefix('method.')}")
+        changed.append(f"method.{setting.removeprefix('method.')}")
     return presets.load(run.config_file, changed)
 
 
@@ -216,7 +217,7 @@ def _same(source: Path, target: Path) -> None:
 def say_decided(run: Run, words: Sequence[str], to: Path | None) -> Iterator[str]:
     """`decide`, and what came of it."""
     if to is None:
-        raise GraError(f"{run.path}: where to?", f"gra decide {run.path} accept_mean=7.5 --to {run.path}-again")
+        raise GraError(f"{run.path}: where to?", f"gra decide {word(run.path)} accept_mean=7.5 --to {run.path}-again")
     made = decide(run, words, to)
     ledgers = [sum((r.ledger for r in Inputs.of_run(one).rounds), Ledger()) for one in (run, made)]
     for name, ledger in zip(("was", "is"), ledgers, strict=True):

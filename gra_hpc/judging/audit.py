@@ -29,7 +29,7 @@ from gra_hpc.release.shuffle import keys_of
 from gra_hpc.release.template_files import template_files
 from gra_hpc.run.run import Run
 from gra_hpc.storage import write_atomic
-from gra_hpc.terminal import counted, printable, shown
+from gra_hpc.terminal import counted, printable, shown, word
 
 FORMAT = 1
 NAME = "audit.html"
@@ -79,7 +79,7 @@ def draw(run: Run, size: int, seed: int = 0) -> Drawn:
         strata += pc.binary_join_element_wise(rows["stage"], rows["domain"], "/").to_pylist()
     took, key = np.concatenate(accepted), np.concatenate(order)
     if not len(took):
-        raise GraError(f"{run.path}: no sample whose response was reviewed", f"gra status {run.path}")
+        raise GraError(f"{run.path}: no sample whose response was reviewed", f"gra status {word(run.path)}")
     of = np.unique(np.array(strata), return_inverse=True)[1]
     population = {yes: int((took == yes).sum()) for yes in (True, False)}
     half = {True: min(population[True], size - min(population[False], size // 2)), False: 0}

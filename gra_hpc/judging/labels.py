@@ -28,7 +28,7 @@ from gra_hpc.records import ACCEPTED, CONTEXT
 from gra_hpc.release.inputs import Inputs
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_object, sealed, write_atomic
-from gra_hpc.terminal import counted, shown
+from gra_hpc.terminal import counted, shown, word
 
 RESAMPLED = 1000
 THRESHOLDS = np.arange(1, 10.01, 0.25)
@@ -122,7 +122,7 @@ def read(run: Run, files: Sequence[Path], gold: Path | None = None) -> Iterator[
     drawn = draw(run, people[0].size, people[0].seed)
     for file, person in zip(files, people, strict=True):
         if person.audit != drawn.audit:
-            raise GraError(f"{file}: of another audit, or the run was merged anew since", f"gra audit {run.path}")
+            raise GraError(f"{file}: of another audit, or the run was merged anew since", f"gra audit {word(run.path)}")
     if len({p.who for p in people}) < len(people):
         raise GraError("two files of one person", "give each person's file once")
     found = figures(run, drawn, people)

@@ -10,7 +10,7 @@ from gra_hpc.errors import LaunchError
 from gra_hpc.launch import slurm
 from gra_hpc.launch.submissions import Does, Job, match, refuse_copy, sole_submitter, somebody_submits
 from gra_hpc.run.run import Run
-from gra_hpc.terminal import counted
+from gra_hpc.terminal import counted, word
 
 WAIT_S = 60.0
 """Longest wait for cancelled tasks: Slurm gives them KillWait, 30 s on most sites."""
@@ -34,7 +34,7 @@ def cancel(run: Run, waiting_only: bool = False, workers: int = 0) -> Iterator[s
     if not submitted and run.config.site.executor is Executor.local:
         if not somebody_submits(run):
             yield "nothing to cancel: no gra submit runs this run"
-            yield f"next: gra status {run.path}"
+            yield f"next: gra status {word(run.path)}"
             return
         raise LaunchError(f"{run.path}: runs on this machine, not in Slurm", "press Ctrl-C where gra submit runs")
     if not submitted:
@@ -66,7 +66,7 @@ def _cancel(run: Run, waiting_only: bool, workers: int) -> Iterator[str]:
         yield "what they were answered is kept; waiting for them to leave their nodes ..."
         left = wait_until_gone({t.id for t in chosen})
         if left:
-            yield f"{left} still on their nodes after {WAIT_S:g} s: gra status {run.path} before you resume"
+            yield f"{left} still on their nodes after {WAIT_S:g} s: gra status {word(run.path)} before you resume"
             return
     yield f"next: gra {'status' if workers else 'resume'} {run.path}"
 

@@ -23,6 +23,7 @@ from gra_hpc.run.attempts import Heartbeat, attempt_names
 from gra_hpc.run.merged import Merged
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 
 TASKS = (".pkl", "_result.json")
 SCRIPTS = ".sh"
@@ -87,7 +88,7 @@ def clean(run: Run, yes: bool) -> Iterator[str]:
             yield f"{len(kept)} of them stay: {kept[0]}"
         yield "done; samples, manifests, journals and the logs of unpublished shards are untouched"
     else:
-        yield f"next: gra clean {run.path} --yes"
+        yield f"next: gra clean {word(run.path)} --yes"
 
 
 def listing(logs: Path) -> list[Entry]:

@@ -24,7 +24,7 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import Step, is_taken_back, remaining
 from gra_hpc.run.run import Run
 from gra_hpc.run.unneeded import Unneeded
-from gra_hpc.terminal import tell
+from gra_hpc.terminal import tell, word
 
 POLL_S = 0.3
 _YEAR_MIN = 60 * 24 * 365
@@ -106,7 +106,7 @@ def _shards(run: Run, step: Step, last: int, parallel: int, watch: Callable[[], 
             )
             raise IncompleteError(
                 f"{round_name(step.round)}: shard {shards} not published: {cause} (log: {log})",
-                f"{advice}, then gra resume {run.path}" if advice else f"gra resume {run.path}",
+                f"{advice}, then gra resume {word(run.path)}" if advice else f"gra resume {word(run.path)}",
             )
 
 
@@ -183,7 +183,7 @@ def _require_result(job: Any, run: Run) -> None:
     """Raises LaunchError unless a job came to its end."""
     if "result" not in _outcome(job):
         cause, advice, log = _error(job)
-        raise LaunchError(f"{cause} (log: {log})", f"{advice or 'mend it'}, then gra resume {run.path}")
+        raise LaunchError(f"{cause} (log: {log})", f"{advice or 'mend it'}, then gra resume {word(run.path)}")
 
 
 @contextlib.contextmanager

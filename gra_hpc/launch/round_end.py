@@ -18,6 +18,7 @@ from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.publish import is_published, sweep
 from gra_hpc.run.rounds import is_taken_back, late_shards
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 from gra_hpc.workers import child_environment
 
 PROCESS = "gra_hpc.launch.merge_process"
@@ -36,7 +37,7 @@ def finish_round(run: Run, number: int) -> str:
     from gra_hpc.merge.round import merge_round
 
     if number not in run.rounds:
-        raise IncompleteError(f"{round_name(number)}: this run has rounds {run.rounds}", f"gra status {run.path}")
+        raise IncompleteError(f"{round_name(number)}: this run has rounds {run.rounds}", f"gra status {word(run.path)}")
     own = ((number, s) for s in range(run.shards_of(number)))
     for shard in (run.round(r).shard(s) for r, s in (*own, *late_shards(run, number))):
         if shard.attempts.is_dir() and is_published(shard):
@@ -89,4 +90,4 @@ async def merge_beside(run: Run, number: int) -> None:
         raise
     if code:
         said = last_words(log) or f"ended with code {code}"
-        raise IncompleteError(f"{round_name(number)}: its merge: {said} (log: {log})", f"gra merge {run.path}")
+        raise IncompleteError(f"{round_name(number)}: its merge: {said} (log: {log})", f"gra merge {word(run.path)}")

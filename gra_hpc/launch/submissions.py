@@ -28,7 +28,7 @@ from gra_hpc.records import digest
 from gra_hpc.run.attempts import Heartbeat, earlier
 from gra_hpc.run.directory import OutputDir, RunDir
 from gra_hpc.storage import PRIVATE, opened_here, read_json, to_json, write_atomic
-from gra_hpc.terminal import complain
+from gra_hpc.terminal import complain, word
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,9 @@ def _turn(run: OutputDir, file: IO[bytes], does: Does, wait_s: float) -> bool:
             return False
         if Does.cancels not in (does, other) or time.monotonic() >= deadline:
             doing = "cancelled" if other is Does.cancels else "submitted"
-            raise LaunchError(f"{run.path}: is being {doing} by {who}", f"wait, then gra status {run.path}") from None
+            raise LaunchError(
+                f"{run.path}: is being {doing} by {who}", f"wait, then gra status {word(run.path)}"
+            ) from None
         if not told:
             complain(f"waiting for {who}, which {other.value} ...")
             told = True
@@ -227,7 +229,7 @@ def refuse_while_at_work(run: OutputDir) -> None:
                 continue
             raise LaunchError(
                 f"{run.path}: is being submitted by process {s.pid} on {s.host}",
-                f"wait, then gra status {run.path}; where that process is gone, type this again in"
+                f"wait, then gra status {word(run.path)}; where that process is gone, type this again in"
                 f" {SILENT_S / 60:.0f} minutes",
             )
 
@@ -281,7 +283,7 @@ def refuse_copy(run: OutputDir, tasks: Iterable[slurm.Task]) -> None:
     if of := original(run, tasks):
         raise LaunchError(
             f"{run.path}: this is a copy of {of}, whose jobs run; nothing was touched",
-            f"gra status {of}; once that has ended, or gra cancel {of}, the copy may go on by itself",
+            f"gra status {word(of)}; once that has ended, or gra cancel {word(of)}, the copy may go on by itself",
         )
 
 

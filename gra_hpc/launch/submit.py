@@ -21,7 +21,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.run.signal_lead import lead_for, slowest_call
 from gra_hpc.run.target import Target, not_needed
 from gra_hpc.run.unneeded import Unneeded
-from gra_hpc.terminal import counted, say, shown, tell
+from gra_hpc.terminal import counted, say, shown, tell, word
 
 Progress = Callable[[Run], AbstractContextManager[Callable[[], None]]]
 """Opens what shows how a local run goes on; inside, a function to call often."""
@@ -44,7 +44,7 @@ def submit(run: Run, resume: bool, progress: Progress = lambda _: nullcontext(la
 def _submit(run: Run, resume: bool, progress: Progress) -> None:
     config = run.config
     if not resume and started(run):
-        raise LaunchError(f"{run.path}: was started before", f"gra resume {run.path}")
+        raise LaunchError(f"{run.path}: was started before", f"gra resume {word(run.path)}")
     steps = remaining(run)
     if not steps:
         tidy(run)
@@ -106,7 +106,7 @@ def add(run: Run, workers: int, overrides: Sequence[str]) -> Iterator[str]:
     with sole_submitter(run):
         steps = remaining(run)
         if not steps or not steps[0].shards:
-            raise LaunchError(f"{run.path}: no shard is left to add workers for", f"gra status {run.path}")
+            raise LaunchError(f"{run.path}: no shard is left to add workers for", f"gra status {word(run.path)}")
         elsewhere = Run.open(run.path, overrides).config if overrides else None
         yield from submit_steps(run, steps, workers, elsewhere)
     yield f"next: gra status {shown(run.path)}"
@@ -159,7 +159,7 @@ def finish(run: Run) -> None:
         partial = bool(manifest["coverage"]["missing"])
         unneeded = sum(map(len, manifest["coverage"].get("unneeded", {}).values()))
     except (KeyError, TypeError, ValueError):
-        raise ReleaseError(f"{run.release}: not a release", f"gra release verify {run.release}") from None
+        raise ReleaseError(f"{run.release}: not a release", f"gra release verify {word(run.release)}") from None
     rows = sum(split["rows"] for split in splits.values())
     say()
     say(f"release: {shown(run.release)}")

@@ -16,6 +16,7 @@ from gra_hpc.models import hub
 from gra_hpc.run.attempts import job_id
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 
 if TYPE_CHECKING:
     from gra_hpc.run.shard import End
@@ -110,7 +111,7 @@ class MergeTask(Restartable):
         sentence = finish_round(run, number)
         log.info("%s", sentence)
         if is_taken_back(run, number):
-            raise IncompleteError(sentence, f"gra resume {run.path}")
+            raise IncompleteError(sentence, f"gra resume {word(run.path)}")
         return sentence
 
 

@@ -27,6 +27,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
 from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.signatures.recorded import Signed
+from gra_hpc.terminal import word
 from gra_hpc.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -166,8 +167,8 @@ def collect(
         partly = have and flow_of(run.config).forwards(run.config) is None
         raise IncompleteError(
             f"{round_name(round_)}: {len(missing)} of {expected} shards are not published: {_short(ranges(missing))}",
-            f"gra resume {run.path}"
-            + (f"  (or gra merge {run.path} merge.allow_partial=true, its coverage declared)" if partly else ""),
+            f"gra resume {word(run.path)}"
+            + (f"  (or gra merge {word(run.path)} merge.allow_partial=true, its coverage declared)" if partly else ""),
         )
     late = [(r, run.round(r).shard(s)) for r, s in late_shards(run, round_)]
     every = [*((round_, s) for s in have), *late]
@@ -281,7 +282,7 @@ def _verify(run: Path, shard: ShardDir, round_: int, fingerprint: str, basis: st
     )
     signed = None
     if manifest.signatures:
-        path, then = shard.signatures(manifest.attempt), f"gra merge {run}: what is missing is made again"
+        path, then = shard.signatures(manifest.attempt), f"gra merge {word(run)}: what is missing is made again"
         signed = manifest.signatures.at(path, sum(groups), digest, f"move {path} away, then {then}")
     own = manifest.tables(shard)
     return Shard(

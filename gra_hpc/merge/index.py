@@ -24,6 +24,7 @@ from gra_hpc.parquet import open_table
 from gra_hpc.records import ACCEPTED, CONTEXT, optional_columns, record_schema
 from gra_hpc.signatures import columns
 from gra_hpc.signatures.recorded import Signed
+from gra_hpc.terminal import word
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def build(
         raise ReleaseError(
             f"{where[0]} and {where[1]} both hold the sample {ids[rows[0]].decode()} ({len(same)} such ids): "
             "each sample is published once",
-            f"move the manifest.json of the shard that is wrong away, then gra resume {Path(where[1]).parents[4]}",
+            "move the manifest.json of the shard that is wrong away,"
+            f" then gra resume {word(Path(where[1]).parents[4])}",
         )
     new = by_id[by_id >= n_pool]
     new = new[np.argsort(-scores[new - n_pool], kind="stable")]

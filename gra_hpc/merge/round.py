@@ -37,6 +37,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.run.signing import keys_of
 from gra_hpc.run.target import not_needed
 from gra_hpc.signatures.recorded import Signed, SignedTable
+from gra_hpc.terminal import word
 from gra_hpc.whole_directory import Staging, build_whole, sweep
 from gra_hpc.workers import Workers
 
@@ -172,13 +173,13 @@ def merge_round(run: Run, round_: int) -> MergeSummary:
 
         return manifest if staging.publish(better) else None
 
-    with storage.full_disk_as_error(target.merged, f"make room, then gra merge {run.path}"):
+    with storage.full_disk_as_error(target.merged, f"make room, then gra merge {word(run.path)}"):
         manifest = build_whole(target.merged, work)
     if manifest is not None:
         return MergeSummary.of(manifest, done_before=False, seconds=time.monotonic() - started)
     theirs = existing_merge(run, round_, fingerprint)
     if theirs is None:
-        raise ReleaseError(f"{target.merged}: appeared and vanished during the merge", f"gra merge {run.path}")
+        raise ReleaseError(f"{target.merged}: appeared and vanished during the merge", f"gra merge {word(run.path)}")
     log.info("round %d: another merge was first; its result stays", round_)
     return MergeSummary.of(theirs, done_before=True)
 
@@ -196,18 +197,19 @@ def existing_merge(run: Run, round_: int, fingerprint: str) -> dict[str, Any] | 
     except FileNotFoundError:
         if target.merged.is_dir() and any(target.merged.iterdir()):
             raise ReleaseError(
-                f"{target.merged}: not a merged round (no manifest.json)", f"move it away, then gra merge {run.path}"
+                f"{target.merged}: not a merged round (no manifest.json)",
+                f"move it away, then gra merge {word(run.path)}",
             ) from None
         return None
     if manifest.get("fingerprint") != fingerprint:
         raise FingerprintError(
-            f"{target.manifest}: merged from another plan", f"move it away, then gra merge {run.path}"
+            f"{target.manifest}: merged from another plan", f"move it away, then gra merge {word(run.path)}"
         )
     for name, file in manifest["files"].items():
         path = target.merged / name
         if not path.is_file() or path.stat().st_size != file["bytes"]:
             raise ReleaseError(
-                f"{path}: not as its manifest says", f"move {target.merged} away, then gra merge {run.path}"
+                f"{path}: not as its manifest says", f"move {target.merged} away, then gra merge {word(run.path)}"
             )
     return manifest
 
@@ -300,7 +302,7 @@ def _signed_pool(run: Run, round_: int, pool: Path) -> Signed | None:
     merged = Merged.of(before)
     if merged.manifest.get("signatures") is None:
         return None
-    then = f"move {before.signatures} away, then gra merge {run.path}: what is missing is made again"
+    then = f"move {before.signatures} away, then gra merge {word(run.path)}: what is missing is made again"
     try:
         recorded = SignedTable.from_entry(merged.manifest["signatures"])
     except ValueError as e:

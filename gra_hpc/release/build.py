@@ -36,6 +36,7 @@ from gra_hpc.release.shuffle import KEY, Shuffle, keys_of
 from gra_hpc.release.tables import tables_of
 from gra_hpc.run.merged import as_planned
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 from gra_hpc.text import languages
 from gra_hpc.thoughts import Thoughts
 from gra_hpc.whole_directory import Staging, build_whole
@@ -64,7 +65,8 @@ def build(run: Run) -> Path:
     there = run.release
     if there.exists() and not (there / manifests.NAME).is_file() and (not there.is_dir() or any(there.iterdir())):
         raise ReleaseError(
-            f"{there}: in the way, and no release (no {manifests.NAME})", f"move it away, then gra merge {run.path}"
+            f"{there}: in the way, and no release (no {manifests.NAME})",
+            f"move it away, then gra merge {word(run.path)}",
         )
     while True:
         inputs = Inputs.of_run(run)
@@ -297,7 +299,7 @@ class Builder:
             raise ReleaseError(
                 f"{self.inputs.run.path}: {ledger.accepted} samples accepted, but {released} kept and"
                 f" {rejects['dropped']} dropped",
-                f"gra merge {self.inputs.run.path}",
+                f"gra merge {word(self.inputs.run.path)}",
             )
         everything = ledger + self.inputs.prepared.ledger if self.inputs.prepared else ledger
         for name, booked in (("rejected", everything.rejected_total), ("failed", everything.failed_total)):

@@ -23,6 +23,7 @@ from gra_hpc.flows.registry import find
 from gra_hpc.records import THOUGHTS
 from gra_hpc.release.manifest import NAME, read
 from gra_hpc.release.schema import TOOLS
+from gra_hpc.terminal import word
 from gra_hpc.thoughts import Thoughts
 from gra_hpc.thoughts import inline as with_thoughts
 
@@ -78,7 +79,7 @@ def export(release: Path, form: str, target: Path, thoughts: str = "") -> list[P
         raise ReleaseError(f"format {form}: not known{nearest(form, list(SUFFIX))}", f"--format {' | '.join(SUFFIX)}")
     if thoughts not in ("", Thoughts.inline.value, Thoughts.drop.value):
         raise ReleaseError(f"thoughts {thoughts}: not known", "--thoughts inline | drop")
-    then = f"gra release verify {release}"
+    then = f"gra release verify {word(release)}"
     manifest = read(release)
     try:
         name, splits = manifest["name"], list(manifest["splits"])
@@ -123,7 +124,7 @@ def export_splits(
 def has_context(release: Path) -> bool:
     """Whether the rows of a release may be more than an instruction and its response."""
     for path in release.glob("data/train-*.parquet"):
-        with parquet.open_table(path, then=f"gra release verify {release}") as file:
+        with parquet.open_table(path, then=f"gra release verify {word(release)}") as file:
             return TOOLS in file.schema_arrow.names
     return False
 
@@ -137,7 +138,7 @@ def rows(release: Path, split: str, inline: bool = False) -> Iterator[dict[str, 
     of_context = ["messages", TOOLS] if has_context(release) else []
     columns = ["instruction", "response", *of_context, *([THOUGHTS] if inline else [])]
     for path in sorted(release.glob(f"data/{split}-*.parquet")):
-        for batch in parquet.read_batches(path, columns, then=f"gra release verify {release}"):
+        for batch in parquet.read_batches(path, columns, then=f"gra release verify {word(release)}"):
             for row in batch.to_pylist():
                 yield row | {"response": with_thoughts(row[THOUGHTS], row["response"])} if inline else row
 

@@ -19,6 +19,7 @@ from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.merged import Merged, gone, made_again, merges_from
 from gra_hpc.run.plan import RoundPlan
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class MergedRound(Merged):
                 same = manifest["attempt"] == entry["attempt"]
                 what = f"changed since round {self.number} was merged" if same else anew
                 run = RunDir(self.dir.path.parents[1])
-                then = f"move {merges_from(run, self.number)} away, then gra resume {run.path}"
+                then = f"move {merges_from(run, self.number)} away, then gra resume {word(run.path)}"
                 raise ReleaseError(f"{shard.manifest}: {what}", f"bring the merged one back, or {then}")
             yield Table(shard, manifest["attempt"], manifest)
 
@@ -182,7 +183,7 @@ def _merged(run: Run, number: int) -> MergedRound:
     merged = Merged.of(directory)
     if merged.manifest["fingerprint"] != run.plan.fingerprint:
         raise ReleaseError(
-            f"{directory.manifest}: merged with other settings than the run's plan", f"gra merge {run.path}"
+            f"{directory.manifest}: merged with other settings than the run's plan", f"gra merge {word(run.path)}"
         )
     return MergedRound(directory, merged.manifest, RoundPlan.load(directory))
 

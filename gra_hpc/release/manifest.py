@@ -26,6 +26,7 @@ from gra_hpc.run.ledger import Ledger
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_object
+from gra_hpc.terminal import word
 
 NAME = "manifest.json"
 FORMAT = 3
@@ -66,7 +67,7 @@ def read(release: Path) -> dict[str, Any]:
         ReleaseError: no release there, or no manifest of one.
         StorageError: its manifest cannot be read.
     """
-    then = f"gra release verify {release}"
+    then = f"gra release verify {word(release)}"
     try:
         found = read_object(release / NAME, then=then)
     except OSError:

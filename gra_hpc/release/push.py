@@ -13,6 +13,7 @@ from gra_hpc import storage
 from gra_hpc.errors import ReleaseError
 from gra_hpc.release.manifest import NAME
 from gra_hpc.release.verify.verify import verify
+from gra_hpc.terminal import word
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,9 @@ def push(
     problems = verify(release)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ReleaseError(f"{release}: not pushed: {problems[0]}{more}", f"gra release verify {release}")
+        raise ReleaseError(f"{release}: not pushed: {problems[0]}{more}", f"gra release verify {word(release)}")
     api = HfApi(endpoint=endpoint, token=token, library_name="gra-hpc")
-    again = f"gra release push {release} {repository}  (what has arrived is not sent again)"
+    again = f"gra release push {word(release)} {repository}  (what has arrived is not sent again)"
     try:
         repo = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
         log.info("uploading %s to %s", release, repo.repo_id)

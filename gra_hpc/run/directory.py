@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from gra_hpc.errors import GraError
+from gra_hpc.terminal import word
 from gra_hpc.whereabouts import is_run, not_a_run
 
 
@@ -123,7 +124,7 @@ class RunDir(OutputDir):
         if not self.plan_file.is_file():
             raise GraError(
                 f"{self.path}: the run's directory was removed, or moved (no plan.json)",
-                f"bring it back, or gra plan {self.path} --preset, with the one that it was planned by",
+                f"bring it back, or gra plan {word(self.path)} --preset, with the one that it was planned by",
             )
 
     @property

@@ -13,7 +13,7 @@ from gra_hpc.records import digest
 from gra_hpc.run.directory import RoundDir, RunDir, ShardDir, round_name
 from gra_hpc.run.plan import Plan, RoundPlan
 from gra_hpc.storage import checked, read_object
-from gra_hpc.terminal import counted
+from gra_hpc.terminal import counted, word
 
 _TYPES = {
     "coverage": dict[str, Any],
@@ -79,7 +79,7 @@ class Merged:
             run = directory.path.parent.parent
             RunDir(run).check_there()
             begun = any(directory.path.glob("shards/*/manifest.json"))
-            then = f"gra merge {run}" if begun else f"gra status {run}  (says what to do first)"
+            then = f"gra merge {word(run)}" if begun else f"gra status {word(run)}  (says what to do first)"
             raise IncompleteError(f"{round_name(directory.number)} is not merged", then)
         return found
 
@@ -143,7 +143,7 @@ class Merged:
 def _again(directory: RoundDir) -> str:
     """The same shards give the same tables."""
     run = directory.path.parent.parent
-    return f"move {directory.merged} away, then gra merge {run} --round {directory.number}"
+    return f"move {directory.merged} away, then gra merge {word(run)} --round {directory.number}"
 
 
 def made_again(shard: ShardDir) -> str:
@@ -158,9 +158,11 @@ def made_again(shard: ShardDir) -> str:
     first = next(counting, None)
     away = [str(shard.manifest)] if shard.manifest.exists() else []
     if first is None:
-        return f"move {shard.manifest} away, then gra resume {run.path}" if away else f"gra resume {run.path}"
+        return (
+            f"move {shard.manifest} away, then gra resume {word(run.path)}" if away else f"gra resume {word(run.path)}"
+        )
     away.append(merges_from(run, first))
-    return f"bring it back, or move {' and '.join(away)} away, then gra resume {run.path}"
+    return f"bring it back, or move {' and '.join(away)} away, then gra resume {word(run.path)}"
 
 
 def gone(shard: ShardDir, number: int) -> ReleaseError:

@@ -30,6 +30,7 @@ from gra_hpc.run.directory import RoundDir, RunDir
 from gra_hpc.run.pins import ModelPin
 from gra_hpc.sources.benchmarks import BenchmarkPin
 from gra_hpc.storage import checked, read_object, sealed, write_atomic
+from gra_hpc.terminal import word
 
 if TYPE_CHECKING:
     import numpy as np
@@ -345,19 +346,19 @@ def seeds_as_text(on: Sequence[bool]) -> str:
 def _by_merge(directory: RoundDir, run: Path) -> str:
     """What to do when the plan that a merge made cannot be read; it is there, and as it was written."""
     file, before = directory.plan_file, directory.number - 1
-    then = f"move {file.parent} away, then gra merge {run} --round {before}"
+    then = f"move {file.parent} away, then gra merge {word(run)} --round {before}"
     try:
         recorded = read_object(file.with_name("manifest.json"), "files", then=then)["files"].get(file.name)
     except FileNotFoundError:
         RunDir(run).check_there()
         raise IncompleteError(
             f"round {directory.number} is not planned yet: round {before} has not been merged",
-            f"gra merge {run} --round {before}",
+            f"gra merge {word(run)} --round {before}",
         ) from None
     if recorded is None:
         raise IncompleteError(
             f"none of the candidates of rounds 1 to {before} survived: round {directory.number} is not planned",
-            f"gra inspect {run} --status rejected  (or failed)",
+            f"gra inspect {word(run)} --status rejected  (or failed)",
         )
     checked(file, recorded, then)
     return then

@@ -14,6 +14,7 @@ from gra_hpc.run.publish import is_published
 from gra_hpc.run.run import Run
 from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.storage import read_object
+from gra_hpc.terminal import word
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def is_released(run: Run) -> bool:
     Raises:
         StorageError: its manifest cannot be read, or is none.
     """
-    then = f"move {run.release} away, then gra merge {run.path}"
+    then = f"move {run.release} away, then gra merge {word(run.path)}"
     try:
         manifest = read_object(run.release / "manifest.json", "rounds", then=then)
     except FileNotFoundError:

@@ -35,6 +35,7 @@ from gra_hpc.run.slices import read_pool, slice_of
 from gra_hpc.run.window import Gate, drive
 from gra_hpc.signals import Signals
 from gra_hpc.storage import read_json
+from gra_hpc.terminal import word
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _prepared(
     if attempts.restart_count() >= 2 and attempts.stuck(shard, here):
         raise IncompleteError(
             f"{shard.path}: two attempts in a row ended without an answered call; not tried again",
-            f"read {run.logs}, raise site.time_minutes, then gra resume {run.path}",
+            f"read {run.logs}, raise site.time_minutes, then gra resume {word(run.path)}",
         )
     basis, round_plan, units = _drawn(run, round_, shard.number)
     beat.planned = len(units)
@@ -220,7 +221,7 @@ def _unfinished(state: Attempt) -> End:
     if state.signals.first and state.shared.calls == 0 and attempts.stuck(state.shard, state.dir, 1):
         raise IncompleteError(
             f"{state.shard.path}: two attempts in a row ended without an answered call; not requeued",
-            f"raise site.time_minutes or read {state.run.logs / state.dir.id}, then gra resume {state.run.path}",
+            f"raise site.time_minutes or read {state.run.logs / state.dir.id}, then gra resume {word(state.run.path)}",
         )
     return End.drained
 

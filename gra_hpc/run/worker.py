@@ -32,6 +32,7 @@ from gra_hpc.run.run import Run
 from gra_hpc.run.shard import End, attempt
 from gra_hpc.run.unneeded import Unneeded
 from gra_hpc.signals import Signals
+from gra_hpc.terminal import word
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,9 @@ def run_shard(run: Run, round_: int, number: int, lead_s: int = 0) -> End:
     """
     shards = run.shards_of(round_)
     if not 0 <= number < shards:
-        raise GraError(f"shard {number}: {round_name(round_)} has shards 0 to {shards - 1}", f"gra status {run.path}")
+        raise GraError(
+            f"shard {number}: {round_name(round_)} has shards 0 to {shards - 1}", f"gra status {word(run.path)}"
+        )
     with Signals().caught() as signals:
         return asyncio.run(_Worker(run, round_, lead_s, signals).alone(number))
 

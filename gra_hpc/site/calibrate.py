@@ -21,6 +21,7 @@ from gra_hpc.run.directory import RunDir
 from gra_hpc.run.plan import Plan
 from gra_hpc.run.run import Run
 from gra_hpc.storage import read_json, to_json, write_atomic
+from gra_hpc.terminal import word
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +39,7 @@ def plan_small(path: Path, config: RunConfig) -> Run:
         ConfigError: simulated engines have nothing to measure.
     """
     if config.engine.kind is EngineKind.simulated:
-        raise ConfigError("engine.kind=simulated: nothing to measure", f"gra calibrate {path} engine.kind=vllm")
+        raise ConfigError("engine.kind=simulated: nothing to measure", f"gra calibrate {word(path)} engine.kind=vllm")
     if all(m.endpoint.url for m in config.models.values()):
         raise ConfigError("every model is an endpoint: no engine of ours to measure", "gra plan RUN without it")
     config.seeds.limit = config.seeds.limit or SEEDS
@@ -78,7 +79,7 @@ def measure(run: Run) -> dict[str, Any]:
         )
     shards = [(path.parent, read_json(path)) for path in sorted(run.round(1).shards.glob("[0-9]*/manifest.json"))]
     if not shards:
-        raise IncompleteError(f"{run.path}: no shard of round 1 is published", f"gra status {run.path}")
+        raise IncompleteError(f"{run.path}: no shard of round 1 is published", f"gra status {word(run.path)}")
     flow = flow_of(config)
     calls, samples = _tables(shards, plan.thinks, flow)
     method = without_context(_method(calls, samples, flow, plan.thinking_models), config, plan.context_tokens)

@@ -19,6 +19,7 @@ from gra_hpc.sources.layouts import NOT_OBJECT, Layout
 from gra_hpc.sources.rows import ENCODING, Source
 from gra_hpc.sources.texts import Refused
 from gra_hpc.storage import checked
+from gra_hpc.terminal import word
 from gra_hpc.thoughts import Thoughts, inline, without_marks
 from gra_hpc.training.config import Trained
 
@@ -110,7 +111,7 @@ def refuse_absent(path: str, scratch: str = "") -> None:
                 raise SeedError(f"data.path={path}: no such file or directory", f"ls {near}")
             source.refuse_unreachable()
     except ReleaseError as e:
-        raise ReleaseError(e.what, f"gra resume {path}; or --after ID, of the job that makes it") from None
+        raise ReleaseError(e.what, f"gra resume {word(path)}; or --after ID, of the job that makes it") from None
     except SeedError as e:
         raise SeedError(*(words.replace("seeds.path", "data.path") for words in (e.what, e.then))) from None
 
@@ -127,7 +128,7 @@ def release_of(path: str) -> Path | None:
     if (directory / "release" / "manifest.json").is_file():
         return directory / "release"
     if (directory / "plan.json").is_file():
-        raise ReleaseError(f"{path}: this run has no release yet", f"gra status {path}")
+        raise ReleaseError(f"{path}: this run has no release yet", f"gra status {word(path)}")
     return None
 
 
@@ -136,7 +137,7 @@ def _release(release: Path, split: str, min_score: float, last_round: int, thoug
 
     manifest = read(release)
     out = Examples(source=f"{release} ({manifest.get('fingerprint', '')})")
-    then = f"gra release verify {release}"
+    then = f"gra release verify {word(release)}"
     released = manifest.get("config", {}).get("release", {}).get("thoughts", Thoughts.drop.value)
     if thoughts is Trained.inline and released == Thoughts.drop.value:
         raise ReleaseError(

@@ -22,7 +22,7 @@ from gra_hpc.launch.tasks import Restartable, await_kill, requeue, start_job
 from gra_hpc.log_tail import OURS, last_words
 from gra_hpc.models.trained import refuse_own, trained_model
 from gra_hpc.signals import Signals
-from gra_hpc.terminal import shown
+from gra_hpc.terminal import shown, word
 from gra_hpc.training import config as configs
 from gra_hpc.training.config import FinetuneConfig
 from gra_hpc.training.directory import FinetuneDir, attempts, newest, next_number
@@ -88,7 +88,7 @@ def submit_finetune(
     if config.site.executor is Executor.local:
         end = finetune(made)
         if end is End.stopped:
-            raise LaunchError(f"{out}: {end.value}", f"gra finetune {out}")
+            raise LaunchError(f"{out}: {end.value}", f"gra finetune {word(out)}")
         return None
     if made.done.is_file():
         return ""
@@ -193,7 +193,7 @@ def finetune(out: FinetuneDir, signals: Signals | None = None) -> End:
     except GraError as e:
         if out.done.is_file():  # another copy of this job was faster, and has removed what this one was writing
             return End.already
-        raise LaunchError(e.what, f"mend it, then gra finetune {out.path}") from None
+        raise LaunchError(e.what, f"mend it, then gra finetune {word(out.path)}") from None
     if all(code == 0 for code in codes):
         if where.node == 0:
             shutil.rmtree(out.meetings, ignore_errors=True)
@@ -229,5 +229,5 @@ def _refuse_standstill(out: FinetuneDir, where: Rendezvous, before: int) -> None
         raise LaunchError(
             f"{out.path}: stopped twice at step {before} before a step was made: the job is signalled too early, or"
             " its time limit is too short",
-            f"gra finetune {out.path} launch.time_minutes=MORE launch.lead_s=LESS",
+            f"gra finetune {word(out.path)} launch.time_minutes=MORE launch.lead_s=LESS",
         )

@@ -15,6 +15,7 @@ from gra_hpc.log_tail import tail
 from gra_hpc.run.directory import round_name
 from gra_hpc.run.rounds import current_round
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 
 
 def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: int) -> Iterator[str]:
@@ -40,7 +41,9 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
         if shard is None:
             shard = _interesting(run, number, finder)
         if not 0 <= shard < count:
-            raise GraError(f"shard {shard}: {round_name(number)} has shards 0 to {count - 1}", f"gra status {run.path}")
+            raise GraError(
+                f"shard {shard}: {round_name(number)} has shards 0 to {count - 1}", f"gra status {word(run.path)}"
+            )
         directory = run.round(number).shard(shard)
         what = f"{round_name(number)} shard {shard}"
         beat = newest_attempt(directory)
@@ -51,7 +54,7 @@ def show(run: Run, shard: int | None, round_: int | None, merge: bool, lines: in
     if not files:
         done = merge and run.round(number).manifest.is_file()
         why = "it was made by hand, or its log was cleaned" if done else "it has not started yet, or was cleaned"
-        raise GraError(f"{what}: no log in {run.logs}", f"{why}; gra status {run.path}")
+        raise GraError(f"{what}: no log in {run.logs}", f"{why}; gra status {word(run.path)}")
     for file in files:
         yield f"==> {file}" if lines else str(file)
         if lines:

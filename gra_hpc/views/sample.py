@@ -19,7 +19,7 @@ from gra_hpc.run.directory import RunDir, ShardDir, round_name
 from gra_hpc.run.merged import made_again
 from gra_hpc.run.run import Run
 from gra_hpc.run.shard_manifest import ShardManifest
-from gra_hpc.terminal import block, columns
+from gra_hpc.terminal import block, columns, word
 from gra_hpc.terminal import shown as shown_path
 
 
@@ -39,7 +39,9 @@ def find_sample(
         ReleaseError: a shard's manifest or table that cannot be read, or is not what was published.
     """
     if status not in (ACCEPTED, REJECTED, FAILED):
-        raise GraError(f"--status {status}: expected {ACCEPTED}, {REJECTED} or {FAILED}", f"gra inspect {run.path}")
+        raise GraError(
+            f"--status {status}: expected {ACCEPTED}, {REJECTED} or {FAILED}", f"gra inspect {word(run.path)}"
+        )
     best: tuple[dict[str, Any], ShardDir] | None = None
     found: dict[str, tuple[dict[str, Any], ShardDir]] = {}
     for path in sorted(run.path.glob("rounds/[0-9]*/shards/[0-9]*/manifest.json")):
@@ -64,7 +66,7 @@ def find_sample(
     if best is None:
         what = f"sample {wanted}" if wanted else f"{status} sample"
         what += f" of {round_name(round_)}" if round_ is not None else ""
-        raise GraError(f"{run.path}: no published {what}", f"gra status {run.path}")
+        raise GraError(f"{run.path}: no published {what}", f"gra status {word(run.path)}")
     return best[0], *_tables(best[1])
 
 
@@ -85,7 +87,7 @@ def worst(run: RunDir, most: int) -> Iterator[str]:
             best = scored.take(pc.select_k_unstable(scored, most, [("sd", "descending"), ("id", "ascending")]))
             found = sorted([*found, *best.to_pylist()], key=lambda row: (-row["sd"], row["id"]))[:most]
     if not found:
-        raise GraError(f"{run.path}: no published sample that Reviewers have scored", f"gra status {run.path}")
+        raise GraError(f"{run.path}: no published sample that Reviewers have scored", f"gra status {word(run.path)}")
     yield f"{'sd':>5}  {'mean':>5}  {'':8}  {'sample':12}  {'domain':10}  instruction"
     for row in found:
         text = " ".join(row["instruction"].split())

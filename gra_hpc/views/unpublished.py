@@ -15,6 +15,7 @@ from gra_hpc.run.journal import decode
 from gra_hpc.run.publish import is_published
 from gra_hpc.run.rounds import current_round
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 
 LOOKED_AT = 4 << 20
 """So many bytes of a journal's end are read."""
@@ -57,7 +58,7 @@ def furthest(run: Run, number: int) -> tuple[int, list[Call]]:
             if found is None or rank > found[0]:
                 found = rank, shard.number, calls
     if found is None:
-        raise GraError(f"{round_name(number)}: no answer that is not published yet", f"gra status {run.path}")
+        raise GraError(f"{round_name(number)}: no answer that is not published yet", f"gra status {word(run.path)}")
     return found[1], found[2]
 
 
