@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 from gra_hpc.errors import OwnershipError
+from gra_hpc.terminal import word
 
 ROOT = 0
 CODE = (".py", ".yaml", ".yml", ".json")
@@ -78,7 +79,7 @@ def own_bytes(path: Path, then: str = "") -> bytes:
         if others_may_write(status):
             raise OwnershipError(
                 f"{path}: others may write it (mode {stat.S_IMODE(status.st_mode):o}), and so decide what runs as you",
-                f"look through it, then chmod go-w {path}",
+                f"look through it, then chmod go-w {word(path)}",
             )
         return f.read()
 
@@ -104,7 +105,7 @@ def refuse_in_other_hands(path: Path) -> None:
         if others_may_write(status) and not sticky:
             raise OwnershipError(
                 f"{path}: others may write {place}, and so run code as you",
-                f"look through it, then chmod go-w {place}; or {way}",
+                f"look through it, then chmod go-w {word(place)}; or {way}",
             )
 
 

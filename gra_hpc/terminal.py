@@ -131,10 +131,11 @@ def block(title: str, text: str) -> Iterator[str]:
 
 
 def word(path: object) -> str:
-    """A path as one word of a command: in quotes where a shell would take it for several."""
+    """A path as one word of a command: in quotes where a shell takes it for several; `~/` is outside of them."""
     import shlex
 
-    return shlex.quote(str(path))
+    home, rest = ("~/", text[2:]) if (text := str(path)).startswith("~/") else ("", text)
+    return home + shlex.quote(rest) if rest else text
 
 
 def shown(path: object) -> str:

@@ -19,6 +19,7 @@ from gra_hpc.launch.slurm import max_array_size
 from gra_hpc.launch.submissions import Job, Submission, match, refuse_copy
 from gra_hpc.run.rounds import remaining
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         in_queue = match(run, queue)
         if in_queue:
             ids = ", ".join(sorted({str(task.job) for _, task in in_queue})[:5])
-            raise GraError(f"{run.path}: jobs of it are in the queue ({ids})", f"gra cancel {run.path}, or wait")
+            raise GraError(f"{run.path}: jobs of it are in the queue ({ids})", f"gra cancel {word(run.path)}, or wait")
         jobs: list[Job] = []
         lines: list[tuple[object, ...]] = []
         for leg in legs_of(run, remaining(run)):

@@ -63,4 +63,4 @@ while read -r kind round rest; do
             ;;
     esac
 done <<<"$left"
-echo "next: gra status $run"
+echo "next: gra status $(printf %q "$run")"

@@ -115,7 +115,11 @@ def test_one_is_no_plural() -> None:
 def test_paths_in_commands_are_one_word_of_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert shown(tmp_path / "my runs" / "a") == "'my runs/a'" and word("runs/a") == "runs/a"
-    bare = re.compile(r"gra [a-z]+ (?:[a-z]+ )?\{(?!word\(|shown\()[^{}]*\.(?:path|release|parents\[\d\])\}")
-    sources = Path(gra_hpc.__file__).parent.rglob("*.py")
+    assert (word("~/my run"), word("~/a"), word("~/"), word("a;b")) == ("~/'my run'", "~/a", "~/", "'a;b'")
+    commands = r"gra (?!fetch)[a-z]+ (?:[a-z]+ )?|--(?:to|dir|preset|site) |(?<=\")(?:ls|rm|mv) (?:-\w+ )?|chmod \S+ "
+    path = r"[^{}()]*\b(?:path|release|logs|parents\[\d\]|file|directory|folder|out|site|preset)"
+    bare = re.compile(rf"(?:{commands})\{{{path}\}}")
+    package = Path(gra_hpc.__file__).parent
+    sources = [*package.rglob("*.py"), *(package.parent / "jobs").rglob("*.py")]
     found = [f"{file}: {m[0]}" for file in sources for m in bare.finditer(file.read_text())]
-    assert all("{model.path}" in line for line in found), found
+    assert not found

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gra_hpc.cli.application import Overrides, Preset, Site, app
-from gra_hpc.terminal import say, tell
+from gra_hpc.terminal import say, tell, word
 
 config_app = typer.Typer(help="The configuration and the meaning of its keys.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
@@ -38,8 +38,8 @@ def init(
     )
     say(f"{file}: written; open it, every line says what it is for")
     tell("models and the embedding model have to be here, or are fetched, once, where there is a network:")
-    say(f"next: gra fetch --preset {file}")
-    say(f"then: gra plan runs/first --preset {file}")
+    say(f"next: gra fetch --preset {word(file)}")
+    say(f"then: gra plan runs/first --preset {word(file)}")
 
 
 @config_app.command("show")

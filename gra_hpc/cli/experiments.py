@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gra_hpc.cli.application import Json, Site, app, no_setting
-from gra_hpc.terminal import say, tell
+from gra_hpc.terminal import say, tell, word
 
 if TYPE_CHECKING:
     from gra_hpc.experiments.config import ExperimentConfig
@@ -44,7 +44,7 @@ def experiment_run(name: Name, words: Words = None, directory: Directory = None,
     experiment = config.compose(name, settings, site)
     made = ExperimentDir.of(name, directory)
     chain.run(made, experiment, rows, say)
-    shown = f" --dir {directory}" if directory else ""
+    shown = f" --dir {word(directory)}" if directory else ""
     if progress.executor(experiment) is Executor.local:
         _show_table(made, experiment, rows, every=True)
         say(f"{(time.monotonic() - began) / 60:.1f} minutes")

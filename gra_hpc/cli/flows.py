@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gra_hpc.cli.application import app
-from gra_hpc.terminal import say, tell
+from gra_hpc.terminal import say, tell, word
 
 flow_app = typer.Typer(help="Methods: which there are, what one asks, a new one.", rich_markup_mode=None)
 app.add_typer(flow_app, name="flow")
@@ -44,4 +44,4 @@ def flow_new(
 
     folder = write_new(name, parent)
     say(f"{folder}: written; {folder / name / 'flow.py'} is the flow")
-    say(f"next: pip install -e {folder}, then gra plan runs/first --preset demo method.flow={name}")
+    say(f"next: pip install -e {word(folder)}, then gra plan runs/first --preset demo method.flow={name}")

@@ -96,7 +96,7 @@ def doctor(
     if prove:
         sys.exit(_prove(config, site, directory.absolute(), model, only or [], here, wait, json, note))
     if model or only:
-        raise ConfigError("--model, --only: of --prove", f"gra doctor {site} --prove")
+        raise ConfigError("--model, --only: of --prove", f"gra doctor {word(site)} --prove")
 
     found, heading = [], ""
     for where, finding in examination(config, directory.absolute(), job, here, wait, note):
@@ -114,9 +114,9 @@ def doctor(
     elif failures:
         say(f"{failures} to mend before a run can work here")
     elif not job and not here and config.site.executor is Executor.slurm:
-        say(f"next: gra doctor {site} --job  (the same on a compute node)")
+        say(f"next: gra doctor {word(site)} --job  (the same on a compute node)")
     else:
-        say(f"next: gra plan runs/first --preset {preset}{f' --site {site}' if site else ''}")
+        say(f"next: gra plan runs/first --preset {word(preset)}{f' --site {word(site)}' if site else ''}")
     sys.exit(1 if failures else 0)
 
 
@@ -154,7 +154,7 @@ def _prove(
             tell(line)
         tell(f"saved in {shown(file)}: later plans of this site go by it")
     if not failed:
-        say(f"next: gra plan runs/first --preset demo{f' --site {site}' if site else ''}")
+        say(f"next: gra plan runs/first --preset demo{f' --site {word(site)}' if site else ''}")
     return int(failed)
 
 
@@ -185,7 +185,7 @@ def fetch(
     if not done:
         say("nothing to fetch: all models and data are files here")
     if config is not None:
-        say(f"next: gra plan runs/first --preset {preset or 'demo'}{f' --site {site}' if site else ''}")
+        say(f"next: gra plan runs/first --preset {word(preset or 'demo')}{f' --site {word(site)}' if site else ''}")
 
 
 @app.command()
@@ -210,7 +210,7 @@ def calibrate(
         made = calibration.plan_small(run, compose(preset, overrides or [], site))
         submit(made, resume=False, progress=progress)
     if not calibration.measurable(made):
-        say(f"when it is done: gra calibrate {word(run)}{f' --site {site}' if site else ''}")
+        say(f"when it is done: gra calibrate {word(run)}{f' --site {word(site)}' if site else ''}")
         return
     found = calibration.measure(made)
     for line in calibration.describe(found):

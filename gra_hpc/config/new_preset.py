@@ -74,9 +74,9 @@ def text(file: Path, seeds: str, models: Sequence[str], site: str, licence: str)
     seats = "".join(f"  {name}: {{model: {name}}}\n" for name in names)
     m, embed = MethodConfig(), MergeConfig().embed_model
     return f"""\
-# Every key, its meaning and its default: gra config show --preset {file}
-# Before the first plan, where there is a network: gra fetch --preset {file}  (models and the embedding model, and seeds
-# and benchmarks that are on the Hub; jobs need none)
+# Every key, its meaning and its default: gra config show --preset {word(file)}
+# Before the first plan, where there is a network: gra fetch --preset {word(file)}  (models and the embedding model,
+# and seeds and benchmarks that are on the Hub; jobs need none)
 include: [{", ".join(included)}]
 
 seeds:

@@ -9,6 +9,7 @@ from gra_hpc.config import presets
 from gra_hpc.config.frozen import differences, fingerprinted
 from gra_hpc.errors import ConfigError, FingerprintError, LaunchError
 from gra_hpc.storage import OWN, write_atomic
+from gra_hpc.terminal import word
 
 
 def preset_of(out: Path, preset: str, verb: str) -> str:
@@ -21,20 +22,20 @@ def preset_of(out: Path, preset: str, verb: str) -> str:
         ConfigError: neither is there; or the directory is a run's.
     """
     if (out / "plan.json").is_file():
-        told = f" data.path={out}" if verb == "finetune" else ""
+        told = f" data.path={word(out)}" if verb == "finetune" else ""
         raise ConfigError(
-            f"{out}: is a run; this needs a directory of its own", f"gra {verb} {out}-{verb} --preset paper{told}"
+            f"{out}: is a run; this needs a directory of its own",
+            f"gra {verb} {word(f'{out}-{verb}')} --preset paper{told}",
         )
     if preset:
         return preset
     if not (out / "config.yaml").is_file():
-        raise ConfigError(f"{out}: was not begun yet", f"gra {verb} {out} --preset paper")
+        raise ConfigError(f"{out}: was not begun yet", f"gra {verb} {word(out)} --preset paper")
     return str(out / "config.yaml")
 
 
 def freeze(out: Path, config: Any) -> Path:
-    """Save the configuration in the output directory. What the result depends on may not change once anything else
-    lies there: until then it was only planned, or its data fetched.
+    """Save the configuration in the output directory; what the result depends on may not change any more.
 
     Returns:
         The directory, absolute.
@@ -49,10 +50,13 @@ def freeze(out: Path, config: Any) -> Path:
         raise LaunchError(f"{out}: Slurm reads % in the names of logs", "choose a directory without one")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.yaml"
-    if path.is_file() and any(p != path for p in out.iterdir()):
+    if path.is_file():
         before = presets.load_as(type(config), path, own=True)
         if before.fingerprint != config.fingerprint:
             keys = ", ".join(differences(fingerprinted(before), fingerprinted(config)))
-            raise FingerprintError(f"{out}: was begun with other settings: {keys}", "choose another directory")
+            then = "choose another directory"
+            if all(p == path for p in out.iterdir()):
+                then += f"; or, if no job of yours waits for it, rm {word(path)} and type this again"
+            raise FingerprintError(f"{out}: was begun with other settings: {keys}", then)
     write_atomic(path, presets.dump(config).encode(), mode=OWN)
     return out

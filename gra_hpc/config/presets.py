@@ -27,6 +27,7 @@ from gra_hpc.config.typed_yaml import hint_of, parsed, parts_of, types_of
 from gra_hpc.errors import ConfigError, nearest
 from gra_hpc.permissions import own_bytes, refuse_in_other_hands
 from gra_hpc.storage import read_regular
+from gra_hpc.terminal import word
 
 C = TypeVar("C")
 
@@ -136,8 +137,8 @@ def _kind(layers: Iterable[dict[str, Any]], overrides: Sequence[str]) -> type[Ru
     name = RunConfig().method.flow
     for data in layers:
         name = _section(data, "method").get("flow", name)
-    for word in overrides:
-        name = word.removeprefix(FLOW) if word.startswith(FLOW) else name
+    for given in overrides:
+        name = given.removeprefix(FLOW) if given.startswith(FLOW) else name
     return config_of(str(name))
 
 
@@ -251,7 +252,7 @@ def load(path: Path, overrides: Sequence[str] = (), own: bool = False, last: str
         ConfigError: as `compose` does; or there is nothing in it, or not all.
         OwnershipError: it is in other hands.
     """
-    back = f"bring it back, or gra plan {path.parent}-2 --preset, with the one that it was planned by"
+    back = f"bring it back, or gra plan {word(path.parent)}-2 --preset, with the one that it was planned by"
     try:
         text = _text(path, own)
         data = _data(text, path)
@@ -279,11 +280,11 @@ def load(path: Path, overrides: Sequence[str] = (), own: bool = False, last: str
 
 def apply(cfg: DictConfig, overrides: Sequence[str], kind: type = RunConfig) -> DictConfig:
     """Merge `key=value` words."""
-    for word in overrides:
-        key, eq, value = word.partition("=")
+    for given in overrides:
+        key, eq, value = given.partition("=")
         if not eq or not key:
             raise ConfigError(
-                f"{word}: expected key=value", "for example: gra plan runs/x --preset demo method.reviewers=2"
+                f"{given}: expected key=value", "for example: gra plan runs/x --preset demo method.reviewers=2"
             )
         parts = parts_of(kind, key, cfg)
         data: Any

@@ -28,6 +28,7 @@ from gra_hpc.owner import cache_directory
 from gra_hpc.permissions import others_may_write
 from gra_hpc.records import digest
 from gra_hpc.storage import new_beside, opened_here
+from gra_hpc.terminal import word
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +62,11 @@ def key(spec: EngineSpec, argv: Sequence[str]) -> str:
     """A name for what an engine compiles: the environment, the devices, and what it is started with."""
     package = vllm_installed.package(spec.engine.python)
     words, left = [], iter(recorded(argv))
-    for word in left:
-        if word in _OF_PLACES:
+    for option in left:
+        if option in _OF_PLACES:
             next(left, None)
         else:
-            words.append(word)
+            words.append(option)
     environment = environment_name(package) if package else ""
     return digest("compiled", environment, _devices(spec.kind), words, recorded_environment(spec))
 
@@ -108,7 +109,7 @@ def fetch(kept: Path, name: str, cache: Path) -> bool:
         with open(file, "rb", opener=opened_here) as f:
             status = os.fstat(f.fileno())
             if status.st_uid != os.getuid() or others_may_write(status):
-                raise OwnershipError(f"{file}: in other hands, and would be run as you", f"rm {file}")
+                raise OwnershipError(f"{file}: in other hands, and would be run as you", f"rm {word(file)}")
             with tarfile.open(fileobj=f, mode="r:") as tar:
                 root = tar.pax_headers.get(_ROOT, "")
                 for member in tar:

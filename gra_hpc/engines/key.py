@@ -11,6 +11,7 @@ import orjson
 
 from gra_hpc.config.endpoint import EndpointConfig
 from gra_hpc.errors import EngineError
+from gra_hpc.terminal import word
 
 _SHOWN = "[key]"
 
@@ -105,7 +106,7 @@ def _from_file(name: str, path: Path) -> str:
                 raise EngineError(
                     f"models.{name}.endpoint.key_file={path}: others may read or write it"
                     f" (mode {stat.S_IMODE(status.st_mode):o})",
-                    f"chmod 600 {path}, and ask for another key if anybody else could have read it",
+                    f"chmod 600 {word(path)}, and ask for another key if anybody else could have read it",
                 )
             found = f.read(65_536).decode("utf-8", "replace").strip()
     except OSError as e:

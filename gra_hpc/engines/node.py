@@ -179,6 +179,7 @@ class Node:
             private=self._private / f"e{index:02d}",
             cache=cache,
             port=port,
+            beside=self.placement.beside(place),
             can_sleep=can_sleep,
             parser=self._parsers.get(place.model, ""),
         )

@@ -51,6 +51,8 @@ class EngineSpec:
     """Compile caches, node-local, this engine's own."""
     port: int
     """First TCP port (loopback) for the parts of a tensor-parallel engine; strided between engines."""
+    beside: frozenset[int] = frozenset()
+    """Devices of the engines that are awake with it."""
     can_sleep: bool = False
     """Whether the engine must offer sleep mode (it takes turns on a GPU)."""
     parser: str = ""
@@ -70,7 +72,7 @@ class Launch:
     own_network: bool = False
     """The engine gets a network namespace of its own, where the kernel allows it."""
     cores: tuple[int, ...] = ()
-    """The machine's numbers of the cores that all its processes stay on; none: wherever the job may run."""
+    """The machine's numbers of the cores that all its processes are kept to; none: wherever the job may run."""
 
 
 def launch(spec: EngineSpec) -> Launch:
@@ -86,7 +88,7 @@ def launch(spec: EngineSpec) -> Launch:
         env=with_bytecode(environment(spec, os.environ), vllm_installed.package(spec.engine.python), spec.cache.parent),
         fold_system=not spec.place.embeds and not files.takes_system_role(directory, spec.model),
         own_network=has_own_network(spec),
-        cores=own_cores(spec, sorted(os.sched_getaffinity(0))),
+        cores=kept_to(spec, sorted(os.sched_getaffinity(0))),
     )
 
 
@@ -315,32 +317,29 @@ def cpu_binding(place: EnginePlace, allowed: list[int]) -> str:
     """
     if not place.devices:
         return "all"
-    cores = _numbers(place, allowed)
+    if max(place.devices) >= len(allowed):
+        raise EngineError(
+            f"engine {place.name}: placement uses core {max(place.devices)}, this job has {len(allowed)} cores",
+            "plan with the site's cpus_per_task, or submit with more CPUs",
+        )
+    cores = [allowed[i] for i in place.devices]
     each = len(cores) // place.tensor_parallel
     ranks = [cores[r * each : (r + 1) * each] for r in range(place.tensor_parallel)]
     return "|".join(",".join(map(str, rank)) for rank in ranks)
 
 
-def own_cores(spec: EngineSpec, allowed: list[int]) -> tuple[int, ...]:
-    """The cores that an engine's processes stay on: of an engine on a CPU those it was placed on, unless the user binds
-    its threads (`engine.env`).
+def kept_to(spec: EngineSpec, allowed: list[int]) -> tuple[int, ...]:
+    """The cores that an engine's processes are kept to; none: wherever the job may run.
 
-    vLLM's scheduler waits for its workers' results with `sched_yield`. On the workers' core that costs 4% of it; on
-    that of another engine, whose workers are of another session, Linux gives it up to half of the core.
+    On a CPU an engine keeps off the cores of those that are awake beside it: vLLM's scheduler waits for its workers'
+    results with `sched_yield`. On the workers' core that costs 4% of it; on that of another engine, whose processes are
+    another session's, Linux gives it up to half of the core. Nothing is kept apart where engines share cores or the
+    user binds threads (`engine.env`).
     """
-    if spec.kind != "cpu" or _BINDING in spec.engine.env:
+    mine = set(spec.place.devices)
+    if spec.kind != "cpu" or not mine or not spec.beside or mine & spec.beside or _BINDING in spec.engine.env:
         return ()
-    return tuple(_numbers(spec.place, allowed))
-
-
-def _numbers(place: EnginePlace, allowed: list[int]) -> list[int]:
-    """The machine's numbers of an engine's cores."""
-    if place.devices and max(place.devices) >= len(allowed):
-        raise EngineError(
-            f"engine {place.name}: placement uses core {max(place.devices)}, this job has {len(allowed)} cores",
-            "plan with the site's cpus_per_task, or submit with more CPUs",
-        )
-    return [allowed[i] for i in place.devices]
+    return tuple(core for n, core in enumerate(allowed) if n not in spec.beside)
 
 
 def cuda_devices(place: EnginePlace, visible: str) -> str:

@@ -18,6 +18,7 @@ from gra_hpc.experiments.config import ExperimentConfig, Row, rows_of
 from gra_hpc.experiments.directory import ExperimentDir, seeds_of
 from gra_hpc.run import planning
 from gra_hpc.run.run import Run
+from gra_hpc.terminal import word
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Chain:
             first = next(iter(self.problems.values()))
             raise IncompleteError(
                 f"{self.made.path}: failed: {', '.join(self.problems)}; the first: {first}",
-                f"gra experiment status {self.made.name} --dir {self.made.path}",
+                f"gra experiment status {self.made.name} --dir {word(self.made.path)}",
             )
 
     def _row(self, row: Row, config: RunConfig | None) -> None:

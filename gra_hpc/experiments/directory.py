@@ -23,6 +23,7 @@ from gra_hpc.experiments import config as experiments
 from gra_hpc.experiments.config import ExperimentConfig, Row, as_words, merge_settings
 from gra_hpc.run.directory import RunDir
 from gra_hpc.storage import OWN, write_atomic
+from gra_hpc.terminal import word
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ExperimentDir:
         if not made.config.is_file():
             raise GraError(
                 f"{made.path}: no such experiment was begun (no {made.config.name})",
-                f"gra experiment run {name}{f' --dir {directory}' if directory else ''}",
+                f"gra experiment run {name}{f' --dir {word(directory)}' if directory else ''}",
             )
         return made
 

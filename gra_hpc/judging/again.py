@@ -217,7 +217,9 @@ def _same(source: Path, target: Path) -> None:
 def say_decided(run: Run, words: Sequence[str], to: Path | None) -> Iterator[str]:
     """`decide`, and what came of it."""
     if to is None:
-        raise GraError(f"{run.path}: where to?", f"gra decide {word(run.path)} accept_mean=7.5 --to {run.path}-again")
+        raise GraError(
+            f"{run.path}: where to?", f"gra decide {word(run.path)} accept_mean=7.5 --to {word(run.path)}-again"
+        )
     made = decide(run, words, to)
     ledgers = [sum((r.ledger for r in Inputs.of_run(one).rounds), Ledger()) for one in (run, made)]
     for name, ledger in zip(("was", "is"), ledgers, strict=True):

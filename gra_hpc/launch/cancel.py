@@ -68,7 +68,7 @@ def _cancel(run: Run, waiting_only: bool, workers: int) -> Iterator[str]:
         if left:
             yield f"{left} still on their nodes after {WAIT_S:g} s: gra status {word(run.path)} before you resume"
             return
-    yield f"next: gra {'status' if workers else 'resume'} {run.path}"
+    yield f"next: gra {'status' if workers else 'resume'} {word(run.path)}"
 
 
 def last_workers(found: Sequence[tuple[Job, slurm.Task]], chosen: Sequence[slurm.Task]) -> list[slurm.Task]:

@@ -82,7 +82,7 @@ def clean(run: Run, yes: bool) -> Iterator[str]:
         if len(kept) == len(files):
             raise StorageError(
                 f"{run.logs}: nothing could be removed ({kept[0]})",
-                f"whoever may write there types it: ls -ld {run.logs}",
+                f"whoever may write there types it: ls -ld {word(run.logs)}",
             )
         if kept:
             yield f"{len(kept)} of them stay: {kept[0]}"

@@ -18,6 +18,7 @@ import orjson
 from gra_hpc.errors import ConfigError
 from gra_hpc.foreign import fits
 from gra_hpc.storage import open_regular, read_regular
+from gra_hpc.terminal import word
 
 if TYPE_CHECKING:
     from gra_hpc.config.settings import ModelConfig
@@ -170,7 +171,9 @@ def _facts(path: Path | str, dtype: str, kv_cache_dtype: str, quantization: str)
     try:
         raw = orjson.loads(read_regular(file))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: missing; expected a model directory with config.json", f"ls {directory}") from None
+        raise ConfigError(
+            f"{file}: missing; expected a model directory with config.json", f"ls {word(directory)}"
+        ) from None
     except (OSError, orjson.JSONDecodeError) as e:
         raise ConfigError(f"{file}: cannot be read ({e})", "gra fetch ORG/NAME fetches a model anew") from None
     if not isinstance(raw, dict):

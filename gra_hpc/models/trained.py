@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from gra_hpc.errors import ConfigError
 from gra_hpc.models import hub
 from gra_hpc.models.files import refuse_strange_code
+from gra_hpc.terminal import word
 from gra_hpc.whereabouts import kind
 
 _STATED = ("config.json", "params.json")
@@ -47,7 +47,8 @@ def refuse_own(path: str, out: Path) -> None:
     Raises:
         ConfigError: it is.
     """
-    if Path(path).expanduser().absolute() in (out.absolute(), out.absolute() / "model"):
+    mine = out.resolve()
+    if Path(path).expanduser().resolve() in (mine, mine / "model"):
         raise ConfigError(f"model.path={path}: that is what this job makes", "name the model that it begins with")
 
 
@@ -60,7 +61,7 @@ def _absent(path: str, revision: str, directory: Path) -> ConfigError:
 
 
 def _no_model(path: str, directory: Path) -> ConfigError:
-    made, typed = kind(directory), shlex.quote(path)
+    made, typed = kind(directory), word(path)
     if made and made.what != "a fine-tuning":
         return ConfigError(f"model.path={path}: is {made.what}, not a model", hub.brings(""))
     if made or (directory / "checkpoints").is_dir() or (directory / "config.yaml").is_file():

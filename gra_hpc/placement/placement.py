@@ -62,6 +62,11 @@ class Placement:
     def takes_turns(self) -> bool:
         return len({e.turn for e in self.engines}) > 1
 
+    def beside(self, engine: EnginePlace) -> frozenset[int]:
+        """Devices of the engines that are awake with this one."""
+        others = (e for e in self.engines if e.turn == engine.turn and e.name != engine.name)
+        return frozenset(d for e in others for d in e.devices)
+
 
 @dataclass(frozen=True)
 class NodeSpec:

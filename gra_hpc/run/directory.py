@@ -86,7 +86,7 @@ class JobDir(OutputDir):
         """
         out = cls(Path(path).absolute())
         if not out.config.is_file():
-            raise GraError(f"{path}: not {cls.KIND} (no config.yaml)", f"gra {cls.COMMAND} {path} --preset paper")
+            raise GraError(f"{path}: not {cls.KIND} (no config.yaml)", f"gra {cls.COMMAND} {word(path)} --preset paper")
         return out
 
     @property

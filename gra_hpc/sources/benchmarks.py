@@ -24,6 +24,7 @@ from gra_hpc.config.directories import looked
 from gra_hpc.errors import ConfigError
 from gra_hpc.models import hub
 from gra_hpc.sources.files import COMPRESSED, LINES, NOT_DATA, READ_ERRORS, TABLES, kind_of, open_unpacked
+from gra_hpc.terminal import word
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -153,7 +154,7 @@ def _sha256(source: str, path: Path) -> str:
                 total.update(f"{name}\0{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
         except OSError as e:
             raise ConfigError(
-                f"{KEY}: {file}: cannot be read ({os.strerror(e.errno) if e.errno else e})", f"ls -l {file}"
+                f"{KEY}: {file}: cannot be read ({os.strerror(e.errno) if e.errno else e})", f"ls -l {word(file)}"
             ) from None
     return total.hexdigest()
 

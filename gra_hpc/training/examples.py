@@ -108,7 +108,7 @@ def refuse_absent(path: str, scratch: str = "") -> None:
         if not source.local:
             near = Path(path).parent
             if near != Path() and near.is_dir():  # `runs/sft` is meant as a directory, not as ORG/NAME
-                raise SeedError(f"data.path={path}: no such file or directory", f"ls {near}")
+                raise SeedError(f"data.path={path}: no such file or directory", f"ls {word(near)}")
             source.refuse_unreachable()
     except ReleaseError as e:
         raise ReleaseError(e.what, f"gra resume {word(path)}; or --after ID, of the job that makes it") from None

@@ -62,7 +62,6 @@ def refuse_absent_model(out: Path, config: FinetuneConfig) -> None:
         GraError: it is not, with what to type.
     """
     made = FinetuneDir(out.absolute())
-    refuse_own(config.model.path, out)
     if not made.done.is_file() and not made.submissions.is_dir():
         trained_model(config.model.path, config.model.revision, config.site.scratch, config.model.trust_remote_code)
 
@@ -120,6 +119,7 @@ def last_end(made: FinetuneDir) -> Iterator[str]:
 def explain(out: Path, config: FinetuneConfig, plan: bool) -> Iterator[str]:
     """What a job will do, for people; with `plan`, its sbatch text too. Freezes its settings."""
     o = config.optimizer
+    refuse_own(config.model.path, out)
     made = FinetuneDir(output_settings.freeze(out, config))
     yield f"model {config.model.path}, data {config.data.path}"
     yield (

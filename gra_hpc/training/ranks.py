@@ -29,7 +29,7 @@ from gra_hpc.permissions import closed_directory
 from gra_hpc.run.attempts import job_id, restart_count
 from gra_hpc.signals import Signals
 from gra_hpc.storage import new_file
-from gra_hpc.terminal import say
+from gra_hpc.terminal import say, word
 from gra_hpc.training.config import Meeting
 from gra_hpc.workers import child_environment, die_with_parent
 
@@ -105,7 +105,9 @@ def place(where: Rendezvous, shared: Path) -> Iterator[int | None]:
     try:
         status = os.fstat(directory)
         if status.st_uid != os.getuid() or status.st_mode & 0o077:
-            raise OwnershipError(f"{path}: others can enter it, and could join the ranks", f"mv {path} {path}.old")
+            raise OwnershipError(
+                f"{path}: others can enter it, and could join the ranks", f"mv {word(path)} {word(path)}.old"
+            )
         yield directory
     finally:
         os.close(directory)

@@ -12,7 +12,7 @@ from gra_hpc.config.settings import EngineConfig, ModelConfig, OwnNetwork
 from gra_hpc.engines import guard, vllm_server
 from gra_hpc.engines.vllm_server import EngineSpec
 from gra_hpc.errors import EngineError
-from gra_hpc.placement.placement import EnginePlace
+from gra_hpc.placement.placement import EnginePlace, Placement
 
 
 def spec(kind: str = "cpu", **changes: object) -> EngineSpec:
@@ -133,14 +133,23 @@ def test_cores_are_those_that_slurm_gave() -> None:
         vllm_server.cpu_binding(EnginePlace("m", 0, (3,)), [0, 1])
 
 
-def test_all_processes_of_an_engine_stay_on_its_cores() -> None:
-    def cores(kind: str, *devices: int, **env: str) -> tuple[int, ...]:
-        return vllm_server.own_cores(
-            spec(kind, place=EnginePlace("m", 0, devices), engine=EngineConfig(env=env)), [8, 9, 12]
-        )
+def test_an_engine_keeps_off_the_cores_of_those_beside_it() -> None:
+    def cores(kind: str, mine: tuple[int, ...], beside: set[int], **env: str) -> tuple[int, ...]:
+        place, engine = EnginePlace("m", 0, mine), EngineConfig(env=env)
+        return vllm_server.kept_to(spec(kind, place=place, engine=engine, beside=frozenset(beside)), [8, 9, 12])
 
-    assert cores("cpu", 0, 2) == (8, 12)
-    assert cores("cpu") == cores("gpu", 0, 2) == cores("cpu", 0, VLLM_CPU_OMP_THREADS_BIND="nobind") == ()
+    assert cores("cpu", (0,), {1}) == (8, 12), "a core that no engine has is free for all"
+    assert cores("cpu", (1, 2), {0}) == (9, 12)
+    assert cores("cpu", (0,), {1, 7}) == (8, 12)
+    assert cores("cpu", (0, 1, 2), set()) == cores("cpu", (), {0}) == cores("gpu", (0,), {1}) == ()
+    assert cores("cpu", (0,), {0, 1}) == (), "they share a core"
+    assert cores("cpu", (0,), {1}, VLLM_CPU_OMP_THREADS_BIND="nobind") == ()
+
+
+def test_devices_beside_an_engine_are_of_those_that_are_awake_with_it() -> None:
+    one, two, later = EnginePlace("a", 0, (0,)), EnginePlace("b", 0, (1, 2)), EnginePlace("c", 0, (0, 3), turn=1)
+    placed = Placement((one, two, later), "cpu")
+    assert [placed.beside(e) for e in placed.engines] == [{1, 2}, {0}, set()]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from gra_hpc.config import output_settings
 from gra_hpc.errors import ConfigError, FingerprintError
 from gra_hpc.models.trained import trained_model
 from gra_hpc.training.config import compose
-from gra_hpc.training.job import refuse_absent_model
+from gra_hpc.training.job import explain, refuse_absent_model
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_job_does_not_begin_with_what_it_makes(tmp_path: Path) -> None:
     for name in ("job", "job/model"):
         made = [f"model.path={tmp_path / name}", "data.path=chats.jsonl", "site.gpus_per_node=8"]
         with pytest.raises(ConfigError, match="that is what this job makes -> name the model that it begins with"):
-            refuse_absent_model(tmp_path / "job", compose("paper", made))
+            list(explain(tmp_path / "job", compose("paper", made), plan=True))
 
 
 def test_an_evaluation_is_no_model(tmp_path: Path) -> None:
@@ -82,11 +82,13 @@ def test_an_evaluation_is_no_model(tmp_path: Path) -> None:
         trained_model(str(tmp_path), "", "", False)
 
 
-def test_what_was_only_planned_may_be_planned_otherwise(tmp_path: Path) -> None:
+def test_what_was_only_planned_is_planned_anew_by_its_owner(tmp_path: Path) -> None:
     one, other = (compose("paper", [f"model.path={m}", "data.path=d", "site.gpus_per_node=8"]) for m in ("a/b", "a/c"))
-    output_settings.freeze(tmp_path, one)
-    output_settings.freeze(tmp_path, other)
-    (tmp_path / "submissions").mkdir()
-    output_settings.freeze(tmp_path, other)
-    with pytest.raises(FingerprintError, match=r"was begun with other settings: model\.path"):
-        output_settings.freeze(tmp_path, one)
+    out = tmp_path / "my job"
+    output_settings.freeze(out, one)
+    changed = r"was begun with other settings: model\.path -> choose another directory"
+    with pytest.raises(FingerprintError, match=rf"{changed}; or, if no job .*, rm '\S+/my job/config.yaml' and type"):
+        output_settings.freeze(out, other)
+    (out / "submissions").mkdir()
+    with pytest.raises(FingerprintError, match=f"{changed}$"):
+        output_settings.freeze(out, other)

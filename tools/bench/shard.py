@@ -63,9 +63,9 @@ def specs_of(captured: Captured, directory: Path) -> list[EngineSpec]:
         for path in (private, cache):
             path.mkdir(parents=True)
         socket, port = directory / f"{n}.s", 29500 + 32 * n
-        specs.append(
-            EngineSpec(place, models[place.model], captured.config.engine, placement.kind, socket, private, cache, port)
-        )
+        model, engine = models[place.model], captured.config.engine
+        beside = placement.beside(place)
+        specs.append(EngineSpec(place, model, engine, placement.kind, socket, private, cache, port, beside))
     return specs
 
 
@@ -75,7 +75,7 @@ def guarded(spec: EngineSpec, argv: Sequence[str], log: Path) -> Iterator[subpro
     process and no shared memory."""
     state = spec.private.with_suffix(".json")
     command = [sys.executable, "-I", "-S", guard.__file__, "--state", str(state), "--private", str(spec.private)]
-    cores = vllm_server.own_cores(spec, sorted(os.sched_getaffinity(0)))
+    cores = vllm_server.kept_to(spec, sorted(os.sched_getaffinity(0)))
     command += ["--cores", ",".join(map(str, cores))] if cores else []
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(

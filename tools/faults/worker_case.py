@@ -111,6 +111,7 @@ class Case:
 
         Raises:
             Missed: it never had in all its time.
+            ValueError: it failed before anything struck it.
         """
         published, least = self.draw.randint(0, SHARDS - 4), self.draw.choice((2, 2, 3))
         while True:
@@ -122,8 +123,10 @@ class Case:
             )
             time.sleep(self.draw.random() * 3 * LATENCY_S)
             pause(worker)
-            if worker.poll() is not None:
-                raise Missed
+            if (code := worker.poll()) is not None:
+                if code:
+                    raise ValueError(f"exit code {code} before anything struck it: {worker.tail(300)}")
+                raise Missed("it came to its end first")
             if len(found := self.opened(worker)) >= LEAST_OPEN:
                 self.open = len(found)
                 return found

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -61,10 +62,10 @@ def sigusr2(case: Case) -> None:
 def _died(case: Case, worker: Started) -> None:
     """A worker that dies by itself at some boundary."""
     if worker.wait() != -signal.SIGKILL:
-        raise Missed
+        raise Missed("it came to its end first")
     case.open = len(case.opened(worker))
     if case.open < LEAST_OPEN:
-        raise Missed
+        raise Missed(f"it had {case.open} open")
     case.note()
 
 
@@ -143,7 +144,7 @@ def disk_full(case: Case) -> None:
     worker.signal(signal.SIGCONT)
     code, said = worker.wait(), worker.tail()
     if code == 0:
-        raise Missed  # what was left to write fitted in
+        raise Missed("what was left to write fitted in")
     if code != 1 or "no space left on this file system" not in said:
         case.problems.append(f"exit code {code}: {said[-300:]}")
     case.note()
@@ -205,6 +206,7 @@ def worker_kinds(rounds: int, draw: random.Random, mount: bool) -> Iterator[str]
 def worker_round(bench: Bench, nursery: Nursery, kind: str, seed: str) -> Round:
     """One fault on a copy of the run, and what came of it; the copy is removed unless there was a problem."""
     result, name = Round(kind), f"{kind}-{seed}".replace(" ", "-").replace("/", "-")
+    missed: Counter[str] = Counter()
     for again in range(TRIES):
         draw, where = random.Random(f"{seed}/{again}"), bench.where / f"{name}-{again}"
         copy = Run.open(Path(shutil.copytree(bench.run.path, where)))
@@ -216,7 +218,8 @@ def worker_round(bench: Bench, nursery: Nursery, kind: str, seed: str) -> Round:
                 case.finish()
                 result.recovery_s = case.mend()
                 case.compare(result)
-            except Missed:
+            except Missed as e:
+                missed[str(e)] += 1
                 case.finish()
                 shutil.rmtree(where, ignore_errors=True)
                 case.log.unlink()
@@ -229,7 +232,8 @@ def worker_round(bench: Bench, nursery: Nursery, kind: str, seed: str) -> Round:
             shutil.rmtree(where, ignore_errors=True)
             case.log.unlink()
         return result
-    bench.problems.append(f"{kind} {seed}: never met a worker with {LEAST_OPEN} shards open")
+    times = ", ".join(f"{why} ({n} times)" for why, n in missed.items())
+    bench.problems.append(f"{kind} {seed}: never met a worker with {LEAST_OPEN} shards open: {times}")
     return result
 
 

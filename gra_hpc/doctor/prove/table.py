@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gra_hpc.doctor.prove.outcome import FAILED, NOT_HERE, OK, TITLES
-from gra_hpc.terminal import shown
+from gra_hpc.terminal import shown, word
 
 INDENT = 19
 """Where what was seen begins."""
@@ -37,7 +37,7 @@ def lines(report: dict[str, Any], directory: Path, site: str) -> Iterator[str]:
     failed = [row["piece"] for row in report["pieces"] if row["state"] == FAILED]
     if failed:
         again = " ".join(f"--only {p}" for p in failed)
-        yield f"once mended: gra doctor{f' {site}' if site else ''} --prove {again}"
+        yield f"once mended: gra doctor{f' {word(site)}' if site else ''} --prove {again}"
 
 
 def calibration_lines(found: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from gra_hpc.errors import OwnershipError
 from gra_hpc.permissions import others_may_write
 from gra_hpc.storage import fsync_dir, fsync_file, to_json, write_atomic
+from gra_hpc.terminal import word
 from gra_hpc.training.directory import COMPLETE, Checkpoint, FinetuneDir, checkpoints
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def refuse_foreign(checkpoint: Checkpoint) -> None:
         if not kinds or status.st_uid != os.getuid() or others_may_write(status):
             raise OwnershipError(
                 f"{path}: others may have put it there, and what it holds runs as you",
-                f"remove {checkpoint.path}, or if you know it: chmod -R go-w {checkpoint.path.parent}",
+                f"remove {checkpoint.path}, or if you know it: chmod -R go-w {word(checkpoint.path.parent)}",
             )
 
 
