@@ -86,7 +86,7 @@ def test_what_was_only_planned_is_planned_anew_by_its_owner(tmp_path: Path) -> N
     one, other = (compose("paper", [f"model.path={m}", "data.path=d", "site.gpus_per_node=8"]) for m in ("a/b", "a/c"))
     out = tmp_path / "my job"
     output_settings.freeze(out, one)
-    changed = r"was begun with other settings: model\.path -> choose another directory"
+    changed = r"was begun with other settings: model\.path: planned 'a/b', now 'a/c' -> choose another directory"
     with pytest.raises(FingerprintError, match=rf"{changed}; or, if no job .*, rm '\S+/my job/config.yaml' and type"):
         output_settings.freeze(out, other)
     (out / "submissions").mkdir()
