@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +95,9 @@ def kind(directory: Path) -> Found | None:
     if is_run(directory):
         return Found("a run", f"gra status {here}")
     if (directory / "config.yaml").is_file():
-        settings = b"\n" + (directory / "config.yaml").read_bytes()
+        settings = b"\n"
+        with contextlib.suppress(OSError):  # of somebody else
+            settings += (directory / "config.yaml").read_bytes()
         if all(b"\n" + key in settings for key in (b"launch:", b"model:", b"site:")):
             if b"\nbenchmarks:" in settings:
                 return Found("an evaluation", f"gra evaluate {here}")
