@@ -236,7 +236,7 @@ def test_a_file_is_the_same_line_by_line_and_in_blocks(
     lines = [b.replace(b"%d", b"%d" % draw.randrange(200), 1).replace(b"%d", b"3") for b in lines]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines[:700]))
     (tmp_path / "b.jsonl").write_bytes(b"\r\n".join(lines[700:]))
-    monkeypatch.setattr(lines, "LINE_BYTES", 256)
+    monkeypatch.setattr("gra_hpc.sources.lines.LINE_BYTES", 256)
     monkeypatch.setattr(seeds_reader, "TOGETHER", 100)
     config = SeedsConfig(path=str(tmp_path), duplicates=keep)
 

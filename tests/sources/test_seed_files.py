@@ -20,7 +20,7 @@ import pytest
 from gra_hpc.config.settings import SeedsConfig
 from gra_hpc.errors import ReleaseError, SeedError, StorageError
 from gra_hpc.records import DOMAINS, Record, record_schema
-from gra_hpc.sources import lines, seeds
+from gra_hpc.sources import seeds
 from gra_hpc.sources.seeds import SeedSet, load
 from tests.offline import NO_NETWORK, blocked_only
 from tests.sources.loading import ALPACA, Write, load_file, reasons
@@ -47,7 +47,7 @@ def test_byte_order_mark_blank_lines_and_windows_line_ends(tmp_path: Path) -> No
 
 
 def test_huge_line_is_skipped_without_being_read(jsonl: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "LINE_BYTES", 1000)
+    monkeypatch.setattr("gra_hpc.sources.lines.LINE_BYTES", 1000)
     last = {"instruction": "x" * 5000}
     result = jsonl({"instruction": "a"}, {"instruction": "x" * 5000}, {"instruction": "y" * 900}, last)
     assert reasons(result) == [(2, "long_line"), (4, "long_line")]
