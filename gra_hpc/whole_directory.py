@@ -73,7 +73,18 @@ class Staging:
     def __enter__(self) -> Staging:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         sweep(self.target)
-        self.path = self.target.parent / f".{self.target.name}-{os.uname().nodename}-{secrets.token_hex(4)}"
+        for left in reversed(range(TRIES)):
+            try:
+                self._make()
+                break
+            except FileNotFoundError:  # swept before its owner was written down
+                if not left:
+                    raise
+        self._beat.__enter__()
+        return self
+
+    def _make(self) -> None:
+        self.path = self.target.parent / f"{_prefix(self.target)}{secrets.token_hex(4)}"
         self.out, self.scratch = self.path / "out", self.path / "scratch"
         owner = self.path / "owner.json"
         self._beat = Beat(owner)
@@ -86,8 +97,6 @@ class Staging:
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
-        self._beat.__enter__()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self._beat.__exit__(None, None, None)
@@ -189,7 +198,23 @@ def sweep(target: Path) -> list[Path]:
     if not found:
         return []
     with Sightings() as seen:
-        return [p for p in found if seen.dead(Owner.read(p / "owner.json"), _heart(p), SILENT_S) and _remove(p, target)]
+        return [
+            p
+            for p in found
+            if _unclaimed(p, target) or seen.dead(Owner.read(p / "owner.json"), _heart(p), SILENT_S)
+            if _remove(p, target)
+        ]
+
+
+def _prefix(target: Path) -> str:
+    """Begin of the names of this node's temporary directories."""
+    return f".{target.name}-{os.uname().nodename}-"
+
+
+def _unclaimed(path: Path, target: Path) -> bool:
+    """Whether somebody of this node has made it and nothing more: dead, or else begins again (`Staging`)."""
+    mine = re.fullmatch(re.escape(_prefix(target)) + "[0-9a-f]{8}", path.name)
+    return bool(mine) and not (path / "out").is_dir() and Owner.read(path / "owner.json") is None
 
 
 def _heart(path: Path) -> Path:

@@ -382,3 +382,32 @@ def test_publish_without_atomic_exchange(tmp_path: Path, monkeypatch: pytest.Mon
             assert staging.publish(lambda: True)
         assert (target / "file").read_text() == content
         assert [p.name for p in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.mark.parametrize("told", ["", "{"])
+def test_what_was_left_before_its_owner_was_written_down_goes_at_once(tmp_path: Path, told: str) -> None:
+    host = os.uname().nodename
+    mine, of_another = tmp_path / f".there-{host}-0123abcd", tmp_path / f".there-{host}-2-0123abcd"
+    for path in (mine, of_another):
+        path.mkdir()
+        if told:
+            (path / "owner.json").write_text(told)
+    assert sweep(tmp_path / "there") == [mine]
+    assert sorted(tmp_path.iterdir()) == [of_another], "only its own node sees it as it is"
+
+
+def test_whoever_is_swept_before_it_is_written_down_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, me, times = tmp_path / "there", Owner.me, iter([True, True, False])
+
+    def late() -> Owner:
+        if next(times):
+            assert len(sweep(target)) == 1
+        return me()
+
+    monkeypatch.setattr(Owner, "me", late)
+    with Staging(target) as staging:
+        (staging.out / "file").write_text("x")
+        assert staging.publish(lambda: False)
+    assert [p.name for p in tmp_path.rglob("*")] == ["there", "file"]
